@@ -1,0 +1,88 @@
+"""What a search returns: hits, coverage and timings. Frozen; no I/O, no libraries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class HammingStage:
+    """Place of a hit in the Hamming stage of its shard; ``distance`` in bits."""
+
+    rank: int
+    distance: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreStage:
+    """Place of a hit, and its score there, among all gathered candidates."""
+
+    rank: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """How one hit came through the funnel. Ranks start at 1.
+
+    ``hamming`` is the rank within the hit's shard; ``asymmetric`` (fp32 query against the ±1 code,
+    as a cosine) and ``int8`` (decoded score, the final one) are ranks among the gathered
+    candidates of all shards.
+    """
+
+    hamming: HammingStage | None
+    asymmetric: ScoreStage
+    int8: ScoreStage
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A returned document. ``score`` estimates the cosine of query and document, in [-1, 1]."""
+
+    id: str
+    score: float
+    title: str | None
+    text: str | None
+    metadata: dict[str, Any] | None
+    shard: int
+    explain: Explanation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShardFailure:
+    """Why a shard, or one of its documents, is missing from an answer."""
+
+    shard: int
+    error: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Which shards answered. ``answered`` < ``shards`` means hits may be missing."""
+
+    shards: int
+    answered: int
+    failures: tuple[ShardFailure, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Milliseconds of each stage, on the router's monotonic clock."""
+
+    encode: float
+    fan_out: float
+    rescore: float
+    texts: float
+    total: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer to one query, best hit first."""
+
+    hits: tuple[Hit, ...]
+    coverage: Coverage
+    timings_ms: Timings
+    partial: bool = field(default=False)

@@ -1,0 +1,71 @@
+"""Global rescoring: all gathered candidates, one matrix product, one scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shard_worker.codes import Calibration
+from shard_worker.types import Candidates
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranking:
+    """Gathered candidates of all shards, best decoded score first. All arrays are (n,).
+
+    ``asymmetric`` holds cosines of the fp32 query and the ±1 code; ``asymmetric_ranks`` the
+    1-based rank by it among the gathered; ``distances`` Hamming bits.
+    """
+
+    shards: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    asymmetric: NDArray[np.float32]
+    asymmetric_ranks: NDArray[np.int64]
+    distances: NDArray[np.int32]
+    hamming_ranks: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def through_ties(self, count: int) -> int:
+        """How many leading candidates reach the score of the ``count``-th: ties are cut by id."""
+        if count >= len(self):
+            return len(self)
+        return int(np.count_nonzero(self.scores >= self.scores[count - 1]))
+
+
+def rescore(
+    calibration: Calibration, vector: NDArray[np.float32], gathered: Sequence[Candidates]
+) -> Ranking:
+    """Rank the candidates of all shards by their decoded int8 score against ``vector`` (width,).
+
+    Equal scores stand in (shard, row) order here; the service orders them by document id.
+    """
+    parts = sorted((part for part in gathered if len(part)), key=lambda part: part.shard)
+    if not parts:
+        return _NOTHING
+    shards = np.repeat([part.shard for part in parts], [len(part) for part in parts])
+    rows = np.concatenate([part.rows for part in parts])
+    estimates = np.concatenate([part.estimates for part in parts])
+    scores = calibration.scores(vector, np.concatenate([part.codes for part in parts]))
+    best = np.lexsort((rows, shards, -scores))
+    ranks = np.empty(len(rows), dtype=np.int64)
+    ranks[np.lexsort((rows, shards, -estimates))] = np.arange(1, len(rows) + 1)
+    return Ranking(
+        shards=shards[best].astype(np.int64),
+        rows=rows[best],
+        scores=scores[best],
+        asymmetric=estimates[best] / np.float32(np.sqrt(calibration.dimension)),
+        asymmetric_ranks=ranks[best],
+        distances=np.concatenate([part.distances for part in parts])[best],
+        hamming_ranks=np.concatenate([part.hamming_ranks for part in parts])[best],
+    )
+
+
+_NOTHING = Ranking(
+    *(np.empty(0, dtype) for dtype in ("i8", "i8", "f4", "f4", "i8", "i4", "i4"))  # type: ignore[arg-type]
+)

@@ -1,0 +1,227 @@
+"""SearchService: one question from text to answer. Knows nothing of Ray or HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.answer import (
+    Answer,
+    Coverage,
+    Explanation,
+    HammingStage,
+    Hit,
+    ScoreStage,
+    Timings,
+)
+from router.batching import Batcher
+from router.description import IndexDescription
+from router.fanout import FanOut
+from router.merge import Ranking, rescore
+from shard_worker.codes import normalize
+from shard_worker.errors import DeadlineExceeded, InvalidRequest, ShardUnavailable, Unavailable
+from shard_worker.types import CANDIDATES_DEFAULT, CANDIDATES_MAX, Document, Mode, Query
+
+TOP_K_DEFAULT = 10
+TOP_K_MAX = CANDIDATES_MAX
+TIMEOUT_DEFAULT_S = 5.0
+TIMEOUT_MAX_S = 60.0
+QUERY_CHARACTERS_MAX = 8_192
+ENCODE_BATCH_MAX = 32
+FIELDS = frozenset({"title", "text", "metadata"})
+
+
+class QueryEncoder(Protocol):
+    """What the service needs of an encoder: float32 (n, dimension), unit vectors."""
+
+    def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Question:
+    """One question: ``text`` or a ready-made ``vector`` (dimension,), and how to answer it."""
+
+    text: str | None = None
+    vector: NDArray[np.float32] | None = None
+    top_k: int = TOP_K_DEFAULT
+    candidates: int = CANDIDATES_DEFAULT
+    mode: Mode = Mode.AUTO
+    timeout_s: float = TIMEOUT_DEFAULT_S
+    include: frozenset[str] = FIELDS
+    explain: bool = False
+    require_complete: bool = False
+
+    def __post_init__(self) -> None:
+        """Check at the border. Raises InvalidRequest."""
+        if (self.text is None) == (self.vector is None):
+            raise InvalidRequest("ask with a text or with a vector, exactly one of them")
+        if self.text is not None:
+            _check_text(self.text)
+        _check_range("top_k", self.top_k, 1, TOP_K_MAX)
+        _check_range("candidates", self.candidates, 1, CANDIDATES_MAX)
+        if not 0 < self.timeout_s <= TIMEOUT_MAX_S:
+            raise InvalidRequest(f"the timeout must be above 0 and at most {TIMEOUT_MAX_S:.0f} s")
+        unknown = self.include - FIELDS
+        if unknown:
+            raise InvalidRequest(f"cannot include {sorted(unknown)}; choose of {sorted(FIELDS)}")
+
+
+def _check_text(text: str) -> None:
+    if not text.strip():
+        raise InvalidRequest("the query is empty")
+    _check_range("characters of the query", len(text), 1, QUERY_CHARACTERS_MAX)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest("the query holds a lone surrogate: not valid Unicode") from error
+
+
+def _check_range(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise InvalidRequest(f"{name}: {value} is not between {low} and {high}")
+
+
+class SearchService:
+    """Answers questions against one index. Lives in one event loop."""
+
+    def __init__(
+        self, description: IndexDescription, shards: FanOut, encoder: QueryEncoder | None
+    ) -> None:
+        """``encoder`` None: it is still loading, or the index has ready-made vectors only."""
+        self.description = description
+        self.shards = shards
+        self.encoder = encoder
+        self._encoder_thread = ThreadPoolExecutor(1, "encode")
+        self._encode = Batcher(self._encode_batch, ENCODE_BATCH_MAX)
+
+    async def _encode_batch(self, texts: list[str]) -> NDArray[np.float32]:
+        if self.encoder is None:
+            if self.description.model is None:
+                raise InvalidRequest(
+                    "this index was built from ready-made vectors; ask with a vector"
+                )
+            raise Unavailable("the encoder is still loading; try again in some seconds")
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._encoder_thread, self.encoder.encode_queries, texts
+        )
+
+    async def search(self, question: Question) -> Answer:
+        """The answer to one question.
+
+        Raises InvalidRequest, Unavailable (no encoder), DeadlineExceeded when nothing was encoded
+        in time, ShardUnavailable when completeness was required or no shard answered.
+        """
+        started = time.monotonic()
+        deadline = started + question.timeout_s
+        vector = await self._vector(question, deadline)
+        encoded = time.monotonic()
+        query = Query(vector, max(question.candidates, question.top_k), question.mode)
+        gathered, coverage = await self.shards.search(query, deadline)
+        _check_coverage(coverage, question)
+        fanned_out = time.monotonic()
+        ranking = rescore(self.description.calibration, vector, gathered)
+        rescored = time.monotonic()
+        hits, coverage = await self._hits(question, ranking, coverage, deadline)
+        _check_coverage(coverage, question)
+        done = time.monotonic()
+        stages = (started, encoded, fanned_out, rescored, done)
+        return Answer(hits, coverage, _timings(*stages), partial=bool(coverage.failures))
+
+    async def _vector(self, question: Question, deadline: float) -> NDArray[np.float32]:
+        """The unit query vector, float32 (width,)."""
+        dimension = self.description.dimension
+        if question.vector is not None:
+            return normalize(question.vector[None, :], dimension)[0]
+        assert question.text is not None
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                encoded = await self._encode.submit(question.text)
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"the query was not encoded in {question.timeout_s:.3f} s"
+            ) from error
+        return normalize(encoded[None, :], dimension)[0]
+
+    async def _hits(
+        self, question: Question, ranking: Ranking, coverage: Coverage, deadline: float
+    ) -> tuple[tuple[Hit, ...], Coverage]:
+        """Fetch the winners' documents; a damaged one is replaced by the next and reported."""
+        documents: dict[int, Document] = {}
+        asked = 0
+        wanted = ranking.through_ties(question.top_k)
+        while asked < wanted:
+            places = range(asked, wanted)
+            rows: dict[int, list[int]] = {}
+            for place in places:
+                rows.setdefault(int(ranking.shards[place]), []).append(int(ranking.rows[place]))
+            found, failures = await self.shards.documents(rows, deadline)
+            for place in places:
+                key = int(ranking.shards[place]), int(ranking.rows[place])
+                if key in found:
+                    documents[place] = found[key]
+            coverage = replace(coverage, failures=(*coverage.failures, *failures))
+            missing = question.top_k - len(documents)
+            asked = wanted
+            if missing > 0 and time.monotonic() < deadline:
+                wanted = min(len(ranking), asked + missing)
+        order = sorted(documents, key=lambda p: (-float(ranking.scores[p]), documents[p].id))
+        hits = [_hit(question, ranking, place, documents[place]) for place in order]
+        return tuple(hits[: question.top_k]), coverage
+
+
+def _check_coverage(coverage: Coverage, question: Question) -> None:
+    """Raise ShardUnavailable when nothing answered, or completeness was asked for and missed."""
+    if coverage.failures and (question.require_complete or coverage.answered == 0):
+        reasons = "; ".join(f"shard {f.shard}: {f.message}" for f in coverage.failures)
+        raise ShardUnavailable(
+            f"{coverage.answered} of {coverage.shards} shards answered completely "
+            f"in {question.timeout_s:.3f} s ({reasons})"
+        )
+
+
+def _hit(question: Question, ranking: Ranking, place: int, document: Document) -> Hit:
+    explain = None
+    if question.explain:
+        hamming = None
+        if ranking.hamming_ranks[place]:
+            hamming = HammingStage(
+                int(ranking.hamming_ranks[place]), int(ranking.distances[place])
+            )
+        asymmetric = ScoreStage(
+            int(ranking.asymmetric_ranks[place]), float(ranking.asymmetric[place])
+        )
+        explain = Explanation(
+            hamming, asymmetric, ScoreStage(place + 1, float(ranking.scores[place]))
+        )
+    return Hit(
+        id=document.id,
+        score=float(ranking.scores[place]),
+        title=document.title if "title" in question.include else None,
+        text=document.text if "text" in question.include else None,
+        metadata=document.metadata if "metadata" in question.include else None,
+        shard=int(ranking.shards[place]),
+        explain=explain,
+    )
+
+
+def _timings(
+    started: float, encoded: float, fanned_out: float, rescored: float, done: float
+) -> Timings:
+    def ms(start: float, end: float) -> float:
+        return round((end - start) * 1e3, 3)
+
+    return Timings(
+        encode=ms(started, encoded),
+        fan_out=ms(encoded, fanned_out),
+        rescore=ms(fanned_out, rescored),
+        texts=ms(rescored, done),
+        total=ms(started, done),
+    )

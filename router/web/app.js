@@ -1,0 +1,327 @@
+// The search page: what happens when. Rendering is in view.js, numbers in format.js.
+//
+// * One question is in flight at most; an answer is shown only if it belongs to the newest question.
+// * body[data-state] is empty | loading | done | error. It turns to loading with the keystroke, not with the request;
+//   body[data-query] names the question that the shown answer belongs to.
+// * The address bar holds the question (?q=…&explain=1), so a link to the page is a link to the answer.
+// * What can heal by itself (no connection, 429, 502, 503) is asked again, with growing pauses, obeying Retry-After.
+
+import { count, head, milliseconds, number, quoted } from "./format.js";
+import * as view from "./view.js";
+
+const DEBOUNCE_MS = 150;
+const TIMEOUT_S = 30;
+const RETRY_MAX_S = 15;
+const CLUSTER_POLL_MS = 3000;
+const TOP_K = [10, 20, 40];
+const SIMILAR_CHARACTERS = 300;
+const HEALS_ITSELF = [0, 429, 502, 503];
+
+const $ = (id) => document.getElementById(id);
+const page = document.body;
+const [form, input, clear, explain, status, notice] = ["form", "query", "clear", "explain-toggle", "status", "notice"].map($);
+const [results, more, welcome, timings, funnel] = ["results", "more", "welcome", "timings", "funnel"].map($);
+
+let index = null;
+let cluster = null;
+let answer = null;
+let topK = TOP_K[0];
+let flight = null; // the AbortController of the newest question
+let retry = null; // {timer, attempt, again}
+let debounce, indexTimer, clusterTimer;
+
+// --- talking to the server ---
+
+/** What went wrong, as the server said it (RFC 9457), or as the browser saw it (status 0). */
+class Problem extends Error {
+  constructor(status, title, detail, retryAfter = 0) {
+    super(title);
+    Object.assign(this, { status, title, detail, retryAfter });
+  }
+}
+
+async function call(path, options) {
+  let response, content;
+  try {
+    response = await fetch(path, options);
+    content = await response.text();
+  } catch (error) {
+    if (error instanceof Problem) throw error; // the reason of an abort
+    throw new Problem(0, "The server cannot be reached", "It may be starting, or the connection is down.");
+  }
+  let data;
+  try {
+    data = JSON.parse(content);
+  } catch {
+    // No JSON: something between this page and the gateway spoke. Its status says enough.
+  }
+  if (!response.ok) throw problemFrom(response, data);
+  if (data && typeof data === "object") return data;
+  throw new Problem(-1, "The answer cannot be read", `${path} did not answer with JSON.`);
+}
+
+function problemFrom({ status, statusText, headers }, { title, detail } = {}) {
+  const said = typeof detail === "string" ? detail : JSON.stringify(detail);
+  const after = headers.get("retry-after");
+  const seconds = Number(after ?? 0); // or a date
+  return new Problem(status, title || statusText || "The server refused", said, (Number.isNaN(seconds) ? (Date.parse(after) - Date.now()) / 1000 : seconds) || 0);
+}
+
+// --- asking ---
+
+const question = () => input.value.trim();
+
+/** Call after anything that changes the question. `wait`: the debounce while typing; 0 asks at once. */
+function ask({ wait = 0, keepCount = false } = {}) {
+  clearTimeout(debounce);
+  flight?.abort();
+  flight = null;
+  stopRetrying();
+  if (!keepCount) topK = TOP_K[0];
+  clear.hidden = input.value === "";
+  if (question()) {
+    setState("loading");
+    debounce = setTimeout(search, wait, 0);
+  } else {
+    showEmpty();
+    if (!index) loadIndex();
+  }
+}
+
+const request = (query) => ({ query, top_k: topK, explain: explain.checked, include: ["title", "text", "metadata"] });
+
+async function search(attempt) {
+  const query = question();
+  const mine = new AbortController();
+  flight = mine;
+  rememberInAddress();
+  setState("loading");
+  const late = new Problem(504, "No answer", `Nothing came back within ${TIMEOUT_S} s.`);
+  const timeout = setTimeout(() => mine.abort(late), TIMEOUT_S * 1000);
+  const began = performance.now();
+  try {
+    const headers = { "content-type": "application/json" };
+    const found = await call("v1/search", { method: "POST", headers, body: JSON.stringify(request(query)), signal: mine.signal });
+    if (flight === mine) showAnswer(query, found, performance.now() - began);
+  } catch (error) {
+    if (flight === mine) showProblem(error, attempt, search);
+  } finally {
+    clearTimeout(timeout);
+  }
+}
+
+// --- showing ---
+
+function setState(state) {
+  page.dataset.state = state;
+  form.setAttribute("aria-busy", state === "loading");
+}
+
+function dropAnswer() {
+  answer = null;
+  delete page.dataset.query;
+  delete page.dataset.partial;
+  results.replaceChildren();
+  status.textContent = $("round-trip").textContent = "";
+  for (const part of [timings, funnel, more, welcome, $("shell")]) part.hidden = true;
+}
+
+function showEmpty() {
+  dropAnswer();
+  rememberInAddress();
+  view.hideNotice(notice);
+  view.showWelcome(welcome, index, goTo);
+  welcome.hidden = false;
+  setState("empty");
+}
+
+function showAnswer(query, found, roundTrip) {
+  answer = { ...found, hits: Array.isArray(found.hits) ? found.hits : [] };
+  const size = answer.hits.length;
+  welcome.hidden = true;
+  if (size) showHits();
+  else view.showNothing(results, index?.documents);
+  view.showTimings(timings, answer.timings_ms);
+  const next = TOP_K[TOP_K.indexOf(topK) + 1];
+  more.hidden = size < topK || !next;
+  more.textContent = `Show ${next - topK} more`;
+  $("shell").hidden = false;
+  status.textContent = size ? count(size, "hit") : "No hits";
+  $("round-trip").textContent = `${milliseconds(roundTrip)} round trip`;
+  showCoverage(answer);
+  page.dataset.query = query;
+  setState("done");
+  if (!index) loadIndex();
+}
+
+/** The hits and what depends on the explain switch. */
+function showHits() {
+  const dimension = number(index?.dimension) ?? number(index?.model?.dimension);
+  const onSimilar = (text) => goTo(head(text, SIMILAR_CHARACTERS));
+  view.showHits(results, answer.hits, { explain: explain.checked, dimension, onSimilar });
+  view.showFunnel(funnel, explain.checked ? answer.hits : []);
+}
+
+function showCoverage({ coverage, partial }) {
+  const failures = coverage?.failures ?? [];
+  const isPartial = partial === true || failures.length > 0;
+  page.dataset.partial = isPartial;
+  if (!isPartial) return view.hideNotice(notice);
+  const title = `Partial answer: ${coverage?.answered ?? "?"} of ${count(coverage?.shards ?? 0, "shard")} answered`;
+  const lines = failures.map(({ shard, error, message }) => `Shard ${shard}: ${[error, message].filter(Boolean).join(", ")}`);
+  view.showNotice(notice, "partial", title, lines, "Ask again", () => ask({ keepCount: true }));
+  loadCluster();
+}
+
+/** Says what is wrong, and asks again by itself when that can help. */
+function showProblem(error, attempt, again) {
+  const { status: code, title, detail, retryAfter } = error instanceof Problem ? error : new Problem(-1, "This page failed", String(error));
+  const heals = HEALS_ITSELF.includes(code);
+  dropAnswer();
+  const [kind, label] = heals ? ["wait", "Try now"] : ["error", "Try again"];
+  view.showNotice(notice, kind, code > 0 ? `${title} (${code})` : title, [detail], label, () => retryNow(again, attempt));
+  if (heals) retryLater(Math.max(retryAfter, pause(attempt)), attempt + 1, again);
+  setState("error");
+}
+
+// --- asking again ---
+
+const pause = (attempt) => Math.min(2 ** attempt, RETRY_MAX_S);
+
+function retryLater(seconds, attempt, again) {
+  stopRetrying();
+  const due = Date.now() + seconds * 1000;
+  const tick = () => {
+    const left = due - Date.now();
+    if (left <= 0 && !document.hidden) retryNow(again, attempt);
+    else notice.querySelector(".countdown").textContent = `Trying again in ${Math.max(1, Math.ceil(left / 1000))} s`;
+  };
+  retry = { timer: setInterval(tick, 250), attempt, again };
+  tick();
+}
+
+function retryNow(again, attempt) {
+  stopRetrying();
+  again(attempt);
+}
+
+function stopRetrying() {
+  clearInterval(retry?.timer);
+  retry = null;
+}
+
+// --- the index and the cluster ---
+
+async function loadIndex(attempt = 0) {
+  clearTimeout(indexTimer);
+  try {
+    index = await call("v1/index");
+  } catch (error) {
+    // While a question is asked its own notice speaks; the facts beside it follow quietly.
+    if (question()) indexTimer = setTimeout(loadIndex, pause(attempt) * 1000, attempt + 1);
+    else showProblem(error, attempt, loadIndex);
+    return;
+  }
+  view.showMemory($("memory"), index.memory);
+  if (!question()) showEmpty();
+  loadCluster();
+}
+
+async function loadCluster() {
+  clearTimeout(clusterTimer);
+  cluster = await call("v1/cluster").catch(() => null); // the lights go out; a question will say what is wrong
+  view.showCluster($("cluster"), cluster);
+  view.showFacts($("facts"), index, cluster);
+  if (cluster?.shards?.some?.(({ state }) => state !== "READY")) clusterTimer = setTimeout(loadCluster, CLUSTER_POLL_MS);
+}
+
+// --- the address and the shell command ---
+
+function address(query) {
+  const url = new URL("./", document.baseURI);
+  if (query) url.searchParams.set("q", query);
+  if (explain.checked) url.searchParams.set("explain", "1");
+  return url.href;
+}
+
+function rememberInAddress() {
+  const query = question();
+  document.title = query ? `${query} · Bitsift` : "Bitsift";
+  try {
+    if (address(query) !== location.href) history.replaceState(null, "", address(query));
+  } catch {
+    // Safari allows 100 changes in 30 s; the next one will carry the question.
+  }
+  const { include, ...body } = request(query);
+  const url = new URL("v1/search", document.baseURI).href;
+  $("curl").textContent = `curl -s ${quoted(url)} \\\n  -H 'content-type: application/json' \\\n  -d ${quoted(JSON.stringify(body))}`;
+}
+
+/** A step the reader chose (an example, "More like this"): Back returns from it, unlike from each letter typed. */
+function goTo(query) {
+  if (query.trim() !== question()) history.pushState(null, "", address(query.trim()));
+  input.value = query;
+  scrollTo(0, 0);
+  status.focus({ preventScroll: true });
+  ask();
+}
+
+function readAddress() {
+  const parameters = new URLSearchParams(location.search);
+  input.value = parameters.get("q") ?? "";
+  explain.checked = parameters.get("explain") === "1";
+  ask();
+}
+
+async function copyCommand() {
+  try {
+    await navigator.clipboard.writeText($("curl").textContent);
+    $("copy").textContent = "Copied";
+  } catch {
+    getSelection().selectAllChildren($("curl")); // no clipboard without https: at least it is selected
+  }
+}
+
+// --- events ---
+
+function clearQuestion() {
+  input.value = "";
+  input.focus();
+  ask();
+}
+
+const follow = ({ target }) => view.followHit(funnel, target.closest("[data-hit]")?.dataset.hit);
+
+input.addEventListener("input", ({ isComposing }) => isComposing || ask({ wait: DEBOUNCE_MS }));
+input.addEventListener("compositionend", () => ask({ wait: DEBOUNCE_MS }));
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  ask();
+});
+clear.addEventListener("click", clearQuestion);
+explain.addEventListener("change", () => {
+  if (answer && !explain.checked) showHits();
+  else if (question()) return ask({ keepCount: true });
+  rememberInAddress();
+});
+more.addEventListener("click", () => {
+  topK = TOP_K[TOP_K.indexOf(topK) + 1];
+  ask({ keepCount: true });
+});
+$("copy").addEventListener("click", copyCommand);
+for (const name of ["pointerover", "pointerleave", "focusin"]) results.addEventListener(name, follow);
+addEventListener("keydown", (event) => {
+  const { key, target, isComposing, ctrlKey, metaKey, altKey } = event;
+  const focuses = key === "/" && target !== input && !ctrlKey && !metaKey && !altKey;
+  const clears = key === "Escape" && input.value !== "";
+  if (isComposing || !(focuses || clears)) return;
+  event.preventDefault();
+  if (clears) clearQuestion();
+  else input.select();
+});
+addEventListener("resize", () => view.markClamped(results));
+addEventListener("online", () => retry && retryNow(retry.again, retry.attempt));
+addEventListener("popstate", readAddress);
+
+readAddress();
+if (question()) loadIndex();

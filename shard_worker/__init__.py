@@ -1,0 +1,18 @@
+"""The data plane: one partition of the index on one machine.
+
+It owns the codes, the store on disk, the bits in RAM and the funnel that joins them. It refuses
+to know of models, HTTP or other shards: no torch, no web framework, no cluster.
+
+    types.py    the vocabulary at the borders: Query, Candidates, Documents, ShardIdentity
+    errors.py   every error of the project, as one tree
+    codes.py    fp32 -> int8 -> bits, and the scores computed from each
+    layout.py   names and identity files of a shard directory; writing aside and renaming
+    store.py    LMDB, the only truth: packed int8 codes, documents, ids, dead rows, counters
+    index.py    the bits in RAM: FAISS IndexBinaryFlat segments, their snapshot files
+    shard.py    Shard: store + index + funnel, in plain Python
+    actor.py    ShardActor: the thin Ray wrapper round one Shard
+
+Invariants: a row's codes and text never change once committed (an upsert is a new row and a dead
+old one); the bits are always the signs of the decoded int8 codes, so they can be rebuilt from the
+store; whatever is acknowledged is in the store.
+"""

@@ -1,0 +1,320 @@
+"""The store: one LMDB environment per shard, the only truth.
+
+    codes      block number -> packed rows of that block: int8 code + CRC32C each
+    documents  row          -> CRC32C + zstd(JSON [id, title, text, metadata, position])
+    ids        hash of id   -> the row that holds the document (more on a hash collision)
+    dead       row          -> "" : replaced or deleted rows
+    meta       "counters"   -> JSON {"rows", "dead", ...}
+
+Codes are packed in blocks of many rows per value: one record per key would waste a third of the
+disk (FIELD-NOTES), and a read still touches one or two pages. Texts live apart, so that rescoring
+never drags them off the disk. Every row carries its own CRC32C, mixed with its row number, because
+LMDB 0.9 has no page checksums. One transaction per acknowledged batch, synced before it returns.
+Never ``writemap``: a full disk would be a SIGBUS instead of an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import lmdb
+import numpy as np
+import orjson
+import zstandard
+from numpy.typing import NDArray
+
+from shard_worker.errors import BitsiftError, ChecksumMismatch, Corrupt, NotFound, StorageFull
+from shard_worker.types import Document, Documents, Outcome
+
+MAP_BYTES = 1 << 40
+"""Address space reserved for the map; the file grows only as it is used."""
+READERS_MAX = 256
+_PAGE_BYTES = 4096
+_PAGE_HEADER_BYTES = 16
+_BLOCK_PAGES_MAX = 32
+_CRC_BYTES = 4
+_ZSTD_LEVEL = 3
+_ROW = struct.Struct(">Q")
+_CRC = struct.Struct("<I")
+_COUNTERS = b"counters"
+
+
+def rows_per_block(width: int) -> int:
+    """Rows of ``width`` + 4 bytes packed in one LMDB value: what wastes least in ≤ 32 pages.
+
+    A value of n pages holds n·4096 - 16 bytes (LMDB's overflow pages have one header).
+    """
+    record = width + _CRC_BYTES
+
+    def waste(pages: int) -> float:
+        room = pages * _PAGE_BYTES - _PAGE_HEADER_BYTES
+        return 1 - room // record * record / (pages * _PAGE_BYTES)
+
+    best = min(range(4, _BLOCK_PAGES_MAX + 1), key=waste)
+    return (best * _PAGE_BYTES - _PAGE_HEADER_BYTES) // record
+
+
+def _row_salt(rows: NDArray[np.int64]) -> NDArray[np.uint32]:
+    """Mixed into a row's checksum, so that a row in the wrong place does not pass (Knuth's hash)."""
+    return (rows.astype(np.uint64) * np.uint64(2654435761)).astype(np.uint32)
+
+
+def _id_key(document_id: str) -> bytes:
+    return hashlib.blake2b(document_id.encode(), digest_size=8).digest()
+
+
+class Store:
+    """One shard's LMDB environment. One writer at a time, readers at any time, one process."""
+
+    def __init__(self, folder: Path, width: int) -> None:
+        """Open or create the store in ``folder`` for codes of ``width`` bytes."""
+        self.path = folder
+        self.width = width
+        self._record = width + _CRC_BYTES
+        self._block_rows = rows_per_block(width)
+        self._thread = threading.local()
+        folder.mkdir(exist_ok=True)
+        self._env = lmdb.open(
+            str(folder), map_size=MAP_BYTES, max_dbs=8, max_readers=READERS_MAX, writemap=False,
+            readahead=False, sync=True, metasync=True, lock=True,
+        )  # fmt: skip
+        self._env.reader_check()
+        names = (b"codes", b"documents", b"ids", b"dead", b"meta")
+        self._codes, self._documents, self._ids, self._dead, self._meta = map(
+            self._env.open_db, names
+        )
+        counters = self._counters()
+        self.rows = counters.get("rows", 0)
+        self.dead_rows = counters.get("dead", 0)
+
+    def close(self) -> None:
+        self._env.close()
+
+    @property
+    def file_bytes(self) -> int:
+        return (self.path / "data.mdb").stat().st_blocks * 512
+
+    # --- writing ---------------------------------------------------------------------------
+
+    def append(
+        self, batch: Documents, *, replace: bool
+    ) -> tuple[list[Outcome], NDArray[np.int64], NDArray[np.int64]]:
+        """Store a batch in one synced transaction.
+
+        Returns what became of each document, the batch positions that were stored (n,) (they got
+        the next row numbers, in order) and the rows that died. With ``replace`` a document of
+        the same id is replaced; without, it is kept and the new one is SAME or DUPLICATE.
+        Raises StorageFull when the disk or the map is full; nothing is stored then.
+        """
+        try:
+            with self._env.begin(write=True) as txn:
+                outcomes, stored, dead = self._admit(txn, batch, replace)
+                self._put_codes(txn, batch.codes[stored])
+                self._put_documents(txn, batch, stored)
+                self._put_ids(txn, batch, stored)
+                for row in dead.tolist():
+                    txn.put(_ROW.pack(row), b"", db=self._dead)
+                rows, dead_rows = self.rows + len(stored), self.dead_rows + len(dead)
+                counters = {"rows": rows, "dead": dead_rows}
+                txn.put(_COUNTERS, orjson.dumps(counters), db=self._meta)
+        except (lmdb.MapFullError, lmdb.DiskError) as error:
+            raise StorageFull(f"{self.path} cannot grow ({error}); add disk space") from error
+        self.rows, self.dead_rows = rows, dead_rows
+        return outcomes, stored, dead
+
+    def _admit(
+        self, txn: lmdb.Transaction, batch: Documents, replace: bool
+    ) -> tuple[list[Outcome], NDArray[np.int64], NDArray[np.int64]]:
+        """Decide on each document: the last of an id wins with ``replace``, else the first."""
+        outcomes: list[Outcome] = []
+        winners: dict[str, int] = {}
+        dead: list[int] = []
+        for place, document_id in enumerate(batch.ids):
+            held = self._row_of(txn, document_id)
+            if replace:
+                if held is not None and document_id not in winners:
+                    dead.append(held)
+                winners[document_id] = place
+                outcomes.append(Outcome.STORED)
+            elif held is not None:
+                position = self._document(txn, held).position
+                same = position == batch.positions[place] and position >= 0
+                outcomes.append(Outcome.SAME if same else Outcome.DUPLICATE)
+            elif document_id in winners:
+                outcomes.append(Outcome.DUPLICATE)
+            else:
+                winners[document_id] = place
+                outcomes.append(Outcome.STORED)
+        stored = np.array(sorted(winners.values()), dtype=np.int64)
+        return outcomes, stored, np.array(dead, dtype=np.int64)
+
+    def _put_codes(self, txn: lmdb.Transaction, codes: NDArray[np.int8]) -> None:
+        """Pack ``codes`` (n, width) behind the last row; the last block is rewritten."""
+        rows = np.arange(self.rows, self.rows + len(codes), dtype=np.int64)
+        records = np.empty((len(codes), self._record), dtype=np.uint8)
+        records[:, : self.width] = codes.view(np.uint8)
+        checksum = google_crc32c.value
+        crcs = [checksum(row.tobytes()) for row in records[:, : self.width]]
+        salted = np.array(crcs, dtype=np.uint32) ^ _row_salt(rows)
+        records[:, self.width :] = salted.astype("<u4").view(np.uint8).reshape(-1, _CRC_BYTES)
+        done = 0
+        while done < len(codes):
+            block, offset = divmod(self.rows + done, self._block_rows)
+            chunk = records[done : done + self._block_rows - offset].tobytes()
+            key = _ROW.pack(block)
+            if offset:
+                head = txn.get(key, db=self._codes) or b""
+                chunk = head[: offset * self._record] + chunk
+            txn.put(key, chunk, db=self._codes)
+            done += self._block_rows - offset
+
+    def _put_documents(
+        self, txn: lmdb.Transaction, batch: Documents, stored: NDArray[np.int64]
+    ) -> None:
+        compress = zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress
+        rows = np.arange(self.rows, self.rows + len(stored), dtype=np.int64)
+        salts = _row_salt(rows).tolist()
+        items = []
+        for row, salt, place in zip(rows.tolist(), salts, stored.tolist(), strict=True):
+            fields = [batch.ids[place], batch.titles[place], batch.texts[place]]
+            fields += [batch.metadata[place], batch.positions[place]]
+            packed = compress(orjson.dumps(fields))
+            items.append((_ROW.pack(row), _CRC.pack(google_crc32c.value(packed) ^ salt) + packed))
+        with txn.cursor(db=self._documents) as cursor:
+            cursor.putmulti(items, append=True)
+
+    def _put_ids(self, txn: lmdb.Transaction, batch: Documents, stored: NDArray[np.int64]) -> None:
+        """Point each id at its new row, keeping other ids that share its hash."""
+        for row, place in enumerate(stored.tolist(), start=self.rows):
+            key = _id_key(batch.ids[place])
+            held = txn.get(key, db=self._ids) or b""
+            others = [
+                other
+                for other in _unpack_rows(held)
+                if other < self.rows and self._document(txn, other).id != batch.ids[place]
+            ] + [other for other in _unpack_rows(held) if other >= self.rows]
+            txn.put(key, b"".join(map(_ROW.pack, [*others, row])), db=self._ids)
+
+    # --- reading ---------------------------------------------------------------------------
+
+    def read_codes(
+        self, rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
+        """int8 codes (n, width) of ``rows`` (n,), and which of them passed their checksum (n,)."""
+        codes = np.empty((len(rows), self.width), dtype=np.int8)
+        intact = np.zeros(len(rows), dtype=np.bool_)
+        salts = _row_salt(rows).tolist()
+        width, record = self.width, self._record
+        with self._env.begin(buffers=True) as txn:
+            for place, row in enumerate(rows.tolist()):
+                block, offset = divmod(row, self._block_rows)
+                packed = txn.get(_ROW.pack(block), db=self._codes)
+                if packed is None or len(packed) < (offset + 1) * record:
+                    continue
+                start = offset * record
+                code = bytes(packed[start : start + width])
+                (crc,) = _CRC.unpack_from(packed, start + width)
+                codes[place] = np.frombuffer(code, dtype=np.int8)
+                intact[place] = google_crc32c.value(code) ^ salts[place] == crc
+        return codes, intact
+
+    def scan_codes(
+        self, first: int, rows: int, *, checked: bool = True
+    ) -> Iterator[tuple[int, NDArray[np.int8]]]:
+        """Yield (first row, codes (n, width)) block by block for rows ``first`` … ``rows``.
+
+        Raises ChecksumMismatch naming the row when ``checked``. Short read transactions: one per
+        block, so that a long scan pins no pages.
+        """
+        for block in range(first // self._block_rows, -(-rows // self._block_rows)):
+            start = block * self._block_rows
+            count = min(rows - start, self._block_rows)
+            with self._env.begin(buffers=True) as txn:
+                packed = txn.get(_ROW.pack(block), db=self._codes)
+                if packed is None or len(packed) < count * self._record:
+                    raise Corrupt(f"{self.path}: block {block} of codes is missing or short")
+                records = np.frombuffer(packed, dtype=np.uint8, count=count * self._record)
+                records = records.reshape(count, self._record).copy()
+            skipped = max(0, first - start)
+            if checked:
+                self._check(records[skipped:], start + skipped)
+            yield start + skipped, records[skipped:, : self.width].view(np.int8)
+
+    def _check(self, records: NDArray[np.uint8], first: int) -> None:
+        rows = np.arange(first, first + len(records), dtype=np.int64)
+        crcs = np.ascontiguousarray(records[:, self.width :]).view("<u4").ravel() ^ _row_salt(rows)
+        for row, record, crc in zip(rows, records, crcs, strict=True):
+            if google_crc32c.value(record[: self.width].tobytes()) != crc:
+                raise ChecksumMismatch(f"{self.path}: the code of row {row} is damaged")
+
+    def documents(self, rows: Sequence[int]) -> list[Document | BitsiftError]:
+        """The documents of ``rows``; in the place of a damaged one, the error that says so."""
+        found: list[Document | BitsiftError] = []
+        with self._env.begin() as txn:
+            for row in rows:
+                try:
+                    found.append(self._document(txn, row))
+                except BitsiftError as error:
+                    found.append(error)
+        return found
+
+    def find(self, document_id: str) -> int | None:
+        """The row that holds a document id, or None."""
+        with self._env.begin() as txn:
+            return self._row_of(txn, document_id)
+
+    def positions_of(self, ids: Sequence[str]) -> list[int | None]:
+        """For each id the load position it is stored with, or None where it is not stored."""
+        with self._env.begin() as txn:
+            rows = [self._row_of(txn, document_id) for document_id in ids]
+            return [None if row is None else self._document(txn, row).position for row in rows]
+
+    def dead(self) -> NDArray[np.int64]:
+        """All dead rows, int64 (n,), ascending."""
+        with self._env.begin() as txn, txn.cursor(db=self._dead) as cursor:
+            keys = b"".join(cursor.iternext(keys=True, values=False))
+        return np.frombuffer(keys, dtype=">u8").astype(np.int64)
+
+    def _row_of(self, txn: lmdb.Transaction, document_id: str) -> int | None:
+        held = txn.get(_id_key(document_id), db=self._ids)
+        if held is None:
+            return None
+        for row in _unpack_rows(held):
+            if self._document(txn, row).id == document_id:
+                return row
+        return None
+
+    def _document(self, txn: lmdb.Transaction, row: int) -> Document:
+        packed = txn.get(_ROW.pack(row), db=self._documents)
+        if packed is None:
+            raise NotFound(f"{self.path}: there is no document in row {row}")
+        body = packed[_CRC_BYTES:]
+        salt = int(_row_salt(np.array([row], dtype=np.int64))[0])
+        if google_crc32c.value(body) ^ salt != _CRC.unpack_from(packed)[0]:
+            raise ChecksumMismatch(f"{self.path}: the document of row {row} is damaged")
+        document_id, title, text, metadata, position = orjson.loads(self._decompress(body))
+        return Document(
+            document_id, title, text, orjson.loads(metadata) if metadata else {}, position
+        )
+
+    def _decompress(self, body: bytes) -> bytes:
+        """A decompressor may be used by one thread at a time, so each thread has its own."""
+        decompressor = getattr(self._thread, "decompressor", None)
+        if decompressor is None:
+            decompressor = self._thread.decompressor = zstandard.ZstdDecompressor()
+        return bytes(decompressor.decompress(body))
+
+    def _counters(self) -> dict[str, Any]:
+        with self._env.begin() as txn:
+            value = txn.get(_COUNTERS, db=self._meta)
+        return {} if value is None else dict(orjson.loads(value))
+
+
+def _unpack_rows(held: bytes) -> list[int]:
+    return [row for (row,) in _ROW.iter_unpack(held)]

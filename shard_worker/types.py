@@ -1,0 +1,153 @@
+"""Frozen columnar types that cross the borders between router and shards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+CANDIDATES_DEFAULT = 40
+CANDIDATES_MAX = 1_000
+POOL_FACTOR = 10
+"""The Hamming stage keeps this many times ``candidates`` (DESIGN §3: 400 for 40)."""
+
+LIVE_POSITION = -1
+"""``Documents.positions`` of a document that no bulk load brought."""
+
+
+class Mode(StrEnum):
+    """How a shard finds its candidates."""
+
+    AUTO = "auto"
+    EXACT = "exact"
+    EXHAUSTIVE = "exhaustive"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Query:
+    """One question to one shard.
+
+    ``vector`` is float32 of shape (width,): L2-normalised, padded to the index's code width.
+    """
+
+    vector: NDArray[np.float32]
+    candidates: int = CANDIDATES_DEFAULT
+    mode: Mode = Mode.AUTO
+
+    def __post_init__(self) -> None:
+        assert self.vector.ndim == 1, self.vector.shape
+        assert self.vector.dtype == np.float32, self.vector.dtype
+        assert 1 <= self.candidates <= CANDIDATES_MAX, self.candidates
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidates:
+    """The rows of one shard that one query should consider, best estimate first.
+
+    ``rows`` int64 (n,); ``distances`` int32 (n,), Hamming distance in bits;
+    ``hamming_ranks`` int32 (n,), 1-based rank in the Hamming stage of this shard;
+    ``estimates`` float32 (n,), the asymmetric score (fp32 query against ±1 code, unscaled);
+    ``codes`` int8 (n, width); ``corrupt`` counts rows left out because their checksum failed.
+    In ``exhaustive`` mode no bit is read: distances and ranks are 0, estimates are the scores.
+    """
+
+    shard: int
+    rows: NDArray[np.int64]
+    distances: NDArray[np.int32]
+    hamming_ranks: NDArray[np.int32]
+    estimates: NDArray[np.float32]
+    codes: NDArray[np.int8]
+    corrupt: int = 0
+
+    def __post_init__(self) -> None:
+        n = len(self.rows)
+        assert self.distances.shape == self.hamming_ranks.shape == self.estimates.shape == (n,)
+        assert self.codes.ndim == 2, self.codes.shape
+        assert len(self.codes) == n, self.codes.shape
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One stored document. ``metadata`` is a JSON object; ``position`` where a bulk load read it."""
+
+    id: str
+    title: str
+    text: str
+    metadata: dict[str, Any]
+    position: int = LIVE_POSITION
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Documents:
+    """A batch of documents to store, column by column, with their int8 codes.
+
+    ``codes`` int8 (n, width). ``metadata`` holds JSON object texts, ``""`` for none. ``positions``
+    are stable numbers of the records in a bulk load (``LIVE_POSITION`` otherwise): the same
+    record delivered twice has the same position, another record with the same id has not.
+    """
+
+    ids: Sequence[str]
+    titles: Sequence[str]
+    texts: Sequence[str]
+    metadata: Sequence[str]
+    positions: Sequence[int]
+    codes: NDArray[np.int8]
+
+    def __post_init__(self) -> None:
+        n = len(self.ids)
+        lengths = {len(self.titles), len(self.texts), len(self.metadata), len(self.positions)}
+        assert lengths <= {n}, (n, lengths)
+        assert self.codes.ndim == 2, self.codes.shape
+        assert len(self.codes) == n, self.codes.shape
+        assert self.codes.dtype == np.int8, self.codes.dtype
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Outcome(StrEnum):
+    """What became of one document of a batch."""
+
+    STORED = "stored"
+    SAME = "same"
+    """This very record was stored before; nothing changed."""
+    DUPLICATE = "duplicate"
+    """Another record holds this id; nothing changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardIdentity:
+    """Which shard of which index a directory is, and the widths its rows have.
+
+    ``dimension`` is the model's, ``width`` the same padded to a multiple of 8 (bytes per row).
+    """
+
+    index_uuid: str
+    shard: int
+    shards: int
+    dimension: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardStatus:
+    """What a shard says of itself. ``bits_bytes`` is RAM, ``disk_bytes`` what its files occupy."""
+
+    shard: int
+    state: str
+    reason: str | None = None
+    rows: int = 0
+    documents: int = 0
+    bits_bytes: int = 0
+    disk_bytes: int = 0
+    corrupt_rows_seen: int = 0
+    resident_bytes: int = 0
+    node: str = ""
+    pid: int = 0
