@@ -10,7 +10,7 @@ import { count, head, milliseconds, number, quoted } from "./format.js";
 import * as view from "./view.js";
 
 const DEBOUNCE_MS = 150;
-const TIMEOUT_S = 30;
+const TIMEOUT_MS = 30000;
 const RETRY_MAX_S = 15;
 const CLUSTER_POLL_MS = 3000;
 const TOP_K = [10, 20, 40];
@@ -45,8 +45,7 @@ async function call(path, options) {
   try {
     response = await fetch(path, options);
     content = await response.text();
-  } catch (error) {
-    if (error instanceof Problem) throw error; // the reason of an abort
+  } catch {
     throw new Problem(0, "The server cannot be reached", "It may be starting, or the connection is down.");
   }
   let data;
@@ -60,11 +59,10 @@ async function call(path, options) {
   throw new Problem(-1, "The answer cannot be read", `${path} did not answer with JSON.`);
 }
 
-function problemFrom({ status, statusText, headers }, { title, detail } = {}) {
+function problemFrom({ status, statusText, headers }, data) {
+  const { title, detail } = data ?? {};
   const said = typeof detail === "string" ? detail : JSON.stringify(detail);
-  const after = headers.get("retry-after");
-  const seconds = Number(after ?? 0); // or a date
-  return new Problem(status, title || statusText || "The server refused", said, (Number.isNaN(seconds) ? (Date.parse(after) - Date.now()) / 1000 : seconds) || 0);
+  return new Problem(status, title || statusText || "The server refused", said, Number(headers.get("retry-after")) || 0);
 }
 
 // --- asking ---
@@ -96,17 +94,14 @@ async function search(attempt) {
   flight = mine;
   rememberInAddress();
   setState("loading");
-  const late = new Problem(504, "No answer", `Nothing came back within ${TIMEOUT_S} s.`);
-  const timeout = setTimeout(() => mine.abort(late), TIMEOUT_S * 1000);
+  const signal = AbortSignal.any([mine.signal, AbortSignal.timeout(TIMEOUT_MS)]);
   const began = performance.now();
   try {
     const headers = { "content-type": "application/json" };
-    const found = await call("v1/search", { method: "POST", headers, body: JSON.stringify(request(query)), signal: mine.signal });
+    const found = await call("v1/search", { method: "POST", headers, body: JSON.stringify(request(query)), signal });
     if (flight === mine) showAnswer(query, found, performance.now() - began);
   } catch (error) {
     if (flight === mine) showProblem(error, attempt, search);
-  } finally {
-    clearTimeout(timeout);
   }
 }
 
@@ -273,15 +268,6 @@ function readAddress() {
   ask();
 }
 
-async function copyCommand() {
-  try {
-    await navigator.clipboard.writeText($("curl").textContent);
-    $("copy").textContent = "Copied";
-  } catch {
-    getSelection().selectAllChildren($("curl")); // no clipboard without https: at least it is selected
-  }
-}
-
 // --- events ---
 
 function clearQuestion() {
@@ -308,7 +294,6 @@ more.addEventListener("click", () => {
   topK = TOP_K[TOP_K.indexOf(topK) + 1];
   ask({ keepCount: true });
 });
-$("copy").addEventListener("click", copyCommand);
 for (const name of ["pointerover", "pointerleave", "focusin"]) results.addEventListener(name, follow);
 addEventListener("keydown", (event) => {
   const { key, target, isComposing, ctrlKey, metaKey, altKey } = event;
@@ -317,7 +302,7 @@ addEventListener("keydown", (event) => {
   if (isComposing || !(focuses || clears)) return;
   event.preventDefault();
   if (clears) clearQuestion();
-  else input.select();
+  else input.focus();
 });
 addEventListener("resize", () => view.markClamped(results));
 addEventListener("online", () => retry && retryNow(retry.again, retry.attempt));

@@ -1,0 +1,85 @@
+"""Request bodies of the HTTP interface. Unknown fields are refused."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+
+from router.answer import Answer
+from router.service import (
+    FIELDS,
+    QUERY_CHARACTERS_MAX,
+    TIMEOUT_DEFAULT_S,
+    TIMEOUT_MAX_S,
+    TOP_K_DEFAULT,
+    TOP_K_MAX,
+    Question,
+)
+from shard_worker.codes import DIMENSION_MAX
+from shard_worker.types import CANDIDATES_DEFAULT, CANDIDATES_MAX, Mode
+
+QUERIES_MAX = 100
+Text = Annotated[str, Field(min_length=1, max_length=QUERY_CHARACTERS_MAX)]
+TopK = Annotated[int, Field(ge=1, le=TOP_K_MAX)]
+Include = Literal["title", "text", "metadata"]
+
+
+class SearchRequest(BaseModel):
+    """One of ``query``, ``queries`` or ``vector``, and how to answer."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    query: Text | None = None
+    queries: Annotated[list[Text], Field(min_length=1, max_length=QUERIES_MAX)] | None = None
+    vector: Annotated[list[FiniteFloat], Field(max_length=DIMENSION_MAX)] | None = None
+    top_k: TopK = TOP_K_DEFAULT
+    candidates: Annotated[int, Field(ge=1, le=CANDIDATES_MAX)] = CANDIDATES_DEFAULT
+    mode: Annotated[Mode, Field(strict=False)] = Mode.AUTO
+    timeout_ms: Annotated[float, Field(gt=0, le=TIMEOUT_MAX_S * 1e3)] = TIMEOUT_DEFAULT_S * 1e3
+    include: list[Include] = sorted(FIELDS)  # type: ignore[assignment]
+    explain: bool = False
+    require_complete: bool = False
+
+    @model_validator(mode="after")
+    def _one_question(self) -> SearchRequest:
+        given = [name for name in ("query", "queries", "vector") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of query, queries and vector, not {given or 'none'}")
+        return self
+
+    def questions(self) -> list[Question]:
+        """What the service is to answer. Raises InvalidRequest."""
+        if self.vector is not None:
+            return [self._question(None, np.array(self.vector, dtype=np.float64))]
+        texts = self.queries if self.queries is not None else [self.query]
+        return [self._question(text, None) for text in texts]
+
+    def _question(self, text: str | None, vector: np.ndarray | None) -> Question:
+        return Question(
+            text=text,
+            vector=vector,
+            top_k=self.top_k,
+            candidates=self.candidates,
+            mode=self.mode,
+            timeout_s=self.timeout_ms / 1e3,
+            include=frozenset(self.include),
+            explain=self.explain,
+            require_complete=self.require_complete,
+        )
+
+
+class Answers(BaseModel):
+    """The answer to ``queries``: one result per query, in order."""
+
+    results: list[Answer]
+
+
+class Problem(BaseModel):
+    """An RFC 9457 problem document."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
