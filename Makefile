@@ -56,10 +56,10 @@ $(VENV)/bin/python:
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing Bitsift into $(VENV): some minutes the first time"
-	$(PIP) install --quiet -c constraints.txt -e .
+	$(PIP) install -qq -c constraints.txt -e .
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing Bitsift and its development tools into $(VENV): some minutes the first time"
-	$(PIP) install --quiet -c constraints.txt -e '.[dev]'
+	$(PIP) install -qq -c constraints.txt -e '.[dev]'
 	@touch $(VENV)/.installed $@

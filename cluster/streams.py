@@ -30,7 +30,12 @@ PACKED_BYTES = 8 << 10
 
 
 class DamagedStream(Exception):
-    """The rest of the file cannot be read; what came before it is good."""
+    """The rest of the file cannot be read; what came before it is good.
+
+    `line` is the line (from 1) that could not be read, where lines are counted, else 0.
+    """
+
+    line: int = 0
 
 
 class _Unpacker(Protocol):

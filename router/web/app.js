@@ -27,8 +27,7 @@ let cluster = null;
 let answer = null;
 let topK = TOP_K[0];
 let flight = null; // the AbortController of the newest question
-let retry = null; // {timer, attempt, again}
-let debounce, indexTimer, clusterTimer;
+let debounce, retryTimer, indexTimer, clusterTimer;
 
 // --- talking to the server ---
 
@@ -74,7 +73,7 @@ function ask({ wait = 0, keepCount = false } = {}) {
   clearTimeout(debounce);
   flight?.abort();
   flight = null;
-  stopRetrying();
+  clearInterval(retryTimer);
   if (!keepCount) topK = TOP_K[0];
   clear.hidden = input.value === "";
   if (question()) {
@@ -89,11 +88,13 @@ function ask({ wait = 0, keepCount = false } = {}) {
 const request = (query) => ({ query, top_k: topK, explain: explain.checked, include: ["title", "text", "metadata"] });
 
 async function search(attempt) {
+  clearInterval(retryTimer);
   const query = question();
   const mine = new AbortController();
   flight = mine;
   rememberInAddress();
   setState("loading");
+  if (!answer) status.textContent = "Searching…";
   const signal = AbortSignal.any([mine.signal, AbortSignal.timeout(TIMEOUT_MS)]);
   const began = performance.now();
   try {
@@ -174,7 +175,7 @@ function showProblem(error, attempt, again) {
   const heals = HEALS_ITSELF.includes(code);
   dropAnswer();
   const [kind, label] = heals ? ["wait", "Try now"] : ["error", "Try again"];
-  view.showNotice(notice, kind, code > 0 ? `${title} (${code})` : title, [detail], label, () => retryNow(again, attempt));
+  view.showNotice(notice, kind, code > 0 ? `${title} (${code})` : title, [detail], label, () => again(attempt));
   if (heals) retryLater(Math.max(retryAfter, pause(attempt)), attempt + 1, again);
   setState("error");
 }
@@ -184,31 +185,22 @@ function showProblem(error, attempt, again) {
 const pause = (attempt) => Math.min(2 ** attempt, RETRY_MAX_S);
 
 function retryLater(seconds, attempt, again) {
-  stopRetrying();
+  clearInterval(retryTimer);
   const due = Date.now() + seconds * 1000;
   const tick = () => {
     const left = due - Date.now();
-    if (left <= 0 && !document.hidden) retryNow(again, attempt);
+    if (left <= 0 && !document.hidden) again(attempt);
     else notice.querySelector(".countdown").textContent = `Trying again in ${Math.max(1, Math.ceil(left / 1000))} s`;
   };
-  retry = { timer: setInterval(tick, 250), attempt, again };
+  retryTimer = setInterval(tick, 250);
   tick();
-}
-
-function retryNow(again, attempt) {
-  stopRetrying();
-  again(attempt);
-}
-
-function stopRetrying() {
-  clearInterval(retry?.timer);
-  retry = null;
 }
 
 // --- the index and the cluster ---
 
 async function loadIndex(attempt = 0) {
   clearTimeout(indexTimer);
+  if (!question()) clearInterval(retryTimer);
   try {
     index = await call("v1/index");
   } catch (error) {
@@ -305,7 +297,6 @@ addEventListener("keydown", (event) => {
   else input.focus();
 });
 addEventListener("resize", () => view.markClamped(results));
-addEventListener("online", () => retry && retryNow(retry.again, retry.attempt));
 addEventListener("popstate", readAddress);
 
 readAddress();

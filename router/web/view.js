@@ -1,7 +1,7 @@
 // What the page shows: answers, notices and facts turned into elements. No network, no state.
 //
-// Every text from a query, a document or a server goes in as a text node, never as markup. Lengths are set through the CSSOM
-// (element.style), which a strict style-src allows; it would refuse style attributes.
+// Every text from a query, a document or a server goes in as a text node, never as markup. Lengths go through the CSSOM
+// (element.style): a strict style-src refuses style attributes.
 
 import { bytes, count, day, head, integer, link, milliseconds, number, scalar } from "./format.js";
 
@@ -34,15 +34,12 @@ const pair = (name, value, box, cell) => h("div", box, h("dt", null, name), h("d
 
 // --- hits ---
 
-/** The hits in place of the old ones; a document found again slides from where it was. */
-export function showHits(list, hits, { explain, dimension, onSimilar }) {
-  const before = new Map([...list.children].map((item) => [item.dataset.hit, item.getBoundingClientRect().top]));
-  list.replaceChildren(...hits.map((hit) => hitItem(hit, explain, dimension, onSimilar)));
+export function showHits(list, hits, options) {
+  list.replaceChildren(...hits.map((hit) => hitItem(hit, options)));
   markClamped(list);
-  if (before.size && !matchMedia("(prefers-reduced-motion: reduce)").matches) slide(list, before);
 }
 
-function hitItem(hit, explain, dimension, onSimilar) {
+function hitItem(hit, { explain, dimension, onSimilar }) {
   const id = String(hit.id ?? "");
   const text = typeof hit.text === "string" ? hit.text : "";
   const title = typeof hit.title === "string" ? hit.title.trim() : "";
@@ -102,14 +99,6 @@ export function markClamped(list) {
   const texts = [...list.querySelectorAll(".clamped")];
   const cut = texts.map((text) => text.scrollHeight > text.clientHeight + 1);
   texts.forEach((text, i) => (text.nextElementSibling.hidden = !cut[i]));
-}
-
-function slide(list, before) {
-  const moves = [...list.children].map((item) => [item, before.get(item.dataset.hit) - item.getBoundingClientRect().top]);
-  for (const [item, by] of moves) {
-    const from = Number.isNaN(by) ? { opacity: 0 } : { transform: `translateY(${by}px)` };
-    if (by !== 0) item.animate([from, {}], { duration: 160, easing: "ease-out" });
-  }
 }
 
 // --- explain ---
@@ -177,19 +166,23 @@ export function followHit(section, id) {
 // --- timings ---
 
 export function showTimings(section, timings) {
-  const parts = Object.entries(TIMES).filter(([key]) => number(timings?.[key]) !== null).map(([key, name]) => [key, name, timings[key]]);
+  const parts = Object.entries(TIMES).map(([key, name]) => [key, name, number(timings?.[key])]).filter(([, , value]) => value !== null);
   const sum = parts.reduce((all, [, , value]) => all + value, 0);
   const total = number(timings?.total) ?? sum;
   if (total - sum > Math.max(0.05, total * 0.02)) parts.push(["other", "other", total - sum]);
   const strip = h("div", { class: "strip", "aria-hidden": "true" });
-  for (const [key, , value] of parts) {
-    const piece = h("span", { "data-stage": key });
+  const list = h("dl");
+  for (const [key, name, value] of [...parts, ["total", "total", total]]) {
+    const row = pair(name, milliseconds(value), { "data-stage": key }, { "data-ms": value });
+    row.style.setProperty("--tone", `var(--${key})`);
+    list.append(row);
+    if (key === "total") break;
+    const piece = h("span");
+    piece.style.background = `var(--${key})`;
     piece.style.flexGrow = Math.max(value, total / 250);
     strip.append(piece);
   }
-  const rows = [...parts, ["total", "total", total]];
-  const list = rows.map(([key, name, value]) => pair(name, milliseconds(value), { "data-stage": key }, { "data-ms": value }));
-  section.replaceChildren(strip, h("dl", null, ...list));
+  section.replaceChildren(strip, list);
   section.hidden = !parts.length;
 }
 

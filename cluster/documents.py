@@ -1,0 +1,250 @@
+"""Documents: what a record must hold to become one, and the Arrow table that carries them.
+
+Decisions (`refused` = the row is rejected with a reason, and the next one is read)
+* text: a string that is not blank. A number or a list is refused, not converted. Where vectors
+  come with the source, text may be missing, null or blank.
+* title: a string; null and missing are ""; numbers become strings; anything else is refused.
+* id: a string that is not blank, kept exactly; whole numbers become strings, and so do fractions
+  that a float holds exactly; numbers of 2**53 and more that came as floats (json integers over 64
+  bits do) are refused, because their digits are lost. Missing or null: the document gets the
+  blake2b-128 of its title, text and metadata (and of its vector where it has no text) as 32 hex
+  digits. A blank id is refused.
+* metadata: all other fields as one JSON object, "" where there are none. A field `metadata` that
+  holds an object is merged into it, unless names would collide. NaN becomes null; dates become
+  ISO 8601; decimals become strings; bytes become base64; durations become seconds.
+* lone surrogates: refused in an id; U+FFFD in title, text and metadata. NUL is a character.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from cluster.records import Record
+from cluster.source_plan import SourceFile
+from cluster.source_vectors import Vectors, parse_vector, stack_vectors, vector_column
+
+SCHEMA = pa.schema(
+    [
+        ("position", pa.int64()),
+        ("file", pa.string()),
+        ("line", pa.int64()),
+        ("id", pa.string()),
+        ("title", pa.string()),
+        ("text", pa.string()),
+        ("metadata", pa.string()),
+        ("vector", pa.list_(pa.float32())),
+        ("reject", pa.string()),
+    ]
+)
+
+_EXACT_FLOAT_MAX = 2.0**53
+
+
+class RefusedRow(Exception):
+    """This row does not make a document; the message says why."""
+
+
+class RowReader:
+    """Takes the parts of a document out of the rows of one file."""
+
+    def __init__(self, file: SourceFile) -> None:
+        fields = file.fields
+        self.id_field = fields.id
+        self.title_field = fields.title
+        self.text_field = fields.text
+        self.needs_text = not file.carries_vectors
+
+    def read(self, row: dict[str, Any], is_suspect: bool) -> tuple[str | None, str, str, str]:
+        """Empties `row` of its id, title and text; gives (id, title, text, metadata).
+
+        The id is None where the row has none. Raises RefusedRow.
+        """
+        key = row.pop(self.id_field, None) if self.id_field is not None else None
+        if key is not None and (type(key) is not str or key.isspace() or not key or is_suspect):
+            key = _checked_id(key)
+        if is_suspect:
+            row = _without_surrogates(row)
+        text = row.pop(self.text_field, None) if self.text_field is not None else None
+        if type(text) is not str or not text or text.isspace():
+            text = self._checked_text(text)
+        title = row.pop(self.title_field, None) if self.title_field is not None else None
+        if type(title) is not str:
+            title = _checked_title(title)
+        return key, title, text, _metadata(row) if row else ""
+
+    def _checked_text(self, text: object) -> str:
+        if text is not None and not isinstance(text, str):
+            raise RefusedRow(f"text is a {type(text).__name__}, not a string")
+        if self.needs_text:
+            where = f" in field {self.text_field!r}"
+            raise RefusedRow(f"no text{where}" if text is None else f"blank text{where}")
+        return text or ""
+
+
+def _checked_id(key: object) -> str:
+    if isinstance(key, str):
+        if not key or key.isspace():
+            raise RefusedRow("empty id")
+        if not _is_unicode(key):
+            raise RefusedRow("id holds a lone surrogate, which is not a character")
+        return key
+    if isinstance(key, bool) or not isinstance(key, int | float):
+        raise RefusedRow(f"id is a {type(key).__name__}, not a string or a number")
+    if isinstance(key, float) and not abs(key) < _EXACT_FLOAT_MAX:
+        raise RefusedRow(f"id {key} has lost its digits: write such ids as strings")
+    return str(key)
+
+
+def _checked_title(title: object) -> str:
+    if title is None:
+        return ""
+    if isinstance(title, bool) or not isinstance(title, int | float):
+        raise RefusedRow(f"title is a {type(title).__name__}, not a string")
+    return str(title)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _without_surrogates(value: Any) -> Any:
+    """The same JSON value with U+FFFD for every lone surrogate, in keys too."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [_without_surrogates(item) for item in value]
+    if isinstance(value, dict):
+        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
+    return value
+
+
+def _metadata(row: dict[str, Any]) -> str:
+    """A row's other fields as JSON text. Raises RefusedRow where JSON cannot hold them."""
+    nested = row.get("metadata")
+    if type(nested) is dict and (len(row) == 1 or nested.keys().isdisjoint(row)):
+        row = {name: value for name, value in row.items() if name != "metadata"} | nested
+    if not row:
+        return ""
+    try:
+        return orjson.dumps(row, default=_as_json, option=orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError as error:
+        try:  # orjson refuses integers over 64 bits
+            return json.dumps(row, default=_as_json, ensure_ascii=False)
+        except (TypeError, ValueError, RecursionError):
+            raise RefusedRow(f"metadata cannot be written as json: {error}") from error
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, datetime.datetime | datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, datetime.timedelta):
+        return value.total_seconds()
+    return str(value)
+
+
+class DocumentBatch:
+    """Collects records, of one file or of several, and turns them into one table of SCHEMA."""
+
+    def __init__(self, width: int | None) -> None:
+        self._width = width
+        self._positions: list[int] = []
+        self._files: list[str] = []
+        self._lines: list[int] = []
+        self._ids: list[str | None] = []
+        self._titles: list[str | None] = []
+        self._texts: list[str | None] = []
+        self._metadata: list[str | None] = []
+        self._rejects: list[str | None] = []
+        self._parsed: list[Any] = []  # vectors that came as lists: float32 arrays, or reasons
+        self.size_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def add(self, file: SourceFile, reader: RowReader, number: int, record: Record) -> None:
+        """Adds record `number` (from 0) of `file`. Never raises for what the record holds."""
+        self._positions.append(file.first_position + number)
+        self._files.append(file.path)
+        self._lines.append(record.line)
+        self.size_bytes += record.size_bytes
+        key = title = text = metadata = None
+        reason = record.reason
+        vector: Any = reason
+        if record.row is not None:
+            if file.fields.vector is not None:
+                vector = parse_vector(record.row.pop(file.fields.vector, None), self._width)
+            try:
+                key, title, text, metadata = reader.read(record.row, record.is_suspect)
+            except RefusedRow as error:
+                reason = str(error)
+        self._ids.append(key)
+        self._titles.append(title)
+        self._texts.append(text)
+        self._metadata.append(metadata)
+        self._rejects.append(reason)
+        if file.fields.vector is not None:
+            self._parsed.append(vector)
+
+    def table(self, vectors: Vectors | None = None) -> pa.Table:
+        """Everything added so far as one table, with `vectors` or those that came as lists."""
+        if self._parsed and vectors is None:
+            assert self._width is not None
+            vectors = stack_vectors(self._parsed, self._width)
+        if vectors is not None:
+            self._refuse_without_vector(vectors)
+        keep = np.array([reason is None for reason in self._rejects], dtype=bool)
+        self._name_by_content(vectors)
+        columns: list[Any] = [
+            self._positions,
+            self._files,
+            self._lines,
+            self._ids,
+            self._titles,
+            self._texts,
+            self._metadata,
+        ]
+        arrays = [
+            pa.array(values, field.type) for values, field in zip(columns, SCHEMA, strict=False)
+        ]
+        arrays.append(vector_column(vectors, keep if vectors is not None else keep))
+        arrays.append(pa.array(self._rejects, pa.string()))
+        return pa.Table.from_arrays(arrays, schema=SCHEMA)
+
+    def _refuse_without_vector(self, vectors: Vectors) -> None:
+        missing = np.ones(len(self), dtype=bool)
+        missing[vectors.rows] = False
+        for row in np.flatnonzero(missing):
+            if self._rejects[row] is None:
+                self._rejects[row] = vectors.reasons.get(int(row), "no vector")
+
+    def _name_by_content(self, vectors: Vectors | None) -> None:
+        for row, key in enumerate(self._ids):
+            if key is None and self._rejects[row] is None:
+                vector = b""
+                if vectors is not None and not self._texts[row]:
+                    vector = vectors.matrix[np.searchsorted(vectors.rows, row)].tobytes()
+                parts = (self._titles[row], self._texts[row], self._metadata[row])
+                self._ids[row] = content_id(*(part or "" for part in parts), vector=vector)
+
+
+def content_id(title: str, text: str, metadata: str, *, vector: bytes = b"") -> str:
+    """The id of a document that has none: 32 hex digits, the same in every run."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (title.encode(), text.encode(), metadata.encode(), vector):
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.hexdigest()

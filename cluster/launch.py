@@ -1,0 +1,177 @@
+"""Start and stop Ray, the shard actors of an index and the router in front of them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.exceptions
+
+from cluster.manifest import Manifest, open_manifest
+from shard_worker.actor import ShardActor
+from shard_worker.errors import InvalidRequest, Unavailable
+from shard_worker.layout import shard_folder
+
+NAMESPACE = "bitsift"
+OBJECT_STORE_BYTES = 1 << 30
+"""Only batches in flight pass through Ray's object store; answers are small and are inlined."""
+OPEN_TIMEOUT_S = 600.0
+STOP_TIMEOUT_S = 10.0
+POLL_S = 0.1
+
+
+@contextlib.contextmanager
+def ray_cluster(address: str | None) -> Iterator[None]:
+    """A running Ray cluster at ``address``, or a local one that ends with the block.
+
+    A local one binds to loopback and asks every caller for a random token: who can reach a Ray
+    cluster can run code in it. Inside another such block the running one is used.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
+    settings: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False}
+    if address is None:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        os.environ.setdefault("RAY_worker_niceness", "0")  # workers answer people
+        settings |= {
+            "num_cpus": os.cpu_count(),
+            "include_dashboard": False,
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "_node_ip_address": "127.0.0.1",
+        }
+    else:
+        settings["address"] = address
+    try:
+        ray.init(logging_level=logging.ERROR, **settings)
+    except (ConnectionError, ValueError) as error:
+        raise Unavailable(f"no Ray cluster at {address}: {error}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def open_shards(index: Path, manifest: Manifest, *, detached: bool = False) -> list[Any]:
+    """Start one actor per shard, spread over the cluster, and wait until all are open.
+
+    Raises Unavailable when one fails to open or another cluster serves this index.
+    """
+    actors = [_start_shard(index, manifest, shard, detached) for shard in range(manifest.shards)]
+    try:
+        _wait_open(actors)
+    except BaseException:
+        stop_shards(actors)
+        raise
+    return actors
+
+
+def _start_shard(index: Path, manifest: Manifest, shard: int, detached: bool) -> Any:
+    options: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
+    if detached:
+        name = f"{manifest.uuid}/shard-{shard:05d}"
+        options |= {"name": name, "lifetime": "detached", "namespace": NAMESPACE}
+    folder = str(shard_folder(index, shard))
+    try:
+        return ShardActor.options(**options).remote(  # type: ignore[attr-defined]
+            folder, manifest.calibration.to_json(), manifest.identity(shard)
+        )
+    except ValueError as error:  # the name is taken
+        raise Unavailable(f"{index} is being served by this Ray cluster already") from error
+
+
+def _wait_open(actors: list[Any]) -> None:
+    """A shard that failed stops a build; a serving cluster goes on without it instead."""
+    deadline = time.monotonic() + OPEN_TIMEOUT_S
+    while time.monotonic() < deadline:
+        statuses = ray.get([actor.status.remote() for actor in actors])
+        for status in statuses:
+            if status.state == "FAILED":
+                raise Unavailable(f"shard {status.shard} cannot be opened: {status.reason}")
+        if all(status.state == "READY" for status in statuses):
+            return
+        time.sleep(POLL_S)
+    raise Unavailable(f"the shards did not open in {OPEN_TIMEOUT_S:.0f} s")
+
+
+def stop_shards(actors: list[Any]) -> None:
+    """Close every shard, then end its process."""
+    with contextlib.suppress(ray.exceptions.RayError):
+        ray.get([actor.close.remote() for actor in actors], timeout=STOP_TIMEOUT_S)
+    for actor in actors:
+        ray.kill(actor)
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A served index: its address, and the actors to stop."""
+
+    url: str
+    router: Any
+    shards: list[Any]
+
+    def stop(self) -> None:
+        """Stop listening, finish what is in flight, release the shard directories."""
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.get(self.router.stop.remote(), timeout=STOP_TIMEOUT_S)
+        ray.kill(self.router)
+        stop_shards(self.shards)
+
+    def wait_ready(self, timeout_s: float = OPEN_TIMEOUT_S) -> None:
+        """Until /readyz says yes. Raises Unavailable with what it said last, or the encoder did."""
+        import httpx
+
+        deadline, said = time.monotonic() + timeout_s, "nothing"
+        while time.monotonic() < deadline:
+            failure = ray.get(self.router.encoder_failure.remote())
+            if failure is not None:
+                raise Unavailable(f"the encoder cannot be loaded: {failure}")
+            with contextlib.suppress(httpx.TransportError):
+                response = httpx.get(f"{self.url}/readyz", timeout=5.0)
+                if response.is_success:
+                    return
+                said = response.json().get("detail", response.text)
+            time.sleep(POLL_S)
+        raise Unavailable(f"not ready after {timeout_s:.0f} s: {said}")
+
+
+def serve(index: Path, host: str, port: int, *, backend: str = "auto") -> Serving:
+    """Serve a finished index on the connected Ray cluster.
+
+    A shard that cannot be opened is named in every answer's coverage; it does not stop the rest.
+    Raises NotFound, Unavailable, FormatMismatch, or InvalidRequest when the port is taken.
+    """
+    from router.actor import RouterActor
+    from router.models import ModelSpec
+
+    manifest, report = open_manifest(index)
+    encoder = None
+    if manifest.model is not None:
+        spec = ModelSpec.from_json(manifest.model)
+        encoder = {"name": spec.name, "backend": backend, "expected": spec}
+    shards = [
+        _start_shard(index, manifest, shard, detached=True) for shard in range(manifest.shards)
+    ]
+    router = RouterActor.options(  # type: ignore[attr-defined]
+        name=f"{manifest.uuid}/router", lifetime="detached", namespace=NAMESPACE, num_cpus=0
+    ).remote(manifest.describe(report.documents), shards, encoder)
+    try:
+        url = ray.get(router.listen.remote(host, port))
+    except ray.exceptions.RayTaskError as error:
+        Serving("", router, shards).stop()
+        raise InvalidRequest(
+            f"cannot listen on {host}:{port} ({error.cause}); choose another --port"
+        ) from error
+    return Serving(url, router, shards)

@@ -1,0 +1,115 @@
+"""Parquet: row groups in, rows as dicts and vectors as numpy buffers out.
+
+A row group is read as a stream of batches, never whole. One that is damaged costs its unread
+rows and no others. Everything but the vectors goes through Python dicts, like the records of
+every other format; nulls are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cluster.source_plan import SourceFile
+from cluster.streams import is_url, open_source
+from shard_worker.errors import InvalidRequest
+
+BATCH_BYTES = 32 << 20
+BUFFER_BYTES = 1 << 20  # without a buffer, pyarrow loads the whole column chunk of a row group
+
+
+class ParquetBatch(NamedTuple):
+    """Rows `first`… of a file; or, with a `reason`, the place where a row group broke off."""
+
+    first: int
+    batch: pa.RecordBatch | None
+    reason: str | None = None
+
+
+def open_parquet(path: str) -> pq.ParquetFile:
+    """Opens a Parquet file here or behind a URL. Raises InvalidRequest where it is not one."""
+    source = open_source(path)
+    if not is_url(path):  # pyarrow reads a path without going through Python
+        source.close()
+    try:
+        return pq.ParquetFile(
+            source if is_url(path) else path, buffer_size=BUFFER_BYTES, pre_buffer=False
+        )
+    except (pa.ArrowException, OSError) as error:
+        raise InvalidRequest(f"{path} is not a readable parquet file: {error}") from error
+
+
+def read_batches(
+    file: SourceFile, batch_rows: int, first: int, stop: int
+) -> Iterator[ParquetBatch]:
+    """The rows first…stop of a Parquet file; both lie on borders of row groups."""
+    with open_parquet(file.path) as opened:
+        start = 0
+        for group, rows in enumerate(file.row_groups):
+            if first <= start < stop:
+                yield from _read_group(opened, group, start, batch_rows)
+            start += rows
+
+
+def _read_group(
+    opened: pq.ParquetFile, group: int, start: int, batch_rows: int
+) -> Iterator[ParquetBatch]:
+    size = opened.metadata.row_group(group)
+    row_bytes = size.total_byte_size // max(1, size.num_rows)
+    rows = max(1, min(batch_rows, BATCH_BYTES // max(1, row_bytes)))
+    try:
+        for batch in opened.iter_batches(batch_size=rows, row_groups=[group]):
+            yield ParquetBatch(start, batch)
+            start += batch.num_rows
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk or the network failed, not the file: pyarrow's own have no errno
+        yield ParquetBatch(start, None, f"row group {group} is damaged: {error}")
+
+
+def rows_of_batch(
+    batch: pa.RecordBatch, wanted: set[str], vector: str | None
+) -> tuple[list[dict[str, Any]], dict[int, str]]:
+    """The rows of a batch without the `vector` column, and the reasons for those that broke.
+
+    `wanted` names the columns that documents need: bytes in them are taken as text, and their
+    nulls are kept.
+    """
+    reasons: dict[int, str] = {}
+    names: list[str] = []
+    columns: list[list[Any]] = []
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if name != vector:
+            names.append(name)
+            columns.append(_values(column, name, name in wanted, reasons))
+    if not columns:
+        return [{} for _ in range(batch.num_rows)], reasons
+    return [
+        {
+            name: value
+            for name, value in zip(names, values, strict=True)
+            if value is not None or name in wanted
+        }
+        for values in zip(*columns, strict=True)
+    ], reasons
+
+
+def _values(column: pa.Array, name: str, as_text: bool, reasons: dict[int, str]) -> list[Any]:
+    kind = column.type
+    if as_text and (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        column = column.cast(pa.large_string(), safe=False)
+    try:
+        return list(column.to_pylist())
+    except UnicodeDecodeError:  # parquet does not check its strings
+        return [_value(column, row, name, reasons) for row in range(len(column))]
+
+
+def _value(column: pa.Array, row: int, name: str, reasons: dict[int, str]) -> Any:
+    try:
+        return column[row].as_py()
+    except UnicodeDecodeError:
+        reasons[row] = f"invalid utf-8 in field {name!r}"
+        return None
