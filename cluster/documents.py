@@ -21,6 +21,7 @@ import base64
 import datetime
 import hashlib
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ import orjson
 import pyarrow as pa
 
 from cluster.records import Record
-from cluster.source_plan import SourceFile
+from cluster.source_plan import Format, SourceFile
 from cluster.source_vectors import Vectors, parse_vector, stack_vectors, vector_column
 
 SCHEMA = pa.schema(
@@ -46,6 +47,7 @@ SCHEMA = pa.schema(
 )
 
 _EXACT_FLOAT_MAX = 2.0**53
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class RefusedRow(Exception):
@@ -61,6 +63,8 @@ class RowReader:
         self.title_field = fields.title
         self.text_field = fields.text
         self.needs_text = not file.carries_vectors
+        # parquet vectors never become Python objects: they come to the batch as one matrix
+        self.vector_field = None if file.format is Format.PARQUET else fields.vector
 
     def read(self, row: dict[str, Any], is_suspect: bool) -> tuple[str | None, str, str, str]:
         """Empties `row` of its id, title and text; gives (id, title, text, metadata).
@@ -99,7 +103,7 @@ def _checked_id(key: object) -> str:
     if isinstance(key, bool) or not isinstance(key, int | float):
         raise RefusedRow(f"id is a {type(key).__name__}, not a string or a number")
     if isinstance(key, float) and not abs(key) < _EXACT_FLOAT_MAX:
-        raise RefusedRow(f"id {key} has lost its digits: write such ids as strings")
+        raise RefusedRow(f"id {key} is not exact: write such ids as strings")
     return str(key)
 
 
@@ -122,7 +126,7 @@ def _is_unicode(text: str) -> bool:
 def _without_surrogates(value: Any) -> Any:
     """The same JSON value with U+FFFD for every lone surrogate, in keys too."""
     if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", value)
     if isinstance(value, list):
         return [_without_surrogates(item) for item in value]
     if isinstance(value, dict):
@@ -185,8 +189,8 @@ class DocumentBatch:
         reason = record.reason
         vector: Any = reason
         if record.row is not None:
-            if file.fields.vector is not None:
-                vector = parse_vector(record.row.pop(file.fields.vector, None), self._width)
+            if reader.vector_field is not None:
+                vector = parse_vector(record.row.pop(reader.vector_field, None), self._width)
             try:
                 key, title, text, metadata = reader.read(record.row, record.is_suspect)
             except RefusedRow as error:
@@ -196,7 +200,7 @@ class DocumentBatch:
         self._texts.append(text)
         self._metadata.append(metadata)
         self._rejects.append(reason)
-        if file.fields.vector is not None:
+        if reader.vector_field is not None:
             self._parsed.append(vector)
 
     def table(self, vectors: Vectors | None = None) -> pa.Table:
@@ -220,7 +224,7 @@ class DocumentBatch:
         arrays = [
             pa.array(values, field.type) for values, field in zip(columns, SCHEMA, strict=False)
         ]
-        arrays.append(vector_column(vectors, keep if vectors is not None else keep))
+        arrays.append(vector_column(vectors, keep))
         arrays.append(pa.array(self._rejects, pa.string()))
         return pa.Table.from_arrays(arrays, schema=SCHEMA)
 

@@ -5,8 +5,9 @@
 
 import { bytes, count, day, head, integer, link, milliseconds, number, scalar } from "./format.js";
 
-/** Characters of a text put on the page before it is expanded: a text may be a megabyte. */
+// A text may be a megabyte, and laying that out takes seconds.
 const PREVIEW_CHARACTERS = 1200;
+const EXPANDED_CHARACTERS = 50_000;
 const METADATA_MAX = 6;
 const LIGHTS_MAX = 32;
 
@@ -83,18 +84,19 @@ function scoreCell(score) {
 
 function textBlock(text) {
   const preview = head(text, PREVIEW_CHARACTERS);
+  const rest = text.length > EXPANDED_CHARACTERS ? `… (${integer(text.length)} characters in all)` : "";
   const paragraph = h("p", { class: "text clamped", dir: "auto", "data-hit-text": true }, preview);
   const toggle = () => {
     const isOpen = !paragraph.classList.toggle("clamped");
-    paragraph.textContent = isOpen ? text : preview;
-    button.textContent = isOpen ? "Show less" : "Show all";
+    paragraph.textContent = isOpen ? head(text, EXPANDED_CHARACTERS) + rest : preview;
+    button.textContent = isOpen ? "Show less" : "Show more";
     button.setAttribute("aria-expanded", isOpen);
   };
-  const button = h("button", { type: "button", class: "link", "aria-expanded": "false", hidden: true, onclick: toggle }, "Show all");
+  const button = h("button", { type: "button", class: "link", "aria-expanded": "false", hidden: true, onclick: toggle }, "Show more");
   return h("div", null, paragraph, button);
 }
 
-/** Offer "Show all" where a text was cut. Reads first, writes after: one layout, not one per hit. */
+/** Offer "Show more" where a text was cut. Reads, then writes: one layout, not one per hit. */
 export function markClamped(list) {
   const texts = [...list.querySelectorAll(".clamped")];
   const cut = texts.map((text) => text.scrollHeight > text.clientHeight + 1);
@@ -156,7 +158,7 @@ export function showFunnel(section, hits) {
     const dots = points.map(([cx, cy]) => svg("circle", { cx, cy, r: 2.6 }));
     chart.append(svg("g", { "data-path": id }, svg("polyline", { points: points.join(" ") }), ...dots));
   }
-  section.replaceChildren(h("h2", null, "Through the funnel"), chart, h("p", null, "Bits find the candidates, int8 puts them in order. Point at a hit to follow it."));
+  section.replaceChildren(h("h2", null, "Through the funnel"), chart, h("p", null, "Bits find the candidates, int8 orders them. Point at a hit to follow it."));
 }
 
 export function followHit(section, id) {
@@ -239,7 +241,7 @@ export function showCluster(line, cluster) {
 export function showWelcome(section, index, onExample) {
   const { documents, memory, examples } = index ?? {};
   let claim = "Search by meaning, not by words.";
-  let advice = "Say it in your own words. Nothing has to match literally.";
+  let advice = "Use your own words. Nothing has to match literally.";
   if (documents === 0) [claim, advice] = ["This index holds no documents yet.", "Add some: bitsift index SOURCE --out INDEX"];
   else if (documents && memory?.bits_bytes) claim = `${count(documents, "text")}, searched by meaning in ${bytes(memory.bits_bytes)} of RAM.`;
   section.replaceChildren(h("h1", null, claim), h("p", null, advice));
@@ -249,7 +251,7 @@ export function showWelcome(section, index, onExample) {
 }
 
 export function showNothing(list, documents) {
-  const why = documents === 0 ? "This index holds no documents yet." : "No document came back for this query. Try other words.";
+  const why = documents === 0 ? "This index holds no documents yet." : "No document came back. Try other words.";
   list.replaceChildren(h("li", { class: "nothing", id: "nothing" }, h("strong", null, "No hits"), h("span", null, why)));
 }
 

@@ -1,0 +1,160 @@
+"""Readers: a file of a plan in, tables of documents out. Plain generators that know no Ray.
+
+A file is streamed in tables of at most `batch_rows` rows and about BATCH_BYTES. No record ever
+raises: one that cannot be read is a row whose `reject` says why, at the position and line where
+it stands. Raised are only InvalidRequest, where the file is not the one that was planned, and
+the OSErrors of a failing disk or network.
+
+The columns of every table (`cluster.documents.SCHEMA`): position int64, file, line int64 (from 1;
+the record number from 1 in Parquet and npy), id, title, text, metadata (a JSON object, or ""),
+vector list<float32> or null, reject (null for a good row; else the columns from id on are null).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cluster.documents import SCHEMA, DocumentBatch, RowReader
+from cluster.parquet_records import BATCH_BYTES, read_batches, rows_of_batch
+from cluster.records import Record, read_records
+from cluster.source_plan import Format, SourceFile
+from cluster.source_vectors import (
+    open_matrix,
+    slice_matrix,
+    vector_column,
+    vectors_of_column,
+)
+from cluster.streams import DamagedStream, size_of
+from shard_worker.errors import InvalidRequest
+
+BATCH_ROWS = 4096
+_ROW_DIGITS = 10
+
+
+def read_documents(
+    file: SourceFile, batch_rows: int = BATCH_ROWS, rows: tuple[int, int] | None = None
+) -> Iterator[pa.Table]:
+    """Streams the documents of one file, good and rejected, in file order.
+
+    `rows` = (first, stop) reads only these records; npy takes any range, Parquet one that begins
+    and ends with a row group, other formats none.
+    """
+    _require_unchanged(file)
+    first, stop = rows or (0, file.records or 0)
+    if file.format is Format.VECTORS:
+        return _read_matrix(file, batch_rows, first, stop)
+    if file.format is Format.PARQUET:
+        return _read_parquet(file, batch_rows, first, stop)
+    assert rows is None, f"{file.format} files are read as a whole"
+    return _read_rows([file], batch_rows)
+
+
+def read_text_files(
+    files: Sequence[SourceFile], batch_rows: int = BATCH_ROWS
+) -> Iterator[pa.Table]:
+    """Streams files that are one document each, many of them in one table."""
+    assert all(file.format.is_whole_document for file in files)
+    for file in files:
+        _require_unchanged(file)
+    return _read_rows(files, batch_rows)
+
+
+def _require_unchanged(file: SourceFile) -> None:
+    size_bytes = size_of(file.path)
+    if size_bytes != file.size_bytes:
+        raise InvalidRequest(
+            f"{file.path} has {size_bytes} bytes here; it had {file.size_bytes} when the run was "
+            "planned: leave the sources unchanged until the run is done"
+        )
+
+
+def _read_rows(files: Sequence[SourceFile], batch_rows: int) -> Iterator[pa.Table]:
+    batch = DocumentBatch(files[0].width)
+    for file in files:
+        reader = RowReader(file)
+        matrix = None if file.vectors is None else open_matrix(file.vectors)
+        first = 0  # the number of the record that opens the batch
+        for number, record in _numbered(file):
+            batch.add(file, reader, number, record)
+            if len(batch) >= batch_rows or batch.size_bytes >= BATCH_BYTES:
+                yield batch.table(
+                    None if matrix is None else slice_matrix(matrix, first, number + 1)
+                )
+                batch = DocumentBatch(file.width)
+                first = number + 1
+        if matrix is not None and len(batch):
+            yield batch.table(slice_matrix(matrix, first, first + len(batch)))
+            batch = DocumentBatch(file.width)
+    if len(batch):
+        yield batch.table()
+
+
+def _numbered(file: SourceFile) -> Iterator[tuple[int, Record]]:
+    """The records of a file with their numbers; the last one says where reading broke off."""
+    number = 0
+    try:
+        for record in read_records(file):
+            yield number, record
+            number += 1
+    except DamagedStream as damage:
+        yield number, Record(damage.line, None, f"{damage}; {number} records were read before it")
+
+
+def _read_parquet(file: SourceFile, batch_rows: int, first: int, stop: int) -> Iterator[pa.Table]:
+    reader = RowReader(file)
+    matrix = None if file.vectors is None else open_matrix(file.vectors)
+    wanted = {name for _, name in file.fields.named()}
+    for start, columns, damage in read_batches(file, batch_rows, first, stop):
+        batch = DocumentBatch(file.width)
+        if columns is None:
+            batch.add(file, reader, start, Record(start + 1, None, damage))
+            yield batch.table()
+            continue
+        rows, reasons = rows_of_batch(columns, wanted, file.fields.vector)
+        for offset, row in enumerate(rows):
+            reason = reasons.get(offset)
+            record = Record(start + offset + 1, row if reason is None else None, reason)
+            batch.add(file, reader, start + offset, record)
+        if file.fields.vector is not None:
+            assert file.width is not None
+            vectors = vectors_of_column(columns.column(file.fields.vector), file.width)
+        else:
+            stop_row = start + len(rows)
+            vectors = None if matrix is None else slice_matrix(matrix, start, stop_row)
+        yield batch.table(vectors)
+
+
+def _read_matrix(file: SourceFile, batch_rows: int, first: int, stop: int) -> Iterator[pa.Table]:
+    """Documents that are nothing but a vector; the id is the file's name and the row number.
+
+    The numbers stay in the memory map: 4096 rows of 1,024 float32 cost no Python object each.
+    """
+    matrix = open_matrix(file.path)
+    step = max(1, min(batch_rows, BATCH_BYTES // (4 * matrix.shape[1])))
+    prefix = file.name.removesuffix(".npy")
+    for start in range(first, stop, step):
+        vectors = slice_matrix(matrix, start, min(start + step, stop))
+        count = min(start + step, stop) - start
+        keep = np.ones(count, dtype=bool)
+        keep[list(vectors.reasons)] = False
+        numbers = np.arange(start, start + count, dtype=np.int64)
+        digits = pc.utf8_lpad(pa.array(numbers).cast(pa.string()), _ROW_DIGITS, "0")
+        ids = pc.binary_join_element_wise(prefix, digits, "-")
+        empty = pa.repeat(pa.scalar(""), count)
+        reasons = [vectors.reasons.get(row) for row in range(count)] if vectors.reasons else None
+        columns = [
+            pa.array(file.first_position + numbers),
+            pa.repeat(pa.scalar(file.path), count),
+            pa.array(numbers + 1),
+            ids,
+            empty,
+            empty,
+            empty,
+            vector_column(vectors, keep),
+            pa.nulls(count, pa.string()) if reasons is None else pa.array(reasons, pa.string()),
+        ]
+        yield pa.Table.from_arrays(columns, schema=SCHEMA)
