@@ -224,7 +224,7 @@ def _memory_bytes(file: SourceFile, rows: list[Record]) -> int:
     table = next(read_documents(file, PROBE_ROWS), None)
     if table is None or table.num_rows == 0:
         return file.size_bytes
-    row_bytes = table.nbytes / table.num_rows
+    row_bytes = float(table.nbytes) / int(table.num_rows)
     if file.records is not None:
         return round(row_bytes * file.records)
     line_bytes = sum(record.size_bytes + 1 for record in rows) / len(rows)

@@ -119,12 +119,11 @@ def _read_parquet(file: SourceFile, batch_rows: int, first: int, stop: int) -> I
             reason = reasons.get(offset)
             record = Record(start + offset + 1, row if reason is None else None, reason)
             batch.add(file, reader, start + offset, record)
-        if file.fields.vector is not None:
-            assert file.width is not None
+        vectors = None
+        if matrix is not None:
+            vectors = slice_matrix(matrix, start, start + len(rows))
+        elif file.fields.vector is not None and file.width is not None:
             vectors = vectors_of_column(columns.column(file.fields.vector), file.width)
-        else:
-            stop_row = start + len(rows)
-            vectors = None if matrix is None else slice_matrix(matrix, start, stop_row)
         yield batch.table(vectors)
 
 

@@ -37,7 +37,8 @@ class Vectors:
     reasons: dict[int, str]
 
     def __post_init__(self) -> None:
-        assert self.matrix.ndim == 2 and len(self.matrix) == len(self.rows)
+        assert self.matrix.ndim == 2
+        assert len(self.matrix) == len(self.rows)
 
 
 def open_matrix(path: str) -> npt.NDArray[Any]:

@@ -30,6 +30,7 @@ from shard_worker.errors import InvalidRequest
 
 __all__ = ["SUPPORTED", "Fields", "SourceFile", "SourcePlan", "plan_sources"]
 
+DETECT_ALL = Fields()
 _FORMATS = {
     ".jsonl": Format.JSON_LINES,
     ".ndjson": Format.JSON_LINES,
@@ -62,7 +63,7 @@ class _Found:
 
 def plan_sources(
     paths: Sequence[str | os.PathLike[str]],
-    fields: Fields = Fields(),
+    fields: Fields = DETECT_ALL,
     vectors: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
 ) -> SourcePlan:
     """Finds every file that `paths` stand for, looks into each, and fixes their order.

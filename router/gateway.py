@@ -11,6 +11,7 @@ import orjson
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
+from fastapi_offline import FastAPIOffline
 from starlette.middleware.base import RequestResponseEndpoint
 
 from router.answer import Answer
@@ -35,11 +36,12 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 
 def create_app(service: SearchService) -> FastAPI:
     """The application. Bad input is a 422 problem document, never a 500."""
-    app = FastAPI(
+    app = FastAPIOffline(  # /docs works where no CDN can be reached
         title="Bitsift",
         version=importlib.metadata.version("bitsift"),
         description=f"Search by meaning. At most {QUERIES_MAX} queries and 2 MiB a request.",
         responses=_PROBLEMS,
+        redoc_url=None,
     )
     app.add_middleware(BodyLimit, limit=BODY_BYTES_MAX)
     add_problem_handlers(app)
@@ -143,8 +145,10 @@ def _add_page(app: FastAPI) -> None:
     @app.middleware("http")
     async def harden(request: Request, call_next: RequestResponseEndpoint) -> Response:
         response = await call_next(request)
-        if not request.url.path.startswith(("/docs", "/redoc")):
+        if not request.url.path.startswith("/docs"):
             response.headers.update(_SECURITY_HEADERS)
+        if request.url.path == "/" or request.url.path.startswith("/static/"):
+            response.headers["Cache-Control"] = "no-cache"  # an upgrade never mixes versions
         return response
 
     @app.get("/", include_in_schema=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from http import HTTPStatus
 from typing import Any
 
 import orjson
@@ -45,6 +46,9 @@ async def _on_validation_error(_: Request, error: Exception) -> Response:
 
 async def _on_http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if error.status_code == HTTPStatus.BAD_REQUEST:  # a body that is not JSON at all
+        detail = f"{error.detail}: it is not valid JSON"
+        return problem(422, InvalidRequest.__name__, InvalidRequest.title, detail)
     return problem(error.status_code, "HTTPError", "request refused", str(error.detail))
 
 

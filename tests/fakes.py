@@ -1,0 +1,129 @@
+"""Named stand-ins for what a test cannot wait for: never for what it tests."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from router.description import IndexDescription
+from router.fanout import FanOut, LocalLink
+from router.service import SearchService
+from shard_worker.codes import Calibration, normalize, shard_of
+from shard_worker.errors import BitsiftError
+from shard_worker.shard import Shard
+from shard_worker.types import Candidates, Documents, Query, ShardIdentity, ShardStatus
+
+UUID = "00000000-0000-0000-0000-000000000001"
+
+
+class HashEncoder:
+    """Texts to unit vectors that depend on nothing but the text: an encoder without a model."""
+
+    backend = "hash"
+
+    def __init__(self, dimension: int) -> None:
+        self.dimension = dimension
+
+    def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
+        rows = []
+        for text in texts:
+            seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+            rows.append(np.random.default_rng(seed).standard_normal(self.dimension))
+        return normalize(np.array(rows, dtype=np.float32), self.dimension)[:, : self.dimension]
+
+    encode_documents = encode_queries
+
+
+class BrokenLink:
+    """A shard that raises ``error`` on every call."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        self.calls = 0
+
+    async def search(self, queries: Sequence[Query], timeout_s: float) -> list[Candidates]:
+        self.calls += 1
+        raise self.error
+
+    async def documents(self, rows: Sequence[int]) -> list[Any]:
+        self.calls += 1
+        raise self.error
+
+    async def status(self) -> ShardStatus:
+        raise self.error
+
+
+class FrozenLink:
+    """A shard that never answers. ``was_reached`` proves that it was asked."""
+
+    was_reached = False
+
+    async def search(self, queries: Sequence[Query], timeout_s: float) -> list[Candidates]:
+        self.was_reached = True
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def documents(self, rows: Sequence[int]) -> list[Any]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def status(self) -> ShardStatus:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+class LateTextsLink(LocalLink):
+    """A real shard whose documents cannot be read."""
+
+    async def documents(self, rows: Sequence[int]) -> list[Any]:
+        raise BitsiftError("the disk is gone")
+
+
+def make_shards(
+    folder: Path, units: np.ndarray, dimension: int, shards: int, texts: Sequence[str] | None = None
+) -> tuple[list[Shard], Calibration]:
+    """Real shards over ``units`` (n, padded dimension); document i has the id ``str(i)``."""
+    calibration = Calibration.from_sample(
+        units if len(units) else HashEncoder(dimension).encode_queries(["nothing"]), dimension
+    )
+    codes = calibration.quantize(units)[0] if len(units) else np.empty((0, units.shape[1]), "i1")
+    owners = np.array([shard_of(str(i), shards) for i in range(len(units))], dtype=np.int64)
+    opened = []
+    for number in range(shards):
+        identity = ShardIdentity(UUID, number, shards, dimension, calibration.width)
+        path = folder / f"shard-{number:05d}"
+        Shard.create(path, identity)
+        shard = Shard(path, calibration, identity)
+        mine = np.flatnonzero(owners == number).tolist()
+        shard.append(
+            Documents(
+                ids=[str(i) for i in mine],
+                titles=[f"title {i}" for i in mine],
+                texts=[texts[i] if texts else f"text {i}" for i in mine],
+                metadata=['{"number":%d}' % i for i in mine],
+                positions=mine,
+                codes=codes[mine],
+            )
+        )
+        opened.append(shard)
+    return opened, calibration
+
+
+def make_service(links: Sequence[Any], calibration: Calibration, documents: int) -> SearchService:
+    """A service over ``links`` with a HashEncoder."""
+    description = IndexDescription(
+        name="test",
+        uuid=UUID,
+        created="2026-01-01T00:00:00+00:00",
+        documents=documents,
+        shards=len(links),
+        calibration=calibration,
+        model={"name": "hash"},
+        examples=("one", "two"),
+    )
+    return SearchService(description, FanOut(links), HashEncoder(calibration.dimension))
