@@ -1,0 +1,184 @@
+"""Text -> fp32 with sentence-transformers: model, tokenizer, pooling and prompts are its own.
+
+Where the model is of a plain kind and there is no GPU, the modules are compiled with OpenVINO
+(compiled.py), checked against torch when loaded, and given up, saying why, where they disagree.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.compiled import CannotCompile, CompiledModel
+from router.models import ModelSpec, model_location, weights_fingerprint
+from shard_worker.codes import bad_rows
+from shard_worker.errors import InvalidRequest, Unavailable
+
+log = logging.getLogger(__name__)
+
+BACKENDS = ("auto", "openvino", "torch")
+BATCH_TEXTS = 32
+"""Larger batches of sorted texts were no faster on 2 cores."""
+COSINE_MIN = 0.9999
+CHARACTERS_PER_TOKEN_MAX = 64
+"""A text is cut to this many characters per token that the model reads, before it is tokenized."""
+_CHECK_TEXTS = (
+    "spider",
+    "What is the fear of spiders called, and how common is it?",
+    "An arachnid is a joint-legged invertebrate with eight legs; spiders, scorpions, ticks and "
+    "mites are the best known of them. " * 4,
+)
+_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+
+
+class Encoder:
+    """A loaded model. Used by one thread at a time."""
+
+    def __init__(self, model: Any, spec: ModelSpec, backend: str, threads: int | None) -> None:
+        """Use ``Encoder.load``. Raises Unavailable when ``backend`` openvino cannot run it."""
+        self._model = model
+        self.spec = spec
+        self.backend = f"torch ({model.device.type})"
+        self.backend_reason: str | None = None
+        self._embed: Callable[[Any], NDArray[np.floating[Any]]] = self._embed_with_torch
+        if backend != "torch":
+            self._compile(backend, threads or os.cpu_count() or 1)
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        *,
+        backend: str = "auto",
+        threads: int | None = None,
+        expected: ModelSpec | None = None,
+    ) -> Encoder:
+        """Load a sentence-transformers model by name or path, or the packaged ``minilm``.
+
+        ``threads`` is how many cores it may use. With ``expected`` another state of the model
+        is refused. Raises InvalidRequest for an unknown model or backend, FormatMismatch,
+        Unavailable.
+        """
+        if backend not in BACKENDS:
+            raise InvalidRequest(f"backend {backend!r} is none of {', '.join(BACKENDS)}")
+        model = _load_model(name, threads)
+        spec = _spec(name, model)
+        if expected is not None:
+            expected.check_same(spec)
+        return cls(model, spec, backend, threads)
+
+    def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Unit vectors float32 (n, dimension) of queries.
+
+        Raises Unavailable naming the model when it returns NaN, zeros or another width.
+        """
+        return self._encode(texts, self.spec.query_prompt)
+
+    def encode_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """The same for documents; of any number, sorted by length so that little is padding."""
+        return self._encode(texts, self.spec.document_prompt)
+
+    def warm_up(self) -> None:
+        """Encode once, so that the first caller does not pay for it."""
+        self.encode_queries(["warm up"])
+        self.encode_queries(list(_CHECK_TEXTS))
+
+    def _encode(self, texts: Sequence[str], prompt: str) -> NDArray[np.float32]:
+        limit = CHARACTERS_PER_TOKEN_MAX * (self.spec.max_tokens or 8_192)
+        vectors = np.empty((len(texts), self.spec.dimension), dtype=np.float32)
+        order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
+        for start in range(0, len(order), BATCH_TEXTS):
+            places = order[start : start + BATCH_TEXTS]
+            batch = [texts[place][:limit] for place in places]
+            tokens = self._model.preprocess(batch, prompt=prompt or None)
+            vectors[places] = self._checked(self._embed(tokens), len(batch))
+        return vectors
+
+    def _checked(self, vectors: NDArray[np.floating[Any]], rows: int) -> NDArray[np.float32]:
+        """Normalise, or say that the model is broken."""
+        if vectors.shape != (rows, self.spec.dimension):
+            raise Unavailable(
+                f"the model {self.spec.name!r} returned shape {vectors.shape} for {rows} texts, "
+                f"expected {self.spec.dimension} dimensions"
+            )
+        if bad_rows(vectors).any():
+            raise Unavailable(f"the model {self.spec.name!r} returned NaN or zeros; nothing is kept")
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return np.asarray(vectors / norms, dtype=np.float32)
+
+    def _embed_with_torch(self, tokens: Any) -> NDArray[np.floating[Any]]:
+        import torch
+
+        with torch.inference_mode():
+            moved = {
+                name: value.to(self._model.device) if hasattr(value, "to") else value
+                for name, value in tokens.items()
+            }
+            return np.asarray(self._model(moved)["sentence_embedding"].float().cpu().numpy())
+
+    def _compile(self, backend: str, threads: int) -> None:
+        """Switch to the compiled model if it agrees with torch; else say why not."""
+        try:
+            if self._model.device.type != "cpu":
+                raise CannotCompile(f"torch runs it on {self._model.device.type}")
+            compiled = CompiledModel(self._model, threads)
+            cosine = self._agreement(compiled)
+            if not cosine >= COSINE_MIN:
+                raise CannotCompile(f"its cosine to torch is {cosine:.6f}, below {COSINE_MIN}")
+        except CannotCompile as reason:
+            if backend == "openvino":
+                raise Unavailable(f"{self.spec.name!r} does not run in OpenVINO: {reason}") from reason
+            self.backend_reason = str(reason)
+            log.info("the model %r runs in torch: %s", self.spec.name, reason)
+            return
+        self._embed, self.backend = compiled, "openvino"
+
+    def _agreement(self, compiled: CompiledModel) -> float:
+        """The smallest cosine between the two ways of running the model."""
+        tokens = self._model.preprocess(list(_CHECK_TEXTS))
+        one, other = self._embed_with_torch(tokens), compiled(tokens)
+        norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+        return float(((one * other).sum(axis=1) / norms).min())
+
+
+def _load_model(name: str, threads: int | None) -> Any:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("OPENVINO_TELEMETRY_OPT_OUT", "1")
+    warnings.filterwarnings("ignore", module="transformers|torch|openvino")
+    import torch
+    import transformers
+    from sentence_transformers import SentenceTransformer
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        model = SentenceTransformer(model_location(name))
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InvalidRequest(
+            f"the model {name!r} cannot be loaded ({reason}); give a folder with a "
+            "sentence-transformers model, or a hub name where the hub can be reached"
+        ) from error
+    return model.eval()
+
+
+def _spec(name: str, model: Any) -> ModelSpec:
+    """The prompts are chosen as ``encode_query`` and ``encode_document`` choose them."""
+    prompts = model.prompts or {}
+    document = next((prompts[kind] for kind in _DOCUMENT_PROMPTS if prompts.get(kind)), "")
+    return ModelSpec(
+        name=name,
+        revision=weights_fingerprint(model.state_dict()),
+        dimension=int(model.get_embedding_dimension()),
+        query_prompt=prompts.get("query") or "",
+        document_prompt=document,
+        max_tokens=None if model.max_seq_length is None else int(model.max_seq_length),
+    )
