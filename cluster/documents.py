@@ -145,7 +145,7 @@ def _metadata(row: dict[str, Any]) -> str:
         return orjson.dumps(row, default=_as_json, option=orjson.OPT_NON_STR_KEYS).decode()
     except TypeError as error:
         try:  # orjson refuses integers over 64 bits
-            return json.dumps(row, default=_as_json, ensure_ascii=False)
+            return json.dumps(row, default=_as_json, ensure_ascii=False, allow_nan=False)
         except (TypeError, ValueError, RecursionError):
             raise RefusedRow(f"metadata cannot be written as json: {error}") from error
 
@@ -195,6 +195,8 @@ class DocumentBatch:
                 key, title, text, metadata = reader.read(record.row, record.is_suspect)
             except RefusedRow as error:
                 reason = str(error)
+            except RecursionError:
+                reason = "record is nested too deeply"
         self._ids.append(key)
         self._titles.append(title)
         self._texts.append(text)

@@ -40,11 +40,10 @@ def ray_cluster(address: str | None) -> Iterator[None]:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
+    _quiet_ray_data()
     settings: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False}
     if address is None:
-        os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        _require_token()
         os.environ.setdefault("RAY_worker_niceness", "0")  # workers answer people
         settings |= {
             "num_cpus": os.cpu_count(),
@@ -62,6 +61,29 @@ def ray_cluster(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _quiet_ray_data() -> None:
+    """The command line shows progress itself."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+
+
+def _require_token() -> None:
+    """Make the next local Ray cluster refuse callers without a random token of this process.
+
+    Ray reads the mode once, when it is imported; ``Config.initialize`` reads it again, as Ray's own
+    ``enable_token_auth_by_default`` does.
+    """
+    from ray._raylet import Config
+
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    Config.initialize("")
 
 
 def open_shards(index: Path, manifest: Manifest, *, detached: bool = False) -> list[Any]:

@@ -102,7 +102,7 @@ def _values(column: pa.Array, name: str, as_text: bool, reasons: dict[int, str])
         column = column.cast(pa.large_string(), safe=False)
     try:
         return list(column.to_pylist())
-    except UnicodeDecodeError:  # parquet does not check its strings
+    except (ValueError, OverflowError):  # parquet checks neither its strings nor its dates
         return [_value(column, row, name, reasons) for row in range(len(column))]
 
 
@@ -111,4 +111,6 @@ def _value(column: pa.Array, row: int, name: str, reasons: dict[int, str]) -> An
         return column[row].as_py()
     except UnicodeDecodeError:
         reasons[row] = f"invalid utf-8 in field {name!r}"
-        return None
+    except (ValueError, OverflowError) as error:
+        reasons[row] = f"value of field {name!r} cannot be used: {error}"
+    return None

@@ -19,7 +19,7 @@ from cluster.readers import read_documents
 from cluster.records import TEXT_FIELDS, Record, count_records, read_records
 from cluster.source_plan import Compression, Fields, Format, SourceFile
 from cluster.source_vectors import is_vector_type, open_matrix, parse_vector, stack_vectors
-from cluster.streams import DamagedStream, expansion
+from cluster.streams import DamagedStream, expansion, read_blocks
 from shard_worker.errors import InvalidRequest
 
 PROBE_RECORDS = 1000  # so many records are looked at for one that can be read
@@ -102,6 +102,8 @@ def _detect(role: str, found: dict[str, bool], taken: set[str]) -> str | None:
 
 def _first_rows(file: SourceFile) -> list[Record]:
     """The first records that are rows. Empty only where the file has no records at all."""
+    if file.format is Format.JSON_LINES:
+        _refuse_array(file)
     rows: list[Record] = []
     first_reason: str | None = None
     records = read_records(file)
@@ -116,12 +118,19 @@ def _first_rows(file: SourceFile) -> list[Record]:
     except DamagedStream as damage:
         first_reason = first_reason or str(damage)
     if not rows and first_reason is not None:
-        hint = "; json lines means one json object a line"
-        raise InvalidRequest(
-            f"no record at the start of {file.path} can be read ({first_reason})"
-            f"{hint if file.format is Format.JSON_LINES else ''}"
-        )
+        raise InvalidRequest(f"no record at the start of {file.path} can be read ({first_reason})")
     return rows
+
+
+def _refuse_array(file: SourceFile) -> None:
+    """One line of a printed array may well be an object, so look at how the file begins."""
+    try:
+        head = next(read_blocks(file.path, file.compression), b"").lstrip()
+    except DamagedStream:
+        return
+    first_line = head.partition(b"\n")[0]
+    if head.startswith(b"[") and not first_line.rstrip().endswith(b"]"):
+        raise InvalidRequest(f"{file.path} holds a json array: write one json object a line")
 
 
 def _found_in_rows(rows: list[Record]) -> dict[str, bool]:

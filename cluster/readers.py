@@ -13,8 +13,10 @@ vector list<float32> or null, reject (null for a good row; else the columns from
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -72,11 +74,24 @@ def _require_unchanged(file: SourceFile) -> None:
         )
 
 
+def _companion(file: SourceFile) -> npt.NDArray[Any] | None:
+    """The npy matrix that goes with a file, if there is one."""
+    if file.vectors is None:
+        return None
+    matrix = open_matrix(file.vectors)
+    if matrix.shape[1] != file.width:
+        raise InvalidRequest(
+            f"{file.vectors} has vectors of {matrix.shape[1]} numbers; they had {file.width} when "
+            "the run was planned: leave the sources unchanged until the run is done"
+        )
+    return matrix
+
+
 def _read_rows(files: Sequence[SourceFile], batch_rows: int) -> Iterator[pa.Table]:
     batch = DocumentBatch(files[0].width)
     for file in files:
         reader = RowReader(file)
-        matrix = None if file.vectors is None else open_matrix(file.vectors)
+        matrix = _companion(file)
         first = 0  # the number of the record that opens the batch
         for number, record in _numbered(file):
             batch.add(file, reader, number, record)
@@ -106,7 +121,7 @@ def _numbered(file: SourceFile) -> Iterator[tuple[int, Record]]:
 
 def _read_parquet(file: SourceFile, batch_rows: int, first: int, stop: int) -> Iterator[pa.Table]:
     reader = RowReader(file)
-    matrix = None if file.vectors is None else open_matrix(file.vectors)
+    matrix = _companion(file)
     wanted = {name for _, name in file.fields.named()}
     for start, columns, damage in read_batches(file, batch_rows, first, stop):
         batch = DocumentBatch(file.width)

@@ -6,6 +6,7 @@ against 340/s, cosine to torch 1.0000.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,7 +37,8 @@ class CompiledModel:
         self._names = [n for n in ("input_ids", "attention_mask", "token_type_ids") if n in tokens]
         example = {name: tokens[name] for name in self._names}
         try:
-            with torch.no_grad():
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the tracer's, about shapes that do not vary
                 graph = openvino.convert_model(_pipeline(model), example_input=example)
             settings = {
                 "PERFORMANCE_HINT": "LATENCY",
