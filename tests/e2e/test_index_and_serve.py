@@ -1,0 +1,308 @@
+"""From files to answers: the real command line, real Ray, real HTTP, a real browser."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from bitsift import Client
+from tests.tiny_model import build_tiny_model
+
+XQUAD = Path(__file__).parents[1] / "data" / "xquad_en"
+COMMAND = [sys.executable, "-m", "cluster.cli"]
+START_S = 120
+
+
+def bitsift(*arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+def documents(folder: Path = XQUAD) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "corpus.jsonl").read_text().splitlines()]
+
+
+@contextlib.contextmanager
+def served(index: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """`bitsift serve` in a session of its own; asserts that nothing of it is left at the end."""
+    process = subprocess.Popen(
+        [*COMMAND, "serve", str(index), "--port", "0", "--json"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        text = ""
+        while "}" not in text:
+            line = process.stdout.readline()
+            assert line, process.stderr.read() if process.stderr else ""
+            text += line
+        yield json.loads(text)["url"], process
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+    assert wait_until(lambda: not family(process.pid)), family(process.pid)
+
+
+def family(session: int) -> list[str]:
+    """Command lines of the processes that still belong to a session."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            fields = (folder / "stat").read_text().rsplit(")", 1)[1].split()
+            if int(fields[3]) == session and fields[0] != "Z":
+                found.append((folder / "cmdline").read_text().replace("\0", " "))
+    return found
+
+
+def wait_until(condition, timeout_s: float = 30) -> bool:  # type: ignore[no-untyped-def]
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.2)
+    return False
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """XQuAD's 1,180 sentences and three bad records, in two shards."""
+    folder = tmp_path_factory.mktemp("xquad")
+    lines = (XQUAD / "corpus.jsonl").read_text().splitlines()
+    bad = ['{"_id": "broken', '{"_id": "blank", "text": " "}', lines[5]]
+    (folder / "corpus.jsonl").write_text("\n".join([*lines[:10], *bad, *lines[10:]]) + "\n")
+    done = bitsift("index", folder / "corpus.jsonl", "--out", folder / "index", "--shards", 2, "--json")
+    report = json.loads(done.stdout)
+    assert report["documents"] == 1_180
+    assert report["rejects"] == 3
+    return folder / "index"
+
+
+@pytest.fixture(scope="module")
+def gateway(index: Path) -> Iterator[str]:
+    with served(index) as (url, _):
+        yield url
+
+
+def test_bad_records_are_listed_with_file_line_and_reason(index: Path) -> None:
+    rejects = [json.loads(line) for line in (index / "rejects.jsonl").read_text().splitlines()]
+    by_line = {reject["line"]: reject for reject in rejects}
+    assert sorted(by_line) == [11, 12, 13]
+    assert all(reject["file"].endswith("corpus.jsonl") for reject in rejects)
+    assert "JSON" in by_line[11]["reason"]
+    assert "duplicate id" in by_line[13]["reason"]
+
+
+def test_a_second_run_leaves_a_finished_index_untouched(index: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in index.rglob("*") if path.is_file()}
+    source = index.parent / "corpus.jsonl"
+    again = bitsift("index", source, "--out", index, "--shards", 2, "--json")
+    assert json.loads(again.stdout)["already_complete"] is True
+    after = {path: path.stat().st_mtime_ns for path in index.rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_another_request_for_the_same_index_is_refused(index: Path) -> None:
+    source = index.parent / "corpus.jsonl"
+    other = bitsift("index", source, "--out", index, "--shards", 3, check=False)
+    assert other.returncode == 2
+    assert "shards was 2, now 3" in other.stderr
+
+
+def test_the_command_line_answers_from_the_folder_and_from_the_cluster_alike(
+    index: Path, gateway: str, tmp_path: Path
+) -> None:
+    question = "How many points did the Panthers defense surrender?"
+    by_url = json.loads(bitsift("search", question, "--url", gateway, "--json").stdout)
+    assert by_url["hits"][0]["id"] == "en-0-0-0"
+    locked = bitsift("search", question, "--index", index, check=False)
+    assert locked.returncode == 1
+    assert "is open in another process" in locked.stderr
+    text = bitsift("search", question, "--url", gateway, "--explain").stdout
+    assert "308 points" in text
+    assert "Hamming #" in text
+    status = json.loads(bitsift("status", "--url", gateway, "--json").stdout)
+    assert [shard["state"] for shard in status["cluster"]["shards"]] == ["READY", "READY"]
+    assert status["cluster"]["encoder"]["backend"] == "openvino"
+
+
+def test_a_documents_own_text_finds_it_first(gateway: str) -> None:
+    every = documents()[::20]
+    with Client(gateway) as client:
+        answers = client.search_many([document["text"] for document in every], top_k=3)
+    for document, answer in zip(every, answers, strict=True):
+        assert answer.hits[0].text == document["text"]
+        assert not answer.partial
+
+
+def test_answers_agree_with_exact_fp32_search(gateway: str) -> None:
+    from router.encoder import Encoder
+
+    encoder = Encoder.load("minilm")
+    corpus = documents()
+    vectors = encoder.encode_documents([document["text"] for document in corpus])
+    lines = (XQUAD / "queries.jsonl").read_text().splitlines()[::12]
+    queries = [json.loads(line)["text"] for line in lines]
+    exact = np.argsort(-(encoder.encode_queries(queries) @ vectors.T), axis=1)[:, :10]
+    with Client(gateway) as client:
+        answers = client.search_many(queries)
+    found = [
+        len({corpus[i]["_id"] for i in row} & {hit.id for hit in answer.hits})
+        for row, answer in zip(exact, answers, strict=True)
+    ]
+    assert np.mean(found) / 10 >= 0.985
+
+
+def test_the_shard_processes_take_little_more_memory_than_their_bits(gateway: str) -> None:
+    shards = httpx.get(f"{gateway}/v1/cluster").json()["shards"]
+    assert sum(shard["bits_bytes"] for shard in shards) == 1_180 * 48
+
+
+def test_the_page_answers_as_one_types(gateway: str, tmp_path: Path) -> None:
+    from selenium import webdriver
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = "/usr/bin/chromium"
+    for flag in ("headless=new", "no-sandbox", "disable-gpu", "no-first-run",
+                 "disable-background-networking", "disable-component-update", "disable-sync",
+                 f"user-data-dir={tmp_path}", "window-size=1200,900"):  # fmt: skip
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = webdriver.ChromeService("/usr/bin/chromedriver")
+    browser = webdriver.Chrome(options=options, service=service)
+    try:
+        browser.get(f"{gateway}/")
+        question = "Who won the NFL interceptions lead?"
+        field = browser.find_element(By.ID, "query")
+        field.send_keys(question)
+        wait = WebDriverWait(browser, 20)
+        state = "return [document.body.dataset.state, document.body.dataset.query]"
+        wait.until(lambda b: b.execute_script(state) == ["done", question])
+        texts = browser.execute_script(
+            "return [...document.querySelectorAll('[data-hit-text]')].map(e => e.textContent)"
+        )
+        expected = httpx.post(f"{gateway}/v1/search", json={"query": question}).json()
+        assert texts[0] == expected["hits"][0]["text"]
+        assert len(texts) == 10
+        browser.find_element(By.ID, "explain-toggle").click()
+        wait.until(lambda b: b.find_elements(By.CSS_SELECTOR, ".steps [data-stage=hamming]"))
+        assert "32× smaller" in browser.find_element(By.ID, "memory").text
+        field.send_keys(Keys.ESCAPE)
+        wait.until(lambda b: b.execute_script(state)[0] == "empty")
+        severe = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+        assert severe == []
+    finally:
+        browser.quit()
+
+
+def test_a_killed_shard_process_is_restarted_and_named_meanwhile(index: Path, gateway: str) -> None:
+    shard = httpx.get(f"{gateway}/v1/cluster").json()["shards"][1]
+    os.kill(shard["pid"], signal.SIGKILL)
+
+    def ask() -> dict[str, Any]:
+        return dict(httpx.post(f"{gateway}/v1/search", json={"query": "a", "timeout_ms": 2_000}).json())
+
+    first = ask()
+    if first["partial"]:
+        assert first["coverage"]["failures"][0]["shard"] == 1
+    assert wait_until(lambda: not ask()["partial"], 60)
+    again = httpx.get(f"{gateway}/v1/cluster").json()["shards"][1]
+    assert again["pid"] != shard["pid"]
+    assert again["documents"] == shard["documents"]
+
+
+def test_a_killed_build_goes_on_without_encoding_again_what_is_stored(tmp_path: Path) -> None:
+    source = tmp_path / "many.jsonl"
+    with source.open("w") as file:
+        for i in range(6_000):
+            file.write(json.dumps({"id": f"d{i}", "text": f"document number {i} of many"}) + "\n")
+    index = tmp_path / "index"
+    arguments = ["index", source, "--out", index, "--shards", 2, "--json"]
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, arguments)], start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    store = index / "shard-00000" / "store" / "data.mdb"
+    assert wait_until(lambda: store.exists() and store.stat().st_size > 300_000, START_S)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert wait_until(lambda: not family(process.pid))
+    assert not (index / "complete.json").exists()
+    early = bitsift("search", "document", "--index", index, check=False)
+    assert early.returncode == 1
+    assert "has not ended" in early.stderr
+    report = json.loads(bitsift(*arguments).stdout)
+    assert report["documents"] == 6_000
+    assert report["rejects"] == 0
+    assert 0 < report["encoded"] < 6_000
+
+
+def test_a_model_of_1024_dimensions_by_path(tmp_path: Path) -> None:
+    model = build_tiny_model(tmp_path / "tiny")
+    source = tmp_path / "corpus.jsonl"
+    lines = [json.dumps({"id": d["_id"], "text": d["text"]}) for d in documents()[:300]]
+    source.write_text("\n".join(lines))
+    index = tmp_path / "index"
+    bitsift("index", source, "--out", index, "--model", model, "--shards", 1)
+    status = json.loads(bitsift("status", "--index", index, "--json").stdout)
+    assert status["index"]["dimension"] == 1024
+    assert status["index"]["model"]["query_prompt"] == "query: "
+    found = bitsift("search", "eight legs", "--index", index, "--json")
+    assert len(json.loads(found.stdout)["hits"]) == 10
+
+
+def test_ready_made_vectors_need_no_model(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).standard_normal((700, 100)).astype(np.float32)
+    vectors[13] = np.nan
+    np.save(tmp_path / "corpus.npy", vectors)
+    rows = [json.dumps({"id": f"v{i}", "text": f"text {i}", "n": i}) for i in range(700)]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(rows))
+    index = tmp_path / "index"
+    done = bitsift(
+        "index", tmp_path / "corpus.jsonl", "--vectors", tmp_path / "corpus.npy",
+        "--out", index, "--shards", 2, "--json",
+    )  # fmt: skip
+    assert json.loads(done.stdout)["documents"] == 699
+    refused = bitsift("search", "words", "--index", index, check=False)
+    assert refused.returncode == 2
+    assert "ask with a vector" in refused.stderr
+    from cluster.local import search_local
+    from router.service import Question
+
+    answer = search_local(index, Question(vector=vectors[77], top_k=5))
+    assert answer.hits[0].id == "v77"
+    assert answer.hits[0].metadata == {"n": 77}
+
+
+def test_too_many_bad_records_stop_the_build(tmp_path: Path) -> None:
+    source = tmp_path / "bad.jsonl"
+    rows = ['{"text": "good"}'] * 3 + ["{"] * 30
+    source.write_text("\n".join(rows))
+    stopped = bitsift("index", source, "--out", tmp_path / "i", "--max-rejects", 5, check=False)
+    assert stopped.returncode == 2
+    assert "more than 5 records are bad" in stopped.stderr
+
+
+def test_wrong_usage_is_told_apart_from_failure(tmp_path: Path) -> None:
+    assert bitsift("--help").returncode == 0
+    assert bitsift("search", "a", check=False).returncode == 2
+    assert bitsift("index", tmp_path / "none.jsonl", "--out", tmp_path / "i", check=False).returncode == 2
+    assert bitsift("serve", tmp_path, check=False).returncode == 1
+    assert bitsift("search", "a", "--url", "http://127.0.0.1:9", check=False).returncode == 1

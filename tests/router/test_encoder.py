@@ -1,0 +1,129 @@
+"""The encoder on real models: the packaged MiniLM, and a small one made here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from router.encoder import Encoder
+from router.models import ModelSpec
+from shard_worker.errors import FormatMismatch, InvalidRequest, Unavailable
+from tests.tiny_model import DOCUMENT_PROMPT, QUERY_PROMPT, build_tiny_model
+
+TEXTS = [
+    "spider",
+    "a small animal with eight legs",
+    "🕷️ عنكبوت 蜘蛛",
+    "words " * 400,
+    "",
+    "The quick brown fox jumps over the lazy dog. " * 3,
+]
+
+
+@pytest.fixture(scope="module")
+def minilm() -> Encoder:
+    return Encoder.load("minilm")
+
+
+@pytest.fixture(scope="module")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+def test_the_compiled_model_agrees_with_sentence_transformers(minilm: Encoder) -> None:
+    assert minilm.backend == "openvino"
+    theirs = minilm._model.encode(TEXTS, normalize_embeddings=True)
+    np.testing.assert_allclose((minilm.encode_documents(TEXTS) * theirs).sum(1), 1, atol=1e-4)
+    np.testing.assert_allclose((minilm.encode_queries(TEXTS) * theirs).sum(1), 1, atol=1e-4)
+
+
+def test_vectors_come_back_in_the_order_of_the_texts(minilm: Encoder) -> None:
+    texts = [("word " * (1 + i * 7 % 40)) + str(i) for i in range(70)]
+    together = minilm.encode_documents(texts)
+    for place in (0, 13, 69):
+        alone = minilm.encode_documents([texts[place]])[0]
+        assert together[place] @ alone == pytest.approx(1, abs=1e-4)
+
+
+def test_vectors_are_unit_and_float32(minilm: Encoder) -> None:
+    vectors = minilm.encode_queries(TEXTS)
+    assert vectors.dtype == np.float32
+    assert vectors.shape == (len(TEXTS), 384)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert minilm.encode_queries([]).shape == (0, 384)
+
+
+def test_a_text_far_over_the_token_limit_is_cut_not_hung_on(minilm: Encoder) -> None:
+    ordinary = "a sentence of ordinary words about spiders and their webs. " * 60
+    enormous = ordinary + "and more words " * 2_000_000
+    one, other = minilm.encode_documents([ordinary, enormous])
+    assert one @ other == pytest.approx(1, abs=1e-4)
+
+
+def test_prompts_of_the_model_stand_before_queries_and_documents(tiny_folder: Path) -> None:
+    encoder = Encoder.load(str(tiny_folder), backend="torch")
+    assert encoder.spec.dimension == 1024
+    assert (encoder.spec.query_prompt, encoder.spec.document_prompt) == (
+        QUERY_PROMPT,
+        DOCUMENT_PROMPT,
+    )
+    model = encoder._model
+    for ours, theirs in [
+        (encoder.encode_queries(TEXTS), model.encode_query(TEXTS)),
+        (encoder.encode_documents(TEXTS), model.encode_document(TEXTS)),
+    ]:
+        np.testing.assert_allclose((ours * theirs).sum(1), 1, atol=1e-4)
+    assert (encoder.encode_queries(["a"]) @ encoder.encode_documents(["a"]).T).item() < 0.9999
+
+
+def test_another_state_of_the_model_is_refused(minilm: Encoder) -> None:
+    data = minilm.spec.to_json() | {"revision": "0123456789abcdef"}
+    with pytest.raises(FormatMismatch, match="revision was '0123456789abcdef'"):
+        Encoder.load("minilm", backend="torch", expected=ModelSpec.from_json(data))
+
+
+def test_an_unknown_model_or_backend_is_the_callers_mistake() -> None:
+    with pytest.raises(InvalidRequest, match="'no/such-model' cannot be loaded"):
+        Encoder.load("no/such-model")
+    with pytest.raises(InvalidRequest, match="backend 'magic'"):
+        Encoder.load("minilm", backend="magic")
+
+
+@pytest.mark.parametrize("value", [np.nan, 0.0, np.inf])
+def test_a_model_that_returns_no_direction_is_named(tiny_folder: Path, value: float) -> None:
+    encoder = Encoder.load(str(tiny_folder), backend="torch")
+    encoder._embed = lambda tokens: np.full((len(tokens["input_ids"]), 1024), value)
+    with pytest.raises(Unavailable, match="returned NaN or zeros"):
+        encoder.encode_documents(["a"])
+
+
+def test_a_model_that_returns_another_width_is_named(tiny_folder: Path) -> None:
+    encoder = Encoder.load(str(tiny_folder), backend="torch")
+    encoder._embed = lambda tokens: np.ones((len(tokens["input_ids"]), 7))
+    with pytest.raises(Unavailable, match=r"shape \(1, 7\)"):
+        encoder.encode_documents(["a"])
+
+
+def test_a_model_of_another_kind_runs_in_torch_and_says_why(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.compiled._SUPPORTED", {"Transformer"})
+    encoder = Encoder.load(str(tiny_folder))
+    assert encoder.backend == "torch (cpu)"
+    assert encoder.backend_reason == "its modules are Transformer, Pooling, Normalize"
+    with pytest.raises(Unavailable, match="does not run in OpenVINO"):
+        Encoder.load(str(tiny_folder), backend="openvino")
+
+
+def test_a_compiled_model_that_disagrees_with_torch_is_given_up(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(self, tokens):  # type: ignore[no-untyped-def]
+        return np.random.default_rng(0).standard_normal((len(tokens["input_ids"]), 1024))
+
+    monkeypatch.setattr("router.compiled.CompiledModel.__call__", wrong)
+    encoder = Encoder.load(str(tiny_folder))
+    assert encoder.backend == "torch (cpu)"
+    assert "cosine to torch" in str(encoder.backend_reason)

@@ -1,0 +1,36 @@
+"""A small sentence-transformers model made on the spot: random weights, any width, no download."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+QUERY_PROMPT = "query: "
+DOCUMENT_PROMPT = "passage: "
+_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
+
+
+def build_tiny_model(folder: Path, dimension: int = 1024) -> Path:
+    """A one-layer BERT of ``dimension``, mean pooling, with prompts; the same on every call."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder.mkdir(parents=True, exist_ok=True)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *".,:?!'-"]
+    words += [*_LETTERS, *(f"##{letter}" for letter in _LETTERS)]
+    torch.manual_seed(7)
+    config = BertConfig(
+        vocab_size=len(words), hidden_size=dimension, num_hidden_layers=1,
+        num_attention_heads=8, intermediate_size=64, max_position_embeddings=128,
+    )  # fmt: skip
+    bert = folder / "bert"
+    BertModel(config).save_pretrained(bert)
+    BertTokenizerFast(vocab={word: place for place, word in enumerate(words)}).save_pretrained(bert)
+    transformer = Transformer(str(bert), max_seq_length=64)
+    modules = [transformer, Pooling(dimension, "mean"), Normalize()]
+    prompts = {"query": QUERY_PROMPT, "document": DOCUMENT_PROMPT}
+    model = SentenceTransformer(modules=modules, prompts=prompts, device="cpu")
+    saved = folder / "model"
+    model.save(str(saved))
+    return saved
