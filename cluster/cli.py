@@ -34,7 +34,9 @@ err = Console(stderr=True, highlight=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
-Port = Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 takes a free one.")]
+Port = Annotated[
+    int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 takes a free one.")
+]
 Url = Annotated[str | None, typer.Option(help="A running gateway, such as http://127.0.0.1:8000.")]
 IndexOption = Annotated[Path | None, typer.Option("--index", help="An index directory.")]
 Backend = Annotated[str, typer.Option(help="How the model runs: auto, openvino or torch.")]
@@ -51,9 +53,7 @@ def main() -> None:
         err.print(f"[red]error:[/red] {escape(error.message)}", soft_wrap=True)
         sys.exit(2)
     except BitsiftError as error:
-        err.print(
-            f"[red]error:[/red] {error.title}: {escape(error.message)}", soft_wrap=True
-        )
+        err.print(f"[red]error:[/red] {error.title}: {escape(error.message)}", soft_wrap=True)
         sys.exit(1)
 
 
@@ -80,8 +80,12 @@ def print_json(data: Any) -> None:
 def index(
     source: Annotated[list[str], typer.Argument(help="Files or folders to index.")],
     out_folder: Annotated[Path, typer.Option("--out", help="The index directory to make.")],
-    model: Annotated[str, typer.Option(help="sentence-transformers model: name or path.")] = "minilm",
-    shards: Annotated[int | None, typer.Option(min=1, help="Partitions; default one a core.")] = None,
+    model: Annotated[
+        str, typer.Option(help="sentence-transformers model: name or path.")
+    ] = "minilm",
+    shards: Annotated[
+        int | None, typer.Option(min=1, help="Partitions; default one a core.")
+    ] = None,
     id_field: Annotated[str | None, typer.Option(help="Field with the id.")] = None,
     text_field: Annotated[str | None, typer.Option(help="Field with the text.")] = None,
     title_field: Annotated[str | None, typer.Option(help="Field with the title.")] = None,
@@ -167,9 +171,9 @@ def serve(
 def demo(
     host: Host = "127.0.0.1",
     port: Port = 8000,
-    folder: Annotated[
-        Path, typer.Option("--index", help="Where the demo index is kept.")
-    ] = Path(".bitsift/wordnet_en"),
+    folder: Annotated[Path, typer.Option("--index", help="Where the demo index is kept.")] = Path(
+        ".bitsift/wordnet_en"
+    ),
     json: Json = False,
 ) -> None:
     """Describe a thing, get the word: build the demo index, start the cluster, serve the page."""
@@ -249,9 +253,7 @@ def _search(
     from router.service import Question
 
     assert folder is not None
-    question = Question(
-        text=text, top_k=top_k, candidates=candidates, mode=mode, explain=explain
-    )
+    question = Question(text=text, top_k=top_k, candidates=candidates, mode=mode, explain=explain)
     return search_local(folder, question)
 
 

@@ -66,8 +66,8 @@ def build_index(
     """Build the index ``out`` from ``sources``; go on where an earlier attempt stopped.
 
     ``model`` is a sentence-transformers name or path, or ``minilm``; it is not used where the
-    sources carry vectors (``fields.vector`` or ``vectors``, a .npy file). ``shards`` defaults to one
-    per core. ``encoders`` is the size of the pool. A finished index is left untouched.
+    sources carry vectors (``fields.vector`` or ``vectors``, a .npy file). ``shards`` defaults to
+    one per core. ``encoders`` is the size of the pool. A finished index is left untouched.
 
     Raises InvalidRequest for sources, options or an existing index that do not fit, also after
     more than ``max_rejects`` bad records; StorageFull; Unavailable when the model fails.
@@ -225,7 +225,7 @@ class _Build:
     ) -> tuple[NDArray[np.floating[Any]], dict[str, Any] | None]:
         if self.encoder is None:
             return stacked(sample["vector"]), None
-        return ray.get(_encode_sample.remote(self.encoder, document_texts(sample)))  # type: ignore[no-any-return]
+        return ray.get(_encode_sample.remote(self.encoder, document_texts(sample)))
 
     def _seal(self, manifest: Manifest) -> None:
         """Empty shards first, then the manifest: an interrupted attempt leaves no manifest."""

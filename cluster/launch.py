@@ -80,7 +80,7 @@ def _require_token() -> None:
     Ray reads the mode once, when it is imported; ``Config.initialize`` reads it again, as Ray's own
     ``enable_token_auth_by_default`` does.
     """
-    from ray._raylet import Config
+    from ray._raylet import Config  # type: ignore[attr-defined]
 
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -176,7 +176,7 @@ def serve(index: Path, host: str, port: int, *, backend: str = "auto") -> Servin
     A shard that cannot be opened is named in every answer's coverage; it does not stop the rest.
     Raises NotFound, Unavailable, FormatMismatch, or InvalidRequest when the port is taken.
     """
-    from router.actor import RouterActor
+    from router.actor import CONNECTIONS_MAX, RouterActor
     from router.models import ModelSpec
 
     manifest, report = open_manifest(index)
@@ -188,7 +188,11 @@ def serve(index: Path, host: str, port: int, *, backend: str = "auto") -> Servin
         _start_shard(index, manifest, shard, detached=True) for shard in range(manifest.shards)
     ]
     router = RouterActor.options(  # type: ignore[attr-defined]
-        name=f"{manifest.uuid}/router", lifetime="detached", namespace=NAMESPACE, num_cpus=0
+        name=f"{manifest.uuid}/router",
+        lifetime="detached",
+        namespace=NAMESPACE,
+        num_cpus=0,
+        max_concurrency=CONNECTIONS_MAX,
     ).remote(manifest.describe(report.documents), shards, encoder)
     try:
         url = ray.get(router.listen.remote(host, port))

@@ -75,9 +75,7 @@ class BuildReport:
 
 def write_manifest(index: Path, manifest: Manifest) -> None:
     """Seal ``manifest.json``."""
-    data = {
-        field.name: getattr(manifest, field.name) for field in dataclasses.fields(Manifest)
-    }
+    data = {field.name: getattr(manifest, field.name) for field in dataclasses.fields(Manifest)}
     write_json(index / MANIFEST_FILE, {**data, "calibration": manifest.calibration.to_json()})
 
 
@@ -95,6 +93,7 @@ def read_manifest(index: Path) -> Manifest:
 
 
 def write_complete(index: Path, report: BuildReport) -> None:
+    """Say that the build has ended."""
     write_json(index / COMPLETE_FILE, dataclasses.asdict(report))
 
 

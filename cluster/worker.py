@@ -38,7 +38,7 @@ def stacked(vectors: pa.ChunkedArray) -> NDArray[np.floating[Any]]:
     flat = vectors.combine_chunks()
     flat = flat.combine_chunks() if isinstance(flat, pa.ChunkedArray) else flat
     values = flat.flatten().to_numpy(zero_copy_only=False)
-    return values.reshape(len(flat), -1)
+    return np.asarray(values.reshape(len(flat), -1))
 
 
 class IndexWorker:
@@ -145,9 +145,7 @@ def _duplicate(good: pa.Table, place: int) -> dict[str, Any]:
     return {"file": row["file"], "line": row["line"], "reason": reason}
 
 
-def _summary(
-    outcomes: Counter[Outcome], clipped: int, rejects: list[dict[str, Any]]
-) -> pa.Table:
+def _summary(outcomes: Counter[Outcome], clipped: int, rejects: list[dict[str, Any]]) -> pa.Table:
     row = {
         "stored": outcomes[Outcome.STORED],
         "same": outcomes[Outcome.SAME],

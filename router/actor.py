@@ -25,7 +25,7 @@ KEEP_ALIVE_S = 30
 DRAIN_S = 5
 
 
-@ray.remote(max_restarts=-1, max_task_retries=0, max_concurrency=CONNECTIONS_MAX)
+@ray.remote(max_restarts=-1, max_task_retries=0)
 class RouterActor:
     """One gateway in front of all shards of one index."""
 

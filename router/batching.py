@@ -46,7 +46,7 @@ class Batcher(Generic[Item, Result]):
             self._worker = None
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
-        batch = []
+        batch: list[tuple[Item, asyncio.Future[Result]]] = []
         while self._waiting and len(batch) < self._limit:
             item, future = self._waiting.popleft()
             if not future.done():

@@ -1,4 +1,4 @@
-"""A sentence-transformers model compiled for the CPU with OpenVINO, straight from its torch modules.
+"""A sentence-transformers model compiled for the CPU with OpenVINO, from its torch modules.
 
 Measured (FIELD-NOTES): a query in 3.2-3.9 ms against torch's 9-18, batches of 32 at 800-900/s
 against 340/s, cosine to torch 1.0000.
@@ -74,9 +74,7 @@ def _pipeline(model: Any) -> Any:
             super().__init__()
             self.stages = torch.nn.ModuleList(list(model))
 
-        def forward(
-            self, input_ids: Any, attention_mask: Any, token_type_ids: Any = None
-        ) -> Any:
+        def forward(self, input_ids: Any, attention_mask: Any, token_type_ids: Any = None) -> Any:
             features = {"input_ids": input_ids, "attention_mask": attention_mask}
             if token_type_ids is not None:
                 features["token_type_ids"] = token_type_ids

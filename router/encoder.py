@@ -108,7 +108,9 @@ class Encoder:
                 f"expected {self.spec.dimension} dimensions"
             )
         if bad_rows(vectors).any():
-            raise Unavailable(f"the model {self.spec.name!r} returned NaN or zeros; nothing is kept")
+            raise Unavailable(
+                f"the model {self.spec.name!r} returned NaN or zeros; nothing is kept"
+            )
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         return np.asarray(vectors / norms, dtype=np.float32)
 
@@ -133,7 +135,9 @@ class Encoder:
                 raise CannotCompile(f"its cosine to torch is {cosine:.6f}, below {COSINE_MIN}")
         except CannotCompile as reason:
             if backend == "openvino":
-                raise Unavailable(f"{self.spec.name!r} does not run in OpenVINO: {reason}") from reason
+                raise Unavailable(
+                    f"{self.spec.name!r} does not run in OpenVINO: {reason}"
+                ) from reason
             self.backend_reason = str(reason)
             log.info("the model %r runs in torch: %s", self.spec.name, reason)
             return

@@ -59,13 +59,11 @@ def rescore(
         shards=shards[best].astype(np.int64),
         rows=rows[best],
         scores=scores[best],
-        asymmetric=estimates[best] / np.float32(np.sqrt(calibration.dimension)),
+        asymmetric=(estimates[best] / np.sqrt(calibration.dimension)).astype(np.float32),
         asymmetric_ranks=ranks[best],
         distances=np.concatenate([part.distances for part in parts])[best],
         hamming_ranks=np.concatenate([part.hamming_ranks for part in parts])[best],
     )
 
 
-_NOTHING = Ranking(
-    *(np.empty(0, dtype) for dtype in ("i8", "i8", "f4", "f4", "i8", "i4", "i4"))  # type: ignore[arg-type]
-)
+_NOTHING = Ranking(*(np.empty(0, dtype) for dtype in ("i8", "i8", "f4", "f4", "i8", "i4", "i4")))

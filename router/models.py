@@ -39,7 +39,9 @@ class ModelSpec:
         try:
             return cls(**{name: data[name] for name in cls.__dataclass_fields__})
         except KeyError as error:
-            raise Corrupt(f"the manifest's model lacks {error}; restore it from a backup") from error
+            raise Corrupt(
+                f"the manifest's model lacks {error}; restore it from a backup"
+            ) from error
 
     def check_same(self, found: ModelSpec) -> None:
         """Refuse a model that would encode queries otherwise than the documents were.

@@ -36,7 +36,7 @@ class RemoteLink:
         try:
             return await reference
         except asyncio.CancelledError:
-            ray.cancel(reference)  # type: ignore[arg-type]
+            ray.cancel(reference)
             raise
         except (ray.exceptions.RayError, BitsiftError) as error:
             raise translated(error, self._shard) from error

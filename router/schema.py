@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from router.answer import Answer
 from router.service import (
-    FIELDS,
     QUERY_CHARACTERS_MAX,
     TIMEOUT_DEFAULT_S,
     TIMEOUT_MAX_S,
@@ -38,7 +37,7 @@ class SearchRequest(BaseModel):
     candidates: Annotated[int, Field(ge=1, le=CANDIDATES_MAX)] = CANDIDATES_DEFAULT
     mode: Annotated[Mode, Field(strict=False)] = Mode.AUTO
     timeout_ms: Annotated[float, Field(gt=0, le=TIMEOUT_MAX_S * 1e3)] = TIMEOUT_DEFAULT_S * 1e3
-    include: list[Include] = sorted(FIELDS)  # type: ignore[assignment]
+    include: list[Include] = ["title", "text", "metadata"]
     explain: bool = False
     require_complete: bool = False
 
@@ -46,7 +45,9 @@ class SearchRequest(BaseModel):
     def _one_question(self) -> SearchRequest:
         given = [name for name in ("query", "queries", "vector") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"give exactly one of query, queries and vector, not {given or 'none'}")
+            raise ValueError(
+                f"give exactly one of query, queries and vector, not {given or 'none'}"
+            )
         return self
 
     def questions(self) -> list[Question]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,9 +99,11 @@ class SearchService:
         self.shards = shards
         self.encoder = encoder
         self._encoder_thread = ThreadPoolExecutor(1, "encode")
-        self._encode = Batcher(self._encode_batch, ENCODE_BATCH_MAX)
+        self._encode: Batcher[str, NDArray[np.float32]] = Batcher(
+            self._encode_batch, ENCODE_BATCH_MAX
+        )
 
-    async def _encode_batch(self, texts: list[str]) -> NDArray[np.float32]:
+    async def _encode_batch(self, texts: list[str]) -> list[NDArray[np.float32]]:
         if self.encoder is None:
             if self.description.model is None:
                 raise InvalidRequest(
@@ -109,9 +111,8 @@ class SearchService:
                 )
             raise Unavailable("the encoder is still loading; try again in some seconds")
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._encoder_thread, self.encoder.encode_queries, texts
-        )
+        encode = self.encoder.encode_queries
+        return list(await loop.run_in_executor(self._encoder_thread, encode, texts))
 
     async def search(self, question: Question) -> Answer:
         """The answer to one question.
@@ -139,7 +140,7 @@ class SearchService:
         """The unit query vector, float32 (width,)."""
         dimension = self.description.dimension
         if question.vector is not None:
-            return normalize(question.vector[None, :], dimension)[0]
+            return normalized(question.vector, dimension)
         assert question.text is not None
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
@@ -148,7 +149,7 @@ class SearchService:
             raise DeadlineExceeded(
                 f"the query was not encoded in {question.timeout_s:.3f} s"
             ) from error
-        return normalize(encoded[None, :], dimension)[0]
+        return normalized(encoded, dimension)
 
     async def _hits(
         self, question: Question, ranking: Ranking, coverage: Coverage, deadline: float
@@ -177,6 +178,11 @@ class SearchService:
         return tuple(hits[: question.top_k]), coverage
 
 
+def normalized(vector: NDArray[Any], dimension: int) -> NDArray[np.float32]:
+    """One unit vector, float32 (padded(dimension),). Raises InvalidRequest."""
+    return np.asarray(normalize(vector[None, :], dimension)[0])
+
+
 def _check_coverage(coverage: Coverage, question: Question) -> None:
     """Raise ShardUnavailable when nothing answered, or completeness was asked for and missed."""
     if coverage.failures and (question.require_complete or coverage.answered == 0):
@@ -192,9 +198,7 @@ def _hit(question: Question, ranking: Ranking, place: int, document: Document) -
     if question.explain:
         hamming = None
         if ranking.hamming_ranks[place]:
-            hamming = HammingStage(
-                int(ranking.hamming_ranks[place]), int(ranking.distances[place])
-            )
+            hamming = HammingStage(int(ranking.hamming_ranks[place]), int(ranking.distances[place]))
         asymmetric = ScoreStage(
             int(ranking.asymmetric_ranks[place]), float(ranking.asymmetric[place])
         )

@@ -48,7 +48,9 @@ class ShardActor:
     Its FAISS is pinned to one thread: a machine gets one shard per core (DESIGN §5).
     """
 
-    def __init__(self, folder: str, calibration: dict[str, object], identity: ShardIdentity) -> None:
+    def __init__(
+        self, folder: str, calibration: dict[str, object], identity: ShardIdentity
+    ) -> None:
         faiss.omp_set_num_threads(1)
         self._folder = Path(folder)
         self._calibration = Calibration.from_json(calibration)

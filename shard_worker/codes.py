@@ -175,9 +175,7 @@ def _byte_signs() -> NDArray[np.float32]:
     return np.ascontiguousarray((bits.astype(np.float32) * 2 - 1).T)
 
 
-def asymmetric_scores(
-    query: NDArray[np.float32], bits: NDArray[np.uint8]
-) -> NDArray[np.float32]:
+def asymmetric_scores(query: NDArray[np.float32], bits: NDArray[np.uint8]) -> NDArray[np.float32]:
     """fp32 query (width,) against ±1 codes packed in ``bits`` (n, width/8): float32 (n,).
 
     One table of 256 partial sums per byte position, then a gather: the same code always gets the

@@ -120,7 +120,7 @@ class BinaryIndex:
     def search(
         self, queries: NDArray[np.uint8], count: int
     ) -> list[tuple[NDArray[np.int32], NDArray[np.int64]]]:
-        """Per query (n, row_bytes) the nearest living rows: (distances int32, rows int64), (≤ count,).
+        """Per query (n, row_bytes) the nearest living rows: distances int32, rows int64 (≤ count,).
 
         Ordered by (distance, row). Fewer than ``count`` only when fewer living rows exist.
         """
@@ -210,7 +210,7 @@ def open_index(
     rows: int,
     rebuild: Callable[[int, int], Iterator[NDArray[np.uint8]]],
 ) -> None:
-    """Load the snapshot, then add what it lacks: ``rebuild(first, rows)`` yields bits in row order."""
+    """Load the snapshot, then add what it lacks: ``rebuild(first, rows)`` yields bits in order."""
     reason = index.load(folder, rows)
     if reason is not None:
         log.info("bits of rows %d to %d come from the store: %s", len(index), rows, reason)

@@ -1,9 +1,9 @@
 """Names and identity of a shard directory, and the one way a file is replaced.
 
-    INDEX/shard-00000/shard.json        which shard of which index this is
-    INDEX/shard-00000/shard.lock        held exclusively by the one process that has it open
-    INDEX/shard-00000/store/data.mdb    LMDB (store.py)
-    INDEX/shard-00000/bits-00000.bits   segments of the binary index (index.py), derived
+INDEX/shard-00000/shard.json        which shard of which index this is
+INDEX/shard-00000/shard.lock        held exclusively by the one process that has it open
+INDEX/shard-00000/store/data.mdb    LMDB (store.py)
+INDEX/shard-00000/bits-00000.bits   segments of the binary index (index.py), derived
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def replace_file(path: Path, *parts: bytes | memoryview) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in ``path``. Raises NotFound, Corrupt, or FormatMismatch for a newer format."""
+    """The JSON object in ``path``. Raises NotFound, Corrupt, or FormatMismatch (newer format)."""
     try:
         data = orjson.loads(path.read_bytes())
     except FileNotFoundError as error:
@@ -74,6 +74,7 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
 
 
 def write_identity(folder: Path, identity: ShardIdentity) -> None:
+    """Make ``folder`` the directory of this shard."""
     write_json(folder / SHARD_FILE, dataclasses.asdict(identity))
 
 

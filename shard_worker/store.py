@@ -61,7 +61,7 @@ def rows_per_block(width: int) -> int:
 
 
 def _row_salt(rows: NDArray[np.int64]) -> NDArray[np.uint32]:
-    """Mixed into a row's checksum, so that a row in the wrong place does not pass (Knuth's hash)."""
+    """Mixed into a row's checksum: a row in the wrong place does not pass (Knuth's hash)."""
     return (rows.astype(np.uint64) * np.uint64(2654435761)).astype(np.uint32)
 
 
@@ -169,7 +169,7 @@ class Store:
             chunk = records[done : done + self._block_rows - offset].tobytes()
             key = _ROW.pack(block)
             if offset:
-                head = txn.get(key, db=self._codes) or b""
+                head = bytes(txn.get(key, db=self._codes) or b"")
                 chunk = head[: offset * self._record] + chunk
             txn.put(key, chunk, db=self._codes)
             done += self._block_rows - offset
@@ -193,7 +193,7 @@ class Store:
         """Point each id at its new row, keeping other ids that share its hash."""
         for row, place in enumerate(stored.tolist(), start=self.rows):
             key = _id_key(batch.ids[place])
-            held = txn.get(key, db=self._ids) or b""
+            held = bytes(txn.get(key, db=self._ids) or b"")
             others = [
                 other
                 for other in _unpack_rows(held)
@@ -203,9 +203,7 @@ class Store:
 
     # --- reading ---------------------------------------------------------------------------
 
-    def read_codes(
-        self, rows: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
+    def read_codes(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
         """int8 codes (n, width) of ``rows`` (n,), and which of them passed their checksum (n,)."""
         codes = np.empty((len(rows), self.width), dtype=np.int8)
         intact = np.zeros(len(rows), dtype=np.bool_)
@@ -285,7 +283,7 @@ class Store:
         held = txn.get(_id_key(document_id), db=self._ids)
         if held is None:
             return None
-        for row in _unpack_rows(held):
+        for row in _unpack_rows(bytes(held)):
             if self._document(txn, row).id == document_id:
                 return row
         return None
@@ -294,7 +292,7 @@ class Store:
         packed = txn.get(_ROW.pack(row), db=self._documents)
         if packed is None:
             raise NotFound(f"{self.path}: there is no document in row {row}")
-        body = packed[_CRC_BYTES:]
+        body = bytes(packed[_CRC_BYTES:])
         salt = int(_row_salt(np.array([row], dtype=np.int64))[0])
         if google_crc32c.value(body) ^ salt != _CRC.unpack_from(packed)[0]:
             raise ChecksumMismatch(f"{self.path}: the document of row {row} is damaged")

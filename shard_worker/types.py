@@ -75,7 +75,7 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One stored document. ``metadata`` is a JSON object; ``position`` where a bulk load read it."""
+    """One stored document. ``metadata`` is a JSON object; ``position`` where a load read it."""
 
     id: str
     title: str

@@ -105,7 +105,7 @@ def make_shards(
                 ids=[str(i) for i in mine],
                 titles=[f"title {i}" for i in mine],
                 texts=[texts[i] if texts else f"text {i}" for i in mine],
-                metadata=['{"number":%d}' % i for i in mine],
+                metadata=[f'{{"number":{i}}}' for i in mine],
                 positions=mine,
                 codes=codes[mine],
             )

@@ -85,7 +85,9 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = (XQUAD / "corpus.jsonl").read_text().splitlines()
     bad = ['{"_id": "broken', '{"_id": "blank", "text": " "}', lines[5]]
     (folder / "corpus.jsonl").write_text("\n".join([*lines[:10], *bad, *lines[10:]]) + "\n")
-    done = bitsift("index", folder / "corpus.jsonl", "--out", folder / "index", "--shards", 2, "--json")
+    done = bitsift(
+        "index", folder / "corpus.jsonl", "--out", folder / "index", "--shards", 2, "--json"
+    )
     report = json.loads(done.stdout)
     assert report["documents"] == 1_180
     assert report["rejects"] == 3
@@ -217,7 +219,9 @@ def test_a_killed_shard_process_is_restarted_and_named_meanwhile(index: Path, ga
     os.kill(shard["pid"], signal.SIGKILL)
 
     def ask() -> dict[str, Any]:
-        return dict(httpx.post(f"{gateway}/v1/search", json={"query": "a", "timeout_ms": 2_000}).json())
+        return dict(
+            httpx.post(f"{gateway}/v1/search", json={"query": "a", "timeout_ms": 2_000}).json()
+        )
 
     first = ask()
     if first["partial"]:
@@ -303,6 +307,9 @@ def test_too_many_bad_records_stop_the_build(tmp_path: Path) -> None:
 def test_wrong_usage_is_told_apart_from_failure(tmp_path: Path) -> None:
     assert bitsift("--help").returncode == 0
     assert bitsift("search", "a", check=False).returncode == 2
-    assert bitsift("index", tmp_path / "none.jsonl", "--out", tmp_path / "i", check=False).returncode == 2
+    assert (
+        bitsift("index", tmp_path / "none.jsonl", "--out", tmp_path / "i", check=False).returncode
+        == 2
+    )
     assert bitsift("serve", tmp_path, check=False).returncode == 1
     assert bitsift("search", "a", "--url", "http://127.0.0.1:9", check=False).returncode == 1

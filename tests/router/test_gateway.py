@@ -103,7 +103,10 @@ def test_a_vector_finds_what_its_text_finds(gateway: Running, units: np.ndarray)
 
 def test_explain_shows_the_rank_and_score_of_each_stage(gateway: Running) -> None:
     hit = post(gateway, {"query": TEXTS[5], "explain": True}).json()["hits"][0]
-    assert hit["explain"]["hamming"] == {"rank": 1, "distance": hit["explain"]["hamming"]["distance"]}
+    assert hit["explain"]["hamming"] == {
+        "rank": 1,
+        "distance": hit["explain"]["hamming"]["distance"],
+    }
     assert hit["explain"]["int8"] == {"rank": 1, "score": hit["score"]}
     assert hit["explain"]["asymmetric"]["rank"] == 1
 
@@ -237,7 +240,10 @@ def test_the_client_returns_typed_answers_and_raises_typed_errors(gateway: Runni
         assert len(client.cluster()["shards"]) == 2
         with pytest.raises(InvalidRequest, match="top_k"):
             client.search("a", top_k=0)
-    with pytest.raises(Unavailable, match="cannot be reached"), Client("http://127.0.0.1:9") as gone:
+    with (
+        pytest.raises(Unavailable, match="cannot be reached"),
+        Client("http://127.0.0.1:9") as gone,
+    ):
         gone.search("a")
 
 

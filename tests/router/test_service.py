@@ -87,7 +87,10 @@ def test_exhaustive_answers_are_the_same_for_every_shard_count(tmp_path: Path) -
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.integers(1, 400), st.integers(2, 5), st.integers(0, 10_000))
 def test_splitting_an_index_never_lowers_the_score_at_any_rank(
-    tmp_path_factory, rows: int, shards: int, seed: int  # type: ignore[no-untyped-def]
+    tmp_path_factory,
+    rows: int,
+    shards: int,
+    seed: int,  # type: ignore[no-untyped-def]
 ) -> None:
     units = clustered(rows, seed)
     query = clustered(1, seed + 1)[0]
@@ -268,7 +271,9 @@ def test_every_error_survives_pickling() -> None:
 
     from shard_worker import errors
 
-    kinds = [k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, BitsiftError)]
+    kinds = [
+        k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, BitsiftError)
+    ]
     assert len(kinds) >= 13
     for kind in kinds:
         again = pickle.loads(pickle.dumps(kind("what to do")))

@@ -80,9 +80,7 @@ def opened(folder: Path, bits: np.ndarray) -> tuple[BinaryIndex, list[tuple[int,
 def same_answers(one: BinaryIndex, other: BinaryIndex) -> bool:
     query = random_bits(3, one.row_bytes, 11)
     pairs = zip(one.search(query, 50), other.search(query, 50), strict=True)
-    return all(
-        np.array_equal(a, c) and np.array_equal(b, d) for (a, b), (c, d) in pairs
-    )
+    return all(np.array_equal(a, c) and np.array_equal(b, d) for (a, b), (c, d) in pairs)
 
 
 def test_a_snapshot_spares_reading_the_store(tmp_path: Path) -> None:
