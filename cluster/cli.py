@@ -31,6 +31,7 @@ app = typer.Typer(
 )
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
+_ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
@@ -59,16 +60,20 @@ def main() -> None:
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM ends a command as Ctrl-C does, so that nothing is left behind."""
+    """SIGINT and SIGTERM end a command alike, so that nothing is left behind.
+
+    SIGINT is set too: a shell starts background jobs with SIGINT ignored.
+    """
 
     def interrupt(_: int, __: types.FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in _ENDING_SIGNALS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def print_json(data: Any) -> None:

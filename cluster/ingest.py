@@ -166,10 +166,10 @@ class _Build:
     def run(self, shards: int, examples: tuple[str, ...]) -> BuildReport:
         started = time.monotonic()
         self.index.mkdir(parents=True, exist_ok=True)
-        manifest, total = self._manifest(shards, examples)
+        manifest = self._manifest(shards, examples)
         actors = open_shards(self.index, manifest)
         try:
-            counts = self._load(manifest, actors, total)
+            counts = self._load(manifest, actors)
             ray.get([actor.save_bits.remote() for actor in actors])
             statuses = ray.get([actor.status.remote() for actor in actors])
         finally:
@@ -189,10 +189,10 @@ class _Build:
         manifests.write_complete(self.index, report)
         return report
 
-    def _manifest(self, shards: int, examples: tuple[str, ...]) -> tuple[Manifest, int | None]:
-        """The sealed manifest: read, or made from a survey of the sources; and the record count."""
+    def _manifest(self, shards: int, examples: tuple[str, ...]) -> Manifest:
+        """The sealed manifest: read, or made from a survey of the sources."""
         if (self.index / manifests.MANIFEST_FILE).exists():
-            return manifests.read_manifest(self.index), None
+            return manifests.read_manifest(self.index)
         self.on_progress(IndexStage("survey", 0, None, 0))
         survey = sample_rows(self.plan, SAMPLE_ROWS, SAMPLE_SEED)
         if survey.documents == 0:
@@ -200,7 +200,7 @@ class _Build:
                 f"no usable document in {self.request['files']} files: "
                 f"all {survey.rejects} records are bad"
             )
-        self.on_progress(IndexStage("calibrate", 0, survey.documents, survey.rejects))
+        self.on_progress(IndexStage("calibrate", 0, None, survey.rejects))
         vectors, model = self._sample_vectors(survey.sample)
         dimension = vectors.shape[1]
         if not DIMENSION_MIN <= dimension <= DIMENSION_MAX:
@@ -215,10 +215,11 @@ class _Build:
             calibration=Calibration.from_sample(normalize(vectors, dimension), dimension),
             model=model,
             request=self.request,
+            records=survey.documents + survey.rejects,
             examples=examples,
         )
         self._seal(manifest)
-        return manifest, survey.documents + survey.rejects
+        return manifest
 
     def _sample_vectors(
         self, sample: Any
@@ -233,7 +234,7 @@ class _Build:
             Shard.create(shard_folder(self.index, shard), manifest.identity(shard))
         manifests.write_manifest(self.index, manifest)
 
-    def _load(self, manifest: Manifest, actors: list[Any], total: int | None) -> _Counts:
+    def _load(self, manifest: Manifest, actors: list[Any]) -> _Counts:
         """Stream all records through the pool of workers; write rejects.jsonl."""
         statuses = ray.get([actor.status.remote() for actor in actors])
         work = Work(
@@ -260,7 +261,9 @@ class _Build:
                     counts.clipped += row["clipped"]
                     counts.rejected += row["rejected"]
                     rejects.write(row["rejects"])
-                    self.on_progress(IndexStage("index", counts.seen, total, counts.rejected))
+                    self.on_progress(
+                        IndexStage("index", counts.seen, manifest.records, counts.rejected)
+                    )
                     self._check_rejects(counts.rejected)
         except BitsiftError:
             raise

@@ -24,7 +24,10 @@ REJECTS_FILE = "rejects.jsonl"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Manifest:
-    """What was decided when the build started. ``request`` is what the build was asked to do."""
+    """What was decided when the build started. ``request`` is what the build was asked to do.
+
+    ``records`` counts the sources' records, good and bad, as the survey found them.
+    """
 
     uuid: str
     name: str
@@ -33,6 +36,7 @@ class Manifest:
     calibration: Calibration
     model: dict[str, Any] | None
     request: dict[str, Any]
+    records: int
     examples: tuple[str, ...] = ()
 
     def identity(self, shard: int) -> ShardIdentity:
