@@ -105,7 +105,7 @@ def test_bad_records_are_listed_with_file_line_and_reason(index: Path) -> None:
     by_line = {reject["line"]: reject for reject in rejects}
     assert sorted(by_line) == [11, 12, 13]
     assert all(reject["file"].endswith("corpus.jsonl") for reject in rejects)
-    assert "JSON" in by_line[11]["reason"]
+    assert "broken json" in by_line[11]["reason"]
     assert "duplicate id" in by_line[13]["reason"]
 
 
