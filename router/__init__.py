@@ -14,6 +14,7 @@ and the web page. It refuses to know how an index is built or where shards are p
     remote.py       a ShardActor seen as a shard; Ray's exceptions translated in one place
     schema.py       the request bodies of the HTTP interface
     gateway.py      the FastAPI application; problems.py its RFC 9457 error documents
+    shell.py        the limit on bodies and the headers of every answer
     actor.py        RouterActor: service and gateway in one Ray process and event loop
     client.py       Client and AsyncClient for programs; loads neither ray nor faiss nor torch
     web/            the page at /

@@ -8,27 +8,22 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import FastAPI, Query, Response
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
-from starlette.middleware.base import RequestResponseEndpoint
 
 from router.answer import Answer
-from router.problems import BodyLimit, add_problem_handlers
+from router.problems import add_problem_handlers
 from router.schema import QUERIES_MAX, Answers, Problem, SearchRequest, Text, TopK
 from router.service import TIMEOUT_DEFAULT_S, TIMEOUT_MAX_S, TOP_K_DEFAULT, Question, SearchService
+from router.shell import AnswerHeaders, BodyLimit
 from shard_worker.errors import Unavailable
 from shard_worker.types import Mode, ShardStatus
 
 WEB_FOLDER = Path(__file__).with_name("web")
 BODY_BYTES_MAX = 2 << 20
 STATUS_TIMEOUT_S = 2.0
-_SECURITY_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'",
-}
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     code: {"model": Problem} for code in (413, 422, 500, 503, 504)
 }
@@ -44,6 +39,7 @@ def create_app(service: SearchService) -> FastAPI:
         redoc_url=None,
     )
     app.add_middleware(BodyLimit, limit=BODY_BYTES_MAX)
+    app.add_middleware(AnswerHeaders)
     add_problem_handlers(app)
     _add_search(app, service)
     _add_status(app, service)
@@ -142,15 +138,6 @@ def _encoder_facts(service: SearchService) -> dict[str, Any]:
 
 
 def _add_page(app: FastAPI) -> None:
-    @app.middleware("http")
-    async def harden(request: Request, call_next: RequestResponseEndpoint) -> Response:
-        response = await call_next(request)
-        if not request.url.path.startswith("/docs"):
-            response.headers.update(_SECURITY_HEADERS)
-        if request.url.path == "/" or request.url.path.startswith("/static/"):
-            response.headers["Cache-Control"] = "no-cache"  # an upgrade never mixes versions
-        return response
-
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
         return FileResponse(WEB_FOLDER / "index.html")

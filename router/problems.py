@@ -1,16 +1,14 @@
-"""Errors as RFC 9457 problem documents, and the limit on the size of a body."""
+"""Errors as RFC 9457 problem documents."""
 
 from __future__ import annotations
 
 import logging
 from http import HTTPStatus
-from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shard_worker.errors import BitsiftError, InvalidRequest, Overloaded, Unavailable
 
@@ -63,38 +61,3 @@ def add_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(Exception, _on_any_error)
-
-
-class _BodyTooLarge(HTTPException):
-    def __init__(self, limit: int) -> None:
-        super().__init__(413, f"the body is larger than {limit} bytes")
-
-
-class BodyLimit:
-    """Refuse a body over ``limit`` bytes with 413, however it is sent; memory stays flat."""
-
-    def __init__(self, app: ASGIApp, limit: int) -> None:
-        self._app = app
-        self._limit = limit
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        announced = dict(scope["headers"]).get(b"content-length", b"0")
-        if announced.isdigit() and int(announced) > self._limit:
-            await problem(
-                413, "HTTPError", "request refused", f"the body is larger than {self._limit} bytes"
-            )(scope, receive, send)
-            return
-        received = 0
-
-        async def limited() -> Message:
-            nonlocal received
-            message: Any = await receive()
-            received += len(message.get("body", b""))
-            if received > self._limit:
-                raise _BodyTooLarge(self._limit)
-            return dict(message)
-
-        await self._app(scope, limited, send)
