@@ -26,6 +26,7 @@ from ray.data.datasource import Datasource, ReadTask
 from cluster.documents import SCHEMA
 from cluster.readers import BATCH_ROWS, read_documents, read_text_files
 from cluster.source_plan import Format, SourceFile, SourcePlan
+from cluster.source_vectors import take_good
 
 TASK_BYTES_MIN = 16 << 20  # a file is not split into tasks smaller than this
 
@@ -192,7 +193,7 @@ def _survey_task(tables: Iterator[pa.Table], k: int, seed: int) -> Iterator[pa.T
         priority = priorities(table.column("position").to_numpy(), seed)
         chosen = np.flatnonzero(good & (priority <= best.limit))
         if len(chosen):
-            best.offer(_with_counts(table.take(pa.array(chosen)), priority[chosen]))
+            best.offer(_with_counts(take_good(table, chosen), priority[chosen]))
     counts = {"documents": documents, "rejects": rejects}
     yield pa.Table.from_pylist([counts], schema=_SURVEY_SCHEMA)
     yield best.table()
@@ -241,7 +242,7 @@ class _Smallest:
         if rows.num_rows > self._k:
             priority = rows.column("priority").to_numpy()
             order = np.lexsort((rows.column("position").to_numpy(), priority))[: self._k]
-            rows = rows.take(pa.array(order))
+            rows = take_good(rows, order)
             self.limit = priority[order[-1]] if self._k else self.limit
         self._parts = [rows]
         self._rows = rows.num_rows

@@ -178,3 +178,23 @@ def vectors_of(table: pa.Table, width: int) -> FloatMatrix:
     parts = [chunk.flatten().to_numpy() for chunk in column.chunks]
     numbers = parts[0] if len(parts) == 1 else np.concatenate([*parts, np.empty(0, np.float32)])
     return numbers.reshape(-1, width)
+
+
+def take_good(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
+    """The good rows at these places of a table of documents, in the order of `rows`.
+
+    The same as `table.take` for rows that are not rejected, but vectors are gathered by numpy:
+    1 instead of 10 µs for 1,024 numbers, which pyarrow copies one list at a time.
+    """
+    place = table.schema.get_field_index("vector")
+    taken = table.remove_column(place).take(pa.array(rows))
+    has_vector = table.column(place).is_valid().to_numpy()
+    if not has_vector.any():
+        column = vector_column(None, np.ones(len(rows), dtype=bool))
+    else:
+        held = np.cumsum(has_vector) - 1  # which vector belongs to which row
+        width = int(pc.max(pc.list_value_length(table.column(place))).as_py())
+        matrix = vectors_of(table, width)[held[rows]]
+        vectors = Vectors(matrix, np.arange(len(rows), dtype=np.int64), {})
+        column = vector_column(vectors, np.ones(len(rows), dtype=bool))
+    return taken.add_column(place, table.schema.field(place), column)

@@ -48,7 +48,8 @@ class IndexWorker:
         self._calibration = Calibration.from_json(work.calibration)
         self._shards = work.shards
         self._resuming = work.resuming
-        self._encoder = None if work.encoder is None else Encoder.load(**work.encoder)
+        self._encoder_arguments = work.encoder
+        self._encoder: Encoder | None = None
 
     def __call__(self, records: pa.Table) -> pa.Table:
         """Skip what is stored, encode, quantize, store; count and name what was rejected."""
@@ -88,10 +89,16 @@ class IndexWorker:
         return np.array(new, dtype=np.int64), known
 
     def _vectors(self, good: pa.Table) -> NDArray[np.float32]:
-        """Unit vectors (n, width)."""
+        """Unit vectors (n, width).
+
+        The model is loaded with the first batch, not in the constructor: Ray restarts an actor whose
+        constructor raised, for ever, while an error in a batch ends the build and says why.
+        """
         dimension = self._calibration.dimension
-        if self._encoder is None:
+        if self._encoder_arguments is None:
             return normalize(stacked(good["vector"]), dimension)
+        if self._encoder is None:
+            self._encoder = Encoder.load(**self._encoder_arguments)
         return normalize(self._encoder.encode_documents(document_texts(good)), dimension)
 
     def _store(

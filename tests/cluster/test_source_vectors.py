@@ -11,7 +11,7 @@ import pytest
 
 from cluster.readers import read_documents
 from cluster.source_plan import Fields
-from cluster.source_vectors import vectors_of
+from cluster.source_vectors import take_good, vectors_of
 from cluster.sources import plan_sources
 from tests.source_files import fresh, put, read, rejects
 
@@ -163,3 +163,14 @@ def test_kept_vectors_follow_one_another_without_gaps(tmp_path: Path) -> None:
     (table,) = read_documents(file)
     assert vectors_of(table, 2).tolist() == [[1, 2], [3, 4]]
     assert vectors_of(table.slice(2), 2).tolist() == [[3, 4]]
+
+
+@pytest.mark.parametrize("fields", [VECTORS, Fields(text="id")])
+def test_good_rows_are_taken_with_their_own_vectors(tmp_path: Path, fields: Fields) -> None:
+    lines = [f'{{"id": "{n}", "v": [{n}, 1]}}\n' for n in range(1, 5)]
+    content = "".join([lines[0], "{broken\n", *lines[1:]]).encode()
+    (table,) = read_documents(plan_sources([put(tmp_path, content)], fields).files[0])
+    table = pa.concat_tables([table.slice(0, 2), table.slice(2)])
+    for places in ([4, 0, 2, 2], [], [3]):
+        expected = table.take(pa.array(places, pa.int64()))
+        assert take_good(table, np.array(places, dtype=np.int64)).equals(expected)
