@@ -91,8 +91,8 @@ class IndexWorker:
     def _vectors(self, good: pa.Table) -> NDArray[np.float32]:
         """Unit vectors (n, width).
 
-        The model is loaded with the first batch, not in the constructor: Ray restarts an actor whose
-        constructor raised, for ever, while an error in a batch ends the build and says why.
+        The model is loaded with the first batch, not in the constructor: Ray restarts an actor
+        whose constructor raised, for ever; an error in a batch ends the build and says why.
         """
         dimension = self._calibration.dimension
         if self._encoder_arguments is None:
