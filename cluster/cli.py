@@ -167,7 +167,9 @@ def serve(
 ) -> None:
     """Serve an index over HTTP, with its page at /. Ctrl-C stops everything it started."""
     from cluster.launch import ray_cluster
+    from cluster.manifest import open_manifest
 
+    open_manifest(index_folder)  # a wrong folder is refused before a cluster is started
     with _terminable(), _quiet_interrupt(), ray_cluster(ray_address):
         _serve_until_interrupted(index_folder, host, port, backend, json)
 

@@ -15,11 +15,18 @@ from fastapi_offline import FastAPIOffline
 
 from router.answer import Answer
 from router.problems import add_problem_handlers
-from router.schema import QUERIES_MAX, Answers, Problem, SearchRequest, Text, TopK
-from router.service import TIMEOUT_DEFAULT_S, TIMEOUT_MAX_S, TOP_K_DEFAULT, Question, SearchService
+from router.schema import QUERIES_MAX, Answers, Include, Problem, SearchRequest, Text, TopK
+from router.service import (
+    FIELDS,
+    TIMEOUT_DEFAULT_S,
+    TIMEOUT_MAX_S,
+    TOP_K_DEFAULT,
+    Question,
+    SearchService,
+)
 from router.shell import AnswerHeaders, BodyLimit
 from shard_worker.errors import Unavailable
-from shard_worker.types import Mode, ShardStatus
+from shard_worker.types import CANDIDATES_DEFAULT, CANDIDATES_MAX, Mode, ShardStatus
 
 WEB_FOLDER = Path(__file__).with_name("web")
 BODY_BYTES_MAX = 2 << 20
@@ -66,8 +73,10 @@ def _add_search(app: FastAPI, service: SearchService) -> None:
     async def search_by_url(
         q: Annotated[Text, Query(description="what to look for")],
         top_k: Annotated[TopK, Query()] = TOP_K_DEFAULT,
+        candidates: Annotated[int, Query(ge=1, le=CANDIDATES_MAX)] = CANDIDATES_DEFAULT,
         mode: Mode = Mode.AUTO,
         timeout_ms: Annotated[float, Query(gt=0, le=TIMEOUT_MAX_S * 1e3)] = TIMEOUT_DEFAULT_S * 1e3,
+        include: Annotated[list[Include] | None, Query()] = None,
         explain: bool = False,
         require_complete: bool = False,
     ) -> Response:
@@ -75,8 +84,10 @@ def _add_search(app: FastAPI, service: SearchService) -> None:
         question = Question(
             text=q,
             top_k=top_k,
+            candidates=candidates,
             mode=mode,
             timeout_s=timeout_ms / 1e3,
+            include=FIELDS if include is None else frozenset(include),
             explain=explain,
             require_complete=require_complete,
         )

@@ -88,6 +88,11 @@ def test_a_text_finds_its_document_by_post_and_by_get(gateway: Running) -> None:
     assert set(posted["timings_ms"]) == {"encode", "fan_out", "rescore", "texts", "total"}
     got = httpx.get(f"{gateway.url}/v1/search", params={"q": TEXTS[5], "top_k": 3}).json()
     assert got["hits"] == posted["hits"]
+    options = {"q": TEXTS[5], "candidates": 5, "include": "title", "explain": True}
+    titled = httpx.get(f"{gateway.url}/v1/search", params=options).json()["hits"][0]
+    assert titled["title"] == "title 5"
+    assert titled["text"] is None
+    assert titled["explain"]["int8"]["rank"] == 1
 
 
 def test_several_queries_are_answered_in_order(gateway: Running) -> None:
