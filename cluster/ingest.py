@@ -8,7 +8,6 @@ position in the sources and are not encoded again.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 import uuid
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import ray
 import ray.data
 from numpy.typing import NDArray
@@ -30,8 +28,9 @@ from cluster.ingest_progress import IndexStage, OnProgress
 from cluster.launch import open_shards, ray_cluster, stop_shards
 from cluster.manifest import BuildReport, Manifest
 from cluster.source_plan import Fields, SourcePlan
+from cluster.source_vectors import vectors_of
 from cluster.sources import plan_sources
-from cluster.worker import IndexWorker, Work, document_texts, stacked
+from cluster.worker import IndexWorker, Work, document_texts
 from router.models import ModelSpec
 from shard_worker.codes import DIMENSION_MAX, DIMENSION_MIN, Calibration, normalize
 from shard_worker.errors import BitsiftError, InvalidRequest
@@ -91,15 +90,12 @@ def build_index(
 
 def _request(plan: SourcePlan, model: str | None, shards: int) -> dict[str, Any]:
     """What identifies a build: another attempt must ask for the same."""
-    files = [[file.path, file.size_bytes] for file in plan.files]
-    digest = hashlib.blake2b(orjson.dumps(files), digest_size=16).hexdigest()
-    fields = dict(plan.fields.named())
     return {
-        "sources": digest,
-        "files": len(files),
+        "sources": plan.fingerprint,
+        "files": len(plan.files),
         "model": model,
         "shards": shards,
-        "fields": fields,
+        "fields": dict(plan.fields.named()),
     }
 
 
@@ -225,7 +221,8 @@ class _Build:
         self, sample: Any
     ) -> tuple[NDArray[np.floating[Any]], dict[str, Any] | None]:
         if self.encoder is None:
-            return stacked(sample["vector"]), None
+            assert self.plan.expected_width is not None
+            return vectors_of(sample, self.plan.expected_width), None
         return ray.get(_encode_sample.remote(self.encoder, document_texts(sample)))
 
     def _seal(self, manifest: Manifest) -> None:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import ray
 from numpy.typing import NDArray
 
+from cluster.source_vectors import take_good, vectors_of
 from router.encoder import Encoder
 from shard_worker.codes import Calibration, normalize, shard_of
 from shard_worker.types import Documents, Outcome
@@ -33,14 +34,6 @@ def document_texts(records: pa.Table) -> list[str]:
     return [f"{title} {text}" if title else text for title, text in zip(titles, texts, strict=True)]
 
 
-def stacked(vectors: pa.ChunkedArray) -> NDArray[np.floating[Any]]:
-    """A column of equally long lists as an array (n, dimension), without Python lists."""
-    flat = vectors.combine_chunks()
-    flat = flat.combine_chunks() if isinstance(flat, pa.ChunkedArray) else flat
-    values = flat.flatten().to_numpy(zero_copy_only=False)
-    return np.asarray(values.reshape(len(flat), -1))
-
-
 class IndexWorker:
     """A Ray Data UDF: records in, one summary row out; the documents are durable by then."""
 
@@ -54,7 +47,8 @@ class IndexWorker:
     def __call__(self, records: pa.Table) -> pa.Table:
         """Skip what is stored, encode, quantize, store; count and name what was rejected."""
         rejects = _rejected(records)
-        good = records.filter(records["reject"].is_null())
+        usable = records["reject"].is_null().to_numpy()
+        good = take_good(records, np.flatnonzero(usable))
         owners = np.array(
             [shard_of(name, len(self._shards)) for name in good["id"].to_pylist()], dtype=np.int64
         )
@@ -63,10 +57,10 @@ class IndexWorker:
         if self._resuming and len(good):
             new, known = self._split_known(good, owners, rejects)
             outcomes[Outcome.SAME] += known
-            good, owners = good.take(pa.array(new)), owners[new]
+            good, owners = take_good(good, new), owners[new]
         if len(good):
             codes, clipped = self._calibration.quantize(self._vectors(good))
-            outcomes += self._store(good, owners, codes, rejects)
+            outcomes += self._store(good.drop_columns(["vector"]), owners, codes, rejects)
         return _summary(outcomes, clipped, rejects)
 
     def _split_known(
@@ -96,7 +90,7 @@ class IndexWorker:
         """
         dimension = self._calibration.dimension
         if self._encoder_arguments is None:
-            return normalize(stacked(good["vector"]), dimension)
+            return normalize(vectors_of(good, dimension), dimension)
         if self._encoder is None:
             self._encoder = Encoder.load(**self._encoder_arguments)
         return normalize(self._encoder.encode_documents(document_texts(good)), dimension)
