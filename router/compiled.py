@@ -1,7 +1,8 @@
 """A sentence-transformers model compiled for the CPU with OpenVINO, from its torch modules.
 
 Measured (FIELD-NOTES): a query in 3.2-3.9 ms against torch's 9-18, batches of 32 at 800-900/s
-against 340/s, cosine to torch 1.0000.
+against 340/s, cosine to torch 1.0000. bf16, on an idle 2-core AMD EPYC with avx512_bf16, WordNet
+titles and glosses (24 tokens): 550-570 documents/s against f32's 270, cosine to torch 0.99997.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+BATCH_TEXTS = 16
+"""Larger batches of sorted texts were no faster on 2 cores."""
 _SUPPORTED = {"Transformer", "Pooling", "Dense", "Normalize"}
 _EXAMPLE = ["a text", "another text that is some tokens longer"]
 
@@ -21,40 +24,70 @@ class CannotCompile(Exception):
     """This model is not of the kind that is compiled; torch runs it."""
 
 
-class CompiledModel:
-    """All modules of a model, from tokens to the sentence embedding, as one compiled graph.
-
-    Used by one thread at a time.
-    """
+class Graph:
+    """All modules of a model, from tokens to the sentence embedding, as one OpenVINO graph."""
 
     def __init__(self, model: Any, threads: int) -> None:
         """Raises CannotCompile with the reason."""
+        _check_supported(model)
         import openvino
         import torch
 
-        _check_supported(model)
         tokens = model.preprocess(_EXAMPLE)
         self._names = [n for n in ("input_ids", "attention_mask", "token_type_ids") if n in tokens]
+        self._threads = threads
+        self._core = openvino.Core()
         example = {name: tokens[name] for name in self._names}
         try:
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the tracer's, about shapes that do not vary
-                graph = openvino.convert_model(_pipeline(model), example_input=example)
-            settings = {
-                "PERFORMANCE_HINT": "LATENCY",
-                "INFERENCE_PRECISION_HINT": "f32",
-                "INFERENCE_NUM_THREADS": threads,
-            }
-            self._request = (
-                openvino.Core().compile_model(graph, "CPU", settings).create_infer_request()
-            )
+                self._graph = openvino.convert_model(_pipeline(model), example_input=example)
         except Exception as error:  # the converter raises what it likes
             raise CannotCompile(f"OpenVINO cannot convert it: {error}") from error
 
+    def compile(self, precision: str) -> CompiledModel:
+        """``precision`` is f32 or bf16. Raises CannotCompile with the reason."""
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_NUM_THREADS": self._threads,
+        }
+        try:
+            compiled = self._core.compile_model(self._graph, "CPU", settings)
+            return CompiledModel(compiled.create_infer_request(), self._names)
+        except Exception as error:
+            raise CannotCompile(f"OpenVINO cannot compile it: {error}") from error
+
+    def has_bf16(self) -> bool:
+        """True where the CPU multiplies bf16 by itself (avx512_bf16, amx)."""
+        return "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+class CompiledModel:
+    """A graph compiled at one precision. Used by one thread at a time."""
+
+    def __init__(self, request: Any, names: list[str]) -> None:
+        self._request = request
+        self._names = names
+
     def __call__(self, tokens: Mapping[str, Any]) -> NDArray[np.float32]:
-        """Sentence embeddings float32 (n, dimension) of ``model.preprocess``'s tensors."""
+        """Sentence embeddings float32 (n, dimension) of ``model.preprocess``'s tensors.
+
+        The rows are sorted by their number of tokens, so that little of a batch is padding.
+        """
         inputs = {name: tokens[name].numpy() for name in self._names}
-        return np.array(self._request.infer(inputs, share_inputs=True)[0], dtype=np.float32)
+        mask = inputs["attention_mask"].astype(bool)
+        order = np.argsort(mask.sum(axis=1), kind="stable")
+        parts = []
+        for start in range(0, len(order), BATCH_TEXTS):
+            rows = order[start : start + BATCH_TEXTS]
+            used = mask[rows].any(axis=0)
+            # No share_inputs: in OpenVINO 2026.4 a copying call after a sharing one, even from
+            # another request of the same model, writes into freed memory and kills the process.
+            batch = {name: whole[rows][:, used] for name, whole in inputs.items()}
+            parts.append(np.array(self._request.infer(batch)[0], dtype=np.float32))
+        vectors = np.concatenate(parts)
+        return vectors[np.argsort(order)]
 
 
 def _check_supported(model: Any) -> None:

@@ -15,17 +15,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from router.compiled import CannotCompile, CompiledModel
-from router.models import ModelSpec, model_location, weights_fingerprint
+from router.compiled import CannotCompile, CompiledModel, Graph
+from router.models import ModelSpec, fingerprint, model_location
 from shard_worker.codes import bad_rows
 from shard_worker.errors import InvalidRequest, Unavailable
 
 log = logging.getLogger(__name__)
 
 BACKENDS = ("auto", "openvino", "torch")
-BATCH_TEXTS = 32
-"""Larger batches of sorted texts were no faster on 2 cores."""
-COSINE_MIN = 0.9999
+COSINE_MIN = {"query": 0.9999, "document": 0.9995}
+"""How well the compiled model must agree with torch."""
+WINDOW_TEXTS = 1_024
+WINDOW_TOKENS_MAX = 262_144
+"""Texts that are tokenized together (6 MB of token ids), then sorted and cut into batches."""
 CHARACTERS_PER_TOKEN_MAX = 64
 """A text is cut to this many characters per token that the model reads, before it is tokenized."""
 _CHECK_TEXTS = (
@@ -35,6 +37,11 @@ _CHECK_TEXTS = (
     "mites are the best known of them. " * 4,
 )
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+_MAX_TOKENS_KNOWN = 1_000_000
+"""Tokenizers without a limit say 1e30."""
+
+Embed = Callable[[list[str]], NDArray[np.floating[Any]]]
+"""From texts without their prompt to vectors (n, dimension), not yet normalised."""
 
 
 class Encoder:
@@ -46,9 +53,12 @@ class Encoder:
         self.spec = spec
         self.backend = f"torch ({model.device.type})"
         self.backend_reason: str | None = None
-        self._embed: Callable[[Any], NDArray[np.floating[Any]]] = self._embed_with_torch
+        self._embed: dict[str, Embed] = {
+            "query": _with_torch(model.encode_query),
+            "document": _with_torch(model.encode_document),
+        }
         if backend != "torch":
-            self._compile(backend, threads or os.cpu_count() or 1)
+            self._compile(backend, threads or len(os.sched_getaffinity(0)))
 
     @classmethod
     def load(
@@ -78,26 +88,27 @@ class Encoder:
 
         Raises Unavailable naming the model when it returns NaN, zeros or another width.
         """
-        return self._encode(texts, self.spec.query_prompt)
+        return self._encode(texts, "query")
 
     def encode_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """The same for documents; of any number, sorted by length so that little is padding."""
-        return self._encode(texts, self.spec.document_prompt)
+        return self._encode(texts, "document")
 
     def warm_up(self) -> None:
         """Encode once, so that the first caller does not pay for it."""
         self.encode_queries(["warm up"])
         self.encode_queries(list(_CHECK_TEXTS))
 
-    def _encode(self, texts: Sequence[str], prompt: str) -> NDArray[np.float32]:
-        limit = CHARACTERS_PER_TOKEN_MAX * (self.spec.max_tokens or 8_192)
+    def _encode(self, texts: Sequence[str], kind: str) -> NDArray[np.float32]:
+        tokens = self.spec.max_tokens or 8_192
+        window = max(1, min(WINDOW_TEXTS, WINDOW_TOKENS_MAX // tokens))
+        limit = CHARACTERS_PER_TOKEN_MAX * tokens
         vectors = np.empty((len(texts), self.spec.dimension), dtype=np.float32)
         order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
-        for start in range(0, len(order), BATCH_TEXTS):
-            places = order[start : start + BATCH_TEXTS]
+        for start in range(0, len(order), window):
+            places = order[start : start + window]
             batch = [texts[place][:limit] for place in places]
-            tokens = self._model.preprocess(batch, prompt=prompt or None)
-            vectors[places] = self._checked(self._embed(tokens), len(batch))
+            vectors[places] = self._checked(self._embed[kind](batch), len(batch))
         return vectors
 
     def _checked(self, vectors: NDArray[np.floating[Any]], rows: int) -> NDArray[np.float32]:
@@ -114,25 +125,17 @@ class Encoder:
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         return np.asarray(vectors / norms, dtype=np.float32)
 
-    def _embed_with_torch(self, tokens: Any) -> NDArray[np.floating[Any]]:
-        import torch
-
-        with torch.inference_mode():
-            moved = {
-                name: value.to(self._model.device) if hasattr(value, "to") else value
-                for name, value in tokens.items()
-            }
-            return np.asarray(self._model(moved)["sentence_embedding"].float().cpu().numpy())
-
     def _compile(self, backend: str, threads: int) -> None:
-        """Switch to the compiled model if it agrees with torch; else say why not."""
+        """Switch to the compiled model if it agrees with torch; else say why not.
+
+        Documents are encoded in bf16 where the CPU has it and it agrees.
+        """
         try:
             if self._model.device.type != "cpu":
                 raise CannotCompile(f"torch runs it on {self._model.device.type}")
-            compiled = CompiledModel(self._model, threads)
-            cosine = self._agreement(compiled)
-            if not cosine >= COSINE_MIN:
-                raise CannotCompile(f"its cosine to torch is {cosine:.6f}, below {COSINE_MIN}")
+            graph = Graph(self._model, threads)
+            exact = graph.compile("f32")
+            compiled = {kind: self._agreeing(exact, kind) for kind in self._embed}
         except CannotCompile as reason:
             if backend == "openvino":
                 raise Unavailable(
@@ -141,14 +144,37 @@ class Encoder:
             self.backend_reason = str(reason)
             log.info("the model %r runs in torch: %s", self.spec.name, reason)
             return
+        if graph.has_bf16():
+            try:
+                compiled["document"] = self._agreeing(graph.compile("bf16"), "document")
+            except CannotCompile as reason:
+                self.backend_reason = f"documents are encoded in f32, not bf16: {reason}"
         self._embed, self.backend = compiled, "openvino"
 
-    def _agreement(self, compiled: CompiledModel) -> float:
-        """The smallest cosine between the two ways of running the model."""
-        tokens = self._model.preprocess(list(_CHECK_TEXTS))
-        one, other = self._embed_with_torch(tokens), compiled(tokens)
-        norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-        return float(((one * other).sum(axis=1) / norms).min())
+    def _agreeing(self, compiled: CompiledModel, kind: str) -> Embed:
+        """The compiled way to embed ``kind``. Raises CannotCompile where torch disagrees."""
+        prompt = self.spec.query_prompt if kind == "query" else self.spec.document_prompt
+
+        def embed(texts: list[str]) -> NDArray[np.floating[Any]]:
+            return compiled(self._model.preprocess(texts, prompt=prompt or None, task=kind))
+
+        cosine = _cosine(self._embed[kind](list(_CHECK_TEXTS)), embed(list(_CHECK_TEXTS)))
+        if not cosine >= COSINE_MIN[kind]:
+            raise CannotCompile(f"its cosine to torch is {cosine:.6f}, below {COSINE_MIN[kind]}")
+        return embed
+
+
+def _with_torch(encode: Callable[..., Any]) -> Embed:
+    """One of sentence-transformers' own ``encode_query`` and ``encode_document``."""
+    return lambda texts: np.asarray(encode(texts, show_progress_bar=False), dtype=np.float32)
+
+
+def _cosine(one: NDArray[np.floating[Any]], other: NDArray[np.floating[Any]]) -> float:
+    """The smallest cosine between rows of the same place; -1 for different shapes."""
+    if one.shape != other.shape:
+        return -1.0
+    norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    return float(((one * other).sum(axis=1) / norms).min())
 
 
 def _load_model(name: str, threads: int | None) -> Any:
@@ -165,7 +191,7 @@ def _load_model(name: str, threads: int | None) -> Any:
         torch.set_num_threads(threads)
     try:
         model = SentenceTransformer(model_location(name))
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # of transformers, safetensors, torch, the hub, a missing package
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InvalidRequest(
             f"the model {name!r} cannot be loaded ({reason}); give a folder with a "
@@ -177,12 +203,13 @@ def _load_model(name: str, threads: int | None) -> Any:
 def _spec(name: str, model: Any) -> ModelSpec:
     """The prompts are chosen as ``encode_query`` and ``encode_document`` choose them."""
     prompts = model.prompts or {}
-    document = next((prompts[kind] for kind in _DOCUMENT_PROMPTS if prompts.get(kind)), "")
+    tokens = model.max_seq_length
+    document = next((prompts[kind] for kind in _DOCUMENT_PROMPTS if kind in prompts), "")
     return ModelSpec(
         name=name,
-        revision=weights_fingerprint(model.state_dict()),
+        revision=fingerprint(model),
         dimension=int(model.get_embedding_dimension()),
         query_prompt=prompts.get("query") or "",
-        document_prompt=document,
-        max_tokens=None if model.max_seq_length is None else int(model.max_seq_length),
+        document_prompt=document or "",
+        max_tokens=int(tokens) if tokens and tokens <= _MAX_TOKENS_KNOWN else None,
     )

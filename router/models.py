@@ -19,8 +19,8 @@ _FINGERPRINT_BYTES = 8
 class ModelSpec:
     """The facts that make two encodings comparable.
 
-    ``name`` is what the user gave; ``revision`` a fingerprint of the model's weights; the prompts
-    are the texts put before a query and before a document. Vectors are always L2-normalised.
+    ``name`` is what the user gave; ``revision`` a fingerprint of its modules and weights; the
+    prompts are the texts put before a query and before a document. Vectors are always L2-normalised.
     """
 
     name: str
@@ -67,11 +67,12 @@ def model_location(name: str) -> str:
     return str(get_model_path())
 
 
-def weights_fingerprint(parameters: dict[str, Any]) -> str:
-    """A short hash of named tensors: equal weights have equal fingerprints, wherever they lie."""
+def fingerprint(model: Any) -> str:
+    """A short hash of a model's modules and weights: the same wherever its files lie."""
     import torch
 
-    digest = hashlib.blake2b(digest_size=_FINGERPRINT_BYTES)
+    digest = hashlib.blake2b(repr(model).encode(), digest_size=_FINGERPRINT_BYTES)
+    parameters = model.state_dict()
     for name in sorted(parameters):
         tensor = parameters[name].detach().cpu().contiguous()
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from router.encoder import Encoder
+from router.compiled import CannotCompile, Graph
+from router.encoder import Encoder, _spec
 from router.models import ModelSpec
 from shard_worker.errors import FormatMismatch, InvalidRequest, Unavailable
 from tests.tiny_model import DOCUMENT_PROMPT, QUERY_PROMPT, build_tiny_model
@@ -94,14 +97,14 @@ def test_an_unknown_model_or_backend_is_the_callers_mistake() -> None:
 @pytest.mark.parametrize("value", [np.nan, 0.0, np.inf])
 def test_a_model_that_returns_no_direction_is_named(tiny_folder: Path, value: float) -> None:
     encoder = Encoder.load(str(tiny_folder), backend="torch")
-    encoder._embed = lambda tokens: np.full((len(tokens["input_ids"]), 1024), value)
+    encoder._embed["document"] = lambda texts: np.full((len(texts), 1024), value)
     with pytest.raises(Unavailable, match="returned NaN or zeros"):
         encoder.encode_documents(["a"])
 
 
 def test_a_model_that_returns_another_width_is_named(tiny_folder: Path) -> None:
     encoder = Encoder.load(str(tiny_folder), backend="torch")
-    encoder._embed = lambda tokens: np.ones((len(tokens["input_ids"]), 7))
+    encoder._embed["document"] = lambda texts: np.ones((len(texts), 7))
     with pytest.raises(Unavailable, match=r"shape \(1, 7\)"):
         encoder.encode_documents(["a"])
 
@@ -127,3 +130,69 @@ def test_a_compiled_model_that_disagrees_with_torch_is_given_up(
     encoder = Encoder.load(str(tiny_folder))
     assert encoder.backend == "torch (cpu)"
     assert "cosine to torch" in str(encoder.backend_reason)
+
+
+def test_documents_stay_in_f32_where_bf16_disagrees(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self, precision, compile_as=Graph.compile):  # type: ignore[no-untyped-def]
+        if precision == "bf16":
+            raise CannotCompile("its cosine to torch is 0.900000")
+        return compile_as(self, precision)
+
+    monkeypatch.setattr("router.compiled.Graph.has_bf16", lambda graph: True)
+    monkeypatch.setattr("router.compiled.Graph.compile", refuse)
+    encoder = Encoder.load(str(tiny_folder))
+    assert encoder.backend == "openvino"
+    assert "f32, not bf16: its cosine to torch is 0.9" in str(encoder.backend_reason)
+    theirs = encoder._model.encode_document(TEXTS)
+    np.testing.assert_allclose((encoder.encode_documents(TEXTS) * theirs).sum(1), 1, atol=1e-4)
+
+
+def test_prompts_are_put_before_compiled_queries_and_documents(tiny_folder: Path) -> None:
+    encoder = Encoder.load(str(tiny_folder), backend="openvino")
+    model = encoder._model
+    for ours, theirs in [
+        (encoder.encode_queries(TEXTS), model.encode_query(TEXTS)),
+        (encoder.encode_documents(TEXTS), model.encode_document(TEXTS)),
+    ]:
+        np.testing.assert_allclose((ours * theirs).sum(1), 1, atol=5e-4)
+
+
+def test_a_prompt_that_encode_document_does_not_use_is_not_used_here(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "passage"))
+    settings = folder / "config_sentence_transformers.json"
+    prompts = {"prompts": {"query": QUERY_PROMPT, "passage": DOCUMENT_PROMPT}}
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | prompts))
+    encoder = Encoder.load(str(folder), backend="torch")
+    assert encoder.spec.document_prompt == ""
+    theirs = encoder._model.encode_document(TEXTS)
+    np.testing.assert_allclose((encoder.encode_documents(TEXTS) * theirs).sum(1), 1, atol=5e-4)
+
+
+def test_damaged_weights_are_reported_with_the_models_name(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "damaged"))
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(InvalidRequest, match=r"damaged' cannot be loaded"):
+        Encoder.load(str(folder))
+
+
+def test_a_tokenizer_without_a_limit_gives_no_limit(tiny_folder: Path) -> None:
+    model = Encoder.load(str(tiny_folder), backend="torch")._model
+    model.tokenizer.model_max_length = 10**30
+    assert _spec("unlimited", model).max_tokens is None
+
+
+def test_queries_between_documents_of_many_shapes_stay_right(minilm: Encoder) -> None:
+    """OpenVINO corrupts the heap when calls that share memory and calls that copy are mixed."""
+    texts = [("word " * (i * 13 % 60)) + str(i) for i in range(120)]
+    first = minilm.encode_documents(texts)
+    for some in range(0, 120, 30):
+        minilm.encode_queries(texts[some : some + 7])
+        again = minilm.encode_documents(texts[some : some + 30])
+        np.testing.assert_allclose((again * first[some : some + 30]).sum(1), 1, atol=5e-4)
