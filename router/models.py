@@ -19,8 +19,8 @@ _FINGERPRINT_BYTES = 8
 class ModelSpec:
     """The facts that make two encodings comparable.
 
-    ``name`` is what the user gave; ``revision`` a fingerprint of its modules and weights; the
-    prompts are the texts put before a query and before a document. Vectors are always L2-normalised.
+    ``name`` is what the user gave; ``revision`` a fingerprint of the modules and the weights; the
+    prompts are the texts put before a query and before a document. Vectors are L2-normalised.
     """
 
     name: str
