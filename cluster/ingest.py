@@ -12,7 +12,7 @@ import os
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -117,11 +117,7 @@ def _finished(index: Path, request: dict[str, Any]) -> BuildReport | None:
     report = manifests.read_complete(index)
     if report is None:
         return None
-    return BuildReport(**{**_fields(report), "already_complete": True})
-
-
-def _fields(report: BuildReport) -> dict[str, Any]:
-    return {name: getattr(report, name) for name in BuildReport.__dataclass_fields__}
+    return replace(report, already_complete=True)
 
 
 @ray.remote(num_cpus=0)

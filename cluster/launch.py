@@ -87,12 +87,14 @@ def _require_token() -> None:
     Config.initialize("")
 
 
-def open_shards(index: Path, manifest: Manifest, *, detached: bool = False) -> list[Any]:
+def open_shards(index: Path, manifest: Manifest) -> list[Any]:
     """Start one actor per shard, spread over the cluster, and wait until all are open.
 
     Raises Unavailable when one fails to open or another cluster serves this index.
     """
-    actors = [_start_shard(index, manifest, shard, detached) for shard in range(manifest.shards)]
+    actors = [
+        _start_shard(index, manifest, shard, detached=False) for shard in range(manifest.shards)
+    ]
     try:
         _wait_open(actors)
     except BaseException:
@@ -101,7 +103,7 @@ def open_shards(index: Path, manifest: Manifest, *, detached: bool = False) -> l
     return actors
 
 
-def _start_shard(index: Path, manifest: Manifest, shard: int, detached: bool) -> Any:
+def _start_shard(index: Path, manifest: Manifest, shard: int, *, detached: bool) -> Any:
     options: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
     if detached:
         name = f"{manifest.uuid}/shard-{shard:05d}"

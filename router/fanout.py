@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -64,7 +64,7 @@ class FanOut:
         return len(self._links)
 
     @staticmethod
-    def _searcher(link: ShardLink):  # type: ignore[no-untyped-def]
+    def _searcher(link: ShardLink) -> Callable[[list[_Ask]], Awaitable[list[Candidates]]]:
         async def search(asks: list[_Ask]) -> list[Candidates]:
             timeout_s = max(ask.deadline for ask in asks) - time.monotonic()
             async with asyncio.timeout(timeout_s):

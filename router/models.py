@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from shard_worker.errors import Corrupt, FormatMismatch
@@ -78,8 +77,3 @@ def fingerprint(model: Any) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def is_local(name: str) -> bool:
-    """True where no hub is needed."""
-    return name == DEFAULT_MODEL or Path(name).is_dir()
