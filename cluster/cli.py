@@ -21,7 +21,7 @@ from rich.table import Table
 from cluster.cli_progress import IndexProgress
 from router.answer import Answer
 from shard_worker.errors import BitsiftError, InvalidRequest
-from shard_worker.types import CANDIDATES_DEFAULT, Mode
+from shard_worker.types import Mode
 
 app = typer.Typer(
     help="Search tens of millions of texts by meaning on plain CPUs.",
@@ -225,43 +225,40 @@ def search(
     index_folder: IndexOption = None,
     url: Url = None,
     top_k: Annotated[int, typer.Option(min=1)] = 10,
-    candidates: Annotated[int, typer.Option(min=1)] = CANDIDATES_DEFAULT,
+    candidates: Annotated[
+        int | None, typer.Option(min=1, help="int8 rows read in each shard; default: as needed.")
+    ] = None,
     mode: Mode = Mode.AUTO,
+    nprobe: Annotated[
+        int | None, typer.Option(min=1, help="Lists an approximate search visits.")
+    ] = None,
     explain: Annotated[bool, typer.Option(help="Show each hit's way through the funnel.")] = False,
     json: Json = False,
 ) -> None:
     """Search a running cluster (--url) or an index directory (--index, without Ray)."""
-    answer = _search(text, index_folder, url, top_k, candidates, mode, explain)
+    answer = _search(
+        text, index_folder, url, top_k=top_k, candidates=candidates, mode=mode, nprobe=nprobe,
+        explain=explain,
+    )  # fmt: skip
     if json:
         print_json(answer)
         return
     _print_answer(answer, explain)
 
 
-def _search(
-    text: str,
-    folder: Path | None,
-    url: str | None,
-    top_k: int,
-    candidates: int,
-    mode: Mode,
-    explain: bool,
-) -> Answer:
+def _search(text: str, folder: Path | None, url: str | None, **options: Any) -> Answer:
     if (folder is None) == (url is None):
         raise InvalidRequest("say where to search: --index FOLDER or --url URL, one of them")
     if url is not None:
         from router.client import Client
 
         with Client(url) as client:
-            return client.search(
-                text, top_k=top_k, candidates=candidates, mode=mode.value, explain=explain
-            )
+            return client.search(text, **options)
     from cluster.local import search_local
     from router.service import Question
 
     assert folder is not None
-    question = Question(text=text, top_k=top_k, candidates=candidates, mode=mode, explain=explain)
-    return search_local(folder, question)
+    return search_local(folder, Question(text=text, **options))
 
 
 def _print_answer(answer: Answer, explain: bool) -> None:

@@ -26,7 +26,7 @@ from router.service import (
 )
 from router.shell import AnswerHeaders, BodyLimit
 from shard_worker.errors import Unavailable
-from shard_worker.types import CANDIDATES_DEFAULT, CANDIDATES_MAX, Mode, ShardStatus
+from shard_worker.types import CANDIDATES_MAX, NPROBE_MAX, Mode, ShardStatus
 
 WEB_FOLDER = Path(__file__).with_name("web")
 BODY_BYTES_MAX = 2 << 20
@@ -73,8 +73,9 @@ def _add_search(app: FastAPI, service: SearchService) -> None:
     async def search_by_url(
         q: Annotated[Text, Query(description="what to look for")],
         top_k: Annotated[TopK, Query()] = TOP_K_DEFAULT,
-        candidates: Annotated[int, Query(ge=1, le=CANDIDATES_MAX)] = CANDIDATES_DEFAULT,
+        candidates: Annotated[int | None, Query(ge=1, le=CANDIDATES_MAX)] = None,
         mode: Mode = Mode.AUTO,
+        nprobe: Annotated[int | None, Query(ge=1, le=NPROBE_MAX)] = None,
         timeout_ms: Annotated[float, Query(gt=0, le=TIMEOUT_MAX_S * 1e3)] = TIMEOUT_DEFAULT_S * 1e3,
         include: Annotated[list[Include] | None, Query()] = None,
         explain: bool = False,
@@ -86,6 +87,7 @@ def _add_search(app: FastAPI, service: SearchService) -> None:
             top_k=top_k,
             candidates=candidates,
             mode=mode,
+            nprobe=nprobe,
             timeout_s=timeout_ms / 1e3,
             include=FIELDS if include is None else frozenset(include),
             explain=explain,

@@ -17,7 +17,7 @@ from router.service import (
     Question,
 )
 from shard_worker.codes import DIMENSION_MAX
-from shard_worker.types import CANDIDATES_DEFAULT, CANDIDATES_MAX, Mode
+from shard_worker.types import CANDIDATES_MAX, NPROBE_MAX, Mode
 
 QUERIES_MAX = 100
 Text = Annotated[str, Field(min_length=1, max_length=QUERY_CHARACTERS_MAX)]
@@ -34,8 +34,9 @@ class SearchRequest(BaseModel):
     queries: Annotated[list[Text], Field(min_length=1, max_length=QUERIES_MAX)] | None = None
     vector: Annotated[list[FiniteFloat], Field(max_length=DIMENSION_MAX)] | None = None
     top_k: TopK = TOP_K_DEFAULT
-    candidates: Annotated[int, Field(ge=1, le=CANDIDATES_MAX)] = CANDIDATES_DEFAULT
+    candidates: Annotated[int, Field(ge=1, le=CANDIDATES_MAX)] | None = None
     mode: Annotated[Mode, Field(strict=False)] = Mode.AUTO
+    nprobe: Annotated[int, Field(ge=1, le=NPROBE_MAX)] | None = None
     timeout_ms: Annotated[float, Field(gt=0, le=TIMEOUT_MAX_S * 1e3)] = TIMEOUT_DEFAULT_S * 1e3
     include: list[Include] = ["title", "text", "metadata"]
     explain: bool = False
@@ -64,6 +65,7 @@ class SearchRequest(BaseModel):
             top_k=self.top_k,
             candidates=self.candidates,
             mode=self.mode,
+            nprobe=self.nprobe,
             timeout_s=self.timeout_ms / 1e3,
             include=frozenset(self.include),
             explain=self.explain,

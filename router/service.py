@@ -27,7 +27,7 @@ from router.fanout import FanOut
 from router.merge import Ranking, rescore
 from shard_worker.codes import normalize
 from shard_worker.errors import DeadlineExceeded, InvalidRequest, ShardUnavailable, Unavailable
-from shard_worker.types import CANDIDATES_DEFAULT, CANDIDATES_MAX, Document, Mode, Query
+from shard_worker.types import CANDIDATES_MAX, NPROBE_MAX, Document, Mode, Query
 
 TOP_K_DEFAULT = 10
 TOP_K_MAX = CANDIDATES_MAX
@@ -46,13 +46,17 @@ class QueryEncoder(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Question:
-    """One question: ``text`` or a ready-made ``vector`` (dimension,), and how to answer it."""
+    """One question: ``text`` or a ready-made ``vector`` (dimension,), and how to answer it.
+
+    ``candidates`` and ``nprobe`` None leave it to each shard how much it reads and visits.
+    """
 
     text: str | None = None
     vector: NDArray[np.float32] | None = None
     top_k: int = TOP_K_DEFAULT
-    candidates: int = CANDIDATES_DEFAULT
+    candidates: int | None = None
     mode: Mode = Mode.AUTO
+    nprobe: int | None = None
     timeout_s: float = TIMEOUT_DEFAULT_S
     include: frozenset[str] = FIELDS
     explain: bool = False
@@ -65,7 +69,10 @@ class Question:
         if self.text is not None:
             _check_text(self.text)
         _check_range("top_k", self.top_k, 1, TOP_K_MAX)
-        _check_range("candidates", self.candidates, 1, CANDIDATES_MAX)
+        if self.candidates is not None:
+            _check_range("candidates", self.candidates, 1, CANDIDATES_MAX)
+        if self.nprobe is not None:
+            _check_range("nprobe", self.nprobe, 1, NPROBE_MAX)
         if not 0 < self.timeout_s <= TIMEOUT_MAX_S:
             raise InvalidRequest(f"the timeout must be above 0 and at most {TIMEOUT_MAX_S:.0f} s")
         unknown = self.include - FIELDS
@@ -124,7 +131,7 @@ class SearchService:
         deadline = started + question.timeout_s
         vector = await self._vector(question, deadline)
         encoded = time.monotonic()
-        query = Query(vector, max(question.candidates, question.top_k), question.mode)
+        query = _shard_query(vector, question)
         gathered, coverage = await self.shards.search(query, deadline)
         _check_coverage(coverage, question)
         fanned_out = time.monotonic()
@@ -176,6 +183,13 @@ class SearchService:
         order = sorted(documents, key=lambda p: (-float(ranking.scores[p]), documents[p].id))
         hits = [_hit(question, ranking, place, documents[place]) for place in order]
         return tuple(hits[: question.top_k]), coverage
+
+
+def _shard_query(vector: NDArray[np.float32], question: Question) -> Query:
+    """What every shard is asked. Fixed candidates are at least ``top_k``: any shard may hold all."""
+    fixed = question.candidates
+    candidates = None if fixed is None else max(fixed, question.top_k)
+    return Query(vector, candidates, question.mode, question.nprobe, question.top_k)
 
 
 def normalized(vector: NDArray[Any], dimension: int) -> NDArray[np.float32]:

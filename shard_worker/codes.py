@@ -9,6 +9,11 @@
 The affine map is undone inside the query, not in the codes: with ``x = low + step*(code+128)``,
 ``q·x = (q*step)·(code+128) + q·low``. Multiplying the query with the raw codes instead weighs each
 dimension by 1/step and can reverse the order.
+
+Two transforms, for models that binarize badly (`bitsift doctor` says which); neither changes a
+score, only the bits and what quantizing loses:
+* **centring**: the bit of a dimension says which side of the centre a value lies, not of zero.
+* **rotation**: one random orthonormal matrix turns documents and queries alike before all else.
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -26,6 +32,9 @@ from shard_worker.errors import FormatMismatch, InvalidRequest
 DIMENSION_MIN = 32
 DIMENSION_MAX = 4096
 CALIBRATION_VERSION = 1
+TRANSFORMED_VERSION = 2
+"""Of a calibration with a transform: a program that knows of none must refuse it."""
+ROTATION_SEED = 20_240_131
 SMALL_SAMPLE = 1_000
 """Below this many vectors the observed range is widened: see ``Calibration.from_sample``."""
 _STEP_MIN = 1e-7
@@ -69,36 +78,74 @@ def normalize(vectors: NDArray[np.floating[Any]], dimension: int) -> NDArray[np.
     return units
 
 
+class Transform(StrEnum):
+    """What is done to vectors before their signs are taken."""
+
+    NONE = "none"
+    CENTER = "center"
+    ROTATE = "rotate"
+    CENTER_ROTATE = "center+rotate"
+
+
+@functools.lru_cache(maxsize=1)
+def rotation(dimension: int, seed: int) -> NDArray[np.float32]:
+    """A random orthonormal matrix float32 (dimension, dimension), the same for the same seed.
+
+    QR of a Gaussian matrix in float64; with the signs of R's diagonal made positive the result is
+    uniform over all rotations and reflections (Mezzadri 2007, arXiv:math-ph/0609050), and does not
+    depend on LAPACK's choice of signs.
+    """
+    gaussian = np.random.RandomState(seed).standard_normal((dimension, dimension))
+    orthonormal, triangular = np.linalg.qr(gaussian)
+    return np.asarray(orthonormal * np.sign(np.diag(triangular)), dtype=np.float32)
+
+
 @dataclass(frozen=True, eq=False)
 class Calibration:
     """The affine map of every dimension: ``low`` and ``step``, float32 (width,).
 
     Made once from a sample at build time and kept in the manifest; never from a query or a batch.
-    Padding dimensions decode to exactly 0.
+    Padding dimensions decode to exactly 0. ``center``, float32 (width,) or None for zero, is where
+    a bit changes; ``rotation_seed`` names the rotation that ``units`` applies, None for none.
     """
 
     dimension: int
     low: NDArray[np.float32]
     step: NDArray[np.float32]
-    version: int = CALIBRATION_VERSION
+    center: NDArray[np.float32] | None = None
+    rotation_seed: int | None = None
 
     def __post_init__(self) -> None:
         assert self.low.shape == self.step.shape == (self.width,), self.low.shape
         assert self.low.dtype == self.step.dtype == np.float32
         assert bool((self.step > 0).all())
+        if self.center is not None:
+            assert self.center.shape == (self.width,), self.center.shape
+            assert self.center.dtype == np.float32
+            assert not self.center[self.dimension :].any()
 
     @property
     def width(self) -> int:
         return padded(self.dimension)
 
+    @property
+    def version(self) -> int:
+        plain = self.center is None and self.rotation_seed is None
+        return CALIBRATION_VERSION if plain else TRANSFORMED_VERSION
+
     @classmethod
-    def from_sample(cls, units: NDArray[np.float32], dimension: int) -> Calibration:
+    def from_sample(
+        cls, units: NDArray[np.float32], dimension: int, transform: Transform = Transform.NONE
+    ) -> Calibration:
         """Calibrate to the range seen in ``units``, float32 (n, padded(dimension)) unit vectors.
 
+        ``units`` are not rotated yet. The centre is their mean.
         Min/max, percentiles and k·sd measured alike (FIELD-NOTES), so the plain range is taken.
         A sample under ``SMALL_SAMPLE`` has not seen the range; it is widened to ±4/sqrt(dimension),
         four standard deviations of a random unit vector, so that later documents do not clip.
         """
+        seed = ROTATION_SEED if "rotate" in transform else None
+        units = _rotated(units, dimension, seed)
         low = units[:, :dimension].min(axis=0)
         high = units[:, :dimension].max(axis=0)
         if len(units) < SMALL_SAMPLE:
@@ -108,13 +155,26 @@ class Calibration:
         low = np.pad(low, (0, padding)).astype(np.float32)
         high = np.pad(high, (0, padding)).astype(np.float32)
         step = np.maximum((high - low) / 255, _STEP_MIN).astype(np.float32)
-        return cls(dimension, low, step)
+        center = units.mean(axis=0, dtype=np.float64).astype(np.float32)
+        return cls(dimension, low, step, center if "center" in transform else None, seed)
+
+    def units(self, vectors: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        """Vectors (n, dimension) as this index has them: ``normalize``, then the rotation, if any.
+
+        float32 (n, width). Documents and queries go through it alike. Raises InvalidRequest.
+        """
+        return _rotated(normalize(vectors, self.dimension), self.dimension, self.rotation_seed)
+
+    def query_bits(self, units: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Packed bits of query vectors (n, width), as ``units`` gives them: uint8 (n, width/8)."""
+        return query_bits(units if self.center is None else units - self.center)
 
     @functools.cached_property
     def bit_thresholds(self) -> NDArray[np.int16]:
-        """The smallest code of each dimension that decodes above zero, int16 (width,), ≤ 128."""
+        """The smallest code of each dimension above the centre, int16 (width,), ≤ 128."""
         decoded = self.decode(np.arange(-128, 128, dtype=np.int8)[:, None])
-        return np.asarray((decoded <= 0).sum(axis=0, dtype=np.int16) - 128, dtype=np.int16)
+        center = np.float32(0) if self.center is None else self.center
+        return np.asarray((decoded <= center).sum(axis=0, dtype=np.int16) - 128, dtype=np.int16)
 
     def quantize(self, units: NDArray[np.float32]) -> tuple[NDArray[np.int8], int]:
         """int8 codes (n, width) of unit vectors (n, width), and how many values clipped."""
@@ -130,7 +190,7 @@ class Calibration:
         return self.low + self.step * (codes.astype(np.float32) + np.float32(128))
 
     def bits(self, codes: NDArray[np.int8]) -> NDArray[np.uint8]:
-        """Packed signs of the decoded codes: uint8 (n, width/8), most significant bit first."""
+        """Packed signs of the decoded codes less the centre: uint8 (n, width/8), most significant bit first."""
         return np.packbits(codes >= self.bit_thresholds, axis=1)
 
     def scores(self, query: NDArray[np.float32], codes: NDArray[np.int8]) -> NDArray[np.float32]:
@@ -145,22 +205,44 @@ class Calibration:
         return np.asarray(codes.astype(np.float64) @ folded + offset, dtype=np.float32)
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        data = {
             "version": self.version,
             "dimension": self.dimension,
             "low": self.low.tolist(),
             "step": self.step.tolist(),
         }
+        if self.version == TRANSFORMED_VERSION:
+            data["center"] = None if self.center is None else self.center.tolist()
+            data["rotation_seed"] = self.rotation_seed
+        return data
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Calibration:
-        if data["version"] != CALIBRATION_VERSION:
+        """Raises FormatMismatch for a version that this program does not know."""
+        if data["version"] not in (CALIBRATION_VERSION, TRANSFORMED_VERSION):
             raise FormatMismatch(
-                f"calibration version {data['version']}, this program reads {CALIBRATION_VERSION}"
+                f"calibration version {data['version']}, this program reads "
+                f"{CALIBRATION_VERSION} and {TRANSFORMED_VERSION}"
             )
         low = np.array(data["low"], dtype=np.float32)
         step = np.array(data["step"], dtype=np.float32)
-        return cls(data["dimension"], low, step, data["version"])
+        center = data.get("center")
+        return cls(
+            data["dimension"],
+            low,
+            step,
+            None if center is None else np.array(center, dtype=np.float32),
+            data.get("rotation_seed"),
+        )
+
+
+def _rotated(units: NDArray[np.float32], dimension: int, seed: int | None) -> NDArray[np.float32]:
+    """``units`` (n, padded(dimension)) turned by the rotation of ``seed``; the padding stays 0."""
+    if seed is None:
+        return units
+    turned = np.zeros_like(units)
+    np.matmul(units[:, :dimension], rotation(dimension, seed), out=turned[:, :dimension])
+    return turned
 
 
 def query_bits(units: NDArray[np.float32]) -> NDArray[np.uint8]:

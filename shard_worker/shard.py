@@ -27,6 +27,7 @@ from shard_worker.layout import (
 )
 from shard_worker.store import Store
 from shard_worker.types import (
+    CANDIDATES_FIXED,
     POOL_FACTOR,
     Candidates,
     Document,
@@ -109,7 +110,7 @@ class Shard:
             if query.mode is Mode.EXHAUSTIVE:
                 answers[place] = self._search_exhaustive(query)
             else:
-                scans.setdefault(query.candidates, []).append(place)
+                scans.setdefault(query.candidates or CANDIDATES_FIXED, []).append(place)
         for candidates, places in scans.items():
             vectors = np.stack([queries[place].vector for place in places])
             pools = self._index.search(query_bits(vectors), candidates * POOL_FACTOR)
@@ -122,7 +123,7 @@ class Shard:
     ) -> Candidates:
         """Asymmetric scores choose ``candidates`` of the pool; their int8 codes are read."""
         estimates = asymmetric_scores(query.vector, self._index.bits_of(rows))
-        best = best_first(estimates, rows, query.candidates)
+        best = best_first(estimates, rows, query.candidates or CANDIDATES_FIXED)
         codes, intact = self._store.read_codes(rows[best])
         self._count_corrupt(rows[best][~intact])
         best = best[intact]
@@ -138,7 +139,8 @@ class Shard:
 
     def _search_exhaustive(self, query: Query) -> Candidates:
         """Score every living row's int8 code: slow, the yardstick for everything else."""
-        kept = query.candidates + _EXHAUSTIVE_SLACK
+        wanted = query.candidates or max(CANDIDATES_FIXED, query.top_k)
+        kept = wanted + _EXHAUSTIVE_SLACK
         folded = query.vector * self._calibration.step
         scores, rows = np.empty(0, dtype=np.float32), np.empty(0, dtype=np.int64)
         for first, codes in self._store.scan_codes(0, self._store.rows, checked=False):
@@ -152,7 +154,7 @@ class Shard:
         self._count_corrupt(rows[~intact])
         rows, codes, corrupt = rows[intact], codes[intact], int((~intact).sum())
         exact = self._calibration.scores(query.vector, codes)
-        best = best_first(exact, rows, query.candidates)
+        best = best_first(exact, rows, wanted)
         zeros = np.zeros(len(best), dtype=np.int32)
         return Candidates(
             self.identity.shard, rows[best], zeros, zeros, exact[best], codes[best], corrupt

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-CANDIDATES_DEFAULT = 40
+CANDIDATES_FIXED = 40
+"""What a shard reads for a query on average, and exactly where it decides nothing itself."""
 CANDIDATES_MAX = 1_000
+NPROBE_MAX = 1 << 20
 POOL_FACTOR = 10
 """The Hamming stage keeps this many times ``candidates`` (DESIGN §3: 400 for 40)."""
 
@@ -20,10 +22,16 @@ LIVE_POSITION = -1
 
 
 class Mode(StrEnum):
-    """How a shard finds its candidates."""
+    """How a shard finds its candidates.
+
+    ``auto`` scans all bits while that fits the latency budget, else it probes the nearest lists;
+    ``exact`` always scans; ``approximate`` probes lists where the shard has them; ``exhaustive``
+    scores every int8 row.
+    """
 
     AUTO = "auto"
     EXACT = "exact"
+    APPROXIMATE = "approximate"
     EXHAUSTIVE = "exhaustive"
 
 
@@ -32,16 +40,35 @@ class Query:
     """One question to one shard.
 
     ``vector`` is float32 of shape (width,): L2-normalised, padded to the index's code width.
+    ``candidates`` None lets the shard decide by the query's scores how many rows it reads
+    (adaptive.py), so that the best ``top_k`` are among them. ``nprobe`` is how many lists an
+    approximate search visits; None takes the shard's own figure.
     """
 
     vector: NDArray[np.float32]
-    candidates: int = CANDIDATES_DEFAULT
+    candidates: int | None = None
     mode: Mode = Mode.AUTO
+    nprobe: int | None = None
+    top_k: int = 10
 
     def __post_init__(self) -> None:
         assert self.vector.ndim == 1, self.vector.shape
         assert self.vector.dtype == np.float32, self.vector.dtype
-        assert 1 <= self.candidates <= CANDIDATES_MAX, self.candidates
+        assert self.candidates is None or 1 <= self.candidates <= CANDIDATES_MAX, self.candidates
+        assert self.nprobe is None or 1 <= self.nprobe <= NPROBE_MAX, self.nprobe
+        assert 1 <= self.top_k <= CANDIDATES_MAX, self.top_k
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSettings:
+    """How a shard chooses between scanning all bits and probing lists.
+
+    ``auto`` scans while the scan is measured to take at most ``exact_budget_ms``. A shard of
+    ``train_rows_min`` rows or more groups its bits into lists by itself.
+    """
+
+    exact_budget_ms: float = 50.0
+    train_rows_min: int = 2_000_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,7 +165,12 @@ class ShardIdentity:
 
 @dataclass(frozen=True, slots=True)
 class ShardStatus:
-    """What a shard says of itself. ``bits_bytes`` is RAM, ``disk_bytes`` what its files occupy."""
+    """What a shard says of itself. ``bits_bytes`` is RAM, ``disk_bytes`` what its files occupy.
+
+    ``lists`` is 0 while the shard has no approximate index; ``clustered_rows`` are in lists, the
+    rest is scanned always; ``nprobe`` is the default, measured when the lists were made;
+    ``exact_scan_ms`` what one exact scan takes.
+    """
 
     shard: int
     state: str
@@ -148,6 +180,11 @@ class ShardStatus:
     bits_bytes: int = 0
     disk_bytes: int = 0
     corrupt_rows_seen: int = 0
+    lists: int = 0
+    clustered_rows: int = 0
+    training: bool = False
+    nprobe: int = 0
+    exact_scan_ms: float = 0.0
     resident_bytes: int = 0
     node: str = ""
     pid: int = 0
