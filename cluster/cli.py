@@ -20,6 +20,7 @@ from rich.table import Table
 
 from cluster.cli_progress import IndexProgress
 from router.answer import Answer
+from shard_worker.codes import Transform
 from shard_worker.errors import BitsiftError, InvalidRequest
 from shard_worker.types import Mode
 
@@ -98,6 +99,9 @@ def index(
     vectors: Annotated[
         Path | None, typer.Option(help="A .npy file: row i belongs to record i of the source.")
     ] = None,
+    transform: Annotated[
+        Transform, typer.Option(help="What is done to vectors before their signs are taken.")
+    ] = Transform.NONE,
     max_rejects: Annotated[int, typer.Option(min=0, help="Stop after more bad records.")] = 1_000,
     encoders: Annotated[int | None, typer.Option(min=1, help="Size of the encoder pool.")] = None,
     backend: Backend = "auto",
@@ -120,6 +124,7 @@ def index(
             shards=shards,
             fields=fields,
             vectors=vectors,
+            transform=transform,
             max_rejects=max_rejects,
             encoders=encoders,
             backend=backend,

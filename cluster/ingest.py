@@ -32,7 +32,7 @@ from cluster.source_vectors import vectors_of
 from cluster.sources import plan_sources
 from cluster.worker import IndexWorker, Work, document_texts
 from router.models import ModelSpec
-from shard_worker.codes import DIMENSION_MAX, DIMENSION_MIN, Calibration, normalize
+from shard_worker.codes import DIMENSION_MAX, DIMENSION_MIN, Calibration, Transform, normalize
 from shard_worker.errors import BitsiftError, InvalidRequest
 from shard_worker.layout import shard_folder
 from shard_worker.shard import Shard
@@ -55,6 +55,7 @@ def build_index(
     shards: int | None = None,
     fields: Fields | None = None,
     vectors: str | Path | None = None,
+    transform: Transform = Transform.NONE,
     max_rejects: int = MAX_REJECTS,
     encoders: int | None = None,
     backend: str = "auto",
@@ -66,7 +67,9 @@ def build_index(
 
     ``model`` is a sentence-transformers name or path, or ``minilm``; it is not used where the
     sources carry vectors (``fields.vector`` or ``vectors``, a .npy file). ``shards`` defaults to
-    one per core. ``encoders`` is the size of the pool. A finished index is left untouched.
+    one per core. ``transform`` is done to all vectors, of documents and of queries, before their
+    signs are taken (`bitsift doctor` says which helps). ``encoders`` is the size of the pool.
+    A finished index is left untouched.
 
     Raises InvalidRequest for sources, options or an existing index that do not fit, also after
     more than ``max_rejects`` bad records; StorageFull; Unavailable when the model fails.
@@ -77,24 +80,27 @@ def build_index(
     if not 1 <= shards <= SHARDS_MAX:
         raise InvalidRequest(f"shards: {shards} is not between 1 and {SHARDS_MAX}")
     ready_made = plan.expected_width is not None
-    request = _request(plan, None if ready_made else model, shards)
+    request = _request(plan, None if ready_made else model, shards, transform)
     finished = _finished(index, request)
     if finished is not None:
         return finished
     encoder = None if ready_made else {"name": model, "backend": backend}
     with ray_cluster(ray_address):
-        return _Build(index, plan, request, encoder, encoders, max_rejects, on_progress).run(
-            shards, tuple(examples)
-        )
+        return _Build(
+            index, plan, request, transform, encoder, encoders, max_rejects, on_progress
+        ).run(shards, tuple(examples))
 
 
-def _request(plan: SourcePlan, model: str | None, shards: int) -> dict[str, Any]:
+def _request(
+    plan: SourcePlan, model: str | None, shards: int, transform: Transform
+) -> dict[str, Any]:
     """What identifies a build: another attempt must ask for the same."""
     return {
         "sources": plan.fingerprint,
         "files": len(plan.files),
         "model": model,
         "shards": shards,
+        "transform": None if transform is Transform.NONE else transform.value,
         "fields": dict(plan.fields.named()),
     }
 
@@ -150,6 +156,7 @@ class _Build:
     index: Path
     plan: SourcePlan
     request: dict[str, Any]
+    transform: Transform
     encoder: dict[str, Any] | None
     encoders: int | None
     max_rejects: int
@@ -204,7 +211,9 @@ class _Build:
             name=self.index.name,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             shards=shards,
-            calibration=Calibration.from_sample(normalize(vectors, dimension), dimension),
+            calibration=Calibration.from_sample(
+                normalize(vectors, dimension), dimension, self.transform
+            ),
             model=model,
             request=self.request,
             records=survey.documents + survey.rejects,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cluster.source_vectors import take_good, vectors_of
 from router.encoder import Encoder
-from shard_worker.codes import Calibration, normalize, shard_of
+from shard_worker.codes import Calibration, shard_of
 from shard_worker.types import Documents, Outcome
 
 
@@ -88,12 +88,11 @@ class IndexWorker:
         The model is loaded with the first batch, not in the constructor: Ray restarts an actor
         whose constructor raised, for ever; an error in a batch ends the build and says why.
         """
-        dimension = self._calibration.dimension
         if self._encoder_arguments is None:
-            return normalize(vectors_of(good, dimension), dimension)
+            return self._calibration.units(vectors_of(good, self._calibration.dimension))
         if self._encoder is None:
             self._encoder = Encoder.load(**self._encoder_arguments)
-        return normalize(self._encoder.encode_documents(document_texts(good)), dimension)
+        return self._calibration.units(self._encoder.encode_documents(document_texts(good)))
 
     def _store(
         self,

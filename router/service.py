@@ -25,7 +25,7 @@ from router.batching import Batcher
 from router.description import IndexDescription
 from router.fanout import FanOut
 from router.merge import Ranking, rescore
-from shard_worker.codes import normalize
+from shard_worker.codes import Calibration
 from shard_worker.errors import DeadlineExceeded, InvalidRequest, ShardUnavailable, Unavailable
 from shard_worker.types import CANDIDATES_MAX, NPROBE_MAX, Document, Mode, Query
 
@@ -145,9 +145,9 @@ class SearchService:
 
     async def _vector(self, question: Question, deadline: float) -> NDArray[np.float32]:
         """The unit query vector, float32 (width,)."""
-        dimension = self.description.dimension
+        calibration = self.description.calibration
         if question.vector is not None:
-            return normalized(question.vector, dimension)
+            return _unit(question.vector, calibration)
         assert question.text is not None
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
@@ -156,7 +156,7 @@ class SearchService:
             raise DeadlineExceeded(
                 f"the query was not encoded in {question.timeout_s:.3f} s"
             ) from error
-        return normalized(encoded, dimension)
+        return _unit(encoded, calibration)
 
     async def _hits(
         self, question: Question, ranking: Ranking, coverage: Coverage, deadline: float
@@ -192,9 +192,9 @@ def _shard_query(vector: NDArray[np.float32], question: Question) -> Query:
     return Query(vector, candidates, question.mode, question.nprobe, question.top_k)
 
 
-def normalized(vector: NDArray[Any], dimension: int) -> NDArray[np.float32]:
-    """One unit vector, float32 (padded(dimension),). Raises InvalidRequest."""
-    return np.asarray(normalize(vector[None, :], dimension)[0])
+def _unit(vector: NDArray[Any], calibration: Calibration) -> NDArray[np.float32]:
+    """One unit vector as the index has them, float32 (width,). Raises InvalidRequest."""
+    return np.asarray(calibration.units(vector[None, :])[0])
 
 
 def _check_coverage(coverage: Coverage, question: Question) -> None:

@@ -190,7 +190,7 @@ class Calibration:
         return self.low + self.step * (codes.astype(np.float32) + np.float32(128))
 
     def bits(self, codes: NDArray[np.int8]) -> NDArray[np.uint8]:
-        """Packed signs of the decoded codes less the centre: uint8 (n, width/8), most significant bit first."""
+        """Packed signs of the decoded codes less the centre: uint8 (n, width/8)."""
         return np.packbits(codes >= self.bit_thresholds, axis=1)
 
     def scores(self, query: NDArray[np.float32], codes: NDArray[np.int8]) -> NDArray[np.float32]:

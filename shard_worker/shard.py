@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from shard_worker.codes import Calibration, asymmetric_scores, best_first, query_bits
+from shard_worker.codes import Calibration, asymmetric_scores, best_first
 from shard_worker.errors import BitsiftError, Corrupt, NotFound
 from shard_worker.index import BinaryIndex, open_index
 from shard_worker.layout import (
@@ -113,7 +113,9 @@ class Shard:
                 scans.setdefault(query.candidates or CANDIDATES_FIXED, []).append(place)
         for candidates, places in scans.items():
             vectors = np.stack([queries[place].vector for place in places])
-            pools = self._index.search(query_bits(vectors), candidates * POOL_FACTOR)
+            pools = self._index.search(
+                self._calibration.query_bits(vectors), candidates * POOL_FACTOR
+            )
             for place, (distances, rows) in zip(places, pools, strict=True):
                 answers[place] = self._narrow(queries[place], distances, rows)
         return [answer for answer in answers if answer is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,15 +11,17 @@ from hypothesis.extra import numpy as hnp
 
 from shard_worker.codes import (
     Calibration,
+    Transform,
     asymmetric_scores,
     bad_rows,
     best_first,
     normalize,
     padded,
     query_bits,
+    rotation,
     shard_of,
 )
-from shard_worker.errors import InvalidRequest
+from shard_worker.errors import FormatMismatch, InvalidRequest
 
 
 def unit_vectors(rows: int, dimension: int, seed: int = 0) -> np.ndarray:
@@ -26,16 +29,76 @@ def unit_vectors(rows: int, dimension: int, seed: int = 0) -> np.ndarray:
     return normalize(random.standard_normal((rows, dimension)).astype(np.float32), dimension)
 
 
+def biased_vectors(rows: int, dimension: int, seed: int = 0) -> np.ndarray:
+    """Every dimension has a mean of its own, far from zero for most."""
+    random = np.random.default_rng(seed)
+    mean = 2 * random.standard_normal(dimension)
+    return (mean + random.standard_normal((rows, dimension))).astype(np.float32)
+
+
 dimensions = st.integers(32, 200)
+transforms = st.sampled_from(list(Transform))
 
 
-@given(dimensions, st.integers(0, 2**32 - 1))
-def test_bits_are_the_signs_of_the_decoded_codes(dimension: int, seed: int) -> None:
-    units = unit_vectors(20, dimension, seed)
-    calibration = Calibration.from_sample(units, dimension)
+def calibrated(vectors: np.ndarray, transform: Transform) -> tuple[Calibration, np.ndarray]:
+    """A calibration from ``vectors`` and their units under it."""
+    dimension = vectors.shape[1]
+    calibration = Calibration.from_sample(normalize(vectors, dimension), dimension, transform)
+    return calibration, calibration.units(vectors)
+
+
+@given(dimensions, st.integers(0, 2**32 - 1), transforms)
+def test_bits_are_the_signs_of_the_decoded_codes_less_the_centre(
+    dimension: int, seed: int, transform: Transform
+) -> None:
+    calibration, units = calibrated(biased_vectors(20, dimension, seed), transform)
     codes, _ = calibration.quantize(units)
-    expected = np.packbits(calibration.decode(codes) > 0, axis=1)
+    center = 0 if calibration.center is None else calibration.center
+    expected = np.packbits(calibration.decode(codes) > center, axis=1)
     np.testing.assert_array_equal(calibration.bits(codes), expected)
+    query = np.packbits(units > center, axis=1)
+    np.testing.assert_array_equal(calibration.query_bits(units), query)
+    padding = np.unpackbits(np.concatenate([expected, query]), axis=1)[:, dimension:]
+    assert not padding.any()
+
+
+@given(dimensions, st.integers(0, 2**32 - 1), transforms)
+def test_no_transform_changes_a_score(dimension: int, seed: int, transform: Transform) -> None:
+    vectors = biased_vectors(30, dimension, seed)
+    calibration, units = calibrated(vectors, transform)
+    plain = normalize(vectors, dimension)
+    np.testing.assert_allclose(units @ units[0], plain @ plain[0], atol=1e-5)
+    assert not units[:, dimension:].any()
+    codes, clipped = calibration.quantize(units)
+    assert clipped == 0
+    bound = (np.abs(units[0]) * calibration.step / 2).sum() + 1e-5
+    assert (np.abs(calibration.scores(units[0], codes) - plain @ plain[0]) <= bound).all()
+
+
+def test_centring_makes_every_bit_tell_the_documents_apart() -> None:
+    vectors = biased_vectors(2_000, 96)
+    one_sided = {}
+    for transform in Transform:
+        calibration, units = calibrated(vectors, transform)
+        ones = np.unpackbits(calibration.bits(calibration.quantize(units)[0]), axis=1).mean(axis=0)
+        one_sided[transform] = np.maximum(ones, 1 - ones).max()
+    assert one_sided[Transform.NONE] == 1.0
+    assert one_sided[Transform.CENTER] < 0.55
+    assert one_sided[Transform.CENTER_ROTATE] < 0.55
+
+
+@settings(max_examples=20)
+@given(dimensions, st.integers(0, 2**32 - 1))
+def test_a_rotation_is_orthonormal_and_made_again_from_its_seed(dimension: int, seed: int) -> None:
+    matrix = rotation(dimension, seed).copy()
+    np.testing.assert_allclose(matrix @ matrix.T, np.eye(dimension), atol=1e-5)
+    rotation.cache_clear()
+    np.testing.assert_array_equal(rotation(dimension, seed), matrix)
+
+
+def test_the_rotation_of_a_seed_never_changes_between_versions() -> None:
+    corner = rotation(64, 20_240_131)[:2, :3]
+    np.testing.assert_allclose(corner, ROTATION_FOR_EVER, atol=1e-6)
 
 
 @given(dimensions, st.integers(0, 2**32 - 1))
@@ -120,11 +183,25 @@ def test_values_outside_the_calibrated_range_clip_and_are_counted() -> None:
     assert codes[0, 6] == -128
 
 
-def test_calibration_survives_json_exactly() -> None:
-    calibration = Calibration.from_sample(unit_vectors(100, 48), 48)
-    again = Calibration.from_json(calibration.to_json())
+@given(dimensions, st.integers(0, 2**32 - 1), transforms)
+def test_calibration_survives_json_exactly(dimension: int, seed: int, transform: Transform) -> None:
+    vectors = biased_vectors(50, dimension, seed)
+    calibration, units = calibrated(vectors, transform)
+    again = Calibration.from_json(orjson.loads(orjson.dumps(calibration.to_json())))
     np.testing.assert_array_equal(again.low, calibration.low)
     np.testing.assert_array_equal(again.step, calibration.step)
+    np.testing.assert_array_equal(again.units(vectors), units)
+    np.testing.assert_array_equal(again.query_bits(units), calibration.query_bits(units))
+    np.testing.assert_array_equal(again.bit_thresholds, calibration.bit_thresholds)
+
+
+def test_a_program_that_knows_no_transform_refuses_a_calibration_with_one() -> None:
+    vectors = biased_vectors(50, 48)
+    assert calibrated(vectors, Transform.NONE)[0].to_json().keys() == VERSION_1_KEYS
+    for transform in set(Transform) - {Transform.NONE}:
+        assert calibrated(vectors, transform)[0].to_json()["version"] == 2
+    with pytest.raises(FormatMismatch, match="version 3, this program reads 1 and 2"):
+        Calibration.from_json({"version": 3})
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 0.0])
@@ -165,3 +242,5 @@ def test_the_shard_of_an_id_never_changes_between_versions() -> None:
 
 
 SHARDS_FOR_EVER = [5, 4, 6, 1]
+ROTATION_FOR_EVER = [[-0.2477025, 0.1400737, 0.0724575], [-0.1168600, -0.1511174, 0.2086019]]
+VERSION_1_KEYS = {"version", "dimension", "low", "step"}
