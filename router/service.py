@@ -109,6 +109,8 @@ class SearchService:
         self._encode: Batcher[str, NDArray[np.float32]] = Batcher(
             self._encode_batch, ENCODE_BATCH_MAX
         )
+        # A rotation takes seconds to make: now, not in the event loop at the first question.
+        description.calibration.units(np.ones((1, description.dimension)))
 
     async def _encode_batch(self, texts: list[str]) -> list[NDArray[np.float32]]:
         if self.encoder is None:
