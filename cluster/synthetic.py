@@ -26,9 +26,9 @@ from shard_worker.errors import InvalidRequest
 PREFIX = "synthetic:"
 BLOCK_ROWS = 4_096
 _CHUNK_ROWS = 512  # vectors worked on at a time, so that they stay in the cache
-_LATENT = 96
+_LATENT = 64
 _SHAPES = 1_024  # of the local spread: a subtopic takes one of so many
-_FANOUT = (256, 256, 64)  # topics, subtopics of each, groups of each: 4 million groups
+_FANOUT = (128, 64, 64)  # topics, subtopics of each, groups of each: half a million groups
 _LEVEL_SCALE = (1.0, 0.8, 0.6)
 _LOCAL_SCALE = 0.45
 _NOISE = 0.3  # of a dimension's own scale
@@ -77,7 +77,7 @@ def synthetic_block(spec: SyntheticSpec, first: int, rows: int) -> NDArray[np.fl
 
 
 def synthetic_queries(spec: SyntheticSpec, count: int) -> NDArray[np.float32]:
-    """Further vectors of the same distribution, none of them in the corpus: float32 (count, dim)."""
+    """Further vectors of the same distribution, none in the corpus: float32 (count, dim)."""
     return _rows_of(spec, _QUERIES, 0, count)
 
 
@@ -157,8 +157,8 @@ class _Mixture:
         return latent
 
     def _centres(self, node: NDArray[np.uint64]) -> NDArray[np.float32]:
-        """The place of each node, float32 (n, _LATENT), uniform with variance 1: a hash, no table."""
-        counters = node[:, None] + np.arange(1, _LATENT // 8 + 1, dtype=np.uint64)
+        """The place of each node, float32 (n, _LATENT), uniform of variance 1: hashed, no table."""
+        counters = node[:, None] + np.arange(1, _LATENT // 8 + 1).astype(np.uint64)
         return _mixed(counters).view(np.int8) * np.float32(np.sqrt(3) / 128)
 
 
