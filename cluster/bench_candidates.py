@@ -1,0 +1,107 @@
+"""Shards of a finished index, opened in this process: approximate against exact, and their RAM."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster.manifest import Manifest, open_manifest
+from cluster.memory import memory_of
+from cluster.timing import interleaved, median
+from shard_worker.codes import normalize
+from shard_worker.layout import shard_folder
+from shard_worker.shard import Shard
+from shard_worker.types import CANDIDATES_FIXED, Candidates, Mode, Query, SearchSettings
+
+NEVER_TRAIN = SearchSettings(train_rows_min=1 << 62)
+_OPEN = "from cluster.bench_candidates import print_memory as p; import sys; p(*sys.argv[1:])"
+
+
+def open_shard(index: Path, manifest: Manifest, shard: int) -> Shard:
+    """A shard that makes no lists while it is measured."""
+    folder = shard_folder(index, shard)
+    return Shard(folder, manifest.calibration, manifest.identity(shard), NEVER_TRAIN)
+
+
+def candidates_against_exact(index: Path, vectors: NDArray[np.float32]) -> dict[str, Any]:
+    """Recall@40 of the approximate candidates, and how much faster they are found.
+
+    ``vectors`` float32 (n, dimension). One shard after the other, each query in both modes in turn,
+    one thread: as a shard's own process does it. Speed-up is of the medians of ``Shard.search``.
+    """
+    manifest, _ = open_manifest(index)
+    units = normalize(vectors, manifest.calibration.dimension)
+    faiss.omp_set_num_threads(1)
+    exact_s: list[float] = []
+    approximate_s: list[float] = []
+    shares: list[float] = []
+    for number in range(manifest.shards):
+        shard = open_shard(index, manifest, number)
+        found: dict[Mode, list[Candidates]] = {Mode.EXACT: [], Mode.APPROXIMATE: []}
+
+        search = functools.partial(_search, shard, units, found)
+        sides = {mode.value: functools.partial(search, mode) for mode in found}
+        seconds = interleaved(sides, len(units))
+        exact_s += seconds["exact"]
+        approximate_s += seconds["approximate"]
+        shares += map(_share, found[Mode.EXACT], found[Mode.APPROXIMATE])
+        shard.close()
+    exact_ms, approximate_ms = median(exact_s) * 1e3, median(approximate_s) * 1e3
+    return {
+        "recall_candidates": round(float(np.mean(shares)), 4),
+        "approx_speedup": round(exact_ms / approximate_ms, 2),
+        "shard_exact_p50_ms": round(exact_ms, 3),
+        "shard_approximate_p50_ms": round(approximate_ms, 3),
+    }
+
+
+def _search(
+    shard: Shard,
+    units: NDArray[np.float32],
+    found: dict[Mode, list[Candidates]],
+    mode: Mode,
+    turn: int,
+) -> None:
+    query = Query(units[turn], CANDIDATES_FIXED, mode)
+    found[mode].append(shard.search([query])[0])
+
+
+def _share(exact: Candidates, found: Candidates) -> float:
+    return float(np.isin(exact.rows, found.rows).mean()) if len(exact) else 1.0
+
+
+def memory_per_row(index: Path) -> dict[str, Any]:
+    """RAM of a fresh process with shard 0 open, above one with an empty shard, per row."""
+    manifest, report = open_manifest(index)
+    with tempfile.TemporaryDirectory() as folder:
+        Shard.create(Path(folder), manifest.identity(0))
+        empty = memory_of_open(Path(folder), index)
+    full = memory_of_open(shard_folder(index, 0), index)
+    per_row = (full - empty) / max(1, report.shard_documents[0])
+    return {"ram_bytes_per_row": round(per_row, 2)}
+
+
+def memory_of_open(folder: Path, index: Path) -> int:
+    """Bytes of a fresh process that has the shard in ``folder`` open, as ``Memory.total``."""
+    command = [sys.executable, "-c", _OPEN, str(folder), str(index)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+def print_memory(folder: str, index: str) -> None:
+    """What ``memory_of_open`` runs in the fresh process."""
+    manifest, _ = open_manifest(Path(index))
+    shard = Shard(Path(folder), manifest.calibration, manifest.identity(0), NEVER_TRAIN)
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    sys.stdout.write(f"{memory_of(os.getpid()).total}\n")
+    shard.close()

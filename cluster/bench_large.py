@@ -1,0 +1,321 @@
+"""A large index of synthetic vectors, measured as it is built, trained and served.
+
+Phases, each of which hands on its figures when it ends, so that a run that is cut off leaves them:
+
+    build       build_index from a synthetic source, streamed; what it takes on disk
+    train       the approximate index of every shard, where the build has not made it
+    candidates  each Shard alone in this process: approximate against exact
+    serve       real shard and router actors and the gateway: exact and approximate, cold and warm,
+                1 and 16 clients; recall of the final hits
+
+The memory of all processes is sampled through all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+from cluster.bench_candidates import candidates_against_exact, memory_per_row
+from cluster.bench_clients import Replies, ask, recall, vector_bodies
+from cluster.disk import disk_use, drop_from_cache, read_from_disk_bytes
+from cluster.ingest import build_index
+from cluster.ingest_progress import IndexStage
+from cluster.launch import open_shards, ray_cluster, serve, stop_shards
+from cluster.manifest import open_manifest
+from cluster.memory import MemorySampler
+from cluster.synthetic import SyntheticSpec, synthetic_queries
+from cluster.timing import percentiles
+from shard_worker.errors import StorageFull, Unavailable
+
+CLIENTS = 16
+MODES = ("exact", "approximate")
+TIMEOUT_MS = 60_000
+TRAIN_TIMEOUT_S = 7_200.0
+LINE_EVERY_S = 15.0
+PHASES = ("build", "train", "candidates", "serve")
+_ROW_OVERHEAD_BYTES = 120
+"""Disk of a row beside its codes and bits: its id twice, its position, its list (measured 105)."""
+
+Log = Callable[[str], None]
+OnFigures = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class LargeRun:
+    """What to measure. ``queries`` are asked in each mode; ``time_limit_s`` starts no phase later.
+
+    ``folder`` holds the index; a finished one of the same request in it is used again.
+    """
+
+    corpus: SyntheticSpec
+    shards: int
+    folder: Path
+    queries: int = 200
+    time_limit_s: float = float("inf")
+
+    @property
+    def index(self) -> Path:
+        return self.folder / "index"
+
+    @property
+    def disk_needed_bytes(self) -> int:
+        """int8 codes, bits, the lists' own copy of the bits, and ids."""
+        dim = self.corpus.dim
+        return self.corpus.rows * (round(1.06 * (dim + dim / 4)) + _ROW_OVERHEAD_BYTES)
+
+
+@dataclass(slots=True)
+class Large:
+    """One run: ``figures`` grows phase by phase."""
+
+    run: LargeRun
+    log: Log
+    on_figures: OnFigures
+    figures: dict[str, Any]
+    sampler: MemorySampler = field(default_factory=MemorySampler)
+
+    def measure(self) -> dict[str, Any]:
+        """Run all phases that the time limit allows; ``figures["complete"]`` says whether all ran.
+
+        Raises StorageFull before the first.
+        """
+        check_space(self.run)
+        started = time.monotonic()
+        self.figures["complete"] = False
+        with ray_cluster(None), self.sampler:
+            for name in PHASES:
+                if time.monotonic() - started > self.run.time_limit_s:
+                    self.log(f"{name}: skipped with all after it, the time limit is over")
+                    return self.figures
+                self._phase(name)
+        self.figures["complete"] = True
+        self.on_figures(self.figures)
+        return self.figures
+
+    def _phase(self, name: str) -> None:
+        self.log(f"{name}: begins")
+        self.sampler.phase, started = name, time.monotonic()
+        figures = getattr(self, f"_{name}")()
+        if figures is not None:
+            self.figures[name] = {**figures, "phase_s": round(time.monotonic() - started, 1)}
+        self.sampler.sample()
+        self.figures["memory"] = memory_figures(self.sampler)
+        self.on_figures(self.figures)
+        self.log(f"{name}: ended after {time.monotonic() - started:,.0f} s")
+
+    def _build(self) -> dict[str, Any] | None:
+        """None when an earlier run has built it, whose figures are kept."""
+        run = self.run
+        report = build_index(
+            [str(run.corpus)], run.index, shards=run.shards, on_progress=_progress(self.log)
+        )
+        disk = disk_use(run.index)
+        self.figures["disk"] = disk_figures(disk, run.corpus.rows)
+        manifest, _ = open_manifest(run.index)
+        if self.figures.get("build", {}).get("index_uuid") == manifest.uuid:
+            return None
+        return {
+            "index_uuid": manifest.uuid,
+            "documents": report.documents,
+            "seconds": report.seconds,
+            "documents_s": round(report.encoded / report.seconds),
+            "resumed": report.encoded < report.documents,
+            "shard_documents": report.shard_documents,
+        }
+
+    def _train(self) -> dict[str, Any] | None:
+        """Open the shards and wait until each has its lists; None when they had them already."""
+        manifest, _ = open_manifest(self.run.index)
+        started = time.monotonic()
+        actors = open_shards(self.run.index, manifest)
+        try:
+            opened_s = time.monotonic() - started
+            had = all(status.lists for status in _statuses(actors))
+            if not had:
+                ray.get([actor.train.remote() for actor in actors], timeout=TRAIN_TIMEOUT_S)
+            wait_trained(actors)
+            statuses = _statuses(actors)
+            trained_s = time.monotonic() - started - opened_s
+        finally:
+            stop_shards(actors)
+        self.figures["disk"] = disk_figures(disk_use(self.run.index), self.run.corpus.rows)
+        facts = {
+            "open_s": round(opened_s, 2),
+            "lists": [status.lists for status in statuses],
+            "nprobe": [status.nprobe for status in statuses],
+            "clustered_rows": [status.clustered_rows for status in statuses],
+        }
+        if had and "train" in self.figures:
+            return None
+        return facts | {"seconds": None if had else round(trained_s, 1), "had_lists": had}
+
+    def _candidates(self) -> dict[str, Any]:
+        run = self.run
+        queries = synthetic_queries(run.corpus, run.queries)
+        return candidates_against_exact(run.index, queries) | memory_per_row(run.index)
+
+    def _serve(self) -> dict[str, Any]:
+        """Cold first: the shards have just been started and their stores forgotten."""
+        run = self.run
+        drop_from_cache(run.index)
+        started = time.monotonic()
+        serving = serve(run.index, "127.0.0.1", 0)
+        try:
+            serving.wait_ready()
+            ready_s = time.monotonic() - started
+            wait_trained(serving.shards)
+            pids = [status.pid for status in _statuses(serving.shards)]
+            figures = measure_served(serving.url, pids, run, self.log)
+            statuses = _statuses(serving.shards)
+        finally:
+            serving.stop()
+        figures["ready_s"] = round(ready_s, 2)
+        figures["shard_status"] = [dataclasses.asdict(status) for status in statuses]
+        return figures
+
+
+def check_space(run: LargeRun) -> None:
+    """Raises StorageFull when an index that is still to be built would not fit."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    held = sum(path.stat().st_size for path in run.index.rglob("*") if path.is_file())
+    needed = max(0, run.disk_needed_bytes - held)
+    free = shutil.disk_usage(run.folder).free
+    if needed > free:
+        raise StorageFull(
+            f"{run.corpus.rows:,} rows of {run.corpus.dim} dimensions need "
+            f"{needed / 2**30:.1f} GiB more in {run.folder}, {free / 2**30:.1f} GiB are free; "
+            "name a larger disk or fewer rows"
+        )
+
+
+def _statuses(actors: list[Any]) -> list[Any]:
+    return list(ray.get([actor.status.remote() for actor in actors]))
+
+
+def wait_trained(actors: list[Any]) -> None:
+    """Until no shard is making lists. Raises Unavailable after ``TRAIN_TIMEOUT_S``."""
+    deadline = time.monotonic() + TRAIN_TIMEOUT_S
+    while any(status.training for status in _statuses(actors)):
+        if time.monotonic() > deadline:
+            raise Unavailable(f"the shards did not end training in {TRAIN_TIMEOUT_S:.0f} s")
+        time.sleep(0.5)
+
+
+def _progress(log: Log) -> Callable[[IndexStage], None]:
+    """A line every ``LINE_EVERY_S`` seconds."""
+    started, last, stage_before = time.monotonic(), -LINE_EVERY_S, ""
+
+    def show(stage: IndexStage) -> None:
+        nonlocal last, stage_before
+        now = time.monotonic() - started
+        if now - last < LINE_EVERY_S and stage.stage == stage_before:
+            return
+        last, stage_before = now, stage.stage
+        log(f"build: {stage.stage}, {stage.documents:,} of {stage.total or 0:,} documents")
+
+    return show
+
+
+# --- figures ---------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Tally:
+    """No query may be lost, whatever it measured."""
+
+    asked: int = 0
+    lost: int = 0
+    failure: str | None = None
+
+    def count(self, replies: Replies) -> None:
+        self.asked += len(replies.seconds)
+        self.lost += replies.lost
+        self.failure = self.failure or replies.failure
+
+
+def measure_served(url: str, pids: list[int], run: LargeRun, log: Log) -> dict[str, Any]:
+    """Every mode cold and warm, with 1 and ``CLIENTS`` clients.
+
+    The shards must have been started over forgotten stores: the first questions are the cold ones,
+    and each is about other rows than the ones before it.
+    """
+    cold = max(1, run.queries // 4)
+    vectors = synthetic_queries(run.corpus, run.queries + 2 * cold)
+    warm, tally = vectors[: run.queries], _Tally()
+    figures: dict[str, Any] = {}
+    for place, mode in enumerate(MODES):
+        part = vectors[run.queries + place * cold :][:cold]
+        before = read_from_disk_bytes(pids)
+        replies = ask(url, _bodies(part, mode))
+        read_kib = (read_from_disk_bytes(pids) - before) / 1024 / cold
+        figures[f"{mode}_cold"] = percentiles(replies.seconds)
+        figures[f"{mode}_cold"]["read_kib_per_query"] = round(read_kib, 1)
+        tally.count(replies)
+    log(f"serve: cold: {figures}")
+    for mode in MODES:  # asked once, these rows' pages are there
+        tally.count(ask(url, _bodies(warm, mode), CLIENTS))
+    found = []
+    for clients in (1, CLIENTS):
+        replies_of = _in_turns(url, warm, clients)
+        for mode, replies in replies_of.items():
+            name = f"{mode}_warm" if clients == 1 else f"{mode}_warm_{clients}_clients"
+            rate = len(replies.seconds) / replies.wall_s
+            figures[name] = percentiles(replies.seconds) | {"queries_s": round(rate, 1)}
+            tally.count(replies)
+            log(f"serve: {name}: {figures[name]}")
+        found.append(recall(*(replies_of[mode].hits for mode in MODES)))
+    return figures | {"recall_at_10": min(found), **dataclasses.asdict(tally)}
+
+
+def _bodies(vectors: np.ndarray[Any, np.dtype[np.float32]], mode: str) -> list[bytes]:
+    return vector_bodies(vectors, mode=mode, timeout_ms=TIMEOUT_MS)
+
+
+def _in_turns(
+    url: str, vectors: np.ndarray[Any, np.dtype[np.float32]], clients: int
+) -> dict[str, Replies]:
+    """All ``vectors`` in each mode, in parts that alternate."""
+    parts = np.array_split(vectors, max(1, len(vectors) // (4 * clients)))
+    replies: dict[str, list[Replies]] = {mode: [] for mode in MODES}
+    for part in parts:
+        for mode in MODES:
+            replies[mode].append(ask(url, _bodies(part, mode), clients))
+    return {mode: _joined(found) for mode, found in replies.items()}
+
+
+def _joined(parts: list[Replies]) -> Replies:
+    return Replies(
+        seconds=tuple(second for part in parts for second in part.seconds),
+        hits=tuple(hit for part in parts for hit in part.hits),
+        lost=sum(part.lost for part in parts),
+        wall_s=sum(part.wall_s for part in parts),
+        failure=next((part.failure for part in parts if part.failure), None),
+    )
+
+
+def memory_figures(sampler: MemorySampler) -> dict[str, Any]:
+    """Peaks by phase, the largest of all, and about 400 samples of the course."""
+    step = max(1, len(sampler.series) // 400)
+    return {
+        "peak": max(sampler.peaks.values(), key=lambda peak: peak.total).to_json(),
+        "by_phase": {name: peak.to_json() for name, peak in sampler.peaks.items()},
+        "slowest_sample_s": round(sampler.sampling_s, 3),
+        "series": [
+            {"s": seconds, "phase": phase, **found.to_json()}
+            for seconds, phase, found in sampler.series[::step]
+        ],
+    }
+
+
+def disk_figures(disk: dict[str, int], rows: int) -> dict[str, Any]:
+    """Bytes by part, and a row's share of codes and bits."""
+    return {**disk, "payload_bytes_per_row": round(disk["payload"] / rows, 2)}
