@@ -7,6 +7,7 @@ titles and glosses (24 tokens): 550-570 documents/s against f32's 270, cosine to
 
 from __future__ import annotations
 
+import importlib.metadata
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -14,10 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from router.graph_cache import cached
+
 BATCH_TEXTS = 16
 """Larger batches of sorted texts were no faster on 2 cores."""
 _SUPPORTED = {"Transformer", "Pooling", "Dense", "Normalize"}
 _EXAMPLE = ["a text", "another text that is some tokens longer"]
+_CONVERTERS = ("openvino", "torch", "transformers", "sentence-transformers")
+"""Another version of one of these may convert a model to another graph."""
 
 
 class CannotCompile(Exception):
@@ -27,36 +32,39 @@ class CannotCompile(Exception):
 class Graph:
     """All modules of a model, from tokens to the sentence embedding, as one OpenVINO graph."""
 
-    def __init__(self, model: Any, threads: int) -> None:
-        """Raises CannotCompile with the reason."""
+    def __init__(self, model: Any, threads: int, revision: str) -> None:
+        """``revision`` is the model's fingerprint: its converted graph is kept under it.
+
+        Raises CannotCompile with the reason.
+        """
         _check_supported(model)
         import openvino
-        import torch
 
         tokens = model.preprocess(_EXAMPLE)
         self._names = [n for n in ("input_ids", "attention_mask", "token_type_ids") if n in tokens]
         self._threads = threads
         self._core = openvino.Core()
+        self._compiled: dict[str, CompiledModel] = {}
         example = {name: tokens[name] for name in self._names}
-        try:
-            with torch.no_grad(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the tracer's, about shapes that do not vary
-                self._graph = openvino.convert_model(_pipeline(model), example_input=example)
-        except Exception as error:  # the converter raises what it likes
-            raise CannotCompile(f"OpenVINO cannot convert it: {error}") from error
+        versions = [importlib.metadata.version(package) for package in _CONVERTERS]
+        key = "-".join([revision, *versions])
+        self._graph = cached(self._core, key, lambda: _convert(model, example))
 
     def compile(self, precision: str) -> CompiledModel:
         """``precision`` is f32 or bf16. Raises CannotCompile with the reason."""
-        settings = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": precision,
-            "INFERENCE_NUM_THREADS": self._threads,
-        }
-        try:
-            compiled = self._core.compile_model(self._graph, "CPU", settings)
-            return CompiledModel(compiled.create_infer_request(), self._names)
-        except Exception as error:
-            raise CannotCompile(f"OpenVINO cannot compile it: {error}") from error
+        if precision not in self._compiled:
+            settings = {
+                "PERFORMANCE_HINT": "LATENCY",
+                "INFERENCE_PRECISION_HINT": precision,
+                "INFERENCE_NUM_THREADS": self._threads,
+            }
+            try:
+                compiled = self._core.compile_model(self._graph, "CPU", settings)
+                request = compiled.create_infer_request()
+            except Exception as error:
+                raise CannotCompile(f"OpenVINO cannot compile it: {error}") from error
+            self._compiled[precision] = CompiledModel(request, self._names)
+        return self._compiled[precision]
 
     def has_bf16(self) -> bool:
         """True where the CPU multiplies bf16 by itself (avx512_bf16, amx)."""
@@ -88,6 +96,19 @@ class CompiledModel:
             parts.append(np.array(self._request.infer(batch)[0], dtype=np.float32))
         vectors = np.concatenate(parts)
         return vectors[np.argsort(order)]
+
+
+def _convert(model: Any, example: dict[str, Any]) -> Any:
+    """The ``openvino.Model`` of all modules of ``model``, traced with ``example``."""
+    import openvino
+    import torch
+
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the tracer's, about shapes that do not vary
+            return openvino.convert_model(_pipeline(model), example_input=example)
+    except Exception as error:  # the converter raises what it likes
+        raise CannotCompile(f"OpenVINO cannot convert it: {error}") from error
 
 
 def _check_supported(model: Any) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from router.compiled import CannotCompile, Graph
+from router.compiled import CompiledModel, Graph
 from router.encoder import Encoder, _spec
 from router.models import ModelSpec
 from shard_worker.errors import FormatMismatch, InvalidRequest, Unavailable
@@ -114,7 +114,7 @@ def test_a_model_of_another_kind_runs_in_torch_and_says_why(
 ) -> None:
     monkeypatch.setattr("router.compiled._SUPPORTED", {"Transformer"})
     encoder = Encoder.load(str(tiny_folder))
-    assert encoder.backend == "torch (cpu)"
+    assert encoder.backend.startswith("torch (cpu")
     assert encoder.backend_reason == "its modules are Transformer, Pooling, Normalize"
     with pytest.raises(Unavailable, match="does not run in OpenVINO"):
         Encoder.load(str(tiny_folder), backend="openvino")
@@ -128,25 +128,75 @@ def test_a_compiled_model_that_disagrees_with_torch_is_given_up(
 
     monkeypatch.setattr("router.compiled.CompiledModel.__call__", wrong)
     encoder = Encoder.load(str(tiny_folder))
-    assert encoder.backend == "torch (cpu)"
+    assert encoder.backend.startswith("torch (cpu")
     assert "cosine to torch" in str(encoder.backend_reason)
 
 
-def test_documents_stay_in_f32_where_bf16_disagrees(
-    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("cosine", [0.9997, 0.9])
+def test_a_kind_of_text_is_encoded_in_bf16_only_where_that_agrees_well_enough(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, cosine: float
 ) -> None:
-    def refuse(self, precision, compile_as=Graph.compile):  # type: ignore[no-untyped-def]
-        if precision == "bf16":
-            raise CannotCompile("its cosine to torch is 0.900000")
-        return compile_as(self, precision)
+    """0.9997 is enough for documents, not for queries."""
+
+    def turned(self, tokens, encode=CompiledModel.__call__):  # type: ignore[no-untyped-def]
+        exact = encode(self, tokens)
+        if not self.is_bf16:
+            return exact
+        aside = np.roll(exact, 1, axis=1)
+        aside -= (aside * exact).sum(1, keepdims=True) * exact
+        aside /= np.linalg.norm(aside, axis=1, keepdims=True)
+        return cosine * exact + np.sqrt(1 - cosine**2) * aside
+
+    def marked(self, precision, compile_as=Graph.compile):  # type: ignore[no-untyped-def]
+        compiled = compile_as(self, "f32" if precision == "f32" else "bf16")
+        compiled.is_bf16 = precision == "bf16"
+        return compiled
 
     monkeypatch.setattr("router.compiled.Graph.has_bf16", lambda graph: True)
-    monkeypatch.setattr("router.compiled.Graph.compile", refuse)
+    monkeypatch.setattr("router.compiled.Graph.compile", marked)
+    monkeypatch.setattr("router.compiled.CompiledModel.__call__", turned)
     encoder = Encoder.load(str(tiny_folder))
     assert encoder.backend == "openvino"
-    assert "f32, not bf16: its cosine to torch is 0.9" in str(encoder.backend_reason)
+    assert "each query is encoded in f32, not bf16: its cosine to torch is 0." in str(
+        encoder.backend_reason
+    )
+    assert ("each document is encoded in f32" in str(encoder.backend_reason)) == (cosine == 0.9)
+    theirs = encoder._model.encode_query(TEXTS)
+    np.testing.assert_allclose((encoder.encode_queries(TEXTS) * theirs).sum(1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(("error", "precision"), [(0.0, "bf16"), (0.1, "f32")])
+def test_torch_encodes_documents_in_bf16_where_the_cpu_has_it_and_it_agrees(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, error: float, precision: str
+) -> None:
+    import torch
+
+    used = []
+
+    def spy(embed):  # type: ignore[no-untyped-def]
+        def faster(texts):  # type: ignore[no-untyped-def]
+            used.append(len(texts))
+            with torch.autocast("cpu", torch.bfloat16):
+                return embed(texts) + error
+
+        return faster
+
+    monkeypatch.setattr("router.compiled._SUPPORTED", {"Transformer"})
+    monkeypatch.setattr("router.encoder._torch_has_bf16", lambda: True)
+    monkeypatch.setattr("router.encoder._with_autocast", spy)
+    encoder = Encoder.load(str(tiny_folder))
+    checked = len(used)
+    assert checked == 1
     theirs = encoder._model.encode_document(TEXTS)
-    np.testing.assert_allclose((encoder.encode_documents(TEXTS) * theirs).sum(1), 1, atol=1e-4)
+    np.testing.assert_allclose((encoder.encode_documents(TEXTS) * theirs).sum(1), 1, atol=5e-4)
+    encoder.encode_queries(TEXTS)
+    if precision == "bf16":
+        assert encoder.backend == "torch (cpu, documents in bf16)"
+        assert used[checked:] == [len(TEXTS)]
+    else:
+        assert encoder.backend == "torch (cpu)"
+        assert "each document is encoded in f32, not bf16" in str(encoder.backend_reason)
+        assert used[checked:] == []
 
 
 def test_prompts_are_put_before_compiled_queries_and_documents(tiny_folder: Path) -> None:
