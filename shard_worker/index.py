@@ -1,27 +1,29 @@
-"""The bits in RAM: a growing list of FAISS ``IndexBinaryFlat`` segments, and their snapshot files.
+"""The bits in RAM: rows grouped into lists where the shard was trained, then a growing tail.
 
-A segment holds ``SEGMENT_ROWS`` rows; only the last one grows. So memory never doubles while an
-index of tens of millions of rows is loaded, searches of full segments need no lock, and a full
-segment's snapshot file is written once. Everything here is derived from the store: a missing,
-short or damaged snapshot costs a rebuild, never an answer.
+The tail is a list of segments of ``SEGMENT_ROWS`` rows; only the last one grows, into memory that
+was reserved for all of it. So memory never doubles while an index of tens of millions of rows is
+loaded, readers need no lock, and a full segment's snapshot file is written once. Training moves
+rows from the segments into a file of lists (lists.py), which takes their place: no bit is held
+twice. Everything here is derived from the store: a missing, short or damaged file costs a rebuild,
+never an answer.
 """
 
 from __future__ import annotations
 
 import logging
 import struct
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import faiss
 import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
 from shard_worker.errors import ChecksumMismatch
+from shard_worker.hamming import nearest
 from shard_worker.layout import replace_file
+from shard_worker.lists import LISTS_FILE, ListedBits, write_lists
 
 log = logging.getLogger(__name__)
 
@@ -30,42 +32,98 @@ _MAGIC = b"BITS\x00\x00\x00\x01"
 _HEADER = struct.Struct("<8s16sQQII")  # magic, index uuid, first row, rows, bytes per row, CRC32C
 
 
-@dataclass(eq=False)
-class _Segment:
-    """Rows ``first`` … ``first + len`` of the shard, with one bit per row that says it is alive."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Pool:
+    """The rows nearest to one query, ordered by (distance, row).
 
-    first: int
-    flat: faiss.IndexBinaryFlat
-    alive: NDArray[np.uint8] | None = None  # made with the first dead row
-    saved: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    ``distances`` int32 (n,) in bits; ``rows`` int64 (n,); ``bits`` uint8 (n, row_bytes).
+    """
 
-    @classmethod
-    def empty(cls, first: int, row_bytes: int) -> _Segment:
-        return cls(first, faiss.IndexBinaryFlat(row_bytes * 8))
+    distances: NDArray[np.int32]
+    rows: NDArray[np.int64]
+    bits: NDArray[np.uint8]
 
     def __len__(self) -> int:
-        return int(self.flat.ntotal)
+        return len(self.rows)
 
-    def view(self) -> NDArray[np.uint8]:
-        """The packed bits of all rows, uint8 (rows, row_bytes), without a copy."""
-        rows, row_bytes = len(self), self.flat.code_size
-        if rows == 0:
-            return np.empty((0, row_bytes), dtype=np.uint8)
-        flat = faiss.rev_swig_ptr(self.flat.xb.data(), rows * row_bytes)
-        return np.asarray(flat).reshape(rows, row_bytes)
 
-    def search(
-        self, queries: NDArray[np.uint8], count: int
-    ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Nearest living rows as (distances, shard rows), both (n, ≤ count), -1 where none."""
-        parameters = None
-        if self.alive is not None:
-            selector = faiss.IDSelectorBitmap(self.alive)
-            parameters = faiss.SearchParameters(sel=selector)
-        distances, rows = self.flat.search(queries, min(count, len(self)), params=parameters)
-        rows[rows >= 0] += self.first
-        return distances, rows
+class _Segment:
+    """Rows ``first`` … ``first + len`` of the shard, with one bit per row that says it is alive.
+
+    The pages of ``bits`` take RAM when they are first written, not when they are reserved.
+    """
+
+    def __init__(self, first: int, row_bytes: int) -> None:
+        self.first = first
+        self.bits = np.empty((SEGMENT_ROWS, row_bytes), dtype=np.uint8)
+        self.alive: NDArray[np.uint8] | None = None  # made with the first dead row
+        self.saved = 0
+        self._rows = 0
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def add(self, bits: NDArray[np.uint8]) -> int:
+        """Append what fits of ``bits`` and return how many rows did; readers see all or none."""
+        added = min(len(bits), SEGMENT_ROWS - self._rows)
+        self.bits[self._rows : self._rows + added] = bits[:added]
+        self._rows += added
+        return added
+
+    def mark_dead(self, offsets: NDArray[np.int64]) -> None:
+        if self.alive is None:
+            self.alive = np.full(SEGMENT_ROWS // 8, 0xFF, dtype=np.uint8)
+        np.bitwise_and.at(self.alive, offsets // 8, ~(1 << (offsets % 8)).astype(np.uint8))
+
+    def is_alive(self, offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
+        if self.alive is None:
+            return np.ones(len(offsets), dtype=np.bool_)
+        return (self.alive[offsets // 8] >> (offsets % 8).astype(np.uint8) & 1).astype(bool)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Parts:
+    """What is searched: swapped as a whole, so that a reader sees one state of it.
+
+    A *slot* is where a row's bits are: its position among the lists, else the row itself.
+    """
+
+    listed: ListedBits | None
+    segments: tuple[_Segment, ...]
+
+    @property
+    def first(self) -> int:
+        """The first row of the tail."""
+        return 0 if self.listed is None else len(self.listed)
+
+    def by_segment(self, rows: NDArray[np.int64]) -> Iterator[tuple[_Segment, NDArray[np.intp]]]:
+        """Each segment with the places of the ``rows`` that it holds."""
+        numbers = (rows - self.first) // SEGMENT_ROWS
+        for number in np.unique(numbers[rows >= self.first]).tolist():
+            yield self.segments[number], np.flatnonzero((numbers == number) & (rows >= self.first))
+
+    def bits_of(self, slots: NDArray[np.int64], row_bytes: int) -> NDArray[np.uint8]:
+        found = np.empty((len(slots), row_bytes), dtype=np.uint8)
+        if self.listed is not None:
+            inside = np.flatnonzero(slots < self.first)
+            found[inside] = self.listed.codes[slots[inside]]
+        for segment, places in self.by_segment(slots):
+            found[places] = segment.bits[slots[places] - segment.first]
+        return found
+
+    def slots_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        if self.listed is None:
+            return rows
+        slots, inside = rows.copy(), rows < self.first
+        slots[inside] = self.listed.positions_of(rows[inside])
+        return slots
+
+    def rows_of(self, slots: NDArray[np.int64]) -> NDArray[np.int64]:
+        if self.listed is None:
+            return slots
+        rows, inside = slots.copy(), slots < self.first
+        rows[inside] = self.listed.rows[slots[inside]]
+        return rows
 
 
 class BinaryIndex:
@@ -74,94 +132,144 @@ class BinaryIndex:
     def __init__(self, row_bytes: int, index_uuid: str) -> None:
         self.row_bytes = row_bytes
         self._uuid = bytes.fromhex(index_uuid.replace("-", ""))
-        self._segments: list[_Segment] = []
+        self._parts = _Parts(None, ())
 
     def __len__(self) -> int:
-        return sum(len(segment) for segment in self._segments)
+        parts = self._parts
+        return parts.first + sum(len(segment) for segment in parts.segments)
+
+    @property
+    def listed(self) -> ListedBits | None:
+        """The rows that are grouped into lists, if any."""
+        return self._parts.listed
 
     @property
     def memory_bytes(self) -> int:
         """RAM of the bits and of the alive marks."""
-        marks = sum(s.alive.nbytes for s in self._segments if s.alive is not None)
-        return len(self) * self.row_bytes + marks
+        parts = self._parts
+        listed = 0 if parts.listed is None else parts.listed.memory_bytes
+        marks = sum(s.alive.nbytes for s in parts.segments if s.alive is not None)
+        return listed + sum(map(len, parts.segments)) * self.row_bytes + marks
 
     def add(self, bits: NDArray[np.uint8]) -> None:
         """Append rows: ``bits`` uint8 (n, row_bytes)."""
         assert bits.ndim == 2, bits.shape
         assert bits.shape[1] == self.row_bytes, bits.shape
         while len(bits):
-            if not self._segments or len(self._segments[-1]) == SEGMENT_ROWS:
-                self._segments.append(_Segment.empty(len(self), self.row_bytes))
-            last = self._segments[-1]
-            room = SEGMENT_ROWS - len(last)
-            with last.lock:
-                last.flat.add(np.ascontiguousarray(bits[:room]))
-            bits = bits[room:]
+            parts = self._parts
+            if not parts.segments or len(parts.segments[-1]) == SEGMENT_ROWS:
+                segment = _Segment(len(self), self.row_bytes)
+                self._parts = parts = _Parts(parts.listed, (*parts.segments, segment))
+            bits = bits[parts.segments[-1].add(bits) :]
 
     def mark_dead(self, rows: NDArray[np.int64]) -> None:
         """Never return these rows again."""
-        for row in np.asarray(rows).tolist():
-            segment = self._segments[row // SEGMENT_ROWS]
-            byte, bit = divmod(row - segment.first, 8)
-            if segment.alive is None:
-                segment.alive = np.full(SEGMENT_ROWS // 8, 0xFF, dtype=np.uint8)
-            segment.alive[byte] &= 0xFF ^ (1 << bit)
+        _mark_dead(self._parts, np.asarray(rows, dtype=np.int64))
 
     def is_alive(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether each row (n,) is alive."""
+        parts = self._parts
         alive = np.ones(len(rows), dtype=np.bool_)
-        for number, segment in enumerate(self._segments):
-            inside = np.flatnonzero(rows // SEGMENT_ROWS == number)
-            if segment.alive is not None and len(inside):
-                local = rows[inside] - segment.first
-                alive[inside] = segment.alive[local // 8] >> (local % 8).astype(np.uint8) & 1
+        if parts.listed is not None:
+            inside = rows < parts.first
+            alive[inside] = parts.listed.is_alive(parts.listed.positions_of(rows[inside]))
+        for segment, places in parts.by_segment(rows):
+            alive[places] = segment.is_alive(rows[places] - segment.first)
         return alive
 
     def search(
-        self, queries: NDArray[np.uint8], count: int
-    ) -> list[tuple[NDArray[np.int32], NDArray[np.int64]]]:
-        """Per query (n, row_bytes) the nearest living rows: distances int32, rows int64 (≤ count,).
+        self,
+        queries: NDArray[np.uint8],
+        count: int,
+        *,
+        vectors: NDArray[np.float32] | None = None,
+        nprobe: int | None = None,
+    ) -> list[Pool]:
+        """The ``count`` nearest living rows to each of ``queries`` (n, row_bytes).
 
-        Ordered by (distance, row). Fewer than ``count`` only when fewer living rows exist.
+        With ``nprobe`` only the rows of so many lists are compared, chosen by the fp32 ``vectors``
+        (n, width), and the tail. Fewer than ``count`` only when fewer living rows exist.
         """
-        parts = []
-        for segment in list(self._segments):
-            if len(segment) == SEGMENT_ROWS:
-                parts.append(segment.search(queries, count))
+        parts = self._parts
+        found: list[list[tuple[NDArray[np.int32], NDArray[np.int64]]]] = [[] for _ in queries]
+        if parts.listed is not None:
+            if nprobe is None:
+                hits = parts.listed.scan(queries, count)
             else:
-                with segment.lock:
-                    parts.append(segment.search(queries, count))
-        if not parts:
-            nothing = np.empty(0, dtype=np.int32), np.empty(0, dtype=np.int64)
-            return [nothing] * len(queries)
-        distances = np.concatenate([part[0] for part in parts], axis=1)
-        rows = np.concatenate([part[1] for part in parts], axis=1)
-        return [_nearest(d, r, count) for d, r in zip(distances, rows, strict=True)]
+                assert vectors is not None
+                hits = parts.listed.probe(queries, vectors, nprobe, count)
+            for part, hit in zip(found, hits, strict=True):
+                part.append(hit)
+        for segment in parts.segments:
+            bits = segment.bits[: len(segment)]
+            distances, offsets = nearest(bits, queries, count, segment.alive)
+            for part, d, o in zip(found, distances, offsets, strict=True):
+                part.append((d[o >= 0], o[o >= 0] + segment.first))
+        return [self._pool(parts, part, count) for part in found]
+
+    def _pool(
+        self,
+        parts: _Parts,
+        found: Sequence[tuple[NDArray[np.int32], NDArray[np.int64]]],
+        count: int,
+    ) -> Pool:
+        """The nearest of what the parts of the index found for one query."""
+        distances = np.concatenate([np.empty(0, np.int32), *(part[0] for part in found)])
+        slots = np.concatenate([np.empty(0, np.int64), *(part[1] for part in found)])
+        rows = parts.rows_of(slots)
+        order = np.lexsort((rows, distances))[:count]
+        return Pool(distances[order], rows[order], parts.bits_of(slots[order], self.row_bytes))
 
     def bits_of(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """The packed bits of rows (n,): uint8 (n, row_bytes)."""
-        found = np.empty((len(rows), self.row_bytes), dtype=np.uint8)
-        for number in np.unique(rows // SEGMENT_ROWS).tolist():
-            segment = self._segments[number]
-            inside = np.flatnonzero(rows // SEGMENT_ROWS == number)
-            with segment.lock:
-                found[inside] = segment.view()[rows[inside] - segment.first]
-        return found
+        parts = self._parts
+        return parts.bits_of(parts.slots_of(rows), self.row_bytes)
+
+    def contiguous(self, rows: int) -> NDArray[np.uint8]:
+        """Bits of some rows that lie side by side in RAM, at most ``rows``, without a copy."""
+        parts = self._parts
+        if parts.listed is not None:
+            return parts.listed.codes[:rows]
+        segment = max(parts.segments, key=len)
+        return segment.bits[: min(rows, len(segment))]
+
+    # --- lists -----------------------------------------------------------------------------
+
+    def write_lists(self, folder: Path, lists: int) -> ListedBits:
+        """Group all rows that are there now into ``lists`` lists, in a new file in ``folder``.
+
+        Searches go on meanwhile, and see nothing of it until ``adopt``.
+        """
+        path = write_lists(folder, self._uuid, self.row_bytes, len(self), lists, self.bits_of)
+        return ListedBits(path, self.row_bytes, self._uuid)
+
+    def adopt(self, listed: ListedBits, dead: NDArray[np.int64]) -> None:
+        """Let ``listed`` take the place of the rows it holds. No other write may run meanwhile."""
+        tail = np.arange(len(listed), len(self), dtype=np.int64)
+        successor = BinaryIndex(self.row_bytes, self._uuid.hex())
+        successor._parts = _Parts(listed, ())
+        for first in range(0, len(tail), SEGMENT_ROWS):
+            successor.add(self.bits_of(tail[first : first + SEGMENT_ROWS]))
+        successor.mark_dead(dead)
+        self._parts = successor._parts
 
     # --- snapshots -------------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
-        """Write the segments that grew since they were last written."""
-        for number, segment in enumerate(self._segments):
+        """Write the segments that grew since they were last written; remove files of none."""
+        parts = self._parts
+        for number, segment in enumerate(parts.segments):
             rows = len(segment)
             if rows == segment.saved:
                 continue
-            with segment.lock:
-                bits = segment.view()[:rows].tobytes()
-            crc = google_crc32c.value(bits)
+            bits = segment.bits[:rows].reshape(-1).data
+            crc = google_crc32c.value(segment.bits[:rows])
             header = _HEADER.pack(_MAGIC, self._uuid, segment.first, rows, self.row_bytes, crc)
             replace_file(_segment_path(folder, number), header, bits)
             segment.saved = rows
+        for path in folder.glob("bits-[0-9]*.bits"):
+            if int(path.stem.removeprefix("bits-")) >= len(parts.segments):
+                path.unlink()
 
     def load(self, folder: Path, rows: int) -> str | None:
         """Fill this empty index with the snapshot in ``folder``, up to the store's ``rows``.
@@ -169,39 +277,65 @@ class BinaryIndex:
         Returns why it stopped before ``rows``, or None. What is missing must be added from the
         store. Never raises for a bad snapshot: it is derived data.
         """
-        assert not self._segments
+        assert len(self) == 0
         for leftover in folder.glob("bits-*.partial"):
             leftover.unlink()
-        for number in range(-(-rows // SEGMENT_ROWS)):
+        self._load_lists(folder, rows)
+        number = 0
+        while len(self) < rows:
             path = _segment_path(folder, number)
             try:
-                bits = self._read_segment(path, number * SEGMENT_ROWS)
+                segment = self._read_segment(path, len(self))
             except (OSError, ChecksumMismatch) as error:
                 return str(error)
-            if number * SEGMENT_ROWS + len(bits) > rows:
+            if segment.first + len(segment) > rows:
                 return f"{path} holds rows that the store does not have"
-            if len(bits):
-                self.add(bits)
-                self._segments[-1].saved = len(bits)
-            if len(bits) < min(SEGMENT_ROWS, rows - number * SEGMENT_ROWS):
+            parts = self._parts
+            self._parts = _Parts(parts.listed, (*parts.segments, segment))
+            if len(segment) < SEGMENT_ROWS and len(self) < rows:
                 return f"{path} is older than the store"
+            number += 1
         return None
 
-    def _read_segment(self, path: Path, first: int) -> NDArray[np.uint8]:
-        """The bits in a segment file, uint8 (rows, row_bytes). Raises ChecksumMismatch, OSError."""
+    def _load_lists(self, folder: Path, rows: int) -> None:
+        path = folder / LISTS_FILE
+        if not path.exists():
+            return
+        try:
+            listed = ListedBits(path, self.row_bytes, self._uuid)
+        except (OSError, ChecksumMismatch) as error:
+            log.warning("the approximate index is made anew: %s", error)
+            return
+        if len(listed) > rows:
+            log.warning("%s holds rows that the store does not have; it is made anew", path)
+            return
+        self._parts = _Parts(listed, ())
+
+    def _read_segment(self, path: Path, first: int) -> _Segment:
+        """The segment in a snapshot file. Raises ChecksumMismatch, OSError."""
+        segment = _Segment(first, self.row_bytes)
         with path.open("rb") as file:
             head = file.read(_HEADER.size)
-            bits = np.fromfile(file, dtype=np.uint8)
-        if len(head) < _HEADER.size:
-            raise ChecksumMismatch(f"{path} is truncated")
-        magic, uuid, first_row, rows, row_bytes, crc = _HEADER.unpack(head)
-        if (magic, uuid, first_row, row_bytes) != (_MAGIC, self._uuid, first, self.row_bytes):
-            raise ChecksumMismatch(f"{path} is not this segment of this index")
-        if rows > SEGMENT_ROWS or len(bits) != rows * row_bytes:
-            raise ChecksumMismatch(f"{path} holds {len(bits)} bytes for {rows} rows")
-        if google_crc32c.value(bits) != crc:
+            if len(head) < _HEADER.size:
+                raise ChecksumMismatch(f"{path} is truncated")
+            magic, uuid, first_row, rows, row_bytes, crc = _HEADER.unpack(head)
+            if (magic, uuid, first_row, row_bytes) != (_MAGIC, self._uuid, first, self.row_bytes):
+                raise ChecksumMismatch(f"{path} is not this segment of this index")
+            size = path.stat().st_size - _HEADER.size
+            if not 0 < rows <= SEGMENT_ROWS or size != rows * row_bytes:
+                raise ChecksumMismatch(f"{path} holds {size} bytes for {rows} rows")
+            file.readinto(segment.bits[:rows].data)
+        if google_crc32c.value(segment.bits[:rows]) != crc:
             raise ChecksumMismatch(f"{path} is damaged")
-        return bits.reshape(rows, row_bytes)
+        segment.saved = segment._rows = rows
+        return segment
+
+
+def _mark_dead(parts: _Parts, rows: NDArray[np.int64]) -> None:
+    if parts.listed is not None:
+        parts.listed.mark_dead(rows[rows < parts.first])
+    for segment, places in parts.by_segment(rows):
+        segment.mark_dead(rows[places] - segment.first)
 
 
 def open_index(
@@ -221,13 +355,3 @@ def open_index(
 
 def _segment_path(folder: Path, number: int) -> Path:
     return folder / f"bits-{number:05d}.bits"
-
-
-def _nearest(
-    distances: NDArray[np.int32], rows: NDArray[np.int64], count: int
-) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """The ``count`` nearest of gathered segment results, without FAISS's -1 padding."""
-    found = rows >= 0
-    distances, rows = distances[found], rows[found]
-    order = np.lexsort((rows, distances))[:count]
-    return distances[order], rows[order]

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from shard_worker.clustering import lists_for
 from shard_worker.codes import Calibration, asymmetric_scores, best_first
-from shard_worker.errors import BitsiftError, Corrupt, NotFound
-from shard_worker.index import BinaryIndex, open_index
+from shard_worker.errors import BitsiftError, Corrupt, NotFound, StorageFull
+from shard_worker.index import BinaryIndex, Pool, open_index
 from shard_worker.layout import (
     SHARD_FILE,
     STORE_FOLDER,
@@ -26,6 +27,8 @@ from shard_worker.layout import (
     write_identity,
 )
 from shard_worker.store import Store
+from shard_worker.tuning import QUERIES as TUNING_QUERIES
+from shard_worker.tuning import choose_nprobe, read_tuning, scan_seconds_per_row, write_tuning
 from shard_worker.types import (
     CANDIDATES_FIXED,
     POOL_FACTOR,
@@ -35,10 +38,13 @@ from shard_worker.types import (
     Mode,
     Outcome,
     Query,
+    SearchSettings,
     ShardIdentity,
     ShardStatus,
 )
 
+GROWTH_MAX = 0.1
+"""Lists are made anew when the rows beside them, which are always scanned, are a larger share."""
 _EXHAUSTIVE_SLACK = 8
 """Rows kept beyond ``candidates`` while scanning in float32, before the exact cut in float64."""
 
@@ -46,7 +52,13 @@ _EXHAUSTIVE_SLACK = 8
 class Shard:
     """An open shard directory. One writer at a time; searches and reads at any time."""
 
-    def __init__(self, folder: Path, calibration: Calibration, expected: ShardIdentity) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        calibration: Calibration,
+        expected: ShardIdentity,
+        settings: SearchSettings = SearchSettings(),  # noqa: B008 (frozen)
+    ) -> None:
         """Open the shard in ``folder``, replaying into RAM what its bits snapshot lacks.
 
         Raises NotFound when there is no shard, FormatMismatch when it is another one, Corrupt when
@@ -56,6 +68,8 @@ class Shard:
         self.identity = read_identity(folder)
         check_identity(folder, self.identity, expected)
         self._calibration = calibration
+        self._settings = settings
+        self._training = threading.Lock()
         self._lock = FolderLock(folder)
         self._writing = threading.Lock()
         self._corrupt_rows: set[int] = set()
@@ -64,6 +78,8 @@ class Shard:
             self._index = BinaryIndex(self.identity.width // 8, self.identity.index_uuid)
             open_index(folder, self._index, self._store.rows, self._bits_from_store)
             self._index.mark_dead(self._store.dead())
+            self._scan_s_per_row = scan_seconds_per_row(self._index)
+            self._nprobe = self._opened_lists()
         except BaseException:
             self._lock.release()
             raise
@@ -96,43 +112,101 @@ class Shard:
         for _, codes in self._store.scan_codes(first, rows):
             yield self._calibration.bits(codes)
 
+    # --- lists -----------------------------------------------------------------------------
+
+    def wants_training(self) -> bool:
+        """Whether there are enough rows for lists, and many more than the lists were made for."""
+        rows, listed = len(self._index), self._index.listed
+        clustered = 0 if listed is None else len(listed)
+        grown = rows - clustered > GROWTH_MAX * clustered
+        return rows >= self._settings.train_rows_min and grown and not self._training.locked()
+
+    def train(self) -> None:
+        """Group the bits of all rows into lists, for approximate searches; minutes for millions.
+
+        Searches and writes go on meanwhile; the new lists take the place of the old bits at once.
+        Raises StorageFull when the file of lists does not fit on the disk.
+        """
+        with self._training:
+            if len(self._index) == 0:
+                return
+            try:
+                listed = self._index.write_lists(self.folder, lists_for(len(self._index)))
+            except OSError as error:
+                raise StorageFull(f"{self.folder}: no approximate index ({error})") from error
+            with self._writing:
+                self._index.adopt(listed, self._store.dead())
+                self._index.save(self.folder)
+            self._scan_s_per_row = scan_seconds_per_row(self._index)
+            self._nprobe = self._opened_lists()
+
+    def _opened_lists(self) -> int:
+        """Lock the lists in RAM; the nprobe that was measured for them, or is now."""
+        listed = self._index.listed
+        if listed is None:
+            return 0
+        listed.lock_in_memory()
+        nprobe = read_tuning(self.folder, len(listed))
+        if nprobe is None:
+            nprobe, curve = choose_nprobe(self._index, self._calibration, self._some_vectors())
+            write_tuning(self.folder, len(listed), nprobe, curve)
+        return nprobe
+
+    def _some_vectors(self) -> NDArray[np.float32]:
+        """Decoded unit vectors of random rows, float32 (n, width), to tune with."""
+        count = min(TUNING_QUERIES, self._store.rows)
+        rows = np.random.default_rng(self._store.rows).choice(self._store.rows, count, False)
+        codes, intact = self._store.read_codes(rows)
+        vectors = self._calibration.decode(codes[intact])
+        return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+
     # --- the funnel ------------------------------------------------------------------------
 
     def search(self, queries: Sequence[Query]) -> list[Candidates]:
         """The candidates of each query, one ``Candidates`` each, in order.
 
-        Queries of the same ``candidates`` share one pass over the bits, which costs less per query
-        than one pass each.
+        Queries of one kind share one pass over the bits, which costs less per query than one pass
+        each.
         """
         answers: list[Candidates | None] = [None] * len(queries)
-        scans: dict[int, list[int]] = {}
+        scans: dict[tuple[int, int | None], list[int]] = {}
         for place, query in enumerate(queries):
             if query.mode is Mode.EXHAUSTIVE:
                 answers[place] = self._search_exhaustive(query)
             else:
-                scans.setdefault(query.candidates or CANDIDATES_FIXED, []).append(place)
-        for candidates, places in scans.items():
+                kind = _fixed(query) * POOL_FACTOR, self._lists_to_visit(query)
+                scans.setdefault(kind, []).append(place)
+        for (count, nprobe), places in scans.items():
             vectors = np.stack([queries[place].vector for place in places])
-            pools = self._index.search(
-                self._calibration.query_bits(vectors), candidates * POOL_FACTOR
-            )
-            for place, (distances, rows) in zip(places, pools, strict=True):
-                answers[place] = self._narrow(queries[place], distances, rows)
+            bits = self._calibration.query_bits(vectors)
+            pools = self._index.search(bits, count, vectors=vectors, nprobe=nprobe)
+            for place, pool in zip(places, pools, strict=True):
+                answers[place] = self._narrow(queries[place], pool)
         return [answer for answer in answers if answer is not None]
 
-    def _narrow(
-        self, query: Query, distances: NDArray[np.int32], rows: NDArray[np.int64]
-    ) -> Candidates:
-        """Asymmetric scores choose ``candidates`` of the pool; their int8 codes are read."""
-        estimates = asymmetric_scores(query.vector, self._index.bits_of(rows))
-        best = best_first(estimates, rows, query.candidates or CANDIDATES_FIXED)
-        codes, intact = self._store.read_codes(rows[best])
-        self._count_corrupt(rows[best][~intact])
+    def _lists_to_visit(self, query: Query) -> int | None:
+        """How many lists are probed; None for an exact scan."""
+        affordable = self.exact_scan_ms <= self._settings.exact_budget_ms
+        if query.mode is Mode.EXACT or (query.mode is Mode.AUTO and affordable):
+            return None
+        return None if self._index.listed is None else query.nprobe or self._nprobe
+
+    @property
+    def exact_scan_ms(self) -> float:
+        """What an exact scan of all rows takes, from a measurement when the shard was opened."""
+        return self._scan_s_per_row * len(self._index) * 1e3
+
+    def _narrow(self, query: Query, pool: Pool) -> Candidates:
+        """Asymmetric scores choose the candidates of the pool; their int8 codes are read."""
+        estimates = asymmetric_scores(query.vector, pool.bits)
+        best = best_first(estimates, pool.rows, _fixed(query))
+        codes, intact = self._store.read_codes(pool.rows[best])
+        self._count_corrupt(pool.rows[best][~intact])
         best = best[intact]
         return Candidates(
             shard=self.identity.shard,
-            rows=rows[best],
-            distances=distances[best],
+            rows=pool.rows[best],
+            distances=pool.distances[best],
             hamming_ranks=(best + 1).astype(np.int32),
             estimates=estimates[best],
             codes=codes[intact],
@@ -141,7 +215,7 @@ class Shard:
 
     def _search_exhaustive(self, query: Query) -> Candidates:
         """Score every living row's int8 code: slow, the yardstick for everything else."""
-        wanted = query.candidates or max(CANDIDATES_FIXED, query.top_k)
+        wanted = _fixed(query)
         kept = wanted + _EXHAUSTIVE_SLACK
         folded = query.vector * self._calibration.step
         scores, rows = np.empty(0, dtype=np.float32), np.empty(0, dtype=np.int64)
@@ -206,6 +280,7 @@ class Shard:
             self._index.save(self.folder)
 
     def status(self) -> ShardStatus:
+        listed = self._index.listed
         files = [path for path in self.folder.rglob("*") if path.is_file()]
         return ShardStatus(
             shard=self.identity.shard,
@@ -215,4 +290,14 @@ class Shard:
             bits_bytes=self._index.memory_bytes,
             disk_bytes=sum(path.stat().st_blocks * 512 for path in files),
             corrupt_rows_seen=len(self._corrupt_rows),
+            lists=0 if listed is None else listed.lists,
+            clustered_rows=0 if listed is None else len(listed),
+            training=self._training.locked(),
+            nprobe=self._nprobe,
+            exact_scan_ms=round(self.exact_scan_ms, 3),
         )
+
+
+def _fixed(query: Query) -> int:
+    """How many candidates a query is due where nothing is decided by its scores."""
+    return query.candidates or max(CANDIDATES_FIXED, query.top_k)

@@ -36,7 +36,9 @@ def test_faiss_finds_what_a_naive_popcount_finds(
     rows: int, row_bytes: int, count: int, seed: int
 ) -> None:
     bits, query = random_bits(rows, row_bytes, seed), random_bits(1, row_bytes, seed + 1)
-    ((distances, found),) = filled(bits).search(query, count)
+    (pool,) = filled(bits).search(query, count)
+    distances, found = pool.distances, pool.rows
+    np.testing.assert_array_equal(pool.bits, bits[found])
     naive = np.unpackbits(bits ^ query, axis=1).sum(axis=1)
     assert len(found) == min(rows, count)
     assert len(set(found.tolist())) == len(found)
@@ -51,7 +53,7 @@ def test_dead_rows_are_never_found_and_never_shorten_the_answer(
     dead = {row for row in dead if row < rows}
     index = filled(random_bits(rows, 8))
     index.mark_dead(np.array(sorted(dead), dtype=np.int64))
-    ((_, found),) = index.search(random_bits(1, 8, 5), count)
+    found = index.search(random_bits(1, 8, 5), count)[0].rows
     assert not dead & set(found.tolist())
     assert len(found) == min(count, rows - len(dead))
     everything = np.arange(rows, dtype=np.int64)
@@ -80,7 +82,10 @@ def opened(folder: Path, bits: np.ndarray) -> tuple[BinaryIndex, list[tuple[int,
 def same_answers(one: BinaryIndex, other: BinaryIndex) -> bool:
     query = random_bits(3, one.row_bytes, 11)
     pairs = zip(one.search(query, 50), other.search(query, 50), strict=True)
-    return all(np.array_equal(a, c) and np.array_equal(b, d) for (a, b), (c, d) in pairs)
+    return all(
+        np.array_equal(a.distances, b.distances) and np.array_equal(a.rows, b.rows)
+        for a, b in pairs
+    )
 
 
 def test_a_snapshot_spares_reading_the_store(tmp_path: Path) -> None:
