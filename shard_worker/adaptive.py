@@ -1,0 +1,97 @@
+"""How many int8 codes a query needs, decided from the asymmetric scores. Pure numpy, no I/O.
+
+The asymmetric score of a row is its true score s in other units, plus noise:
+``e = a·s·sqrt(dimension) + N(0, σ²)``. For random rows of Gaussian vectors a = sqrt(2/π) = 0.80 and
+σ = sqrt(1 - 2/π) = 0.60; measured with all-MiniLM-L6-v2 on CISI: 0.79 and 0.58, alike for every
+query. So the rows to read follow from the estimates alone:
+
+1. ``t``, the estimate that the true ``top_k``-th score stands for, is where the expected number of
+   rows above it is ``top_k``: ``Σ Φ((e_i - t)/σ) = top_k``.
+2. ``p_i = Φ((e_i - t)/σ)`` is the probability that row i belongs to the true ``top_k``. (A prior
+   that falls exponentially shifts every e_i alike, and so changes no p_i.)
+3. Reading the best m is expected to miss ``Σ_{i>m} p_i`` rows. ``reads`` is the smallest m that
+   misses at most the share ``MISSED`` of ``top_k``.
+
+A clear margin at the cut leaves little probability behind it, a flat tail much. σ comes from the
+pool itself (``noise``), for what all its rows agree on cannot reorder them: with m_j the mean of
+the ±1 bit j over the pool, ``σ² = (1 - 2/π) Σ q_j² (1 - m_j²)``. That is 0.47 for CISI's narrow
+subject and 0.59 for XQuAD's many; one constant for both misses too much or reads too much.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+READS_MAX = 160
+"""The most codes that are read for a query by choice (issue 3); a larger ``top_k`` reads itself."""
+READS_PER_HIT_MIN = 2
+"""At least this many codes per hit, a guard that rarely binds. It lifts recall@10 on adi (82
+documents) from 0.980 to 0.986, and adds 0.2 reads on CISI, 1.7 on XQuAD."""
+MISSED = 0.008
+"""The share of the true ``top_k`` expected beyond the cut."""
+_SIGN_NOISE = float(np.sqrt(1 - 2 / np.pi))
+_NOISE_ROWS = 100
+"""Rows that ``noise`` looks at, spread over the pool: as good as all, in a quarter of the time."""
+_BRACKET = 4.0
+"""``t`` lies within this many σ of the ``top_k``-th best estimate while Φ(-4) x rows < 1."""
+_SIGMA_MIN = 1e-6
+"""A pool of equal codes has no noise."""
+_EXPONENT_MAX = np.float32(80)
+"""exp of more overflows float32 at 88."""
+_HALVINGS = 12
+"""Finds ``t`` to 0.002 σ."""
+
+
+def noise(query: NDArray[np.float32], bits: NDArray[np.uint8]) -> float:
+    """Standard deviation σ of the asymmetric score, in its own units, among the rows of a pool.
+
+    ``query`` float32 (width,); ``bits`` uint8 (n, width/8), the pool's codes in any order, n ≥ 1.
+    """
+    sample = bits[:: -(-len(bits) // _NOISE_ROWS)]
+    rows = len(sample)
+    ones = np.add.reduce(np.unpackbits(sample, axis=1), axis=0, dtype=np.uint8)
+    share = ones / np.float32(rows)
+    # 4·share·(1 - share) = 1 - m²; n/(n - 1) as for any variance of a sample.
+    spread = (4 * rows / max(1, rows - 1)) * share * (1 - share)
+    return float(_SIGN_NOISE * np.sqrt((query * query) @ spread))
+
+
+def reads(estimates: NDArray[np.float32], sigma: float, top_k: int) -> int:
+    """How many of the best rows to read: at least 2 x ``top_k``, as far as there are rows.
+
+    ``estimates`` float32 (n,), asymmetric scores of the pool, best first; ``sigma`` from ``noise``.
+    """
+    rows = len(estimates)
+    lowest = READS_PER_HIT_MIN * top_k
+    highest = max(READS_MAX, lowest)
+    if rows <= lowest:
+        return rows
+    beyond = np.cumsum(_memberships(estimates, sigma, top_k)[::-1], dtype=np.float64)[::-1]
+    needed = int(np.count_nonzero(beyond > MISSED * top_k))
+    return min(max(needed, lowest), highest)
+
+
+def _memberships(estimates: NDArray[np.float32], sigma: float, top_k: int) -> NDArray[np.float32]:
+    """The probability of each row to be in the true ``top_k``; ``t`` is found by bisection."""
+    distances = (estimates - estimates[top_k - 1]) / np.float32(max(sigma, _SIGMA_MIN))
+    low, high = np.float32(-_BRACKET), np.float32(_BRACKET)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        if _normal_cdf(distances - middle).sum() > top_k:
+            low = middle
+        else:
+            high = middle
+    return _normal_cdf(distances - high)
+
+
+def _normal_cdf(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Φ to within 0.0002 (Bowling et al. 2009: the logistic of 1.5976 x + 0.07056 x³)."""
+    exponent = x * x
+    exponent *= np.float32(-0.07056)
+    exponent -= np.float32(1.5976)
+    exponent *= x
+    np.minimum(exponent, _EXPONENT_MAX, out=exponent)
+    np.exp(exponent, out=exponent)
+    exponent += 1
+    return np.asarray(1 / exponent)

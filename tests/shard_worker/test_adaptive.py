@@ -1,0 +1,128 @@
+"""How many codes a query reads: what holds for any estimates, and what it is worth on vectors."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from shard_worker import adaptive
+from shard_worker.adaptive import READS_MAX, READS_PER_HIT_MIN, noise, reads
+from shard_worker.codes import Calibration, asymmetric_scores, best_first, normalize, query_bits
+
+top_ks = st.integers(1, 120)
+sigmas = st.floats(0.05, 1.0)
+pools = hnp.arrays(
+    np.float32, st.integers(0, 400), elements=st.floats(-20, 20, width=32, allow_subnormal=False)
+).map(lambda scores: -np.sort(-scores))
+
+
+@given(pools, sigmas, top_ks)
+def test_reads_are_within_their_bounds_and_never_fewer_than_top_k_while_there_are_rows(
+    estimates: np.ndarray, sigma: float, top_k: int
+) -> None:
+    lowest = READS_PER_HIT_MIN * top_k
+    needed = reads(estimates, sigma, top_k)
+    assert min(len(estimates), lowest) <= needed <= max(READS_MAX, lowest)
+    assert needed <= len(estimates)
+
+
+@given(pools.filter(lambda scores: len(scores) > 1), sigmas, top_ks, st.floats(0.05, 10))
+def test_a_wider_margin_at_the_cut_never_needs_more_reads(
+    estimates: np.ndarray, sigma: float, top_k: int, margin: float
+) -> None:
+    wider = estimates.copy()
+    wider[top_k:] -= np.float32(margin)
+    needed = reads(estimates, sigma, top_k)
+    with pytest.MonkeyPatch.context() as patch:
+        # t is found to 0.002 σ only, which moves the expected misses by a per cent or so.
+        patch.setattr(adaptive, "MISSED", adaptive.MISSED * 1.02)
+        assert reads(wider, sigma, top_k) <= needed
+
+
+@given(pools, sigmas, top_ks, st.floats(-1, 1), st.sampled_from([0.25, 0.5, 2, 4]))
+def test_only_differences_in_units_of_the_noise_count(
+    estimates: np.ndarray, sigma: float, top_k: int, shift: float, scale: float
+) -> None:
+    coarse = np.round(estimates * 64) / np.float32(64)  # so that shifting and scaling lose no bit
+    moved = (coarse + np.float32(round(shift * 64) / 64)) * np.float32(scale)
+    sigma = float(np.float32(sigma))
+    assert reads(moved, sigma * scale, top_k) == reads(coarse, sigma, top_k)
+
+
+def test_a_clear_margin_reads_the_least_and_a_flat_tail_the_most() -> None:
+    clear = np.concatenate([np.full(10, 9), np.full(390, 4)]).astype(np.float32)
+    assert reads(clear, 0.5, 10) == 20
+    assert reads(np.full(400, 4, dtype=np.float32), 0.5, 10) == READS_MAX
+    between = np.linspace(9, 2, 400).astype(np.float32)
+    assert 20 < reads(between, 0.5, 10) < READS_MAX
+
+
+def test_equal_codes_have_no_noise_and_still_get_their_reads() -> None:
+    bits = np.full((400, 8), 5, dtype=np.uint8)
+    query = np.full(64, 0.125, dtype=np.float32)
+    assert noise(query, bits) == 0
+    assert noise(query, bits[:1]) == 0
+    assert reads(asymmetric_scores(query, bits), 0.0, 10) == READS_MAX
+
+
+@given(st.integers(1, 400), st.integers(0, 2**32 - 1))
+def test_noise_is_that_of_the_bits_on_which_the_pool_disagrees(rows: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    query = random.standard_normal(64).astype(np.float32)
+    bits = random.integers(0, 256, (rows, 8), dtype=np.uint8)
+    bits[:, :4] = 77
+    still = query.copy()
+    still[:32] = 0
+    assert noise(query, bits) == pytest.approx(noise(still, bits))
+    assert noise(2 * query, bits) == pytest.approx(2 * noise(query, bits))
+
+
+def test_noise_of_random_codes_is_that_of_a_gaussian_vector_whose_signs_are_taken() -> None:
+    random = np.random.default_rng(0)
+    query = normalize(random.standard_normal((1, 1024)).astype(np.float32), 1024)[0]
+    bits = random.integers(0, 256, (400, 128), dtype=np.uint8)
+    assert noise(query, bits) == pytest.approx(math.sqrt(1 - 2 / math.pi), rel=0.02)
+
+
+@given(hnp.arrays(np.float32, st.integers(1, 50), elements=st.floats(-1e6, 1e6, width=32)))
+def test_the_normal_distribution_is_near_enough(x: np.ndarray) -> None:
+    exact = [0.5 * math.erfc(-value / math.sqrt(2)) for value in x.tolist()]
+    np.testing.assert_allclose(adaptive._normal_cdf(x), exact, atol=2e-4)
+
+
+def test_on_vectors_of_uneven_density_it_beats_fixed_reads_of_the_same_average() -> None:
+    random = np.random.default_rng(0)
+    dimension, kept = 128, 10
+    centers = random.standard_normal((40, dimension))
+    spread = np.geomspace(0.2, 1.5, 40)
+    cluster = random.integers(0, 40, 4_000)
+    vectors = centers[cluster] + spread[cluster, None] * random.standard_normal((4_000, dimension))
+    documents = normalize(vectors[:3_900].astype(np.float32), dimension)
+    queries = normalize(vectors[3_900:].astype(np.float32), dimension)
+    calibration = Calibration.from_sample(documents, dimension)
+    codes, _ = calibration.quantize(documents)
+    bits = calibration.bits(codes)
+    exact = np.argsort(-(queries @ documents.T), axis=1, kind="stable")[:, :kept]
+    asked = query_bits(queries)
+    ranks, chosen = [], []
+    for query, its_bits, true in zip(queries, asked, exact, strict=True):
+        distances = np.bitwise_count(bits ^ its_bits).sum(axis=1, dtype=np.int64)
+        pool = np.argsort(distances, kind="stable")[:400]
+        estimates = asymmetric_scores(query, bits[pool])
+        order = best_first(estimates, pool, 400)
+        ranks.append([np.flatnonzero(pool[order] == row) for row in true])
+        chosen.append(reads(estimates[order], noise(query, bits[pool]), kept))
+
+    def found(counts: list[int]) -> float:
+        pairs = zip(ranks, counts, strict=True)
+        return float(np.mean([(rank < n).sum() for those, n in pairs for rank in those]))
+
+    average = round(float(np.mean(chosen)))
+    missed, missed_by_fixed = 1 - found(chosen), 1 - found([average] * len(chosen))
+    assert missed < 0.7 * missed_by_fixed
+    assert missed < 0.02
