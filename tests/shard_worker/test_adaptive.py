@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from shard_worker import adaptive
-from shard_worker.adaptive import READS_MAX, READS_PER_HIT_MIN, noise, reads
+from shard_worker.adaptive import READS_MAX, READS_MIN, noise, reads
 from shard_worker.codes import Calibration, asymmetric_scores, best_first, normalize, query_bits
 
 top_ks = st.integers(1, 120)
@@ -25,10 +25,9 @@ pools = hnp.arrays(
 def test_reads_are_within_their_bounds_and_never_fewer_than_top_k_while_there_are_rows(
     estimates: np.ndarray, sigma: float, top_k: int
 ) -> None:
-    lowest = READS_PER_HIT_MIN * top_k
     needed = reads(estimates, sigma, top_k)
-    assert min(len(estimates), lowest) <= needed <= max(READS_MAX, lowest)
-    assert needed <= len(estimates)
+    assert min(len(estimates), max(READS_MIN, 2 * top_k)) <= needed <= len(estimates)
+    assert needed <= max(READS_MAX, 4 * top_k)
 
 
 @given(pools.filter(lambda scores: len(scores) > 1), sigmas, top_ks, st.floats(0.05, 10))
@@ -51,15 +50,16 @@ def test_only_differences_in_units_of_the_noise_count(
     coarse = np.round(estimates * 64) / np.float32(64)  # so that shifting and scaling lose no bit
     moved = (coarse + np.float32(round(shift * 64) / 64)) * np.float32(scale)
     sigma = float(np.float32(sigma))
-    assert reads(moved, sigma * scale, top_k) == reads(coarse, sigma, top_k)
+    needed = reads(coarse.astype(np.float32), sigma, top_k)
+    assert reads(moved.astype(np.float32), sigma * scale, top_k) == needed
 
 
 def test_a_clear_margin_reads_the_least_and_a_flat_tail_the_most() -> None:
     clear = np.concatenate([np.full(10, 9), np.full(390, 4)]).astype(np.float32)
-    assert reads(clear, 0.5, 10) == 20
+    assert reads(clear, 0.5, 10) == READS_MIN
     assert reads(np.full(400, 4, dtype=np.float32), 0.5, 10) == READS_MAX
     between = np.linspace(9, 2, 400).astype(np.float32)
-    assert 20 < reads(between, 0.5, 10) < READS_MAX
+    assert READS_MIN < reads(between, 0.5, 10) < READS_MAX
 
 
 def test_equal_codes_have_no_noise_and_still_get_their_reads() -> None:
