@@ -66,10 +66,10 @@ def ask(url: str, bodies: Sequence[bytes], clients: int = 1, top_k: int = 10) ->
     lock = threading.Lock()
 
     def client() -> None:
-        connection = _connect(url)
+        connection = connect(url)
         for place in _next(places, lock):
             started = time.perf_counter()
-            raw[place] = _post(connection, bodies[place])
+            raw[place] = post(connection, bodies[place])
             seconds[place] = time.perf_counter() - started
         connection.close()
 
@@ -83,6 +83,13 @@ def ask(url: str, bodies: Sequence[bytes], clients: int = 1, top_k: int = 10) ->
     return _read(raw, seconds, wall_s, top_k)
 
 
+def require_answers(url: str, bodies: Sequence[bytes]) -> None:
+    """Raises Unavailable with the gateway's reason when a question is lost: errors are fast."""
+    replies = ask(url, bodies)
+    if replies.lost:
+        raise Unavailable(f"{replies.lost} of {len(bodies)} questions failed: {replies.failure}")
+
+
 def _next(places: Iterator[int], lock: threading.Lock) -> Iterator[int]:
     while True:
         with lock:
@@ -92,12 +99,13 @@ def _next(places: Iterator[int], lock: threading.Lock) -> Iterator[int]:
         yield place
 
 
-def _connect(url: str) -> http.client.HTTPConnection:
+def connect(url: str) -> http.client.HTTPConnection:
+    """A connection to the gateway at ``url``, opened with the first question."""
     address = urlsplit(url)
     return http.client.HTTPConnection(address.hostname or "", address.port, timeout=TIMEOUT_S)
 
 
-def _post(connection: http.client.HTTPConnection, body: bytes) -> bytes:
+def post(connection: http.client.HTTPConnection, body: bytes) -> bytes:
     """What came back, whatever its status; the connection is good for the next question."""
     try:
         connection.request("POST", "/v1/search", body, _HEADERS)
