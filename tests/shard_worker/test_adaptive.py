@@ -36,11 +36,18 @@ def test_a_wider_margin_at_the_cut_never_needs_more_reads(
 ) -> None:
     wider = estimates.copy()
     wider[top_k:] -= np.float32(margin)
-    needed = reads(estimates, sigma, top_k)
-    with pytest.MonkeyPatch.context() as patch:
-        # t is found to 0.002 σ only, which moves the expected misses by a per cent or so.
-        patch.setattr(adaptive, "MISSED", adaptive.MISSED * 1.02)
-        assert reads(wider, sigma, top_k) <= needed
+    # t is found to 0.002 σ only, which moves the expected misses by a per cent or so.
+    needed = reads(wider, sigma, top_k, adaptive.MISSED * 1.02)
+    assert needed <= reads(estimates, sigma, top_k)
+
+
+@given(pools, sigmas, top_ks, st.floats(0.0, 0.5), st.floats(0.0, 0.5))
+def test_a_higher_recall_never_needs_fewer_reads(
+    estimates: np.ndarray, sigma: float, top_k: int, one: float, other: float
+) -> None:
+    strict, loose = sorted((one, other))
+    needed = reads(estimates, sigma, top_k, loose)
+    assert reads(estimates, sigma, top_k, strict) >= needed
 
 
 @given(pools, sigmas, top_ks, st.floats(-1, 1), st.sampled_from([0.25, 0.5, 2, 4]))
