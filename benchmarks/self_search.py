@@ -8,11 +8,11 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-
-import machine
+from pathlib import Path
 
 from bitsift import Client
 from cluster.demo import CORPUS
+from cluster.machine import write_result
 
 
 def main() -> None:
@@ -31,9 +31,9 @@ def main() -> None:
                 if answer.hits[0].id != row["_id"]:
                     misses.append({"asked": row["_id"], "first": answer.hits[0].id,
                                    "scores": [hit.score for hit in answer.hits]})  # fmt: skip
-    machine.write(
-        "self_search", {"asked": len(rows), "first": len(rows) - len(misses), "misses": misses}
-    )
+    result = {"asked": len(rows), "first": len(rows) - len(misses), "misses": misses}
+    write_result(Path(__file__).with_name("results") / "self_search.json", result)
+    print(json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":

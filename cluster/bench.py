@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.bars import BARS, verdicts
 from shard_worker.errors import InvalidRequest
 
 ROWS_DEFAULT = 1_000_000
@@ -24,45 +25,6 @@ DIMENSION_DEFAULT = 1_024
 Log = Callable[[str], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """What a figure is held against (issue 3). ``limit`` may depend on the dimension."""
-
-    limit: Callable[[int], float]
-    at_least: bool
-    meaning: str
-
-    def verdict(self, value: float, dimension: int) -> dict[str, Any]:
-        """The figure, its bar and whether it is met."""
-        limit = self.limit(dimension)
-        met = value >= limit if self.at_least else value <= limit
-        sign = "≥" if self.at_least else "≤"
-        return {"value": value, "bar": f"{sign} {limit:,.6g}", "met": met, "what": self.meaning}
-
-
-def _least(value: float, meaning: str) -> Bar:
-    return Bar(lambda _: value, True, meaning)
-
-
-def _most(value: float, meaning: str) -> Bar:
-    return Bar(lambda _: value, False, meaning)
-
-
-BARS: dict[str, Bar] = {
-    "shard_over_faiss": _most(1.3, "Shard.search over raw FAISS, exact, one query"),
-    "shard_minus_faiss_ms": _most(1.0, "the same as a difference"),
-    "ram_bytes_per_row": Bar(lambda dim: dim / 8 + 2, False, "RAM of a row, exact"),
-    "disk_bytes_per_row": Bar(lambda dim: 1.06 * (dim + dim / 8), False, "disk, codes and bits"),
-    "recall_candidates": _least(0.98, "approximate candidates against exact, recall@40"),
-    "approx_speedup": _least(10, "exact over approximate, Shard.search"),
-    "load_rows_s": _least(40_000, "ready-made vectors into durable shards"),
-    "cluster_overhead_ms": _most(8, "vector to hits through router and actors, minus the scan"),
-    "http_overhead_ms": _most(1.5, "HTTP on loopback, added"),
-    "batch_gain": _least(3, "vector queries/s, 32 clients over 1"),
-    "text_over_encoder": _most(3, "text query over HTTP, over the encoder alone"),
-    "throughput_ratio": _least(0.5, "text queries/s, 32 clients, over the encoder's best"),
-    "encode_gain": _least(2, "`bitsift index` over fp32 torch, texts of 120 to 250 words"),
-}
 GROUPS: dict[str, tuple[str, ...]] = {
     "shard": (
         "shard_over_faiss",
@@ -91,10 +53,10 @@ class BenchRequest:
 def groups_of(names: Sequence[str]) -> tuple[str, ...]:
     """The groups that are named, or that measure the keys that are; all for none.
 
-    Raises InvalidRequest for an unknown name.
+    A name may hold several, joined by commas. Raises InvalidRequest for an unknown one.
     """
     wanted = set()
-    for name in names:
+    for name in (part.strip() for joined in names for part in joined.split(",")):
         owners = [group for group, keys in GROUPS.items() if name == group or name in keys]
         if not owners:
             known = [*GROUPS, *BARS]
@@ -127,12 +89,6 @@ def run_bench(request: BenchRequest, log: Log) -> dict[str, Any]:
         "figures": figures,
         "notes": notes,
     }
-
-
-def verdicts(figures: dict[str, Any], dimension: int) -> dict[str, Any]:
-    """Each measured figure that has a bar, with it."""
-    measured = {key: figures[key] for key in BARS if figures.get(key) is not None}
-    return {key: BARS[key].verdict(value, dimension) for key, value in measured.items()}
 
 
 def _measure(group: str, folder: Path, request: BenchRequest) -> dict[str, Any]:

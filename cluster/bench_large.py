@@ -14,6 +14,7 @@ The memory of all processes is sampled through all of them.
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import time
 from collections.abc import Callable
@@ -24,12 +25,14 @@ from typing import Any
 import numpy as np
 import ray
 
+from cluster.bars import large_figures, verdicts
 from cluster.bench_candidates import candidates_against_exact, memory_per_row
 from cluster.bench_clients import Replies, ask, recall, vector_bodies
 from cluster.disk import disk_use, drop_from_cache, read_from_disk_bytes
 from cluster.ingest import build_index
 from cluster.ingest_progress import IndexStage
 from cluster.launch import open_shards, ray_cluster, serve, stop_shards
+from cluster.machine import write_result
 from cluster.manifest import open_manifest
 from cluster.memory import MemorySampler
 from cluster.synthetic import SyntheticSpec, synthetic_queries
@@ -53,7 +56,8 @@ OnFigures = Callable[[dict[str, Any]], None]
 class LargeRun:
     """What to measure. ``queries`` are asked in each mode; ``time_limit_s`` starts no phase later.
 
-    ``folder`` holds the index; a finished one of the same request in it is used again.
+    ``folder`` holds the index, which is deleted at the end unless ``keep``; a finished one of the
+    same request in it is used again.
     """
 
     corpus: SyntheticSpec
@@ -61,10 +65,17 @@ class LargeRun:
     folder: Path
     queries: int = 200
     time_limit_s: float = float("inf")
+    keep: bool = False
 
     @property
     def index(self) -> Path:
         return self.folder / "index"
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What figures must agree in to be of the same run."""
+        corpus = self.corpus
+        return {"rows": corpus.rows, "dimension": corpus.dim, "shards": self.shards}
 
     @property
     def disk_needed_bytes(self) -> int:
@@ -73,8 +84,37 @@ class LargeRun:
         return self.corpus.rows * (round(1.06 * (dim + dim / 4)) + _ROW_OVERHEAD_BYTES)
 
 
+def measure_large(run: LargeRun, log: Log, result: Path) -> dict[str, Any]:
+    """Run all phases; the figures and their bars are in ``result`` after each, and returned.
+
+    Raises StorageFull before the first where the disk is too small.
+    """
+    needed_gb = run.disk_needed_bytes / 1e9
+    log(f"{run.corpus.rows:,} rows take about {needed_gb:,.1f} GB of disk in {run.folder}")
+
+    def write(phases: dict[str, Any]) -> None:
+        bars = verdicts(large_figures(phases), run.corpus.dim)
+        write_result(result, {**run.asked, "bars": bars, **phases})
+
+    large = _Large(run, log, write, earlier_phases(run, result))
+    large.measure()
+    if large.figures["complete"] and not run.keep:
+        shutil.rmtree(run.index)
+    return dict(json.loads(result.read_text()))
+
+
+def earlier_phases(run: LargeRun, result: Path) -> dict[str, Any]:
+    """How long building and training took in the run that made the index that is there."""
+    if not (result.exists() and run.index.exists()):
+        return {}
+    earlier = json.loads(result.read_text())
+    if any(earlier.get(name) != value for name, value in run.asked.items()):
+        return {}
+    return {name: earlier[name] for name in ("build", "train") if name in earlier}
+
+
 @dataclass(slots=True)
-class Large:
+class _Large:
     """One run: ``figures`` grows phase by phase."""
 
     run: LargeRun
@@ -83,7 +123,7 @@ class Large:
     figures: dict[str, Any]
     sampler: MemorySampler = field(default_factory=MemorySampler)
 
-    def measure(self) -> dict[str, Any]:
+    def measure(self) -> None:
         """Run all phases that the time limit allows; ``figures["complete"]`` says whether all ran.
 
         Raises StorageFull before the first.
@@ -95,11 +135,10 @@ class Large:
             for name in PHASES:
                 if time.monotonic() - started > self.run.time_limit_s:
                     self.log(f"{name}: skipped with all after it, the time limit is over")
-                    return self.figures
+                    return
                 self._phase(name)
         self.figures["complete"] = True
         self.on_figures(self.figures)
-        return self.figures
 
     def _phase(self, name: str) -> None:
         self.log(f"{name}: begins")

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import signal
 import sys
 import threading
-import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-import orjson
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from cluster import cli_bench
+from cluster.cli_console import Json, err, out, print_json, terminable
 from cluster.cli_progress import IndexProgress
 from router.answer import Answer
 from shard_worker.codes import Transform
@@ -30,11 +28,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
-_ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[
     int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 takes a free one.")
@@ -57,29 +50,6 @@ def main() -> None:
     except BitsiftError as error:
         err.print(f"[red]error:[/red] {error.title}: {escape(error.message)}", soft_wrap=True)
         sys.exit(1)
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGINT and SIGTERM end a command alike, so that nothing is left behind.
-
-    SIGINT is set too: a shell starts background jobs with SIGINT ignored.
-    """
-
-    def interrupt(_: int, __: types.FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in _ENDING_SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def print_json(data: Any) -> None:
-    """One JSON object on standard output; dataclasses are objects."""
-    sys.stdout.write(orjson.dumps(data, option=orjson.OPT_INDENT_2).decode() + "\n")
 
 
 @app.command()
@@ -116,7 +86,7 @@ def index(
     from cluster.source_plan import Fields
 
     fields = Fields(id=id_field, text=text_field, title=title_field, vector=vector_field)
-    with _terminable(), IndexProgress(err, quiet=json) as progress:
+    with terminable(), IndexProgress(err, quiet=json) as progress:
         report = build_index(
             source,
             out_folder,
@@ -175,7 +145,7 @@ def serve(
     from cluster.manifest import open_manifest
 
     open_manifest(index_folder)  # a wrong folder is refused before a cluster is started
-    with _terminable(), _quiet_interrupt(), ray_cluster(ray_address):
+    with terminable(), _quiet_interrupt(), ray_cluster(ray_address):
         _serve_until_interrupted(index_folder, host, port, backend, json)
 
 
@@ -192,7 +162,7 @@ def demo(
     from cluster.demo import build_demo
     from cluster.launch import ray_cluster
 
-    with _terminable(), _quiet_interrupt(), ray_cluster(None):
+    with terminable(), _quiet_interrupt(), ray_cluster(None):
         with IndexProgress(err, quiet=json) as progress:
             build_demo(folder, progress)
         _serve_until_interrupted(folder, host, port, "auto", json)
@@ -339,6 +309,9 @@ def _print_status(facts: dict[str, Any]) -> None:
     out.print(table)
     out.print(f"encoder: {facts['cluster']['encoder']}", markup=False)
 
+
+app.command()(cli_bench.bench)
+app.command()(cli_bench.plan)
 
 if __name__ == "__main__":
     main()

@@ -51,8 +51,10 @@ def _commit() -> str:
     return done.stdout.strip()
 
 
-def write_result(path: Path, result: dict[str, Any]) -> None:
-    """Write ``result`` with the time and the machine: a figure without its machine says nothing.
+def write_result(path: Path, result: dict[str, Any]) -> dict[str, Any]:
+    """Write ``result`` with the time and the machine, and return the whole.
+
+    A figure without its machine says nothing.
 
     Written aside and renamed, so that a run that is cut off leaves a whole file.
     """
@@ -62,3 +64,4 @@ def write_result(path: Path, result: dict[str, Any]) -> None:
     aside = path.with_suffix(".partial")
     aside.write_text(json.dumps(whole, indent=2) + "\n")
     aside.replace(path)
+    return whole

@@ -1,18 +1,14 @@
-"""plan"""
-
+"""placeholder"""
 from __future__ import annotations
-
-import re
-
-from shard_worker.errors import InvalidRequest
-
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
+from pathlib import Path
+from typing import Any
 
 
-def parse_count(text: str) -> int:
-    """A number of documents: ``40M``, ``1.5B``, ``300k``, ``1_000_000``. Raises InvalidRequest."""
-    found = re.fullmatch(r"(\d[\d_,]*(?:\.\d+)?)([kmb]?)", text.strip().lower())
-    count = round(float(re.sub("[_,]", "", found[1])) * _UNITS[found[2]]) if found else 0
-    if count < 1:
-        raise InvalidRequest(f"{text!r} is not a number of documents; write 40M, 300k or 1000000")
-    return count
+class Measured:
+    @staticmethod
+    def read(path: Path | None) -> Measured:
+        return Measured()
+
+
+def make_plan(*args: Any) -> Any:
+    return None
