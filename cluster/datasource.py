@@ -1,8 +1,8 @@
 """The sources as Ray Data sees them: read tasks over the readers, and one survey of it all.
 
 `read_sources` gives the dataset that `bitsift index` encodes. `sample_rows` reads the same tasks
-once before that: it counts the documents and draws a random sample for the calibration, in the
-tasks themselves, so that only the sample travels.
+once before that, where it must: it counts the documents and draws a random sample for the
+calibration. `digest_sources` is for what a read task can do itself, so that little travels.
 
 Nothing here depends on the order in which tasks run or blocks arrive: `position` names a record.
 """
@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate, groupby, zip_longest
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +25,15 @@ from ray.data.context import DataContext
 from ray.data.datasource import Datasource, ReadTask
 
 from cluster.documents import SCHEMA
+from cluster.matrices import sample_matrices
 from cluster.readers import BATCH_ROWS, read_documents, read_text_files
 from cluster.source_plan import Format, SourceFile, SourcePlan
 from cluster.source_vectors import take_good
+from cluster.synthetic import BLOCK_ROWS
 
 TASK_BYTES_MIN = 16 << 20  # a file is not split into tasks smaller than this
+TASK_BYTES = 512 << 20  # a task that lets only a digest out may read this much
+TASKS_MIN = 16  # but small sources too are shared out
 
 _SURVEY_SCHEMA = pa.schema(
     [*SCHEMA, ("priority", pa.uint64()), ("documents", pa.int64()), ("rejects", pa.int64())]
@@ -53,17 +58,20 @@ class Survey:
     sample: pa.Table
 
 
-class DocumentDatasource(Datasource):
-    """All documents of a plan as tables of `cluster.documents.SCHEMA`.
+@dataclass(frozen=True)
+class Digest:
+    """What a read task makes of its tables before anything leaves it: tables of `schema`."""
 
-    `digest`, where given, turns the tables of one read task into others: it runs inside the task.
-    """
+    name: str
+    schema: pa.Schema
+    convert: Callable[[Iterator[pa.Table]], Iterator[pa.Table]]
+
+
+class DocumentDatasource(Datasource):
+    """All documents of a plan as tables of `cluster.documents.SCHEMA`, or what `digest` makes."""
 
     def __init__(
-        self,
-        plan: SourcePlan,
-        batch_rows: int = BATCH_ROWS,
-        digest: Callable[[Iterator[pa.Table]], Iterator[pa.Table]] | None = None,
+        self, plan: SourcePlan, batch_rows: int = BATCH_ROWS, digest: Digest | None = None
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # ray declares no types for it
         self._plan = plan
@@ -72,11 +80,14 @@ class DocumentDatasource(Datasource):
 
     def get_name(self) -> str:
         """What Ray Data calls the read in its progress lines."""
-        return "Survey" if self._digest else "Documents"
+        return self._digest.name if self._digest else "Documents"
 
-    def estimate_inmemory_data_size(self) -> int:
-        """Bytes of all documents as Arrow tables, extrapolated from each file's first rows."""
-        return self._plan.memory_bytes
+    def estimate_inmemory_data_size(self) -> int | None:
+        """Bytes of all documents as Arrow tables, extrapolated from each file's first rows.
+
+        Nothing is said of a digest: Ray would cut its small tables as if they were documents.
+        """
+        return None if self._digest else self._plan.memory_bytes
 
     def get_read_tasks(
         self,
@@ -90,11 +101,11 @@ class DocumentDatasource(Datasource):
                 functools.partial(_read_task, pieces, self._batch_rows, self._digest),
                 BlockMetadata(
                     num_rows=None,
-                    size_bytes=sum(piece.memory_bytes for piece in pieces),
+                    size_bytes=None if self._digest else sum(p.memory_bytes for p in pieces),
                     exec_stats=None,
                     input_files=tuple(sorted({piece.file.path for piece in pieces})),
                 ),
-                schema=_SURVEY_SCHEMA if self._digest else SCHEMA,
+                schema=self._digest.schema if self._digest else SCHEMA,
                 per_task_row_limit=per_task_row_limit,
             )
             for pieces in share_out(self._plan, parallelism)
@@ -104,6 +115,19 @@ class DocumentDatasource(Datasource):
 def read_sources(plan: SourcePlan, batch_rows: int = BATCH_ROWS) -> ray.data.Dataset:
     """The documents of a plan, good and rejected, as a lazy dataset in no particular order."""
     dataset: ray.data.Dataset = ray.data.read_datasource(DocumentDatasource(plan, batch_rows))
+    return dataset
+
+
+def digest_sources(
+    plan: SourcePlan, digest: Digest, batch_rows: int = BATCH_ROWS, tasks: int | None = None
+) -> ray.data.Dataset:
+    """What `digest` makes of the documents, as a lazy dataset; at most `tasks` run at once."""
+    blocks = max(TASKS_MIN, plan.memory_bytes // TASK_BYTES)
+    dataset: ray.data.Dataset = ray.data.read_datasource(
+        DocumentDatasource(plan, batch_rows, digest),
+        override_num_blocks=len(share_out(plan, blocks)) or 1,
+        concurrency=tasks,
+    )
     return dataset
 
 
@@ -124,14 +148,16 @@ def share_out(plan: SourcePlan, parallelism: int) -> list[list[Piece]]:
 
 
 def _cut(file: SourceFile, piece_bytes: int) -> Iterator[Piece]:
-    """The pieces of a file: row ranges of npy, runs of row groups of Parquet, else the whole."""
-    cuttable = file.format in (Format.VECTORS, Format.PARQUET)
+    """The pieces of a file: row ranges of matrices, runs of row groups of Parquet, else all."""
+    cuttable = file.format.is_matrix or file.format is Format.PARQUET
     if not cuttable or not file.records:
         yield Piece(file, None, file.memory_bytes)
         return
     row_bytes = max(1.0, file.memory_bytes / file.records)
     rows = max(1, int(piece_bytes / row_bytes))
-    if file.format is Format.VECTORS:
+    if file.format is Format.SYNTHETIC:
+        rows = -(-rows // BLOCK_ROWS) * BLOCK_ROWS  # no block is made by two tasks
+    if file.format.is_matrix:
         borders = [*range(rows, file.records, rows), file.records]
     else:
         borders = list(accumulate(file.row_groups))
@@ -143,13 +169,9 @@ def _cut(file: SourceFile, piece_bytes: int) -> Iterator[Piece]:
             first = border
 
 
-def _read_task(
-    pieces: list[Piece],
-    batch_rows: int,
-    digest: Callable[[Iterator[pa.Table]], Iterator[pa.Table]] | None,
-) -> Iterable[pa.Table]:
+def _read_task(pieces: list[Piece], batch_rows: int, digest: Digest | None) -> Iterable[pa.Table]:
     tables = _read_pieces(pieces, batch_rows)
-    return tables if digest is None else digest(tables)
+    return tables if digest is None else digest.convert(tables)
 
 
 def _read_pieces(pieces: list[Piece], batch_rows: int) -> Iterator[pa.Table]:
@@ -165,13 +187,20 @@ def _read_pieces(pieces: list[Piece], batch_rows: int) -> Iterator[pa.Table]:
 def sample_rows(plan: SourcePlan, k: int, seed: int) -> Survey:
     """Counts all records and draws `k` good rows at random, each with the same chance.
 
-    One pass through Ray Data. A row's priority is a hash of (`seed`, position), so the sample is
-    the same for every number of machines and order of tasks. A task holds about twice k rows at
-    most, and so does the driver. Where there are fewer good rows than k, the sample is all.
+    Where all sources are matrices, only the sample is read, and records that turn out to be bad
+    later are counted as documents. Else there is one pass through Ray Data: a row's priority is a
+    hash of (`seed`, position), so the sample is the same for every number of machines and order
+    of tasks; a task holds about twice k rows at most, and so does the driver. Where there are
+    fewer good rows than k, the sample is all.
     """
-    tables = ray.data.read_datasource(
-        DocumentDatasource(plan, digest=functools.partial(_survey_task, k=k, seed=seed))
-    ).iter_batches(batch_size=None, batch_format="pyarrow")
+    if all(file.format.is_matrix for file in plan.files):
+        sample = sample_matrices(plan, k, seed)
+        if sample.num_rows or not plan.files:
+            return Survey(sum(file.records or 0 for file in plan.files), 0, sample)
+    digest = Digest("Survey", _SURVEY_SCHEMA, functools.partial(_survey_task, k=k, seed=seed))
+    tables: Iterable[Any] = digest_sources(plan, digest).iter_batches(
+        batch_size=None, batch_format="pyarrow"
+    )
     best = _Smallest(k)
     documents = rejects = 0
     for table in tables:

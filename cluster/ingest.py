@@ -8,6 +8,7 @@ position in the sources and are not encoded again.
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 import uuid
@@ -23,14 +24,14 @@ import ray.data
 from numpy.typing import NDArray
 
 from cluster import manifest as manifests
-from cluster.datasource import read_sources, sample_rows
+from cluster.datasource import Digest, digest_sources, read_sources, sample_rows
 from cluster.ingest_progress import IndexStage, OnProgress
 from cluster.launch import open_shards, ray_cluster, stop_shards
 from cluster.manifest import BuildReport, Manifest
 from cluster.source_plan import Fields, SourcePlan
 from cluster.source_vectors import vectors_of
 from cluster.sources import plan_sources
-from cluster.worker import IndexWorker, Work, document_texts
+from cluster.worker import SUMMARY_SCHEMA, IndexWorker, Work, document_texts, load_vectors
 from router.models import ModelSpec
 from shard_worker.codes import DIMENSION_MAX, DIMENSION_MIN, Calibration, Transform, normalize
 from shard_worker.errors import BitsiftError, InvalidRequest
@@ -245,15 +246,7 @@ class _Build:
             encoder=self._worker_encoder(manifest),
             resuming=any(status.rows for status in statuses),
         )
-        results = read_sources(self.plan).map_batches(
-            IndexWorker,
-            fn_constructor_args=(work,),
-            batch_size=VECTOR_BATCH_ROWS if self.encoder is None else TEXT_BATCH_ROWS,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=self._pool_size()),
-            num_cpus=0.01,
-            num_gpus=1 if self._gpus() and self.encoder is not None else None,
-        )
+        results = self._summaries(work)
         counts = _Counts()
         try:
             with (self.index / manifests.REJECTS_FILE).open("wb") as rejects:
@@ -273,6 +266,21 @@ class _Build:
             raise root_cause(error) from error
         return counts
 
+    def _summaries(self, work: Work) -> ray.data.Dataset:
+        """One row per stored batch, as it is stored."""
+        if self.encoder is None:
+            load = Digest("Load", SUMMARY_SCHEMA, functools.partial(load_vectors, work=work))
+            return digest_sources(self.plan, load, VECTOR_BATCH_ROWS, tasks=self.encoders)
+        return read_sources(self.plan).map_batches(
+            IndexWorker,
+            fn_constructor_args=(work,),
+            batch_size=TEXT_BATCH_ROWS,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=self._pool_size()),
+            num_cpus=0.01,
+            num_gpus=1 if self._gpus() else None,
+        )
+
     def _worker_encoder(self, manifest: Manifest) -> dict[str, Any] | None:
         if self.encoder is None:
             return None
@@ -285,7 +293,7 @@ class _Build:
         }
 
     def _pool_size(self) -> int:
-        return self.encoders or self._gpus() or (1 if self.encoder else 2)
+        return self.encoders or self._gpus() or 1
 
     def _gpus(self) -> int:
         return int(ray.cluster_resources().get("GPU", 0))

@@ -20,6 +20,7 @@ from cluster.records import TEXT_FIELDS, Record, count_records, read_records
 from cluster.source_plan import Compression, Fields, Format, SourceFile
 from cluster.source_vectors import is_vector_type, open_matrix, parse_vector, stack_vectors
 from cluster.streams import DamagedStream, expansion, read_blocks
+from cluster.synthetic import SyntheticSpec
 from shard_worker.errors import InvalidRequest
 
 PROBE_RECORDS = 1000  # so many records are looked at for one that can be read
@@ -43,7 +44,7 @@ def probe(file: SourceFile, wanted: Fields) -> SourceFile:
         return replace(
             file, fields=TEXT_FIELDS, memory_bytes=packed * file.size_bytes + 4 * len(file.path)
         )
-    if file.format is Format.VECTORS:
+    if file.format.is_matrix:
         return _probe_matrix(file)
     rows: list[Record] = []
     if file.format is Format.PARQUET:
@@ -179,8 +180,11 @@ def _is_text_type(kind: pa.DataType) -> bool:
 
 
 def _probe_matrix(file: SourceFile) -> SourceFile:
-    matrix = open_matrix(file.path)
-    records, width = matrix.shape
+    if file.format is Format.SYNTHETIC:
+        spec = SyntheticSpec.parse(file.path)
+        records, width = spec.rows, spec.dim
+    else:
+        records, width = open_matrix(file.path).shape
     if width == 0:
         raise InvalidRequest(f"{file.path} holds {records} vectors of no numbers")
     row_bytes = 4 * width + 2 * len(file.path) + 64

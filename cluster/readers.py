@@ -15,26 +15,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from cluster.documents import SCHEMA, DocumentBatch, RowReader
+from cluster.documents import DocumentBatch, RowReader
+from cluster.matrices import read_matrix
 from cluster.parquet_records import BATCH_BYTES, read_batches, rows_of_batch
 from cluster.records import Record, read_records
 from cluster.source_plan import Format, SourceFile
-from cluster.source_vectors import (
-    open_matrix,
-    slice_matrix,
-    vector_column,
-    vectors_of_column,
-)
+from cluster.source_vectors import open_matrix, slice_matrix, vectors_of_column
 from cluster.streams import DamagedStream, size_of
 from shard_worker.errors import InvalidRequest
 
 BATCH_ROWS = 4096
-_ROW_DIGITS = 10
 
 
 def read_documents(
@@ -42,13 +35,13 @@ def read_documents(
 ) -> Iterator[pa.Table]:
     """Streams the documents of one file, good and rejected, in file order.
 
-    `rows` = (first, stop) reads only these records; npy takes any range, Parquet one that begins
-    and ends with a row group, other formats none.
+    `rows` = (first, stop) reads only these records; a matrix takes any range, Parquet one that
+    begins and ends with a row group, other formats none.
     """
     _require_unchanged(file)
     first, stop = rows or (0, file.records or 0)
-    if file.format is Format.VECTORS:
-        return _read_matrix(file, batch_rows, first, stop)
+    if file.format.is_matrix:
+        return read_matrix(file, batch_rows, first, stop)
     if file.format is Format.PARQUET:
         return _read_parquet(file, batch_rows, first, stop)
     assert rows is None, f"{file.format} files are read as a whole"
@@ -66,7 +59,7 @@ def read_text_files(
 
 
 def _require_unchanged(file: SourceFile) -> None:
-    size_bytes = size_of(file.path)
+    size_bytes = 0 if file.format is Format.SYNTHETIC else size_of(file.path)
     if size_bytes != file.size_bytes:
         raise InvalidRequest(
             f"{file.path} has {size_bytes} bytes here; it had {file.size_bytes} when the run was "
@@ -140,35 +133,3 @@ def _read_parquet(file: SourceFile, batch_rows: int, first: int, stop: int) -> I
         elif file.fields.vector is not None and file.width is not None:
             vectors = vectors_of_column(columns.column(file.fields.vector), file.width)
         yield batch.table(vectors)
-
-
-def _read_matrix(file: SourceFile, batch_rows: int, first: int, stop: int) -> Iterator[pa.Table]:
-    """Documents that are nothing but a vector; the id is the file's name and the row number.
-
-    The numbers stay in the memory map: 4096 rows of 1,024 float32 cost no Python object each.
-    """
-    matrix = open_matrix(file.path)
-    step = max(1, min(batch_rows, BATCH_BYTES // (4 * matrix.shape[1])))
-    prefix = file.name.removesuffix(".npy")
-    for start in range(first, stop, step):
-        vectors = slice_matrix(matrix, start, min(start + step, stop))
-        count = min(start + step, stop) - start
-        keep = np.ones(count, dtype=bool)
-        keep[list(vectors.reasons)] = False
-        numbers = np.arange(start, start + count, dtype=np.int64)
-        digits = pc.utf8_lpad(pa.array(numbers).cast(pa.string()), _ROW_DIGITS, "0")
-        ids = pc.binary_join_element_wise(prefix, digits, "-")
-        empty = pa.repeat(pa.scalar(""), count)
-        reasons = [vectors.reasons.get(row) for row in range(count)] if vectors.reasons else None
-        columns = [
-            pa.array(file.first_position + numbers),
-            pa.repeat(pa.scalar(file.path), count),
-            pa.array(numbers + 1),
-            ids,
-            empty,
-            empty,
-            empty,
-            vector_column(vectors, keep),
-            pa.nulls(count, pa.string()) if reasons is None else pa.array(reasons, pa.string()),
-        ]
-        yield pa.Table.from_arrays(columns, schema=SCHEMA)

@@ -31,6 +31,7 @@ class Format(StrEnum):
     TSV = "tsv"
     PARQUET = "parquet"
     VECTORS = "npy"
+    SYNTHETIC = "synthetic"
     TEXT = "text"
     MARKDOWN = "markdown"
 
@@ -38,6 +39,11 @@ class Format(StrEnum):
     def is_whole_document(self) -> bool:
         """True where the whole file is one document."""
         return self in (Format.TEXT, Format.MARKDOWN)
+
+    @property
+    def is_matrix(self) -> bool:
+        """True where a document is nothing but a row of vectors, and any rows can be read."""
+        return self in (Format.VECTORS, Format.SYNTHETIC)
 
 
 class Compression(StrEnum):
@@ -75,7 +81,7 @@ class SourceFile:
     """One file of a plan.
 
     `path` is absolute, or a URL. `name` is what documents without an id of their own are called
-    after: the path below the folder that was given. `records` is known for Parquet and npy only.
+    after: the path below the folder that was given. `records` is known for Parquet and matrices.
     `row_groups` are the row counts of a Parquet file's row groups. `vectors` is the npy file
     whose row i belongs to record i. `memory_bytes` estimates the file's size as Arrow tables.
     """
@@ -96,7 +102,7 @@ class SourceFile:
     @property
     def carries_vectors(self) -> bool:
         """True where the vectors come with the file and no model is needed."""
-        ready_made = self.format is Format.VECTORS or self.vectors is not None
+        ready_made = self.format.is_matrix or self.vectors is not None
         return ready_made or self.fields.vector is not None
 
     @property

@@ -9,6 +9,7 @@ What a source may be
 * a folder: every such file below it. Hidden files are skipped; files with other endings are
   counted in the plan. A folder that holds corpus.jsonl is a BEIR folder, wherever it lies: of
   it and of all below it only the corpus is read.
+* synthetic:10M,dim=1024,seed=0: so many made-up vectors (`cluster.synthetic`), ids 0, 1, 2 …
 * a URL that fsspec opens (s3://… where s3fs is installed), file or folder; npy must be local.
 
 Ready-made vectors: a field of the records, an npy file that is named in `vectors`, or a lone npy
@@ -26,6 +27,7 @@ from pathlib import PurePosixPath
 from cluster.probe import probe
 from cluster.source_plan import FILES_MAX, Compression, Fields, Format, SourceFile, SourcePlan
 from cluster.streams import filesystem_of, is_url, size_of
+from cluster.synthetic import PREFIX, SyntheticSpec
 from shard_worker.errors import InvalidRequest
 
 __all__ = ["SUPPORTED", "Fields", "SourceFile", "SourcePlan", "plan_sources"]
@@ -112,12 +114,16 @@ def _matrix_paths(
 
 def _absolute(path: str) -> str:
     """Where a worker process with another working directory finds the path."""
+    if path.startswith(PREFIX):
+        return str(SyntheticSpec.parse(path))
     return path if is_url(path) else os.path.abspath(os.path.expanduser(path))
 
 
 def _find(source: str | os.PathLike[str]) -> tuple[list[_Found], int]:
     """The files of one source, and how many files of a folder were passed over."""
     path = _absolute(os.fspath(source))
+    if path.startswith(PREFIX):
+        return [_Found(path, path, 0)], 0
     if is_url(path):
         listing = _list_url(path)
     elif os.path.isdir(path):
@@ -198,6 +204,8 @@ def _without_beir_extras(listing: list[_Found]) -> list[_Found]:
 
 def _kind_of(path: str) -> tuple[Format, Compression]:
     """What the name of a file says about it. Raises InvalidRequest where that is nothing."""
+    if path.startswith(PREFIX):
+        return Format.SYNTHETIC, Compression.NONE
     name = PurePosixPath(path)
     compression = Compression.NONE
     if name.suffix.lower() in {item.value for item in Compression if item.value}:
@@ -244,7 +252,7 @@ def _stem(file: SourceFile) -> str:
 
 def _pair(files: list[SourceFile], matrices: list[str]) -> list[SourceFile]:
     """Gives each file its npy file of vectors, if it has one."""
-    owners = [f for f in files if not f.format.is_whole_document and f.format != Format.VECTORS]
+    owners = [f for f in files if not f.format.is_whole_document and not f.format.is_matrix]
     if not matrices:
         _refuse_unnamed_companions(owners, files)
         return files
@@ -290,7 +298,7 @@ def _common_width(files: list[SourceFile], fields: Fields) -> int | None:
             f"in field {fields.vector!r}"
         )
     for file in known:
-        fixed = file.format is Format.VECTORS or file.vectors is not None
+        fixed = file.format.is_matrix or file.vectors is not None
         if fixed and file.width != known[0].width:
             raise InvalidRequest(
                 f"{known[0].path} has vectors of {known[0].width} numbers, "

@@ -1,8 +1,13 @@
-"""One member of the pool that turns batches of records into rows of shards."""
+"""From batches of records to rows of shards: encode where a model is asked for, quantize, route.
+
+``IndexWorker`` is one member of the pool that encodes texts. Ready-made vectors need no pool:
+``load_vectors`` stores them from inside the tasks that read them.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +21,20 @@ from cluster.source_vectors import take_good, vectors_of
 from router.encoder import Encoder
 from shard_worker.codes import Calibration, shard_of
 from shard_worker.types import Documents, Outcome
+
+BATCHES_AHEAD = 1
+"""Batches that a task has sent and not heard of while it prepares the next."""
+_CACHED_ROWS = 256
+"""Rows quantized at a time: 1 MB of 1,024 float32, half of a core's second-level cache."""
+SUMMARY_SCHEMA = pa.schema(
+    [
+        ("stored", pa.int64()),
+        ("same", pa.int64()),
+        ("clipped", pa.int64()),
+        ("rejects", pa.binary()),
+        ("rejected", pa.int64()),
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,30 +57,76 @@ class IndexWorker:
     """A Ray Data UDF: records in, one summary row out; the documents are durable by then."""
 
     def __init__(self, work: Work) -> None:
-        self._calibration = Calibration.from_json(work.calibration)
-        self._shards = work.shards
-        self._resuming = work.resuming
+        self._loader = Loader(work)
+        self._dimension = self._loader.calibration.dimension
         self._encoder_arguments = work.encoder
         self._encoder: Encoder | None = None
 
     def __call__(self, records: pa.Table) -> pa.Table:
         """Skip what is stored, encode, quantize, store; count and name what was rejected."""
+        return self._loader.send(records, self._encode).summary()
+
+    def _encode(self, good: pa.Table) -> NDArray[np.float32]:
+        """The model is loaded with the first batch, not in the constructor: Ray restarts an actor
+        whose constructor raised, for ever; an error in a batch ends the build and says why.
+        """
+        assert self._encoder_arguments is not None
+        if self._encoder is None:
+            self._encoder = Encoder.load(**self._encoder_arguments)
+        return self._encoder.encode_documents(document_texts(good))
+
+
+def load_vectors(tables: Iterator[pa.Table], work: Work) -> Iterator[pa.Table]:
+    """Store tables of ready-made vectors; runs inside the tasks that read them.
+
+    So vectors never pass through Ray's object store: int8 codes go to the shards, summaries to the
+    driver. While the shards write one batch, the next one is read and quantized.
+    """
+    loader = Loader(work)
+    dimension = loader.calibration.dimension
+    sent: deque[Sent] = deque()
+    for table in tables:
+        sent.append(loader.send(table, lambda good: vectors_of(good, dimension)))
+        if len(sent) > BATCHES_AHEAD:
+            yield sent.popleft().summary()
+    for batch in sent:
+        yield batch.summary()
+
+
+class Loader:
+    """Quantizes batches of records and sends each shard its part."""
+
+    def __init__(self, work: Work) -> None:
+        self.calibration = Calibration.from_json(work.calibration)
+        self._shards = work.shards
+        self._resuming = work.resuming
+
+    def send(self, records: pa.Table, vectors: Callable[[pa.Table], NDArray[np.float32]]) -> Sent:
+        """Skip what is stored, take the vectors (n, dimension) of the rest, quantize, send."""
         rejects = _rejected(records)
-        usable = records["reject"].is_null().to_numpy()
-        good = take_good(records, np.flatnonzero(usable))
-        owners = np.array(
-            [shard_of(name, len(self._shards)) for name in good["id"].to_pylist()], dtype=np.int64
-        )
-        outcomes: Counter[Outcome] = Counter()
-        clipped = 0
+        good = take_good(records, np.flatnonzero(records["reject"].is_null().to_numpy()))
+        ids = good["id"].to_pylist()
+        owners = np.array([shard_of(name, len(self._shards)) for name in ids], dtype=np.int64)
+        known = clipped = 0
+        parts: list[tuple[NDArray[np.int64], Any]] = []
         if self._resuming and len(good):
             new, known = self._split_known(good, owners, rejects)
-            outcomes[Outcome.SAME] += known
             good, owners = take_good(good, new), owners[new]
         if len(good):
-            codes, clipped = self._calibration.quantize(self._vectors(good))
-            outcomes += self._store(good.drop_columns(["vector"]), owners, codes, rejects)
-        return _summary(outcomes, clipped, rejects)
+            codes, clipped = self._quantize(vectors(good))
+            good = good.drop_columns(["vector"])
+            parts = self._append(good, owners, codes)
+        return Sent(good, parts, rejects, known, clipped)
+
+    def _quantize(self, vectors: NDArray[np.float32]) -> tuple[NDArray[np.int8], int]:
+        """int8 codes (n, width), some rows at a time: what lies between stays in the cache."""
+        codes = np.empty((len(vectors), self.calibration.width), dtype=np.int8)
+        clipped = 0
+        for start in range(0, len(vectors), _CACHED_ROWS):
+            rows = slice(start, start + _CACHED_ROWS)
+            codes[rows], count = self.calibration.quantize(self.calibration.units(vectors[rows]))
+            clipped += count
+        return codes, clipped
 
     def _split_known(
         self, good: pa.Table, owners: NDArray[np.int64], rejects: list[dict[str, Any]]
@@ -82,27 +147,11 @@ class IndexWorker:
                 rejects.append(_duplicate(good, place))
         return np.array(new, dtype=np.int64), known
 
-    def _vectors(self, good: pa.Table) -> NDArray[np.float32]:
-        """Unit vectors (n, width).
-
-        The model is loaded with the first batch, not in the constructor: Ray restarts an actor
-        whose constructor raised, for ever; an error in a batch ends the build and says why.
-        """
-        if self._encoder_arguments is None:
-            return self._calibration.units(vectors_of(good, self._calibration.dimension))
-        if self._encoder is None:
-            self._encoder = Encoder.load(**self._encoder_arguments)
-        return self._calibration.units(self._encoder.encode_documents(document_texts(good)))
-
-    def _store(
-        self,
-        good: pa.Table,
-        owners: NDArray[np.int64],
-        codes: NDArray[np.int8],
-        rejects: list[dict[str, Any]],
-    ) -> Counter[Outcome]:
-        """Send each shard its documents; wait until all are durable."""
-        sent = []
+    def _append(
+        self, good: pa.Table, owners: NDArray[np.int64], codes: NDArray[np.int8]
+    ) -> list[tuple[NDArray[np.int64], Any]]:
+        """(places, the shard's coming answer) for each shard that owns documents."""
+        parts = []
         for shard, places in _by_shard(owners):
             part = good.take(pa.array(places))
             batch = Documents(
@@ -113,17 +162,41 @@ class IndexWorker:
                 positions=part["position"].to_pylist(),
                 codes=codes[places],
             )
-            sent.append((places, self._shards[shard].append.remote(batch)))
-        counted: Counter[Outcome] = Counter()
-        for places, reference in sent:
+            parts.append((places, self._shards[shard].append.remote(batch)))
+        return parts
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sent:
+    """A batch on its way: what was sent, each shard's places and coming answer, what was not."""
+
+    good: pa.Table
+    parts: list[tuple[NDArray[np.int64], Any]]
+    rejects: list[dict[str, Any]]
+    known: int
+    clipped: int
+
+    def summary(self) -> pa.Table:
+        """Wait until all is durable; one row of ``SUMMARY_SCHEMA``. Raises what a shard raised."""
+        counts = Counter({Outcome.SAME: self.known})
+        rejects = list(self.rejects)
+        for places, reference in self.parts:
             outcomes = ray.get(reference)
-            counted.update(outcomes)
-            rejects += [
-                _duplicate(good, place)
-                for place, outcome in zip(places.tolist(), outcomes, strict=True)
-                if outcome is Outcome.DUPLICATE
-            ]
-        return counted
+            counts.update(outcomes)
+            if counts[Outcome.DUPLICATE]:
+                rejects += [
+                    _duplicate(self.good, place)
+                    for place, outcome in zip(places.tolist(), outcomes, strict=True)
+                    if outcome is Outcome.DUPLICATE
+                ]
+        row = {
+            "stored": counts[Outcome.STORED],
+            "same": counts[Outcome.SAME],
+            "clipped": self.clipped,
+            "rejects": b"".join(orjson.dumps(reject) + b"\n" for reject in rejects),
+            "rejected": len(rejects),
+        }
+        return pa.Table.from_pylist([row], schema=SUMMARY_SCHEMA)
 
 
 def _by_shard(owners: NDArray[np.int64]) -> list[tuple[int, NDArray[np.int64]]]:
@@ -143,14 +216,3 @@ def _duplicate(good: pa.Table, place: int) -> dict[str, Any]:
     row = good.select(["file", "line", "id"]).slice(place, 1).to_pylist()[0]
     reason = f"duplicate id {row['id']!r}: another record has it"
     return {"file": row["file"], "line": row["line"], "reason": reason}
-
-
-def _summary(outcomes: Counter[Outcome], clipped: int, rejects: list[dict[str, Any]]) -> pa.Table:
-    row = {
-        "stored": outcomes[Outcome.STORED],
-        "same": outcomes[Outcome.SAME],
-        "clipped": clipped,
-        "rejects": b"".join(orjson.dumps(reject) + b"\n" for reject in rejects),
-        "rejected": len(rejects),
-    }
-    return pa.Table.from_pylist([row])
