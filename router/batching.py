@@ -30,11 +30,15 @@ class Batcher(Generic[Item, Result]):
 
     async def submit(self, item: Item) -> Result:
         """The result for ``item``. A caller that is cancelled while waiting leaves the queue."""
+        return await self.enqueue(item)
+
+    def enqueue(self, item: Item) -> asyncio.Future[Result]:
+        """The same as a future, for callers that wait for several; cancelled, it leaves too."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         if self._worker is None:
             self._worker = asyncio.create_task(self._work())
-        return await future
+        return future
 
     async def _work(self) -> None:
         try:

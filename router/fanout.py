@@ -15,6 +15,8 @@ from shard_worker.shard import Shard
 from shard_worker.types import Candidates, Document, Query, ShardStatus
 
 QUERIES_PER_CALL_MAX = 64
+READS_PER_CALL_MAX = 64
+"""Questions whose documents are asked of a shard together."""
 Found = Document | BitsiftError
 T = TypeVar("T")
 
@@ -51,6 +53,12 @@ class _Ask:
     deadline: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Read:
+    rows: Sequence[int]
+    deadline: float
+
+
 class FanOut:
     """All shards of one index. Deadlines are absolute, on this process's monotonic clock."""
 
@@ -59,6 +67,7 @@ class FanOut:
         self._batchers = [
             Batcher(self._searcher(link), QUERIES_PER_CALL_MAX) for link in self._links
         ]
+        self._readers = [Batcher(self._reader(link), READS_PER_CALL_MAX) for link in self._links]
 
     def __len__(self) -> int:
         return len(self._links)
@@ -72,9 +81,19 @@ class FanOut:
 
         return search
 
+    @staticmethod
+    def _reader(link: ShardLink) -> Callable[[list[_Read]], Awaitable[list[list[Found]]]]:
+        async def read(asks: list[_Read]) -> list[list[Found]]:
+            rows = [row for ask in asks for row in ask.rows]
+            async with asyncio.timeout(max(ask.deadline for ask in asks) - time.monotonic()):
+                found = iter(await link.documents(rows))
+            return [[next(found) for _ in ask.rows] for ask in asks]
+
+        return read
+
     async def search(self, query: Query, deadline: float) -> tuple[list[Candidates], Coverage]:
         """Candidates of the shards that answered, in shard order, and the coverage."""
-        asks = [batcher.submit(_Ask(query, deadline)) for batcher in self._batchers]
+        asks = [batcher.enqueue(_Ask(query, deadline)) for batcher in self._batchers]
         found, failures = await _gather(dict(enumerate(asks)), deadline)
         for shard, candidates in found.items():
             if candidates.corrupt:
@@ -88,7 +107,10 @@ class FanOut:
         self, rows: Mapping[int, Sequence[int]], deadline: float
     ) -> tuple[dict[tuple[int, int], Document], list[ShardFailure]]:
         """Documents by (shard, row) for ``rows`` per shard; what is missing is a failure."""
-        asks = {shard: self._links[shard].documents(wanted) for shard, wanted in rows.items()}
+        asks = {
+            shard: self._readers[shard].enqueue(_Read(wanted, deadline))
+            for shard, wanted in rows.items()
+        }
         answers, failures = await _gather(asks, deadline)
         documents = {}
         for shard, found in answers.items():

@@ -12,6 +12,7 @@ import ray.exceptions
 from router.fanout import Found
 from shard_worker.errors import BitsiftError, ShardUnavailable
 from shard_worker.types import Candidates, Query, ShardStatus
+from shard_worker.wire import pack_queries, unpack_candidates, unpack_documents
 
 T = TypeVar("T")
 
@@ -24,10 +25,11 @@ class RemoteLink:
         self._actor = actor
 
     async def search(self, queries: Sequence[Query], timeout_s: float) -> list[Candidates]:
-        return await self._call(self._actor.search.remote(queries, timeout_s))
+        packed = await self._call(self._actor.search.remote(pack_queries(queries), timeout_s))
+        return unpack_candidates(packed)
 
     async def documents(self, rows: Sequence[int]) -> list[Found]:
-        return await self._call(self._actor.documents.remote(rows))
+        return unpack_documents(await self._call(self._actor.documents.remote(list(rows))))
 
     async def status(self) -> ShardStatus:
         return await self._call(self._actor.status.remote())

@@ -23,17 +23,15 @@ import faiss
 import ray
 
 from shard_worker.codes import Calibration
-from shard_worker.errors import BitsiftError, DeadlineExceeded, ShardUnavailable
+from shard_worker.errors import DeadlineExceeded, ShardUnavailable
 from shard_worker.shard import Shard
 from shard_worker.types import (
-    Candidates,
-    Document,
     Documents,
     Outcome,
-    Query,
     ShardIdentity,
     ShardStatus,
 )
+from shard_worker.wire import pack_candidates, pack_documents, unpack_queries
 
 log = logging.getLogger(__name__)
 
@@ -82,21 +80,26 @@ class ShardActor:
     async def _run(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(pool, work)
 
-    async def search(self, queries: Sequence[Query], timeout_s: float) -> list[Candidates]:
-        """Candidates of each query. Work still queued when its time is over is dropped."""
+    async def search(self, queries: bytes, timeout_s: float) -> bytes:
+        """Packed candidates of each of the packed queries (wire.py).
+
+        Work still queued when its time is over is dropped.
+        """
         shard, deadline = self._ready(), time.monotonic() + timeout_s
 
-        def work() -> list[Candidates]:
+        def work() -> bytes:
             if time.monotonic() > deadline:
                 raise DeadlineExceeded(
                     f"shard {self._identity.shard} was busy for longer than {timeout_s:.3f} s"
                 )
-            return shard.search(queries)
+            return pack_candidates(shard.search(unpack_queries(queries)))
 
         return await self._run(self._search_pool, work)
 
-    async def documents(self, rows: Sequence[int]) -> list[Document | BitsiftError]:
-        return await self._run(self._read_pool, functools.partial(self._ready().documents, rows))
+    async def documents(self, rows: Sequence[int]) -> bytes:
+        """Packed documents of ``rows`` (wire.py)."""
+        shard = self._ready()
+        return await self._run(self._read_pool, lambda: pack_documents(shard.documents(rows)))
 
     async def positions_of(self, ids: Sequence[str]) -> list[int | None]:
         return await self._run(self._read_pool, functools.partial(self._ready().positions_of, ids))
