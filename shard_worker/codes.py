@@ -12,7 +12,8 @@ dimension by 1/step and can reverse the order.
 
 Two transforms, for models that binarize badly (`bitsift doctor` says which); neither changes a
 score, only the bits and what quantizing loses:
-* **centring**: the bit of a dimension says which side of the centre a value lies, not of zero.
+* **centring**: the bit of a dimension says which side of the centre a value lies, not of zero,
+  and queries are compared with bits less the centre.
 * **rotation**: one random orthonormal matrix turns documents and queries alike before all else.
 """
 
@@ -129,9 +130,14 @@ class Calibration:
         return padded(self.dimension)
 
     @property
+    def transform(self) -> Transform:
+        names = ["center"] if self.center is not None else []
+        names += ["rotate"] if self.rotation_seed is not None else []
+        return Transform("+".join(names) or "none")
+
+    @property
     def version(self) -> int:
-        plain = self.center is None and self.rotation_seed is None
-        return CALIBRATION_VERSION if plain else TRANSFORMED_VERSION
+        return CALIBRATION_VERSION if self.transform is Transform.NONE else TRANSFORMED_VERSION
 
     @classmethod
     def from_sample(
@@ -165,9 +171,18 @@ class Calibration:
         """
         return _rotated(normalize(vectors, self.dimension), self.dimension, self.rotation_seed)
 
+    def centered(self, units: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Queries (…, width) as they are compared with bits: less the centre, of the same shape.
+
+        With a strong common part in all vectors, ``q·b`` is mostly the noise of the bits along it;
+        ``(q - centre)·b`` is not. MiniLM's vectors of XQuAD and twice a random unit vector,
+        recall@10 of the funnel: 0.87 without centring, 0.91 with bits alone centred, 0.99 with both.
+        """
+        return units if self.center is None else units - self.center
+
     def query_bits(self, units: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Packed bits of query vectors (n, width), as ``units`` gives them: uint8 (n, width/8)."""
-        return query_bits(units if self.center is None else units - self.center)
+        return query_bits(self.centered(units))
 
     @functools.cached_property
     def bit_thresholds(self) -> NDArray[np.int16]:

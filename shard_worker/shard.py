@@ -179,6 +179,7 @@ class Shard:
         for (count, nprobe), places in scans.items():
             vectors = np.stack([queries[place].vector for place in places])
             bits = self._calibration.query_bits(vectors)
+            vectors = self._calibration.centered(vectors)
             pools = self._index.search(bits, count, vectors=vectors, nprobe=nprobe)
             for place, pool in zip(places, pools, strict=True):
                 answers[place] = self._narrow(queries[place], pool)
@@ -198,7 +199,8 @@ class Shard:
 
     def _narrow(self, query: Query, pool: Pool) -> Candidates:
         """Asymmetric scores choose the candidates of the pool; their int8 codes are read."""
-        estimates = asymmetric_scores(query.vector, pool.bits)
+        vector = self._calibration.centered(query.vector)
+        estimates = asymmetric_scores(vector, pool.bits)
         best = best_first(estimates, pool.rows, _fixed(query))
         codes, intact = self._store.read_codes(pool.rows[best])
         self._count_corrupt(pool.rows[best][~intact])
