@@ -56,6 +56,9 @@ def _beside_faiss(shard: Shard, manifest: Manifest, spec: SyntheticSpec) -> dict
     def ours(candidates: int | None, turn: int) -> None:
         shard.search([Query(units[turn], candidates, Mode.EXACT)])
 
+    for turn in range(len(units)):  # the pages that these queries read are there
+        ours(None, turn)
+
     seconds = interleaved(
         {
             "shard": functools.partial(ours, CANDIDATES_FIXED),

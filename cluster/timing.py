@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
+
+Side = TypeVar("Side", bound=Hashable)
 
 
 def percentiles(seconds: Sequence[float]) -> dict[str, float]:
@@ -22,14 +25,14 @@ def percentiles(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def interleaved(
-    sides: Mapping[str, Callable[[int], object]], rounds: int, warm_up: int = 0
-) -> dict[str, list[float]]:
+    sides: Mapping[Side, Callable[[int], object]], rounds: int, warm_up: int = 0
+) -> dict[Side, list[float]]:
     """Seconds of each side's calls: A B A B …, ``rounds`` times after ``warm_up`` unmeasured.
 
     A side is called with the number of its round. Neighbours on a shared machine come and go within
     seconds, so sides measured one after the other would be compared with different machines.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    seconds: dict[Side, list[float]] = {name: [] for name in sides}
     for turn in range(warm_up + rounds):
         for name, call in sides.items():
             started = time.perf_counter()
