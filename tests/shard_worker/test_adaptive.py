@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -39,6 +39,38 @@ def test_a_wider_margin_at_the_cut_never_needs_more_reads(
     # t is found to 0.002 σ only, which moves the expected misses by a per cent or so.
     needed = reads(wider, sigma, top_k, adaptive.MISSED * 1.02)
     assert needed <= reads(estimates, sigma, top_k)
+
+
+def by_definition(estimates: np.ndarray, sigma: float, top_k: int, missed: float) -> int:
+    """``reads`` without its bounds: a wide, fine search in float64 with the module's own Φ."""
+
+    def memberships(t: float) -> np.ndarray:
+        return adaptive._normal_cdf((estimates.astype(np.float64) - t) / sigma)  # type: ignore[arg-type]
+
+    low, high = -50.0, 50.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if memberships(middle).sum() > top_k else (low, middle)
+    chances = memberships(high)
+    return sum(chances[row:].sum() > missed * top_k for row in range(len(chances)))
+
+
+@settings(max_examples=50)
+@given(st.integers(0, 2**32 - 1), st.floats(0.1, 1.0), st.sampled_from([3, 10, 25]))
+def test_reads_is_the_smallest_cut_that_misses_no_more_than_it_may(
+    seed: int, sigma: float, top_k: int
+) -> None:
+    random = np.random.default_rng(seed)
+    estimates = -np.sort(random.exponential(1.5, 300)).astype(np.float32)
+    estimates[:top_k] += np.float32(random.uniform(0, 5))
+    estimates[0] = 30  # one row far above the others: t lies near the top_k-th, not near the first
+    estimates = -np.sort(-estimates)
+    lowest, highest = max(READS_MIN, 2 * top_k), READS_MAX
+    loose, strict = (
+        min(max(by_definition(estimates, sigma, top_k, adaptive.MISSED * by), lowest), highest)
+        for by in (1.02, 0.98)
+    )
+    assert loose <= reads(estimates, sigma, top_k) <= strict
 
 
 @given(pools, sigmas, top_ks, st.floats(0.0, 0.5), st.floats(0.0, 0.5))
@@ -87,6 +119,12 @@ def test_noise_is_that_of_the_bits_on_which_the_pool_disagrees(rows: int, seed: 
     still[:32] = 0
     assert noise(query, bits) == pytest.approx(noise(still, bits))
     assert noise(2 * query, bits) == pytest.approx(2 * noise(query, bits))
+
+
+def test_noise_of_two_opposite_codes_is_that_of_a_sample_of_two() -> None:
+    query = np.full(64, 0.125, dtype=np.float32)
+    bits = np.array([[85] * 8, [170] * 8], dtype=np.uint8)
+    assert noise(query, bits) == pytest.approx(math.sqrt(2 * (1 - 2 / math.pi)))
 
 
 def test_noise_of_random_codes_is_that_of_a_gaussian_vector_whose_signs_are_taken() -> None:
