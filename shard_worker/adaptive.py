@@ -14,8 +14,9 @@ query. So the rows to read follow from the estimates alone:
 
 A clear margin at the cut leaves little probability behind it, a flat tail much. σ comes from the
 pool itself (``noise``), for what all its rows agree on cannot reorder them: with m_j the mean of
-the ±1 bit j over the pool, ``σ² = (1 - 2/π) Σ q_j² (1 - m_j²)``. That is 0.47 for CISI's narrow
-subject and 0.59 for XQuAD's many; one constant for both misses too much or reads too much.
+the ±1 bit j over the pool, ``σ² = (1 - 2/π) Σ q_j² (1 - m_j²)``. Measured: 0.47 for CISI's
+narrow subject, 0.59 for XQuAD's many, 0.16 for CISI with three large constant dimensions added,
+where σ = 0.5 would read 157 codes instead of 40.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ def reads(estimates: NDArray[np.float32], sigma: float, top_k: int, missed: floa
     """How many of the best rows to read: never fewer than ``top_k``, as far as there are rows.
 
     ``estimates`` float32 (n,), asymmetric scores of the pool, best first; ``sigma`` from ``noise``.
-    ``missed`` is the share of the true ``top_k`` expected beyond the cut: 1 - the recall aimed at.
+    ``missed`` is the share of the true ``top_k`` expected beyond the cut. At the default the share
+    truly missed was 0.013 on CISI and 0.001 on XQuAD: a scale for ``doctor`` to set, no promise.
     """
     rows = len(estimates)
     lowest = max(READS_MIN, READS_PER_HIT_MIN * top_k)
