@@ -277,8 +277,9 @@ class Shard:
         return outcomes
 
     def save_bits(self) -> None:
-        """Write the bits snapshot, so that the next start need not read the codes."""
+        """Write all that is only in RAM, so that the next start need not read codes or ids."""
         with self._writing:
+            self._store.merge_ids()
             self._index.save(self.folder)
 
     def status(self) -> ShardStatus:

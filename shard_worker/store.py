@@ -15,8 +15,8 @@ Never ``writemap``: a full disk would be a SIGBUS instead of an error.
 
 from __future__ import annotations
 
-import hashlib
-import struct
+import contextlib
+import functools
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,44 +29,26 @@ import orjson
 import zstandard
 from numpy.typing import NDArray
 
+from shard_worker import ids as id_map
 from shard_worker.errors import BitsiftError, ChecksumMismatch, Corrupt, NotFound, StorageFull
+from shard_worker.packing import (
+    CRC,
+    CRC_BYTES,
+    ROW,
+    id_keys,
+    pack_codes,
+    pack_documents,
+    row_salt,
+    rows_per_block,
+)
 from shard_worker.types import Document, Documents, Outcome
 
 MAP_BYTES = 1 << 40
 """Address space reserved for the map; the file grows only as it is used."""
 READERS_MAX = 256
-_PAGE_BYTES = 4096
-_PAGE_HEADER_BYTES = 16
-_BLOCK_PAGES_MAX = 32
-_CRC_BYTES = 4
-_ZSTD_LEVEL = 3
-_ROW = struct.Struct(">Q")
-_CRC = struct.Struct("<I")
 _COUNTERS = b"counters"
-
-
-def rows_per_block(width: int) -> int:
-    """Rows of ``width`` + 4 bytes packed in one LMDB value: what wastes least in ≤ 32 pages.
-
-    A value of n pages holds n·4096 - 16 bytes (LMDB's overflow pages have one header).
-    """
-    record = width + _CRC_BYTES
-
-    def waste(pages: int) -> float:
-        room = pages * _PAGE_BYTES - _PAGE_HEADER_BYTES
-        return 1 - room // record * record / (pages * _PAGE_BYTES)
-
-    best = min(range(4, _BLOCK_PAGES_MAX + 1), key=waste)
-    return (best * _PAGE_BYTES - _PAGE_HEADER_BYTES) // record
-
-
-def _row_salt(rows: NDArray[np.int64]) -> NDArray[np.uint32]:
-    """Mixed into a row's checksum: a row in the wrong place does not pass (Knuth's hash)."""
-    return (rows.astype(np.uint64) * np.uint64(2654435761)).astype(np.uint32)
-
-
-def _id_key(document_id: str) -> bytes:
-    return hashlib.blake2b(document_id.encode(), digest_size=8).digest()
+_REREAD_ROWS = 1 << 16
+"""Documents held at a time while the ids of a killed load are read again."""
 
 
 class Store:
@@ -76,7 +58,7 @@ class Store:
         """Open or create the store in ``folder`` for codes of ``width`` bytes."""
         self.path = folder
         self.width = width
-        self._record = width + _CRC_BYTES
+        self._record = width + CRC_BYTES
         self._block_rows = rows_per_block(width)
         self._thread = threading.local()
         folder.mkdir(exist_ok=True)
@@ -92,6 +74,8 @@ class Store:
         counters = self._counters()
         self.rows = counters.get("rows", 0)
         self.dead_rows = counters.get("dead", 0)
+        self._merged_rows = counters.get("ids", self.rows)
+        self._pending = self._unmerged(self._merged_rows)
 
     def close(self) -> None:
         self._env.close()
@@ -112,31 +96,59 @@ class Store:
         the same id is replaced; without, it is kept and the new one is SAME or DUPLICATE.
         Raises StorageFull when the disk or the map is full; nothing is stored then.
         """
-        try:
-            with self._env.begin(write=True) as txn:
-                outcomes, stored, dead = self._admit(txn, batch, replace)
-                self._put_codes(txn, batch.codes[stored])
-                self._put_documents(txn, batch, stored)
-                self._put_ids(txn, batch, stored)
-                for row in dead.tolist():
-                    txn.put(_ROW.pack(row), b"", db=self._dead)
-                rows, dead_rows = self.rows + len(stored), self.dead_rows + len(dead)
-                counters = {"rows": rows, "dead": dead_rows}
-                txn.put(_COUNTERS, orjson.dumps(counters), db=self._meta)
-        except (lmdb.MapFullError, lmdb.DiskError) as error:
-            raise StorageFull(f"{self.path} cannot grow ({error}); add disk space") from error
+        keys = id_keys(batch.ids)
+        with self._growing(), self._env.begin(write=True) as txn:
+            outcomes, stored, dead = self._admit(txn, batch, keys, replace)
+            self._put_codes(txn, batch.codes[stored])
+            with txn.cursor(db=self._documents) as cursor:
+                cursor.putmulti(pack_documents(batch, stored.tolist(), self.rows), append=True)
+            for row in dead.tolist():
+                txn.put(ROW.pack(row), b"", db=self._dead)
+            rows, dead_rows = self.rows + len(stored), self.dead_rows + len(dead)
+            self._put_counters(txn, rows, dead_rows, self._merged_rows)
+        added = np.arange(self.rows, rows, dtype=np.int64)
+        self._pending = self._pending.plus(keys[stored], added)
         self.rows, self.dead_rows = rows, dead_rows
+        if len(self._pending) >= id_map.PENDING_MAX:
+            self.merge_ids()
         return outcomes, stored, dead
 
+    def merge_ids(self) -> None:
+        """Move the ids that are only in RAM to the disk. Raises StorageFull; nothing is lost."""
+        if not len(self._pending):
+            return
+        begin = functools.partial(self._env.begin, write=True)
+        with self._growing():
+            id_map.merge(begin, self._ids, self._pending, self._newest_of_each)
+            with begin() as txn:
+                self._put_counters(txn, self.rows, self.dead_rows, self.rows)
+        self._merged_rows, self._pending = self.rows, id_map.Pending()
+
+    @contextlib.contextmanager
+    def _growing(self) -> Iterator[None]:
+        try:
+            yield
+        except (lmdb.MapFullError, lmdb.DiskError) as error:
+            raise StorageFull(f"{self.path} cannot grow ({error}); add disk space") from error
+
+    def _put_counters(self, txn: lmdb.Transaction, rows: int, dead: int, merged: int) -> None:
+        """``ids`` is left out where the ids of all rows are merged, as before there was any RAM."""
+        counters = {"rows": rows, "dead": dead} | ({"ids": merged} if merged < rows else {})
+        txn.put(_COUNTERS, orjson.dumps(counters), db=self._meta)
+
     def _admit(
-        self, txn: lmdb.Transaction, batch: Documents, replace: bool
+        self, txn: lmdb.Transaction, batch: Documents, keys: NDArray[np.uint64], replace: bool
     ) -> tuple[list[Outcome], NDArray[np.int64], NDArray[np.int64]]:
         """Decide on each document: the last of an id wins with ``replace``, else the first."""
+        known = id_map.holds(txn, self._ids, self._pending, keys)
+        if not known.any() and len(np.unique(keys)) == len(keys):
+            everything = np.arange(len(keys), dtype=np.int64)
+            return [Outcome.STORED] * len(keys), everything, everything[:0]
         outcomes: list[Outcome] = []
         winners: dict[str, int] = {}
         dead: list[int] = []
         for place, document_id in enumerate(batch.ids):
-            held = self._row_of(txn, document_id)
+            held = self._row_of(txn, self._pending, document_id) if known[place] else None
             if replace:
                 if held is not None and document_id not in winners:
                     dead.append(held)
@@ -156,50 +168,38 @@ class Store:
 
     def _put_codes(self, txn: lmdb.Transaction, codes: NDArray[np.int8]) -> None:
         """Pack ``codes`` (n, width) behind the last row; the last block is rewritten."""
-        rows = np.arange(self.rows, self.rows + len(codes), dtype=np.int64)
-        records = np.empty((len(codes), self._record), dtype=np.uint8)
-        records[:, : self.width] = codes.view(np.uint8)
-        checksum = google_crc32c.value
-        crcs = [checksum(row.tobytes()) for row in records[:, : self.width]]
-        salted = np.array(crcs, dtype=np.uint32) ^ _row_salt(rows)
-        records[:, self.width :] = salted.astype("<u4").view(np.uint8).reshape(-1, _CRC_BYTES)
+        records = pack_codes(codes, self.rows)
         done = 0
         while done < len(codes):
             block, offset = divmod(self.rows + done, self._block_rows)
-            chunk = records[done : done + self._block_rows - offset].tobytes()
-            key = _ROW.pack(block)
+            chunk: bytes | memoryview = records[done : done + self._block_rows - offset].data
+            key = ROW.pack(block)
             if offset:
                 head = bytes(txn.get(key, db=self._codes) or b"")
-                chunk = head[: offset * self._record] + chunk
+                chunk = b"".join([head[: offset * self._record], chunk])
             txn.put(key, chunk, db=self._codes)
             done += self._block_rows - offset
 
-    def _put_documents(
-        self, txn: lmdb.Transaction, batch: Documents, stored: NDArray[np.int64]
-    ) -> None:
-        compress = zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress
-        rows = np.arange(self.rows, self.rows + len(stored), dtype=np.int64)
-        salts = _row_salt(rows).tolist()
-        items = []
-        for row, salt, place in zip(rows.tolist(), salts, stored.tolist(), strict=True):
-            fields = [batch.ids[place], batch.titles[place], batch.texts[place]]
-            fields += [batch.metadata[place], batch.positions[place]]
-            packed = compress(orjson.dumps(fields))
-            items.append((_ROW.pack(row), _CRC.pack(google_crc32c.value(packed) ^ salt) + packed))
-        with txn.cursor(db=self._documents) as cursor:
-            cursor.putmulti(items, append=True)
+    def _newest_of_each(self, txn: lmdb.Transaction, rows: list[int]) -> list[int]:
+        """Of rows whose ids share a hash, the newest of each id; damaged ones are kept."""
+        newest: dict[str | int, int] = {}
+        for row in sorted(set(rows)):
+            try:
+                newest[self._document(txn, row).id] = row
+            except Corrupt:
+                newest[row] = row
+        return sorted(newest.values())
 
-    def _put_ids(self, txn: lmdb.Transaction, batch: Documents, stored: NDArray[np.int64]) -> None:
-        """Point each id at its new row, keeping other ids that share its hash."""
-        for row, place in enumerate(stored.tolist(), start=self.rows):
-            key = _id_key(batch.ids[place])
-            held = bytes(txn.get(key, db=self._ids) or b"")
-            others = [
-                other
-                for other in _unpack_rows(held)
-                if other < self.rows and self._document(txn, other).id != batch.ids[place]
-            ] + [other for other in _unpack_rows(held) if other >= self.rows]
-            txn.put(key, b"".join(map(_ROW.pack, [*others, row])), db=self._ids)
+    def _unmerged(self, first: int) -> id_map.Pending:
+        """The ids of the rows from ``first`` on, from their documents. A damaged one is lost."""
+        pending = id_map.Pending()
+        for start in range(first, self.rows, _REREAD_ROWS):
+            rows = range(start, min(start + _REREAD_ROWS, self.rows))
+            found = zip(rows, self.documents(rows), strict=True)
+            named = [(row, held.id) for row, held in found if isinstance(held, Document)]
+            kept = np.array([row for row, _ in named], dtype=np.int64)
+            pending = pending.plus(id_keys([name for _, name in named]), kept)
+        return pending
 
     # --- reading ---------------------------------------------------------------------------
 
@@ -207,17 +207,17 @@ class Store:
         """int8 codes (n, width) of ``rows`` (n,), and which of them passed their checksum (n,)."""
         codes = np.empty((len(rows), self.width), dtype=np.int8)
         intact = np.zeros(len(rows), dtype=np.bool_)
-        salts = _row_salt(rows).tolist()
+        salts = row_salt(rows).tolist()
         width, record = self.width, self._record
         with self._env.begin(buffers=True) as txn:
             for place, row in enumerate(rows.tolist()):
                 block, offset = divmod(row, self._block_rows)
-                packed = txn.get(_ROW.pack(block), db=self._codes)
+                packed = txn.get(ROW.pack(block), db=self._codes)
                 if packed is None or len(packed) < (offset + 1) * record:
                     continue
                 start = offset * record
                 code = bytes(packed[start : start + width])
-                (crc,) = _CRC.unpack_from(packed, start + width)
+                (crc,) = CRC.unpack_from(packed, start + width)
                 codes[place] = np.frombuffer(code, dtype=np.int8)
                 intact[place] = google_crc32c.value(code) ^ salts[place] == crc
         return codes, intact
@@ -234,7 +234,7 @@ class Store:
             start = block * self._block_rows
             count = min(rows - start, self._block_rows)
             with self._env.begin(buffers=True) as txn:
-                packed = txn.get(_ROW.pack(block), db=self._codes)
+                packed = txn.get(ROW.pack(block), db=self._codes)
                 if packed is None or len(packed) < count * self._record:
                     raise Corrupt(f"{self.path}: block {block} of codes is missing or short")
                 records = np.frombuffer(packed, dtype=np.uint8, count=count * self._record)
@@ -246,7 +246,7 @@ class Store:
 
     def _check(self, records: NDArray[np.uint8], first: int) -> None:
         rows = np.arange(first, first + len(records), dtype=np.int64)
-        crcs = np.ascontiguousarray(records[:, self.width :]).view("<u4").ravel() ^ _row_salt(rows)
+        crcs = np.ascontiguousarray(records[:, self.width :]).view("<u4").ravel() ^ row_salt(rows)
         for row, record, crc in zip(rows, records, crcs, strict=True):
             if google_crc32c.value(record[: self.width].tobytes()) != crc:
                 raise ChecksumMismatch(f"{self.path}: the code of row {row} is damaged")
@@ -264,13 +264,15 @@ class Store:
 
     def find(self, document_id: str) -> int | None:
         """The row that holds a document id, or None."""
+        pending = self._pending
         with self._env.begin() as txn:
-            return self._row_of(txn, document_id)
+            return self._row_of(txn, pending, document_id)
 
     def positions_of(self, ids: Sequence[str]) -> list[int | None]:
         """For each id the load position it is stored with, or None where it is not stored."""
+        pending = self._pending
         with self._env.begin() as txn:
-            rows = [self._row_of(txn, document_id) for document_id in ids]
+            rows = [self._row_of(txn, pending, document_id) for document_id in ids]
             return [None if row is None else self._document(txn, row).position for row in rows]
 
     def dead(self) -> NDArray[np.int64]:
@@ -279,22 +281,22 @@ class Store:
             keys = b"".join(cursor.iternext(keys=True, values=False))
         return np.frombuffer(keys, dtype=">u8").astype(np.int64)
 
-    def _row_of(self, txn: lmdb.Transaction, document_id: str) -> int | None:
-        held = txn.get(_id_key(document_id), db=self._ids)
-        if held is None:
-            return None
-        for row in _unpack_rows(bytes(held)):
+    def _row_of(
+        self, txn: lmdb.Transaction, pending: id_map.Pending, document_id: str
+    ) -> int | None:
+        (key,) = id_keys([document_id])
+        for row in id_map.rows_of(txn, self._ids, pending, key):
             if self._document(txn, row).id == document_id:
                 return row
         return None
 
     def _document(self, txn: lmdb.Transaction, row: int) -> Document:
-        packed = txn.get(_ROW.pack(row), db=self._documents)
+        packed = txn.get(ROW.pack(row), db=self._documents)
         if packed is None:
             raise NotFound(f"{self.path}: there is no document in row {row}")
-        body = bytes(packed[_CRC_BYTES:])
-        salt = int(_row_salt(np.array([row], dtype=np.int64))[0])
-        if google_crc32c.value(body) ^ salt != _CRC.unpack_from(packed)[0]:
+        body = bytes(packed[CRC_BYTES:])
+        salt = int(row_salt(np.array([row], dtype=np.int64))[0])
+        if google_crc32c.value(body) ^ salt != CRC.unpack_from(packed)[0]:
             raise ChecksumMismatch(f"{self.path}: the document of row {row} is damaged")
         document_id, title, text, metadata, position = orjson.loads(self._decompress(body))
         return Document(
@@ -312,7 +314,3 @@ class Store:
         with self._env.begin() as txn:
             value = txn.get(_COUNTERS, db=self._meta)
         return {} if value is None else dict(orjson.loads(value))
-
-
-def _unpack_rows(held: bytes) -> list[int]:
-    return [row for (row,) in _ROW.iter_unpack(held)]
