@@ -50,15 +50,17 @@ def noise(query: NDArray[np.float32], bits: NDArray[np.uint8]) -> float:
     """Standard deviation σ of the asymmetric score, in its own units, among the rows of a pool.
 
     ``query`` float32 (width,); ``bits`` uint8 (n, width/8), the pool's codes by Hamming distance,
-    nearest first, n ≥ 1.
+    nearest first. Fewer than two codes have no noise: 0.
     """
+    if len(bits) < 2:
+        return 0.0
     nearest = bits[:_NOISE_POOL]
     sample = nearest[:: -(-len(nearest) // _NOISE_ROWS)]
     rows = len(sample)
     ones = np.add.reduce(np.unpackbits(sample, axis=1), axis=0, dtype=np.uint8)
     share = ones / np.float32(rows)
     # 4·share·(1 - share) = 1 - m²; n/(n - 1) as for any variance of a sample.
-    spread = (4 * rows / max(1, rows - 1)) * share * (1 - share)
+    spread = (4 * rows / (rows - 1)) * share * (1 - share)
     return float(_SIGN_NOISE * np.sqrt((query * query) @ spread))
 
 

@@ -106,6 +106,8 @@ def test_equal_codes_have_no_noise_and_still_get_their_reads() -> None:
     query = np.full(64, 0.125, dtype=np.float32)
     assert noise(query, bits) == 0
     assert noise(query, bits[:1]) == 0
+    assert noise(query, bits[:0]) == 0
+    assert reads(np.empty(0, dtype=np.float32), 0.0, 10) == 0
     assert reads(asymmetric_scores(query, bits), 0.0, 10) == READS_MAX
 
 
