@@ -38,7 +38,7 @@ def small_merges(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def counters(held: Store) -> dict[str, int]:
     with held._env.begin() as txn:
-        return dict(orjson.loads(txn.get(b"counters", db=held._meta)))
+        return dict(orjson.loads(txn.get(b"counters", b"", db=held._meta)))
 
 
 def stored_keys(held: Store) -> int:
