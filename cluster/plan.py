@@ -212,9 +212,8 @@ def _lists(documents: int, shards: int) -> int:
 
 
 def _ram_per_row(documents: int, dimension: int, shards: int) -> float:
-    """dim/8 of bits, the row's number in the lists, its share of the fp32 centroids and signs."""
-    lists = shards * _lists(documents, shards)
-    centroids = lists * dimension * (4 + 1 / 8) / documents
+    """Its bits, its number in the lists, its share of the lists' centroids, which are bits too."""
+    centroids = shards * _lists(documents, shards) * dimension / 8 / documents
     return dimension / 8 + LIST_ROW_BYTES + centroids
 
 
@@ -229,8 +228,7 @@ def _disk_bytes(measured: Measured, documents: int, dimension: int, shards: int)
     """Codes with their checksums as they were measured to pack; bits in lists; ids; free pages."""
     codes = measured.codes_bytes / measured.rows
     codes *= (dimension + CRC_BYTES) / (measured.dimension + CRC_BYTES)
-    lists = shards * _lists(documents, shards) * dimension * 4 / documents
-    bits = dimension / 8 + 2 * LIST_ROW_BYTES + lists
+    bits = _ram_per_row(documents, dimension, shards) + LIST_ROW_BYTES
     ids = (measured.ids_bytes + measured.free_bytes) / measured.rows
     return round((codes + bits + ids) * documents)
 
