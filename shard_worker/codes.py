@@ -55,9 +55,26 @@ def shard_of(document_id: str, shards: int) -> int:
 
 def bad_rows(vectors: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
     """Mark the rows of (n, dimension) that cannot be normalised: NaN, infinite or zero."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        norms = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
-    return np.asarray(~np.isfinite(norms) | (norms <= 0.0))
+    squares = _squared_norms(vectors)
+    return np.asarray(~np.isfinite(squares) | (squares <= 0.0))
+
+
+def _squared_norms(vectors: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """float64 (n,). Summed in float32, five times as fast, wherever that can hold the numbers."""
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        if vectors.dtype != np.float32:
+            return np.asarray(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
+        squares: NDArray[np.float64] = np.vecdot(vectors, vectors).astype(np.float64)
+        rest = np.flatnonzero(~_is_ordinary(squares))
+        if len(rest):
+            few = vectors[rest]
+            squares[rest] = np.einsum("ij,ij->i", few, few, dtype=np.float64)
+    return squares
+
+
+def _is_ordinary(squares: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which squared norms float32 holds with room to spare: nothing is lost by computing in it."""
+    return np.asarray((squares > 1e-20) & (squares < 1e30))
 
 
 def normalize(vectors: NDArray[np.floating[Any]], dimension: int) -> NDArray[np.float32]:
@@ -68,14 +85,19 @@ def normalize(vectors: NDArray[np.floating[Any]], dimension: int) -> NDArray[np.
     if vectors.ndim != 2 or vectors.shape[1] != dimension:
         width = vectors.shape[-1] if vectors.ndim else 0
         raise InvalidRequest(f"the vector has {width} dimensions, the index has {dimension}")
-    bad = bad_rows(vectors)
+    squares = _squared_norms(vectors)
+    bad = ~np.isfinite(squares) | (squares <= 0.0)
     if bad.any():
         raise InvalidRequest(
             f"vector {int(np.argmax(bad))} is zero, infinite or not a number; it has no direction"
         )
-    norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
-    units = np.zeros((len(vectors), padded(dimension)), dtype=np.float32)
-    np.divide(vectors, norms[:, None], out=units[:, :dimension], casting="unsafe")
+    norms = np.sqrt(squares)[:, None]
+    units = np.empty((len(vectors), padded(dimension)), dtype=np.float32)
+    units[:, dimension:] = 0
+    if vectors.dtype == np.float32 and bool(_is_ordinary(squares).all()):
+        np.divide(vectors, norms.astype(np.float32), out=units[:, :dimension])
+    else:
+        np.divide(vectors, norms, out=units[:, :dimension], casting="unsafe")
     return units
 
 
@@ -193,10 +215,13 @@ class Calibration:
 
     def quantize(self, units: NDArray[np.float32]) -> tuple[NDArray[np.int8], int]:
         """int8 codes (n, width) of unit vectors (n, width), and how many values clipped."""
-        levels = (units - self.low) / self.step
+        levels = units - self.low
+        levels /= self.step
         np.rint(levels, out=levels)
-        clipped = int(np.count_nonzero((levels < 0) | (levels > 255)))
-        np.clip(levels, 0, 255, out=levels)
+        clipped = 0
+        if levels.min(initial=0) < 0 or levels.max(initial=0) > 255:
+            clipped = int(np.count_nonzero((levels < 0) | (levels > 255)))
+            np.clip(levels, 0, 255, out=levels)
         levels -= 128
         return levels.astype(np.int8), clipped
 
