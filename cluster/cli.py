@@ -14,10 +14,11 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from cluster import cli_bench
+from cluster import cli_bench, cli_quality
 from cluster.cli_console import Json, err, out, print_json, terminable
 from cluster.cli_progress import IndexProgress
 from router.answer import Answer
+from router.query_vectors import QUERY_CACHE_DEFAULT
 from shard_worker.codes import Transform
 from shard_worker.errors import BitsiftError, InvalidRequest
 from shard_worker.types import Mode
@@ -137,6 +138,9 @@ def serve(
     host: Host = "127.0.0.1",
     port: Port = 8000,
     backend: Backend = "auto",
+    query_cache: Annotated[
+        int, typer.Option(min=0, help="Vectors of queries remembered; 0 = off.")
+    ] = QUERY_CACHE_DEFAULT,
     ray_address: RayAddress = None,
     json: Json = False,
 ) -> None:
@@ -146,7 +150,7 @@ def serve(
 
     open_manifest(index_folder)  # a wrong folder is refused before a cluster is started
     with terminable(), _quiet_interrupt(), ray_cluster(ray_address):
-        _serve_until_interrupted(index_folder, host, port, backend, json)
+        _serve_until_interrupted(index_folder, host, port, json, backend, query_cache)
 
 
 @app.command()
@@ -165,7 +169,7 @@ def demo(
     with terminable(), _quiet_interrupt(), ray_cluster(None):
         with IndexProgress(err, quiet=json) as progress:
             build_demo(folder, progress)
-        _serve_until_interrupted(folder, host, port, "auto", json)
+        _serve_until_interrupted(folder, host, port, json)
 
 
 @contextlib.contextmanager
@@ -177,10 +181,17 @@ def _quiet_interrupt() -> Iterator[None]:
         err.print("stopped")
 
 
-def _serve_until_interrupted(folder: Path, host: str, port: int, backend: str, json: bool) -> None:
+def _serve_until_interrupted(
+    folder: Path,
+    host: str,
+    port: int,
+    json: bool,
+    backend: str = "auto",
+    query_cache: int = QUERY_CACHE_DEFAULT,
+) -> None:
     from cluster.launch import serve as launch
 
-    serving = launch(folder, host, port, backend=backend)
+    serving = launch(folder, host, port, backend=backend, query_cache=query_cache)
     try:
         err.print("starting: opening the shards and loading the model")
         serving.wait_ready()
@@ -312,6 +323,8 @@ def _print_status(facts: dict[str, Any]) -> None:
 
 app.command()(cli_bench.bench)
 app.command()(cli_bench.plan)
+app.command("eval")(cli_quality.evaluate)
+app.command()(cli_quality.doctor)
 
 if __name__ == "__main__":
     main()

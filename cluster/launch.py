@@ -16,6 +16,7 @@ import ray
 import ray.exceptions
 
 from cluster.manifest import Manifest, open_manifest
+from router.query_vectors import QUERY_CACHE_DEFAULT
 from shard_worker.actor import ShardActor
 from shard_worker.errors import InvalidRequest, Unavailable
 from shard_worker.layout import shard_folder
@@ -172,9 +173,17 @@ class Serving:
         raise Unavailable(f"not ready after {timeout_s:.0f} s: {said}")
 
 
-def serve(index: Path, host: str, port: int, *, backend: str = "auto") -> Serving:
+def serve(
+    index: Path,
+    host: str,
+    port: int,
+    *,
+    backend: str = "auto",
+    query_cache: int = QUERY_CACHE_DEFAULT,
+) -> Serving:
     """Serve a finished index on the connected Ray cluster.
 
+    ``query_cache`` is how many vectors of queries the router remembers; 0 is none.
     A shard that cannot be opened is named in every answer's coverage; it does not stop the rest.
     Raises NotFound, Unavailable, FormatMismatch, or InvalidRequest when the port is taken.
     """
@@ -195,7 +204,7 @@ def serve(index: Path, host: str, port: int, *, backend: str = "auto") -> Servin
         namespace=NAMESPACE,
         num_cpus=0,
         max_concurrency=CONNECTIONS_MAX,
-    ).remote(manifest.describe(report.documents), shards, encoder)
+    ).remote(manifest.describe(report.documents), shards, encoder, query_cache)
     try:
         url = ray.get(router.listen.remote(host, port))
     except ray.exceptions.RayTaskError as error:

@@ -11,7 +11,8 @@ from cluster.manifest import open_manifest
 from router.answer import Answer
 from router.fanout import FanOut, LocalLink
 from router.models import ModelSpec
-from router.service import QueryEncoder, Question, SearchService
+from router.query_vectors import QueryEncoder
+from router.service import Question, SearchService
 from shard_worker.layout import shard_folder
 from shard_worker.shard import Shard
 

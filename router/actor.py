@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import socket
 import threading
@@ -15,6 +16,7 @@ from router.description import IndexDescription
 from router.encoder import Encoder
 from router.fanout import FanOut
 from router.gateway import create_app
+from router.query_vectors import QUERY_CACHE_DEFAULT
 from router.remote import RemoteLink
 from router.service import SearchService
 
@@ -30,11 +32,18 @@ class RouterActor:
     """One gateway in front of all shards of one index."""
 
     def __init__(
-        self, description: IndexDescription, shards: list[Any], encoder: dict[str, Any] | None
+        self,
+        description: IndexDescription,
+        shards: list[Any],
+        encoder: dict[str, Any] | None,
+        query_cache: int = QUERY_CACHE_DEFAULT,
     ) -> None:
-        """``encoder`` holds the arguments of ``Encoder.load``; None for ready-made vectors."""
+        """``encoder`` holds the arguments of ``Encoder.load``; None for ready-made vectors.
+
+        ``query_cache`` is how many vectors of queries are remembered.
+        """
         links = [RemoteLink(number, actor) for number, actor in enumerate(shards)]
-        self._service = SearchService(description, FanOut(links), None)
+        self._service = SearchService(description, FanOut(links), None, query_cache)
         self._encoder_arguments = encoder
         self._failure: str | None = None
         self._server: uvicorn.Server | None = None
@@ -46,6 +55,8 @@ class RouterActor:
         try:
             encoder = Encoder.load(**(self._encoder_arguments or {}))
             encoder.warm_up()
+            gc.collect()
+            gc.freeze()  # a collection that walks all of torch's objects stops answers for 0.3 s
             self._service.encoder = encoder
         except Exception as error:  # anything: it must reach the operator
             self._failure = f"{type(error).__name__}: {error}"

@@ -8,14 +8,23 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
-from fastapi import FastAPI, Query, Response
+from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 
 from router.answer import Answer
 from router.problems import add_problem_handlers
-from router.schema import QUERIES_MAX, Answers, Include, Problem, SearchRequest, Text, TopK
+from router.schema import (
+    QUERIES_MAX,
+    Answers,
+    Include,
+    Problem,
+    Text,
+    TopK,
+    read_search_request,
+    search_request_schema,
+)
 from router.service import (
     FIELDS,
     TIMEOUT_DEFAULT_S,
@@ -60,9 +69,12 @@ def json_response(data: Any, status: int = 200) -> Response:
 
 
 def _add_search(app: FastAPI, service: SearchService) -> None:
-    @app.post("/v1/search", response_model=Answer | Answers)
-    async def search(request: SearchRequest) -> Response:
+    body = {"requestBody": search_request_schema()}
+
+    @app.post("/v1/search", response_model=Answer | Answers, openapi_extra=body)
+    async def search(http: Request) -> Response:
         """Answer one query, one vector, or several queries at once."""
+        request = await read_search_request(http)
         questions = request.questions()
         if request.queries is None:
             return json_response(await service.search(questions[0]))
@@ -147,6 +159,7 @@ def _encoder_facts(service: SearchService) -> dict[str, Any]:
         "state": "READY",
         "backend": getattr(service.encoder, "backend", None),
         "reason": getattr(service.encoder, "backend_reason", None),
+        "query_cache": service.query_vectors.cache_facts(),
     }
 
 

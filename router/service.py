@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +18,11 @@ from router.answer import (
     ScoreStage,
     Timings,
 )
-from router.batching import Batcher
 from router.description import IndexDescription
 from router.fanout import FanOut
 from router.merge import Ranking, rescore
-from shard_worker.codes import Calibration
-from shard_worker.errors import DeadlineExceeded, InvalidRequest, ShardUnavailable, Unavailable
+from router.query_vectors import QUERY_CACHE_DEFAULT, QueryEncoder, QueryVectors
+from shard_worker.errors import DeadlineExceeded, InvalidRequest, ShardUnavailable
 from shard_worker.types import CANDIDATES_MAX, NPROBE_MAX, Document, Mode, Query
 
 TOP_K_DEFAULT = 10
@@ -34,14 +30,7 @@ TOP_K_MAX = CANDIDATES_MAX
 TIMEOUT_DEFAULT_S = 5.0
 TIMEOUT_MAX_S = 60.0
 QUERY_CHARACTERS_MAX = 8_192
-ENCODE_BATCH_MAX = 32
 FIELDS = frozenset({"title", "text", "metadata"})
-
-
-class QueryEncoder(Protocol):
-    """What the service needs of an encoder: float32 (n, dimension), unit vectors."""
-
-    def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,29 +88,29 @@ class SearchService:
     """Answers questions against one index. Lives in one event loop."""
 
     def __init__(
-        self, description: IndexDescription, shards: FanOut, encoder: QueryEncoder | None
+        self,
+        description: IndexDescription,
+        shards: FanOut,
+        encoder: QueryEncoder | None,
+        query_cache: int = QUERY_CACHE_DEFAULT,
     ) -> None:
-        """``encoder`` None: it is still loading, or the index has ready-made vectors only."""
+        """``encoder`` None: it is still loading, or the index has ready-made vectors only.
+
+        ``query_cache`` is how many vectors of queries are remembered by their text.
+        """
         self.description = description
         self.shards = shards
-        self.encoder = encoder
-        self._encoder_thread = ThreadPoolExecutor(1, "encode")
-        self._encode: Batcher[str, NDArray[np.float32]] = Batcher(
-            self._encode_batch, ENCODE_BATCH_MAX
-        )
+        self.query_vectors = QueryVectors(description, encoder, query_cache)
         # A rotation takes seconds to make: now, not in the event loop at the first question.
         description.calibration.units(np.ones((1, description.dimension)))
 
-    async def _encode_batch(self, texts: list[str]) -> list[NDArray[np.float32]]:
-        if self.encoder is None:
-            if self.description.model is None:
-                raise InvalidRequest(
-                    "this index was built from ready-made vectors; ask with a vector"
-                )
-            raise Unavailable("the encoder is still loading; try again in some seconds")
-        loop = asyncio.get_running_loop()
-        encode = self.encoder.encode_queries
-        return list(await loop.run_in_executor(self._encoder_thread, encode, texts))
+    @property
+    def encoder(self) -> QueryEncoder | None:
+        return self.query_vectors.encoder
+
+    @encoder.setter
+    def encoder(self, encoder: QueryEncoder | None) -> None:
+        self.query_vectors.encoder = encoder
 
     async def search(self, question: Question) -> Answer:
         """The answer to one question.
@@ -147,18 +136,17 @@ class SearchService:
 
     async def _vector(self, question: Question, deadline: float) -> NDArray[np.float32]:
         """The unit query vector, float32 (width,)."""
-        calibration = self.description.calibration
         if question.vector is not None:
-            return _unit(question.vector, calibration)
+            units = self.description.calibration.units(question.vector[None, :])
+            return np.asarray(units[0])
         assert question.text is not None
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
-                encoded = await self._encode.submit(question.text)
+                return await self.query_vectors.of(question.text)
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"the query was not encoded in {question.timeout_s:.3f} s"
             ) from error
-        return _unit(encoded, calibration)
 
     async def _hits(
         self, question: Question, ranking: Ranking, coverage: Coverage, deadline: float
@@ -188,15 +176,10 @@ class SearchService:
 
 
 def _shard_query(vector: NDArray[np.float32], question: Question) -> Query:
-    """What every shard is asked. Fixed candidates are at least ``top_k``: any shard may hold all."""
+    """What every shard is asked; fixed candidates are ``top_k`` at least: one may hold all."""
     fixed = question.candidates
     candidates = None if fixed is None else max(fixed, question.top_k)
     return Query(vector, candidates, question.mode, question.nprobe, question.top_k)
-
-
-def _unit(vector: NDArray[Any], calibration: Calibration) -> NDArray[np.float32]:
-    """One unit vector as the index has them, float32 (width,). Raises InvalidRequest."""
-    return np.asarray(calibration.units(vector[None, :])[0])
 
 
 def _check_coverage(coverage: Coverage, question: Question) -> None:

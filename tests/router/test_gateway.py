@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -211,6 +212,58 @@ def test_status_routes_say_how_it_is(gateway: Running, broken: Running) -> None:
     assert httpx.get(f"{gateway.url}/readyz").status_code == 200
     states = [s["state"] for s in httpx.get(f"{broken.url}/v1/cluster").json()["shards"]]
     assert states == ["READY", "UNREACHABLE"]
+
+
+def test_the_operator_sees_what_the_query_cache_spares(gateway: Running) -> None:
+    def cache() -> dict[str, int]:
+        return httpx.get(f"{gateway.url}/v1/cluster").json()["encoder"]["query_cache"]
+
+    before = cache()
+    first, second = (post(gateway, {"query": "asked twice"}).json() for _ in range(2))
+    after = cache()
+    assert first["hits"] == second["hits"]
+    assert after["misses"] - before["misses"] == 1
+    assert after["hits"] - before["hits"] == 1
+    assert after["entries"] == before["entries"] + 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [
+        ("application/json", 200),
+        ("Application/JSON; charset=utf-8", 200),
+        ("text/plain", 422),
+        ("application/x-www-form-urlencoded", 422),
+        (None, 422),
+    ],
+)
+def test_only_json_is_read_so_that_no_other_site_can_post(
+    gateway: Running, kind: str | None, status: int
+) -> None:
+    headers = {} if kind is None else {"content-type": kind}
+    body = b'{"query": "a"}'
+    response = httpx.post(f"{gateway.url}/v1/search", content=body, headers=headers)
+    assert response.status_code == status
+    if status == 422:
+        assert "content type" in response.json()["detail"]
+
+
+def test_a_wrong_field_is_named_by_its_place(gateway: Running) -> None:
+    wrong = post(gateway, {"vector": [0.5, "x"], "top_k": 0}).json()["detail"]
+    assert "vector.1: " in wrong
+    assert "top_k: " in wrong
+
+
+def test_the_description_of_the_interface_refers_to_nothing_that_it_lacks(
+    gateway: Running,
+) -> None:
+    text = httpx.get(f"{gateway.url}/openapi.json").text
+    schemas = json.loads(text)["components"]["schemas"]
+    referred = set(re.findall(r'"\$ref": ?"#/components/schemas/(\w+)"', text))
+    assert "Mode" in referred
+    assert referred <= set(schemas)
+    body = json.loads(text)["paths"]["/v1/search"]["post"]["requestBody"]["content"]
+    assert {"query", "queries", "vector"} <= set(body["application/json"]["schema"]["properties"])
 
 
 def test_not_ready_until_the_encoder_is_loaded(gateway: Running) -> None:
