@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from cluster.source_vectors import take_good, vectors_of
 from router.encoder import Encoder
-from shard_worker.codes import Calibration, shard_of
+from shard_worker.codes import Calibration
+from shard_worker.packing import id_keys
 from shard_worker.types import Documents, Outcome
 
 BATCHES_AHEAD = 1
@@ -106,7 +107,7 @@ class Loader:
         rejects = _rejected(records)
         good = take_good(records, np.flatnonzero(records["reject"].is_null().to_numpy()))
         ids = good["id"].to_pylist()
-        owners = np.array([shard_of(name, len(self._shards)) for name in ids], dtype=np.int64)
+        owners = shards_of(ids, len(self._shards))
         known = clipped = 0
         parts: list[tuple[NDArray[np.int64], Any]] = []
         if self._resuming and len(good):
@@ -197,6 +198,11 @@ class Sent:
             "rejected": len(rejects),
         }
         return pa.Table.from_pylist([row], schema=SUMMARY_SCHEMA)
+
+
+def shards_of(ids: Sequence[str], shards: int) -> NDArray[np.int64]:
+    """``shard_of`` each id: int64 (n,)."""
+    return (id_keys(ids).byteswap() % np.uint64(shards)).astype(np.int64)
 
 
 def _by_shard(owners: NDArray[np.int64]) -> list[tuple[int, NDArray[np.int64]]]:
