@@ -1,0 +1,198 @@
+"""The commands `bitsift eval` and `bitsift doctor`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import orjson
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from cluster.cli_console import Json, err, out, print_json, terminable
+from shard_worker.codes import Transform
+from shard_worker.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from cluster.doctor import Diagnosis, Estimate
+    from router.encoder import Encoder
+
+Model = Annotated[str, typer.Option(help="sentence-transformers model: name or path.")]
+
+
+def evaluate(
+    dataset: Annotated[
+        Path, typer.Argument(help="BEIR folder: corpus.jsonl, queries.jsonl, qrels.tsv.")
+    ],
+    model: Model = "minilm",
+    shards: Annotated[int, typer.Option(min=1, help="Shards of the index that is tried.")] = 1,
+    transform: Annotated[
+        Transform, typer.Option(help="What is done to vectors before their signs are taken.")
+    ] = Transform.NONE,
+    index: Annotated[
+        Path | None,
+        typer.Option(help="Measure this index of the corpus, with its model, shards, transform."),
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the result: a .png or .svg.")] = None,
+    out_file: Annotated[Path | None, typer.Option("--out", help="Write the JSON here.")] = None,
+    json: Json = False,
+) -> None:
+    """nDCG@10 and recall@10 against exact fp32 search, for every stage of the funnel.
+
+    The texts are encoded for it and all vectors held in RAM, also with --index: fp32 is the
+    yardstick, and an index does not keep it.
+    """
+    from cluster.evaluate_plot import check_plot_path, plot_stages
+    from cluster.judged import read_judged
+
+    if plot is not None:
+        check_plot_path(plot)
+    judged = read_judged(dataset)
+    with terminable():
+        result = _evaluate(judged, model, shards, transform, index)
+    if out_file is not None:
+        out_file.write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
+    if plot is not None:
+        plot_stages(result, plot)
+    if json:
+        print_json(result)
+    else:
+        _print_evaluation(result)
+
+
+def _evaluate(
+    judged: Any, model: str, shards: int, transform: Transform, index: Path | None
+) -> dict[str, Any]:
+    from cluster import evaluate as evaluation
+    from cluster.manifest import open_manifest
+    from router.models import ModelSpec
+
+    if index is None:
+        embedded = evaluation.embed(judged, _load(model))
+        found = evaluation.evaluate(
+            judged, embedded, model=model, shards=shards, transform=transform
+        )
+        return found.to_json()
+    manifest, _ = open_manifest(index)
+    if manifest.model is None:
+        raise InvalidRequest(f"{index} was built from ready-made vectors: no text can be asked")
+    spec = ModelSpec.from_json(manifest.model)
+    embedded = evaluation.embed(judged, _load(spec.name, expected=spec))
+    return evaluation.evaluate_index(judged, embedded, index, manifest).to_json()
+
+
+def _load(model: str, **options: Any) -> Encoder:
+    from router.encoder import Encoder
+
+    err.print("loading the model and encoding", style="dim")
+    return Encoder.load(model, **options)
+
+
+def _print_evaluation(result: dict[str, Any]) -> None:
+    from cluster.evaluate import meaning_of
+
+    out.print(
+        f"{result['dataset']}: {result['documents']:,} documents, {result['queries']:,} judged "
+        f"queries, model {result['model']}, shards {result['shards']}, "
+        f"transform {result['transform']}",
+        markup=False,
+    )
+    table = Table("stage", "nDCG@10", "of fp32's", "recall@10", "int8 reads a shard", "what it is")
+    exact = result["stages"]["fp32"]["ndcg@10"]
+    for name, stage in result["stages"].items():
+        table.add_row(
+            f"[bold]{name}[/bold]" if name == "final" else name,
+            f"{stage['ndcg@10']:.4f}",
+            f"{stage['ndcg@10'] / exact:.1%}" if exact else "",
+            f"{stage['recall@10']:.4f}" if "recall@10" in stage else "",
+            f"{stage['reads']:.1f}" if "reads" in stage else "",
+            meaning_of(name),
+        )
+    out.print(table)
+
+
+def doctor(
+    source: Annotated[list[str] | None, typer.Argument(help="Files or folders of texts.")] = None,
+    vectors: Annotated[
+        Path | None, typer.Option(help="A .npy file of vectors, alone or of the source's records.")
+    ] = None,
+    queries: Annotated[
+        Path | None,
+        typer.Option(help="Real queries: one a line, records with texts, or a .npy of vectors."),
+    ] = None,
+    sample: Annotated[
+        int, typer.Option(min=1, help="Documents to look at, drawn at random.")
+    ] = 5_000,
+    model: Model = "minilm",
+    target: Annotated[
+        float, typer.Option(min=0.5, max=1.0, help="The recall@10 to reach, against fp32.")
+    ] = 0.98,
+    text_field: Annotated[str | None, typer.Option(help="Field with the text.")] = None,
+    title_field: Annotated[str | None, typer.Option(help="Field with the title.")] = None,
+    vector_field: Annotated[str | None, typer.Option(help="Field with ready-made vectors.")] = None,
+    json: Json = False,
+) -> None:
+    """Will this model binarize? Try all settings on a sample; recommend those that reach --target.
+
+    Exit status 1 where no setting does. Without --queries a tenth of the sample is held out and
+    asked for: documents are easier queries than real ones.
+    """
+    from cluster.doctor import diagnose
+    from cluster.doctor_sample import take_sample
+    from cluster.source_plan import Fields
+    from cluster.sources import plan_sources
+
+    if not source and vectors is None:
+        raise InvalidRequest("say what to look at: SOURCE with texts, or --vectors FILE.npy")
+    fields = Fields(text=text_field, title=title_field, vector=vector_field)
+    alone = not source
+    plan = plan_sources(
+        [str(vectors)] if alone else source or [], fields, None if alone else vectors
+    )
+    with terminable():
+        taken = take_sample(plan, sample, queries, lambda: _load(model))
+        found = diagnose(
+            taken.documents, taken.queries, queries_are_documents=taken.held_out, target=target
+        )
+    if json:
+        named = model if plan.expected_width is None else None
+        print_json({"model": named, **found.to_json()})
+    else:
+        _print_diagnosis(found)
+    if found.recommended is None:
+        raise typer.Exit(1)
+
+
+def _print_diagnosis(found: Diagnosis) -> None:
+    from cluster.doctor import CANDIDATES
+
+    easier = " held out: documents are easier queries than real ones" * found.queries_are_documents
+    out.print(
+        f"{found.documents:,} documents of {found.dimension} dimensions, one shard; "
+        f"{found.queries:,} queries{easier}"
+    )
+    columns = [f"recall@10, {count} candidates" for count in CANDIDATES]
+    table = Table("transform", "dead bits", "biased", "effective", *columns, "gain at 40")
+    for transform, report in found.transforms.items():
+        bits = report.bits
+        table.add_row(
+            transform.value,
+            str(bits.dead),
+            str(bits.biased),
+            f"{bits.effective:.0f}",
+            *(_interval(report.recall[count]) for count in CANDIDATES),
+            "" if report.gain_at_40 is None else _interval(report.gain_at_40),
+        )
+    out.print(table)
+    verdict = "[green]yes[/green]" if found.recommended else "[red]no[/red]"
+    out.print(f"{verdict}: {escape(found.reason)}", soft_wrap=True)
+    if found.recommended is not None:
+        chosen = found.recommended
+        if chosen.transform is not Transform.NONE:
+            out.print(f"build with: bitsift index … --transform {chosen.transform.value}")
+        out.print(f"ask with: --candidates {chosen.candidates} (or none: each query as it needs)")
+
+
+def _interval(value: Estimate) -> str:
+    return f"{value.mean:.3f} ({value.low:.3f}…{value.high:.3f})"
