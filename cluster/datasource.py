@@ -60,11 +60,15 @@ class Survey:
 
 @dataclass(frozen=True)
 class Digest:
-    """What a read task makes of its tables before anything leaves it: tables of `schema`."""
+    """What a read task makes of its tables before anything leaves it: tables of `schema`.
+
+    `at_once`: each row leaves the task when it is made, not when there is a blockful.
+    """
 
     name: str
     schema: pa.Schema
     convert: Callable[[Iterator[pa.Table]], Iterator[pa.Table]]
+    at_once: bool = False
 
 
 class DocumentDatasource(Datasource):
@@ -123,11 +127,16 @@ def digest_sources(
 ) -> ray.data.Dataset:
     """What `digest` makes of the documents, as a lazy dataset; at most `tasks` run at once."""
     blocks = max(TASKS_MIN, plan.memory_bytes // TASK_BYTES)
-    dataset: ray.data.Dataset = ray.data.read_datasource(
-        DocumentDatasource(plan, batch_rows, digest),
-        override_num_blocks=len(share_out(plan, blocks)) or 1,
-        concurrency=tasks,
-    )
+    context = DataContext.get_current()
+    if digest.at_once:
+        context = context.copy()
+        context.target_max_block_size = 1
+    with DataContext.current(context):
+        dataset: ray.data.Dataset = ray.data.read_datasource(
+            DocumentDatasource(plan, batch_rows, digest),
+            override_num_blocks=len(share_out(plan, blocks)) or 1,
+            concurrency=tasks,
+        )
     return dataset
 
 

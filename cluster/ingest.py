@@ -269,8 +269,9 @@ class _Build:
     def _summaries(self, work: Work) -> ray.data.Dataset:
         """One row per stored batch, as it is stored."""
         if self.encoder is None:
-            load = Digest("Load", SUMMARY_SCHEMA, functools.partial(load_vectors, work=work))
-            return digest_sources(self.plan, load, VECTOR_BATCH_ROWS, tasks=self.encoders)
+            load = functools.partial(load_vectors, work=work)
+            digest = Digest("Load", SUMMARY_SCHEMA, load, at_once=True)
+            return digest_sources(self.plan, digest, VECTOR_BATCH_ROWS, tasks=self.encoders)
         return read_sources(self.plan).map_batches(
             IndexWorker,
             fn_constructor_args=(work,),
