@@ -70,11 +70,9 @@ def run_bench(request: BenchRequest, log: Log) -> dict[str, Any]:
 
     A figure that could not be measured is None, and ``notes`` say why.
     """
-    from cluster.launch import ray_cluster
-
     figures: dict[str, Any] = {}
     notes = []
-    with tempfile.TemporaryDirectory(prefix="bitsift-bench-") as folder, ray_cluster(None):
+    with tempfile.TemporaryDirectory(prefix="bitsift-bench-") as folder:
         for group in request.groups:
             log(f"{group}: measuring {', '.join(GROUPS[group])}")
             found = _measure(group, Path(folder), request)

@@ -22,13 +22,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 
 from cluster.bars import large_figures, verdicts
 from cluster.bench_candidates import candidates_against_exact, memory_per_row
-from cluster.bench_clients import Replies, ask, recall, vector_bodies
-from cluster.disk import disk_use, drop_from_cache, read_from_disk_bytes
+from cluster.bench_served import measure_served
+from cluster.disk import disk_use, drop_from_cache
 from cluster.ingest import build_index
 from cluster.ingest_progress import IndexStage
 from cluster.launch import open_shards, ray_cluster, serve, stop_shards
@@ -36,12 +35,8 @@ from cluster.machine import write_result
 from cluster.manifest import open_manifest
 from cluster.memory import MemorySampler
 from cluster.synthetic import SyntheticSpec, synthetic_queries
-from cluster.timing import percentiles
 from shard_worker.errors import StorageFull, Unavailable
 
-CLIENTS = 16
-MODES = ("exact", "approximate")
-TIMEOUT_MS = 60_000
 TRAIN_TIMEOUT_S = 7_200.0
 LINE_EVERY_S = 15.0
 PHASES = ("build", "train", "candidates", "serve")
@@ -104,13 +99,13 @@ def measure_large(run: LargeRun, log: Log, result: Path) -> dict[str, Any]:
 
 
 def earlier_phases(run: LargeRun, result: Path) -> dict[str, Any]:
-    """How long building and training took in the run that made the index that is there."""
+    """Times and memory of building and training, of the run that made the index that is there."""
     if not (result.exists() and run.index.exists()):
         return {}
     earlier = json.loads(result.read_text())
     if any(earlier.get(name) != value for name, value in run.asked.items()):
         return {}
-    return {name: earlier[name] for name in ("build", "train") if name in earlier}
+    return {name: earlier[name] for name in ("build", "train", "memory") if name in earlier}
 
 
 @dataclass(slots=True)
@@ -135,6 +130,7 @@ class _Large:
             for name in PHASES:
                 if time.monotonic() - started > self.run.time_limit_s:
                     self.log(f"{name}: skipped with all after it, the time limit is over")
+                    self.on_figures(self.figures)
                     return
                 self._phase(name)
         self.figures["complete"] = True
@@ -147,7 +143,8 @@ class _Large:
         if figures is not None:
             self.figures[name] = {**figures, "phase_s": round(time.monotonic() - started, 1)}
         self.sampler.sample()
-        self.figures["memory"] = memory_figures(self.sampler)
+        earlier = self.figures.get("memory", {}).get("by_phase", {})
+        self.figures["memory"] = memory_figures(self.sampler, earlier)
         self.on_figures(self.figures)
         self.log(f"{name}: ended after {time.monotonic() - started:,.0f} s")
 
@@ -213,7 +210,7 @@ class _Large:
             ready_s = time.monotonic() - started
             wait_trained(serving.shards)
             pids = [status.pid for status in _statuses(serving.shards)]
-            figures = measure_served(serving.url, pids, run, self.log)
+            figures = measure_served(serving.url, pids, run.corpus, run.queries, self.log)
             statuses = _statuses(serving.shards)
         finally:
             serving.stop()
@@ -267,86 +264,19 @@ def _progress(log: Log) -> Callable[[IndexStage], None]:
 # --- figures ---------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class _Tally:
-    """No query may be lost, whatever it measured."""
+def memory_figures(sampler: MemorySampler, earlier: dict[str, Any]) -> dict[str, Any]:
+    """Peaks by phase, the largest of all, and about 400 samples of the course.
 
-    asked: int = 0
-    lost: int = 0
-    failure: str | None = None
-
-    def count(self, replies: Replies) -> None:
-        self.asked += len(replies.seconds)
-        self.lost += replies.lost
-        self.failure = self.failure or replies.failure
-
-
-def measure_served(url: str, pids: list[int], run: LargeRun, log: Log) -> dict[str, Any]:
-    """Every mode cold and warm, with 1 and ``CLIENTS`` clients.
-
-    The shards must have been started over forgotten stores: the first questions are the cold ones,
-    and each is about other rows than the ones before it.
+    ``earlier`` holds peaks by phase of the run that built the index: they count as well.
     """
-    cold = max(1, run.queries // 4)
-    vectors = synthetic_queries(run.corpus, run.queries + 2 * cold)
-    warm, tally = vectors[: run.queries], _Tally()
-    figures: dict[str, Any] = {}
-    for place, mode in enumerate(MODES):
-        part = vectors[run.queries + place * cold :][:cold]
-        before = read_from_disk_bytes(pids)
-        replies = ask(url, _bodies(part, mode))
-        read_kib = (read_from_disk_bytes(pids) - before) / 1024 / cold
-        figures[f"{mode}_cold"] = percentiles(replies.seconds)
-        figures[f"{mode}_cold"]["read_kib_per_query"] = round(read_kib, 1)
-        tally.count(replies)
-    log(f"serve: cold: {figures}")
-    for mode in MODES:  # asked once, these rows' pages are there
-        tally.count(ask(url, _bodies(warm, mode), CLIENTS))
-    found = []
-    for clients in (1, CLIENTS):
-        replies_of = _in_turns(url, warm, clients)
-        for mode, replies in replies_of.items():
-            name = f"{mode}_warm" if clients == 1 else f"{mode}_warm_{clients}_clients"
-            rate = len(replies.seconds) / replies.wall_s
-            figures[name] = percentiles(replies.seconds) | {"queries_s": round(rate, 1)}
-            tally.count(replies)
-            log(f"serve: {name}: {figures[name]}")
-        found.append(recall(*(replies_of[mode].hits for mode in MODES)))
-    return figures | {"recall_at_10": min(found), **dataclasses.asdict(tally)}
-
-
-def _bodies(vectors: np.ndarray[Any, np.dtype[np.float32]], mode: str) -> list[bytes]:
-    return vector_bodies(vectors, mode=mode, timeout_ms=TIMEOUT_MS)
-
-
-def _in_turns(
-    url: str, vectors: np.ndarray[Any, np.dtype[np.float32]], clients: int
-) -> dict[str, Replies]:
-    """All ``vectors`` in each mode, in parts that alternate."""
-    parts = np.array_split(vectors, max(1, len(vectors) // (4 * clients)))
-    replies: dict[str, list[Replies]] = {mode: [] for mode in MODES}
-    for part in parts:
-        for mode in MODES:
-            replies[mode].append(ask(url, _bodies(part, mode), clients))
-    return {mode: _joined(found) for mode, found in replies.items()}
-
-
-def _joined(parts: list[Replies]) -> Replies:
-    return Replies(
-        seconds=tuple(second for part in parts for second in part.seconds),
-        hits=tuple(hit for part in parts for hit in part.hits),
-        lost=sum(part.lost for part in parts),
-        wall_s=sum(part.wall_s for part in parts),
-        failure=next((part.failure for part in parts if part.failure), None),
-    )
-
-
-def memory_figures(sampler: MemorySampler) -> dict[str, Any]:
-    """Peaks by phase, the largest of all, and about 400 samples of the course."""
+    by_phase = dict(earlier)
+    for name, peak in sampler.peaks.items():
+        if name not in by_phase or by_phase[name]["total"] < peak.total:
+            by_phase[name] = peak.to_json()
     step = max(1, len(sampler.series) // 400)
     return {
-        "peak": max(sampler.peaks.values(), key=lambda peak: peak.total).to_json(),
-        "by_phase": {name: peak.to_json() for name, peak in sampler.peaks.items()},
+        "peak": max(by_phase.values(), key=lambda peak: int(peak["total"])),
+        "by_phase": by_phase,
         "slowest_sample_s": round(sampler.sampling_s, 3),
         "series": [
             {"s": seconds, "phase": phase, **found.to_json()}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import faiss
+import uvloop
 
 from cluster.bench_build import measure_load
 from cluster.bench_clients import (
@@ -25,7 +26,7 @@ from cluster.bench_clients import (
 )
 from cluster.bench_index import glosses, raw_bits, write_index
 from cluster.bench_shard import POOL, raw_index
-from cluster.launch import Serving, serve
+from cluster.launch import Serving, ray_cluster, serve
 from cluster.manifest import Manifest, open_manifest
 from cluster.synthetic import SyntheticSpec, synthetic_queries
 from cluster.timing import interleaved, median
@@ -44,14 +45,13 @@ ROUNDS = 3
 SECONDS = 4
 THROUGHPUT_DOCUMENTS = 100_000
 THROUGHPUT_TEXTS = 50_000
-"""Distinct, and more than the cache of query vectors holds."""
 ENCODER_BATCHES = (8, 32, 128)
 
 
 @contextlib.contextmanager
 def served(index: Path) -> Iterator[Serving]:
-    """A served index that answers; everything is stopped with the block."""
-    serving = serve(index, "127.0.0.1", 0)
+    """A served index that answers, from no cache; everything is stopped with the block."""
+    serving = serve(index, "127.0.0.1", 0, query_cache=0)
     try:
         serving.wait_ready()
         yield serving
@@ -61,14 +61,17 @@ def served(index: Path) -> Iterator[Serving]:
 
 def measure_cluster(folder: Path, rows: int, dim: int) -> dict[str, Any]:
     """Vector queries at ``rows`` documents in 2 shards, and how fast they were loaded."""
-    figures = measure_load(folder, rows, dim, SHARDS)
+    with ray_cluster(None):
+        return measure_load(folder, rows, dim, SHARDS) | _vectors(folder, rows, dim)
+
+
+def _vectors(folder: Path, rows: int, dim: int) -> dict[str, Any]:
     manifest, _ = open_manifest(folder / "loaded")
     spec = SyntheticSpec(rows, dim)
     bits = raw_bits(manifest, spec, rows)
     with served(folder / "loaded") as serving:
-        figures |= _overheads(serving, manifest, spec, raw_index(bits[: rows // SHARDS]))
-        figures |= _batching(serving, spec, manifest, raw_index(bits))
-    return figures
+        figures = _overheads(serving, manifest, spec, raw_index(bits[: rows // SHARDS]))
+        return figures | _batching(serving, spec, manifest, raw_index(bits))
 
 
 def _overheads(
@@ -86,7 +89,7 @@ def _overheads(
     service = SearchService(manifest.describe(spec.rows), FanOut(links), None)
     require_answers(serving.url, bodies[:WARM_UP])
     connection = connect(serving.url)
-    with asyncio.Runner() as runner:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # as Ray's actors have
         seconds = interleaved(
             {
                 "scan": lambda turn: flat.search(bits[turn : turn + 1], POOL),
@@ -158,16 +161,17 @@ def measure_texts(folder: Path, rows: int, model: str) -> dict[str, Any]:
     large, small = folder / "texts-large", folder / "texts-small"
     spec = SyntheticSpec(rows, encoder.spec.dimension)
     write_index(large, spec, SHARDS, model=facts, texts=texts)
-    with served(large) as serving:
-        figures = _text_latency(serving, encoder, texts)
     few = SyntheticSpec(min(rows, THROUGHPUT_DOCUMENTS), spec.dim)
     write_index(small, few, SHARDS, model=facts, texts=texts)
-    with served(small) as serving:
-        return figures | _text_throughput(serving, encoder, texts)
+    with ray_cluster(None):
+        with served(large) as serving:
+            figures = _text_latency(serving, encoder, texts)
+        with served(small) as serving:
+            return figures | _text_throughput(serving, encoder, texts)
 
 
 def _text_latency(serving: Serving, encoder: Encoder, texts: Sequence[str]) -> dict[str, Any]:
-    """No text is asked twice: neither side answers from a cache."""
+    """Both sides encode texts of the same kind, each its own."""
     asked = texts[: QUERIES + WARM_UP]
     bodies = text_bodies(texts[len(asked) : 2 * len(asked)])
     require_answers(serving.url, bodies[:WARM_UP])
