@@ -8,7 +8,12 @@ to know of models, HTTP or other shards: no torch, no web framework, no cluster.
     codes.py    fp32 -> int8 -> bits, and the scores computed from each
     layout.py   names and identity files of a shard directory; writing aside and renaming
     store.py    LMDB, the only truth: packed int8 codes, documents, ids, dead rows, counters
-    index.py    the bits in RAM: FAISS IndexBinaryFlat segments, their snapshot files
+    hamming.py  FAISS's Hamming kernels over bits in memory of our own
+    index.py    the bits in RAM: lists, then segments that grow, and their snapshot files
+    lists.py    the bits grouped into lists for approximate search, in one mapped file
+    clustering.py  how rows are grouped: k-means in the Hamming space
+    tuning.py   how many lists to visit and what an exact scan costs, both measured
+    adaptive.py how many int8 codes a query needs, from its asymmetric scores
     shard.py    Shard: store + index + funnel, in plain Python
     actor.py    ShardActor: the thin Ray wrapper round one Shard
 

@@ -26,8 +26,9 @@ def nearest(
 ) -> Found:
     """The ``count`` nearest rows of ``bits`` (rows, row_bytes) to each of ``queries``.
 
-    ``queries`` uint8 (n, row_bytes). ``alive`` is a bitmap with one bit per row, lowest bit first; other rows are passed over. Equal
-    distances are cut by position. Positions count the rows of ``bits``.
+    ``queries`` uint8 (n, row_bytes). ``alive`` is a bitmap with one bit per row, lowest bit first;
+    other rows are passed over. Equal distances are cut by position. Positions count the rows of
+    ``bits``.
     """
     assert bits.flags.c_contiguous
     assert queries.flags.c_contiguous

@@ -181,14 +181,12 @@ class BinaryIndex:
         self,
         queries: NDArray[np.uint8],
         count: int,
-        *,
-        vectors: NDArray[np.float32] | None = None,
         nprobe: int | None = None,
     ) -> list[Pool]:
         """The ``count`` nearest living rows to each of ``queries`` (n, row_bytes).
 
-        With ``nprobe`` only the rows of so many lists are compared, chosen by the fp32 ``vectors``
-        (n, width), and the tail. Fewer than ``count`` only when fewer living rows exist.
+        With ``nprobe`` only the rows of so many lists are compared, and the tail. Fewer than
+        ``count`` only when fewer living rows exist.
         """
         parts = self._parts
         found: list[list[tuple[NDArray[np.int32], NDArray[np.int64]]]] = [[] for _ in queries]
@@ -196,8 +194,7 @@ class BinaryIndex:
             if nprobe is None:
                 hits = parts.listed.scan(queries, count)
             else:
-                assert vectors is not None
-                hits = parts.listed.probe(queries, vectors, nprobe, count)
+                hits = parts.listed.probe(queries, nprobe, count)
             for part, hit in zip(found, hits, strict=True):
                 part.append(hit)
         for segment in parts.segments:

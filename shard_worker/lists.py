@@ -1,8 +1,8 @@
 """The approximate index: the bits of rows 0 … n of a shard, re-ordered by list, in one mapped file.
 
     header      magic, index uuid, rows, bytes per row, lists, CRC32C of all that follows
-    centroids   float32 (lists, bits): means of the lists' ±1 codes
     ends        int64 (lists,): where each list ends
+    centroids   uint8 (lists, row_bytes): the majority vote of each list's rows
     codes       uint8 (rows, row_bytes), ordered by (list, row); begins on a page
     rows        uint32 (rows,): the shard's row at each position
     positions   uint32 (rows,): the position of each row; touched only for rows that die
@@ -34,10 +34,6 @@ from shard_worker.layout import sync_folder
 log = logging.getLogger(__name__)
 
 LISTS_FILE = "bits-lists.bits"
-SHORTLIST = 4
-"""Lists are chosen by Hamming distance first, ``SHORTLIST`` times as many as are visited, and then
-by the fp32 query and the fp32 centroid: 0.983 instead of 0.970 recall@10 at 128 of 4,096 lists
-(FIELD-NOTES), without reading all centroids."""
 _MAGIC = b"LIST\x00\x00\x00\x01"
 _HEADER = struct.Struct("<8s16sQIII4x")
 _CODES_ALIGNMENT = 4096
@@ -72,11 +68,10 @@ class ListedBits:
         self._map = np.memmap(path, dtype=np.uint8, mode="r")
         if _checksum(self._map[_HEADER.size :]) != crc:
             raise ChecksumMismatch(f"{path} is damaged")
-        self.centroids = self._part(layout.centroids, np.float32).reshape(lists, row_bytes * 8)
+        self.centroids = self._part(layout.centroids, np.uint8).reshape(lists, row_bytes)
         self.codes = self._part(layout.codes, np.uint8).reshape(rows, row_bytes)
         self.rows = self._part(layout.rows, np.uint32)
         self._positions = self._part(layout.positions, np.uint32)
-        self._signs = np.packbits(self.centroids > 0, axis=1)
         ends = self._part(layout.ends, np.int64)
         self._scanner = ListScanner(self.codes, np.concatenate([np.zeros(1, np.int64), ends]))
         self._alive: NDArray[np.uint8] | None = None  # made with the first dead row
@@ -106,9 +101,12 @@ class ListedBits:
             ctypes.c_size_t(self.codes.nbytes),
         )
         if libc.mlock(address, length):
-            reason = os.strerror(ctypes.get_errno())
-            log.warning("%s is not locked in memory (%s); the system may evict it under pressure; "
-                        "raise the limit on locked memory (ulimit -l)", self.path, reason)  # fmt: skip
+            log.warning(
+                "%s is not locked in memory (%s); the system may evict it under pressure: raise "
+                "the limit on locked memory (ulimit -l)",
+                self.path,
+                os.strerror(ctypes.get_errno()),
+            )
 
     def mark_dead(self, rows: NDArray[np.int64]) -> None:
         """Never return these rows again."""
@@ -135,17 +133,15 @@ class ListedBits:
             found = positions >= 0
             yield distances[found], positions[found]
 
-    def probe(
-        self, queries: NDArray[np.uint8], vectors: NDArray[np.float32], nprobe: int, count: int
-    ) -> Iterator[Hits]:
-        """The nearest living positions within the ``nprobe`` best lists of each query.
+    def probe(self, queries: NDArray[np.uint8], nprobe: int, count: int) -> Iterator[Hits]:
+        """The nearest living positions within the ``nprobe`` nearest lists of each query.
 
-        ``vectors`` are the fp32 queries (n, width). FAISS's lists know no dead rows, so more are
-        taken and dropped; a query that gets fewer than there are is answered by a scan.
+        FAISS's lists know no dead rows, so more are taken and dropped; a query that gets fewer than
+        there are is answered by a scan.
         """
         share = self._dead / len(self)
         wanted = min(len(self), count + int(2 * count * share / max(1 - share, 0.1)))
-        lists = self._best_lists(queries, vectors, min(nprobe, self.lists))
+        lists = nearest(self.centroids, queries, nprobe)[1]
         expected = min(count, len(self) - self._dead)
         found = self._scanner.nearest(queries, lists, wanted)
         for query, distances, positions in zip(queries, *found, strict=True):
@@ -156,27 +152,14 @@ class ListedBits:
             else:
                 yield distances[good], positions[good]
 
-    def _best_lists(
-        self, queries: NDArray[np.uint8], vectors: NDArray[np.float32], nprobe: int
-    ) -> NDArray[np.int64]:
-        """The lists to visit, int64 (n, nprobe)."""
-        shortlists = nearest(self._signs, queries, nprobe * SHORTLIST)[1]
-        if shortlists.shape[1] <= nprobe:
-            return shortlists
-        best = np.empty((len(queries), nprobe), dtype=np.int64)
-        for place, (vector, lists) in enumerate(zip(vectors, shortlists, strict=True)):
-            scores = self.centroids[lists] @ vector
-            best[place] = lists[np.argpartition(-scores, nprobe - 1)[:nprobe]]
-        return best
-
 
 class _Layout:
     """Where each part of a file begins and ends, in bytes."""
 
     def __init__(self, rows: int, row_bytes: int, lists: int) -> None:
-        self.centroids = _HEADER.size, _HEADER.size + lists * row_bytes * 32
-        self.ends = self.centroids[1], self.centroids[1] + lists * 8
-        start = -(-self.ends[1] // _CODES_ALIGNMENT) * _CODES_ALIGNMENT
+        self.ends = _HEADER.size, _HEADER.size + lists * 8
+        self.centroids = self.ends[1], self.ends[1] + lists * row_bytes
+        start = -(-self.centroids[1] // _CODES_ALIGNMENT) * _CODES_ALIGNMENT
         self.codes = start, start + rows * row_bytes
         start = -(-self.codes[1] // 8) * 8
         self.rows = start, start + rows * 4
@@ -189,8 +172,8 @@ def write_lists(
 ) -> Path:
     """Group rows 0 … ``rows`` into ``lists`` lists and seal the file in ``folder``.
 
-    RAM: 16 bytes a row while it runs; the bits themselves go through the page cache. ``read`` may be
-    called while other threads search.
+    RAM: 16 bytes a row while it runs; the bits themselves go through the page cache. ``read`` may
+    be called while other threads search.
     """
     assert 0 < lists <= rows < 1 << 32
     sample_size = min(rows, SAMPLE_PER_LIST * lists)
@@ -214,7 +197,7 @@ def _write(
     path: Path,
     uuid: bytes,
     row_bytes: int,
-    centroids: NDArray[np.float32],
+    centroids: NDArray[np.uint8],
     ends: NDArray[np.int64],
     order: NDArray[np.uint32],
     read: Reader,
@@ -227,13 +210,13 @@ def _write(
 
         def put(part: NDArray[Any], start: int) -> None:
             nonlocal crc
-            for piece in (b"\0" * (start - file.tell()), np.ascontiguousarray(part).data):
+            for piece in (b"\0" * (start - file.tell()), np.ascontiguousarray(part)):
                 crc = google_crc32c.extend(crc, piece)
-                file.write(piece)
+                file.write(piece)  # type: ignore[arg-type]
 
         file.write(b"\0" * _HEADER.size)
-        put(centroids, layout.centroids[0])
         put(ends, layout.ends[0])
+        put(centroids, layout.centroids[0])
         for chunk in _chunks(len(order)):
             bits = read(order[chunk].astype(np.int64))
             put(bits, layout.codes[0] + chunk.start * row_bytes)

@@ -1,7 +1,8 @@
 """One partition of the index: store + bits + funnel. Knows nothing of Ray, HTTP or models.
 
-The funnel of a query: Hamming distance over all bits keeps 10 x candidates rows, the fp32 query
-against their ±1 codes keeps ``candidates``, and only those are read from the disk as int8.
+The funnel of a query: Hamming distance keeps some hundreds of rows, the fp32 query against their ±1
+codes orders them and says how many are worth reading, and only those are read from the disk as
+int8.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from shard_worker.adaptive import noise, reads
 from shard_worker.clustering import lists_for
 from shard_worker.codes import Calibration, asymmetric_scores, best_first
 from shard_worker.errors import BitsiftError, Corrupt, NotFound, StorageFull
@@ -43,6 +45,10 @@ from shard_worker.types import (
     ShardStatus,
 )
 
+POOL_ADAPTIVE, POOL_PER_HIT = 800, 16
+"""Rows that the Hamming stage keeps for a query whose reads are not fixed. Against 400, titles and
+XQuAD's questions asked of 28,672 WordNet glosses gain 0.010 recall@10, the judged sets nothing;
+sorting them costs 0.1 ms more."""
 GROWTH_MAX = 0.1
 """Lists are made anew when the rows beside them, which are always scanned, are a larger share."""
 _EXHAUSTIVE_SLACK = 8
@@ -174,13 +180,12 @@ class Shard:
             if query.mode is Mode.EXHAUSTIVE:
                 answers[place] = self._search_exhaustive(query)
             else:
-                kind = _fixed(query) * POOL_FACTOR, self._lists_to_visit(query)
+                kind = _pool_rows(query), self._lists_to_visit(query)
                 scans.setdefault(kind, []).append(place)
         for (count, nprobe), places in scans.items():
             vectors = np.stack([queries[place].vector for place in places])
             bits = self._calibration.query_bits(vectors)
-            vectors = self._calibration.centered(vectors)
-            pools = self._index.search(bits, count, vectors=vectors, nprobe=nprobe)
+            pools = self._index.search(bits, count, nprobe)
             for place, pool in zip(places, pools, strict=True):
                 answers[place] = self._narrow(queries[place], pool)
         return [answer for answer in answers if answer is not None]
@@ -201,7 +206,9 @@ class Shard:
         """Asymmetric scores choose the candidates of the pool; their int8 codes are read."""
         vector = self._calibration.centered(query.vector)
         estimates = asymmetric_scores(vector, pool.bits)
-        best = best_first(estimates, pool.rows, _fixed(query))
+        best = best_first(estimates, pool.rows, query.candidates or len(pool))
+        if query.candidates is None:
+            best = best[: reads(estimates[best], noise(vector, pool.bits), query.top_k)]
         codes, intact = self._store.read_codes(pool.rows[best])
         self._count_corrupt(pool.rows[best][~intact])
         best = best[intact]
@@ -217,7 +224,7 @@ class Shard:
 
     def _search_exhaustive(self, query: Query) -> Candidates:
         """Score every living row's int8 code: slow, the yardstick for everything else."""
-        wanted = _fixed(query)
+        wanted = query.candidates or max(CANDIDATES_FIXED, query.top_k)
         kept = wanted + _EXHAUSTIVE_SLACK
         folded = query.vector * self._calibration.step
         scores, rows = np.empty(0, dtype=np.float32), np.empty(0, dtype=np.int64)
@@ -301,6 +308,8 @@ class Shard:
         )
 
 
-def _fixed(query: Query) -> int:
-    """How many candidates a query is due where nothing is decided by its scores."""
-    return query.candidates or max(CANDIDATES_FIXED, query.top_k)
+def _pool_rows(query: Query) -> int:
+    """How many rows the Hamming stage keeps."""
+    if query.candidates is None:
+        return max(POOL_ADAPTIVE, POOL_PER_HIT * query.top_k)
+    return query.candidates * POOL_FACTOR
