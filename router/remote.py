@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Sequence
 from typing import Any, TypeVar
 
@@ -25,8 +26,8 @@ class RemoteLink:
         self._actor = actor
 
     async def search(self, queries: Sequence[Query], timeout_s: float) -> list[Candidates]:
-        packed = await self._call(self._actor.search.remote(pack_queries(queries), timeout_s))
-        return unpack_candidates(packed)
+        reference = self._actor.search.remote(pack_queries(queries), time.time() + timeout_s)
+        return unpack_candidates(await self._call(reference))
 
     async def documents(self, rows: Sequence[int]) -> list[Found]:
         return unpack_documents(await self._call(self._actor.documents.remote(list(rows))))

@@ -3,21 +3,21 @@
 It opens its shard in a background thread, in a state machine (LOADING, READY, FAILED with the
 reason), because an exception in a Ray constructor leaves the actor dead for good. A FAILED shard
 tries again every ``RETRY_S`` seconds, so a disk that appears late heals it.
+
+Its methods run in Ray's own threads, a group of threads for each kind of work, so that none waits
+for another kind. An asyncio actor with the same pools handed each call from thread to thread four
+times more: two shards asked at once, 2.4-4.7 ms against 1.5-2.5 (2 busy cores).
 """
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
-import functools
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import faiss
 import ray
@@ -28,6 +28,7 @@ from shard_worker.shard import Shard
 from shard_worker.types import (
     Documents,
     Outcome,
+    SearchSettings,
     ShardIdentity,
     ShardStatus,
 )
@@ -36,10 +37,15 @@ from shard_worker.wire import pack_candidates, pack_documents, unpack_queries
 log = logging.getLogger(__name__)
 
 RETRY_S = 5.0
-T = TypeVar("T")
+TRAINING_CHECK_S = 10.0
+CLOCK_SKEW_MAX_S = 1.0
+"""The clocks of two nodes of a cluster may differ by this much before live work is dropped."""
+_THREADS = {"search": 1, "read": 2, "write": 1, "train": 1}
 
 
-@ray.remote(max_restarts=-1, max_task_retries=0, num_cpus=1)
+@ray.remote(  # type: ignore[call-overload]
+    max_restarts=-1, max_task_retries=0, num_cpus=1, concurrency_groups=_THREADS
+)
 class ShardActor:
     """One shard of one index, in a process of its own. Imports no torch.
 
@@ -47,29 +53,46 @@ class ShardActor:
     """
 
     def __init__(
-        self, folder: str, calibration: dict[str, object], identity: ShardIdentity
+        self,
+        folder: str,
+        calibration: dict[str, object],
+        identity: ShardIdentity,
+        settings: SearchSettings | None = None,
     ) -> None:
+        """``settings`` None: a bulk load, which groups no rows into lists meanwhile."""
         faiss.omp_set_num_threads(1)
         self._folder = Path(folder)
         self._calibration = Calibration.from_json(calibration)
         self._identity = identity
+        self._settings = settings
         self._shard: Shard | None = None
         self._reason: str | None = None
         self._stopping = threading.Event()
-        self._search_pool = ThreadPoolExecutor(1, "search")
-        self._read_pool = ThreadPoolExecutor(2, "read")
-        self._write_pool = ThreadPoolExecutor(1, "write")
         threading.Thread(target=self._open, name="open", daemon=True).start()
 
     def _open(self) -> None:
         while self._shard is None and not self._stopping.is_set():
             try:
-                self._shard = Shard(self._folder, self._calibration, self._identity)
+                settings = self._settings or SearchSettings()
+                self._shard = Shard(self._folder, self._calibration, self._identity, settings)
                 self._reason = None
             except Exception as error:  # anything: the reason must reach the operator
                 self._reason = f"{type(error).__name__}: {error}"
                 log.exception("shard %d cannot be opened", self._identity.shard)
                 self._stopping.wait(RETRY_S)
+        if self._settings is not None:
+            self._keep_trained()
+
+    def _keep_trained(self) -> None:
+        """Make the approximate index when the shard wants one, at the lowest priority."""
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)  # of this thread, on Linux
+        while not self._stopping.is_set():
+            if self._shard is not None and self._shard.wants_training():
+                try:
+                    self._shard.train()
+                except Exception:  # searches go on by exact scans
+                    log.exception("shard %d has no approximate index", self._identity.shard)
+            self._stopping.wait(TRAINING_CHECK_S)
 
     def _ready(self) -> Shard:
         if self._shard is None:
@@ -77,45 +100,46 @@ class ShardActor:
             raise ShardUnavailable(f"shard {self._identity.shard} is {state}")
         return self._shard
 
-    async def _run(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(pool, work)
-
-    async def search(self, queries: bytes, timeout_s: float) -> bytes:
+    @ray.method(concurrency_group="search")
+    def search(self, queries: bytes, deadline_unix_s: float) -> bytes:
         """Packed candidates of each of the packed queries (wire.py).
 
-        Work still queued when its time is over is dropped.
+        Work whose time is over is dropped. The router cancels it as well, where it still can.
         """
-        shard, deadline = self._ready(), time.monotonic() + timeout_s
+        late_s = time.time() - deadline_unix_s
+        if late_s > CLOCK_SKEW_MAX_S:
+            raise DeadlineExceeded(
+                f"shard {self._identity.shard} came to this {late_s:.3f} s after its deadline"
+            )
+        return pack_candidates(self._ready().search(unpack_queries(queries)))
 
-        def work() -> bytes:
-            if time.monotonic() > deadline:
-                raise DeadlineExceeded(
-                    f"shard {self._identity.shard} was busy for longer than {timeout_s:.3f} s"
-                )
-            return pack_candidates(shard.search(unpack_queries(queries)))
-
-        return await self._run(self._search_pool, work)
-
-    async def documents(self, rows: Sequence[int]) -> bytes:
+    @ray.method(concurrency_group="read")
+    def documents(self, rows: Sequence[int]) -> bytes:
         """Packed documents of ``rows`` (wire.py)."""
-        shard = self._ready()
-        return await self._run(self._read_pool, lambda: pack_documents(shard.documents(rows)))
+        return pack_documents(self._ready().documents(rows))
 
-    async def positions_of(self, ids: Sequence[str]) -> list[int | None]:
-        return await self._run(self._read_pool, functools.partial(self._ready().positions_of, ids))
+    @ray.method(concurrency_group="read")
+    def positions_of(self, ids: Sequence[str]) -> list[int | None]:
+        return self._ready().positions_of(ids)
 
-    async def append(self, batch: Documents, replace: bool = False) -> list[Outcome]:
-        work = functools.partial(self._ready().append, batch, replace=replace)
-        return await self._run(self._write_pool, work)
+    @ray.method(concurrency_group="write")
+    def append(self, batch: Documents, replace: bool = False) -> list[Outcome]:
+        return self._ready().append(batch, replace=replace)
 
-    async def save_bits(self) -> None:
-        await self._run(self._write_pool, self._ready().save_bits)
+    @ray.method(concurrency_group="write")
+    def save_bits(self) -> None:
+        self._ready().save_bits()
 
-    async def status(self) -> ShardStatus:
+    @ray.method(concurrency_group="train")
+    def train(self) -> None:
+        """Group the rows into lists now, for approximate searches; minutes for millions of rows."""
+        self._ready().train()
+
+    def status(self) -> ShardStatus:
         """Never raises: the state and the reason are the answer."""
         base = ShardStatus(self._identity.shard, "LOADING")
         if self._shard is not None:
-            base = await self._run(self._read_pool, self._shard.status)
+            base = self._shard.status()
         elif self._reason is not None:
             base = dataclasses.replace(base, state="FAILED", reason=self._reason)
         return dataclasses.replace(
@@ -125,7 +149,7 @@ class ShardActor:
             pid=os.getpid(),
         )
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Release the directory; the process may be killed after this."""
         self._stopping.set()
         if self._shard is not None:
