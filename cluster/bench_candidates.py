@@ -23,6 +23,7 @@ from shard_worker.layout import shard_folder
 from shard_worker.shard import Shard
 from shard_worker.types import CANDIDATES_FIXED, Candidates, Mode, Query, SearchSettings
 
+_MODES = (Mode.EXACT, Mode.APPROXIMATE)
 NEVER_TRAIN = SearchSettings(train_rows_min=1 << 62)
 _OPEN = "from cluster.bench_candidates import print_memory as p; import sys; p(*sys.argv[1:])"
 
@@ -42,19 +43,13 @@ def candidates_against_exact(index: Path, vectors: NDArray[np.float32]) -> dict[
     manifest, _ = open_manifest(index)
     units = normalize(vectors, manifest.calibration.dimension)
     faiss.omp_set_num_threads(1)
-    seconds: dict[Mode, list[float]] = {Mode.EXACT: [], Mode.APPROXIMATE: []}
     shares: list[float] = []
+    seconds: dict[Mode, list[float]] = {mode: [] for mode in _MODES}
     for number in range(manifest.shards):
         shard = open_shard(index, manifest, number)
-        search = functools.partial(_search, shard, units)
-        shares += [  # also warms up: either mode may be first to read a page
-            _share(search(Mode.EXACT, turn), search(Mode.APPROXIMATE, turn))
-            for turn in range(len(units))
-        ]
-        sides = {mode: functools.partial(search, mode) for mode in seconds}
-        for mode, spent in interleaved(sides, len(units)).items():
-            seconds[mode] += spent
+        shares += _compare(shard, units, seconds)
         shard.close()
+        del shard  # its bits leave the memory before the next one's come
     exact_ms, approximate_ms = (median(spent) * 1e3 for spent in seconds.values())
     return {
         "recall_candidates": round(float(np.mean(shares)), 4),
@@ -62,6 +57,20 @@ def candidates_against_exact(index: Path, vectors: NDArray[np.float32]) -> dict[
         "shard_exact_p50_ms": round(exact_ms, 3),
         "shard_approximate_p50_ms": round(approximate_ms, 3),
     }
+
+
+def _compare(
+    shard: Shard, units: NDArray[np.float32], seconds: dict[Mode, list[float]]
+) -> list[float]:
+    """The share of the exact candidates found for each query; adds the times of each mode."""
+    search = functools.partial(_search, shard, units)
+    shares = [  # also warms up: either mode may be first to read a page
+        _share(*(search(mode, turn) for mode in _MODES)) for turn in range(len(units))
+    ]
+    sides = {mode: functools.partial(search, mode) for mode in _MODES}
+    for mode, spent in interleaved(sides, len(units)).items():
+        seconds[mode] += spent
+    return shares
 
 
 def _search(shard: Shard, units: NDArray[np.float32], mode: Mode, turn: int) -> Candidates:

@@ -3,10 +3,9 @@
 Phases, each of which hands on its figures when it ends, so that a run that is cut off leaves them:
 
     build       build_index from a synthetic source, streamed; what it takes on disk
-    train       the approximate index of every shard, where the build has not made it
-    candidates  each Shard alone in this process: approximate against exact
-    serve       real shard and router actors and the gateway: exact and approximate, cold and warm,
-                1 and 16 clients; recall of the final hits
+    train       the lists of every shard, where the build has not made them
+    candidates  each Shard alone in this process (bench_candidates.py)
+    serve       real shards, router and gateway (bench_served.py)
 
 The memory of all processes is sampled through all of them.
 """
@@ -185,15 +184,14 @@ class _Large:
         finally:
             stop_shards(actors)
         self.figures["disk"] = disk_figures(disk_use(self.run.index), self.run.corpus.rows)
-        facts = {
+        if had and "train" in self.figures:
+            return None
+        return {
+            "seconds": None if had else round(trained_s, 1),
             "open_s": round(opened_s, 2),
             "lists": [status.lists for status in statuses],
             "nprobe": [status.nprobe for status in statuses],
-            "clustered_rows": [status.clustered_rows for status in statuses],
         }
-        if had and "train" in self.figures:
-            return None
-        return facts | {"seconds": None if had else round(trained_s, 1), "had_lists": had}
 
     def _candidates(self) -> dict[str, Any]:
         run = self.run
