@@ -24,8 +24,10 @@ from shard_worker.packing import ROW, pack_keys, unpack_rows
 
 PENDING_MAX = 1 << 21
 """Rows gathered before they are merged: 16 bytes of RAM each."""
-MERGED_AT_ONCE = 1 << 14
-"""Keys merged in one transaction: at most 64 MB of changed pages in RAM."""
+MERGED_AT_ONCE = 1 << 16
+"""Keys merged in one transaction. Each changes a page of 4 KB at most; where ``PENDING_MAX`` are
+merged into 20 million, neighbours share pages and it is 24 MB.
+"""
 
 NewestOfEach = Callable[[lmdb.Transaction, list[int]], list[int]]
 """Of rows that share a key, the newest of each id, ascending."""
