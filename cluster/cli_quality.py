@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import orjson
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from cluster.cli_console import Json, err, out, print_json, terminable
 from shard_worker.codes import Transform
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from cluster.doctor import Diagnosis, Estimate
     from router.encoder import Encoder
 
+_WIDE = 120
+"""Columns of a terminal that has room to say what each stage is."""
 Model = Annotated[str, typer.Option(help="sentence-transformers model: name or path.")]
 
 
@@ -98,7 +100,9 @@ def _print_evaluation(result: dict[str, Any]) -> None:
         f"transform {result['transform']}",
         markup=False,
     )
-    table = Table("stage", "nDCG@10", "of fp32's", "recall@10", "int8 reads a shard", "what it is")
+    table = Table(Column("stage", no_wrap=True), "nDCG@10", "of fp32's", "recall@10", "reads")
+    if out.width >= _WIDE:
+        table.add_column("what it is", no_wrap=True)
     exact = result["stages"]["fp32"]["ndcg@10"]
     for name, stage in result["stages"].items():
         table.add_row(
@@ -107,7 +111,7 @@ def _print_evaluation(result: dict[str, Any]) -> None:
             f"{stage['ndcg@10'] / exact:.1%}" if exact else "",
             f"{stage['recall@10']:.4f}" if "recall@10" in stage else "",
             f"{stage['reads']:.1f}" if "reads" in stage else "",
-            meaning_of(name),
+            *([meaning_of(name)] if out.width >= _WIDE else []),
         )
     out.print(table)
 
@@ -172,8 +176,11 @@ def _print_diagnosis(found: Diagnosis) -> None:
         f"{found.documents:,} documents of {found.dimension} dimensions, one shard; "
         f"{found.queries:,} queries{easier}"
     )
-    columns = [f"recall@10, {count} candidates" for count in CANDIDATES]
-    table = Table("transform", "dead bits", "biased", "effective", *columns, "gain at 40")
+    columns = [f"at {count}" for count in CANDIDATES]
+    table = Table(
+        Column("transform", no_wrap=True), "dead", "biased", "effective", *columns, "gain at 40",
+        title="bits, and recall@10 by candidates",
+    )  # fmt: skip
     for transform, report in found.transforms.items():
         bits = report.bits
         table.add_row(
@@ -195,4 +202,5 @@ def _print_diagnosis(found: Diagnosis) -> None:
 
 
 def _interval(value: Estimate) -> str:
-    return f"{value.mean:.3f} ({value.low:.3f}…{value.high:.3f})"
+    interval = f" ({value.low:.3f}…{value.high:.3f})" if out.width >= _WIDE else ""
+    return f"{value.mean:.3f}{interval}"

@@ -31,6 +31,7 @@ from shard_worker.layout import shard_folder
 from shard_worker.shard import Shard
 from shard_worker.types import (
     CANDIDATES_FIXED,
+    POOL_FACTOR,
     Candidates,
     Mode,
     Query,
@@ -216,14 +217,17 @@ def _measure(
 
 def _searches(shards: Sequence[Shard]) -> dict[str, dict[str, Any]]:
     """The options of each whole search that is measured, by stage name."""
-    lists = min(shard.status().lists for shard in shards)
+    statuses = [shard.status() for shard in shards]
+    lists = min(status.lists for status in statuses)
+    rows = sum(status.rows for status in statuses) / len(shards)
     searches: dict[str, dict[str, Any]] = {
         "fixed_40": {"candidates": CANDIDATES_FIXED, "mode": Mode.EXACT},
         "final": {},
         "exhaustive": {"candidates": CANDIDATES_FIXED, "mode": Mode.EXHAUSTIVE},
     }
     for nprobe in NPROBES:
-        if nprobe < lists:
+        # Fewer rows than the Hamming stage keeps would be an exact scan, not an approximate one.
+        if nprobe < lists and nprobe * rows / lists >= CANDIDATES_FIXED * POOL_FACTOR:
             searches[f"{_APPROXIMATE}{nprobe}"] = {"mode": Mode.APPROXIMATE, "nprobe": nprobe}
     return searches
 

@@ -18,7 +18,8 @@ from shard_worker.types import CANDIDATES_FIXED, POOL_FACTOR
 
 SAMPLE_ROWS = 4_096
 """As many as `bitsift index` calibrates with."""
-_QUERIES_AT_ONCE = 32
+_QUERIES_AT_ONCE = 64
+"""FAISS parallelises over queries."""
 
 
 class CodedDocuments:
@@ -34,9 +35,11 @@ class CodedDocuments:
 
     def pools(self, units: NDArray[np.float32], count: int) -> Iterator[NDArray[np.int64]]:
         """For each query (n, width) the ``count`` nearest rows by (Hamming distance, row)."""
-        for bits in self.calibration.query_bits(units):
-            distances, rows = nearest(self.bits, bits[None], count)
-            yield rows[0][np.lexsort((rows[0], distances[0]))]
+        asked = self.calibration.query_bits(units)
+        for first in range(0, len(asked), _QUERIES_AT_ONCE):
+            found = nearest(self.bits, asked[first : first + _QUERIES_AT_ONCE], count)
+            for distances, rows in zip(*found, strict=True):
+                yield rows[np.lexsort((rows, distances))]
 
     def raw_scores(
         self, query: NDArray[np.float32], rows: NDArray[np.int64]
