@@ -21,7 +21,7 @@ from router.answer import Answer
 from router.query_vectors import QUERY_CACHE_DEFAULT
 from shard_worker.codes import Transform
 from shard_worker.errors import BitsiftError, InvalidRequest
-from shard_worker.types import Mode
+from shard_worker.types import Mode, SearchSettings
 
 app = typer.Typer(
     help="Search tens of millions of texts by meaning on plain CPUs.",
@@ -141,6 +141,10 @@ def serve(
     query_cache: Annotated[
         int, typer.Option(min=0, help="Vectors of queries remembered; 0 = off.")
     ] = QUERY_CACHE_DEFAULT,
+    exact_budget_ms: Annotated[
+        float,
+        typer.Option(min=0, help="Scan all bits of a shard while that takes no longer."),
+    ] = SearchSettings().exact_budget_ms,
     ray_address: RayAddress = None,
     json: Json = False,
 ) -> None:
@@ -150,7 +154,10 @@ def serve(
 
     open_manifest(index_folder)  # a wrong folder is refused before a cluster is started
     with terminable(), _quiet_interrupt(), ray_cluster(ray_address):
-        _serve_until_interrupted(index_folder, host, port, json, backend, query_cache)
+        _serve_until_interrupted(
+            index_folder, host, port, json, backend=backend, query_cache=query_cache,
+            settings=SearchSettings(exact_budget_ms),
+        )  # fmt: skip
 
 
 @app.command()
@@ -186,12 +193,11 @@ def _serve_until_interrupted(
     host: str,
     port: int,
     json: bool,
-    backend: str = "auto",
-    query_cache: int = QUERY_CACHE_DEFAULT,
+    **options: Any,
 ) -> None:
     from cluster.launch import serve as launch
 
-    serving = launch(folder, host, port, backend=backend, query_cache=query_cache)
+    serving = launch(folder, host, port, **options)
     try:
         err.print("starting: opening the shards and loading the model")
         serving.wait_ready()

@@ -20,6 +20,7 @@ from router.query_vectors import QUERY_CACHE_DEFAULT
 from shard_worker.actor import ShardActor
 from shard_worker.errors import InvalidRequest, Unavailable
 from shard_worker.layout import shard_folder
+from shard_worker.types import SearchSettings
 
 NAMESPACE = "bitsift"
 OBJECT_STORE_BYTES = 1 << 30
@@ -104,7 +105,14 @@ def open_shards(index: Path, manifest: Manifest) -> list[Any]:
     return actors
 
 
-def _start_shard(index: Path, manifest: Manifest, shard: int, *, detached: bool) -> Any:
+def _start_shard(
+    index: Path,
+    manifest: Manifest,
+    shard: int,
+    settings: SearchSettings | None = None,
+    *,
+    detached: bool,
+) -> Any:
     options: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
     if detached:
         name = f"{manifest.uuid}/shard-{shard:05d}"
@@ -112,7 +120,7 @@ def _start_shard(index: Path, manifest: Manifest, shard: int, *, detached: bool)
     folder = str(shard_folder(index, shard))
     try:
         return ShardActor.options(**options).remote(  # type: ignore[attr-defined]
-            folder, manifest.calibration.to_json(), manifest.identity(shard)
+            folder, manifest.calibration.to_json(), manifest.identity(shard), settings
         )
     except ValueError as error:  # the name is taken
         raise Unavailable(f"{index} is being served by this Ray cluster already") from error
@@ -180,6 +188,7 @@ def serve(
     *,
     backend: str = "auto",
     query_cache: int = QUERY_CACHE_DEFAULT,
+    settings: SearchSettings = SearchSettings(),  # noqa: B008 (frozen)
 ) -> Serving:
     """Serve a finished index on the connected Ray cluster.
 
@@ -196,7 +205,8 @@ def serve(
         spec = ModelSpec.from_json(manifest.model)
         encoder = {"name": spec.name, "backend": backend, "expected": spec}
     shards = [
-        _start_shard(index, manifest, shard, detached=True) for shard in range(manifest.shards)
+        _start_shard(index, manifest, shard, settings, detached=True)
+        for shard in range(manifest.shards)
     ]
     router = RouterActor.options(  # type: ignore[attr-defined]
         name=f"{manifest.uuid}/router",
