@@ -37,8 +37,6 @@ from cluster.synthetic import SyntheticSpec, synthetic_queries
 from shard_worker.errors import StorageFull, Unavailable
 
 TRAIN_TIMEOUT_S = 7_200.0
-SELF_TRAIN_S = 3.0
-"""A shard that makes its lists by itself has begun by then."""
 POLL_S = 0.2
 LINE_EVERY_S = 15.0
 PHASES = ("build", "train", "candidates", "serve")
@@ -171,14 +169,15 @@ class _Large:
         }
 
     def _train(self) -> dict[str, Any] | None:
-        """Open the shards and wait until each has its lists; None when they had them already."""
+        """Have the shards make their lists, all at once; None when they had them already."""
         manifest, _ = open_manifest(self.run.index)
         started = time.monotonic()
         actors = open_shards(self.run.index, manifest)
         try:
             opened_s = time.monotonic() - started
             had = all(status.lists for status in _statuses(actors))
-            wait_trained(actors)
+            if not had:
+                ray.get([actor.train.remote() for actor in actors], timeout=TRAIN_TIMEOUT_S)
             statuses = _statuses(actors)
             trained_s = time.monotonic() - started - opened_s
         finally:
@@ -237,25 +236,12 @@ def _statuses(actors: list[Any]) -> list[Any]:
 
 
 def wait_trained(actors: list[Any]) -> None:
-    """Until every shard has lists and makes none.
-
-    A large shard begins by itself, a small one is asked to. Raises Unavailable after
-    ``TRAIN_TIMEOUT_S``.
-    """
-    started = time.monotonic()
-    asked = False
-    while time.monotonic() < started + TRAIN_TIMEOUT_S:
-        statuses = _statuses(actors)
-        if not any(status.training for status in statuses):
-            without = [a for a, status in zip(actors, statuses, strict=True) if not status.lists]
-            if not without:
-                return
-            if not asked and time.monotonic() > started + SELF_TRAIN_S:
-                asked = True
-                for actor in without:
-                    actor.train.remote()
+    """Until no shard is making lists. Raises Unavailable after ``TRAIN_TIMEOUT_S``."""
+    deadline = time.monotonic() + TRAIN_TIMEOUT_S
+    while any(status.training for status in _statuses(actors)):
+        if time.monotonic() > deadline:
+            raise Unavailable(f"the shards did not end training in {TRAIN_TIMEOUT_S:.0f} s")
         time.sleep(POLL_S)
-    raise Unavailable(f"the shards did not end training in {TRAIN_TIMEOUT_S:.0f} s")
 
 
 def _progress(log: Log) -> Callable[[IndexStage], None]:
