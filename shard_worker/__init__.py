@@ -8,6 +8,8 @@ to know of models, HTTP or other shards: no torch, no web framework, no cluster.
     codes.py    fp32 -> int8 -> bits, and the scores computed from each
     layout.py   names and identity files of a shard directory; writing aside and renaming
     store.py    LMDB, the only truth: packed int8 codes, documents, ids, dead rows, counters
+    packing.py  how codes and documents lie in its values; ids.py which row holds an id
+    prefetch.py cold pages are asked for together
     hamming.py  FAISS's Hamming kernels over bits in memory of our own
     index.py    the bits in RAM: lists, then segments that grow, and their snapshot files
     lists.py    the bits grouped into lists for approximate search, in one mapped file
@@ -15,6 +17,7 @@ to know of models, HTTP or other shards: no torch, no web framework, no cluster.
     tuning.py   how many lists to visit and what an exact scan costs, both measured
     adaptive.py how many int8 codes a query needs, from its asymmetric scores
     shard.py    Shard: store + index + funnel, in plain Python
+    wire.py     queries and candidates as bytes between router and shard
     actor.py    ShardActor: the thin Ray wrapper round one Shard
 
 Invariants: a row's codes and text never change once committed (an upsert is a new row and a dead

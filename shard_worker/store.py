@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ from shard_worker.packing import (
     row_salt,
     rows_per_block,
 )
+from shard_worker.prefetch import SLOW_READ_S, will_need
 from shard_worker.types import Document, Documents, Outcome
 
 MAP_BYTES = 1 << 40
@@ -208,19 +210,31 @@ class Store:
         codes = np.empty((len(rows), self.width), dtype=np.int8)
         intact = np.zeros(len(rows), dtype=np.bool_)
         salts = row_salt(rows).tolist()
-        width, record = self.width, self._record
         with self._env.begin(buffers=True) as txn:
-            for place, row in enumerate(rows.tolist()):
-                block, offset = divmod(row, self._block_rows)
-                packed = txn.get(ROW.pack(block), db=self._codes)
-                if packed is None or len(packed) < (offset + 1) * record:
-                    continue
-                start = offset * record
-                code = bytes(packed[start : start + width])
-                (crc,) = CRC.unpack_from(packed, start + width)
-                codes[place] = np.frombuffer(code, dtype=np.int8)
-                intact[place] = google_crc32c.value(code) ^ salts[place] == crc
+            records = self._records(txn, rows)
+            cold, before = False, time.perf_counter()
+            for place, record in enumerate(records):
+                if len(record) == self._record:
+                    code = bytes(record[: self.width])
+                    (crc,) = CRC.unpack_from(record, self.width)
+                    codes[place] = np.frombuffer(code, dtype=np.int8)
+                    intact[place] = google_crc32c.value(code) ^ salts[place] == crc
+                now = time.perf_counter()
+                if not cold and now - before > SLOW_READ_S and place + 1 < len(records):
+                    cold = True
+                    will_need(records[place + 1 :])
+                before = now
         return codes, intact
+
+    def _records(self, txn: lmdb.Transaction, rows: NDArray[np.int64]) -> list[memoryview]:
+        """Code and checksum of each of ``rows``, not yet read from the disk; empty if missing."""
+        records = []
+        for row in rows.tolist():
+            block, offset = divmod(row, self._block_rows)
+            packed = txn.get(ROW.pack(block), db=self._codes)
+            packed = memoryview(packed if packed is not None else b"")
+            records.append(packed[offset * self._record : (offset + 1) * self._record])
+        return records
 
     def scan_codes(
         self, first: int, rows: int, *, checked: bool = True
