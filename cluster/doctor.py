@@ -8,7 +8,7 @@ by query, is larger than noise (paired bootstrap, corrected for the transforms t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -58,12 +58,14 @@ class BitsReport:
 
 @dataclass(frozen=True, slots=True)
 class TransformReport:
-    """``recall`` by candidates. ``gain_at_40`` is recall less that without a transform, of the same
+    """``recall`` by candidates; ``ceiling`` when every row is scored by its int8 code, bits unused.
+    ``gain_at_40`` is recall less that without a transform, of the same
     queries; above noise where its ``low`` is above 0.
     """
 
     bits: BitsReport
     recall: dict[int, Estimate]
+    ceiling: float
     gain_at_40: Estimate | None
 
 
@@ -93,10 +95,11 @@ class Diagnosis:
     reason: str
 
     def to_json(self) -> dict[str, Any]:
-        """Candidates become strings: keys of JSON objects are."""
+        """Candidates and transforms become plain strings: keys of JSON objects are."""
         data = asdict(self)
         for report in data["transforms"].values():
             report["recall"] = {str(count): found for count, found in report["recall"].items()}
+        data["transforms"] = {name.value: report for name, report in data["transforms"].items()}
         return data
 
 
@@ -119,17 +122,22 @@ def diagnose(
     exact = exact_top(queries, documents, TOP_K)
     bits: dict[Transform, BitsReport] = {}
     recalls: dict[Transform, dict[int, Recalls]] = {}
+    ceilings: dict[Transform, float] = {}
     for transform in Transform:
         calibration = calibrate(documents, transform)
         codes, _ = calibration.quantize(calibration.units(documents))
         coded = CodedDocuments(calibration, codes)
         bits[transform] = _bits_report(coded.bits, documents.shape[1])
-        recalls[transform] = _recalls(coded, calibration.units(queries), exact)
+        units = calibration.units(queries)
+        recalls[transform] = _recalls(coded, units, exact)
+        by_int8 = exact_top(units, calibration.decode(codes), TOP_K)
+        ceilings[transform] = round(float(np.mean(_shared(by_int8, exact))), 4)
     plain = recalls[Transform.NONE][40]
     reports = {
         transform: TransformReport(
             bits[transform],
             {count: _estimate(found) for count, found in recalls[transform].items()},
+            ceilings[transform],
             None if transform is Transform.NONE else _gain(recalls[transform][40], plain),
         )
         for transform in Transform
@@ -159,8 +167,16 @@ def _recalls(
             kept = count * POOL_FACTOR
             chosen = pool[best_first(estimates[:kept], pool[:kept], count)]
             answer = chosen[best_first(coded.scores(query, chosen), chosen, TOP_K)]
-            found[count][place] = len(np.intersect1d(answer, best)) / len(best)
+            found[count][place] = _shared([answer], [best])[0]
     return found
+
+
+def _shared(
+    answers: Iterable[NDArray[np.int64]], exact: Iterable[NDArray[np.int64]]
+) -> list[float]:
+    """Which part of each exact answer was found."""
+    pairs = zip(answers, exact, strict=True)
+    return [len(np.intersect1d(answer, best)) / len(best) for answer, best in pairs]
 
 
 def _bits_report(bits: NDArray[np.uint8], dimension: int) -> BitsReport:
@@ -243,8 +259,9 @@ def _reason(
         return (
             f"no setting reaches recall@10 {target}: the best is "
             f"{reports[best].recall[most].mean:.4f} (transform {best.value}, {most} candidates); "
-            f"of the bits {bits.dead} never change and {bits.biased} hardly: take another model, "
-            "one trained for quantization, or a lower target"
+            f"of the bits {bits.dead} never change and {bits.biased} hardly, and without bits, by "
+            f"int8 alone, recall is {reports[best].ceiling:.4f}: take another model, one trained "
+            "for quantization, or a lower target"
         )
     recall = recommended.recall
     certain = "" if recall.low >= target else f"; {target} lies within noise, a larger sample tells"

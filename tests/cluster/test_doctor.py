@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import orjson
 import pytest
 
 from cluster.doctor import CANDIDATES, Diagnosis, diagnose, recommend
@@ -93,7 +94,9 @@ def test_a_target_that_nothing_reaches_is_refused_with_the_best_that_was_found()
     found = examined(shifted(healthy(1_600)), target=1.0)
     assert found.recommended is None
     assert found.reason.startswith("no setting reaches recall@10 1.0: the best is 0.")
-    assert found.to_json()["recommended"] is None
+    data = orjson.loads(orjson.dumps(found.to_json()))
+    assert data["recommended"] is None
+    assert data["transforms"]["center+rotate"]["recall"].keys() == {"20", "40", "80", "160"}
 
 
 def test_a_sample_that_says_too_little_is_refused() -> None:
