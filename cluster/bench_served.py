@@ -68,6 +68,8 @@ def measure_served(
             tally.count(replies)
             log(f"serve: {name}: {figures[name]}")
         found.append(recall(*(replies_of[mode].hits for mode in MODES)))
+    if tally.lost:
+        log(f"serve: {tally.lost} of {tally.asked} questions lost: {tally.failure}")
     return figures | {"recall_at_10": min(found), **dataclasses.asdict(tally)}
 
 
