@@ -26,6 +26,18 @@ class NumberedLink:
         return [damaged if row == 13 else Document(str(row), "", "", {}) for row in rows]
 
 
+class HangsOnceLink(NumberedLink):
+    """A shard that never answers its first call. ``was_reached`` proves that it was asked."""
+
+    was_reached = False
+
+    async def documents(self, rows: Sequence[int]) -> list[Any]:
+        if not self.was_reached:
+            self.was_reached = True
+            await asyncio.Event().wait()
+        return await super().documents(rows)
+
+
 async def read(shards: FanOut, rows: dict[int, list[int]], timeout_s: float = 5.0) -> Any:
     return await shards.documents(rows, time.monotonic() + timeout_s)
 
@@ -68,5 +80,19 @@ def test_one_question_out_of_time_does_not_end_the_call_of_the_others() -> None:
         )
         assert [failure.error for failure in hasty[1]] == ["DeadlineExceeded"]
         assert set(patient[0]) == {(0, 2)}
+
+    asyncio.run(scenario())
+
+
+def test_a_call_that_hung_does_not_keep_the_next_from_the_shard() -> None:
+    async def scenario() -> None:
+        link = HangsOnceLink()
+        shards = FanOut([link])  # type: ignore[list-item]
+        _, failures = await read(shards, {0: [1]}, timeout_s=0.05)
+        assert link.was_reached
+        assert [failure.error for failure in failures] == ["DeadlineExceeded"]
+        documents, failures = await read(shards, {0: [2]})
+        assert set(documents) == {(0, 2)}
+        assert failures == []
 
     asyncio.run(scenario())
