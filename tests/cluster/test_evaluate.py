@@ -120,6 +120,20 @@ def test_the_final_stage_is_what_the_router_answers(
     assert halved.stages["final"]["recall@10"] == pytest.approx(np.mean(shared), abs=1e-4)
 
 
+def test_centring_mends_an_index_of_vectors_that_share_a_direction(
+    judged: JudgedSet, embedded: Embedded
+) -> None:
+    common = np.random.default_rng(7).standard_normal(DIMENSION)
+    common *= 3 / np.linalg.norm(common)
+    ill = Embedded(_units(embedded.documents + common), _units(embedded.queries + common))
+    recall = {
+        transform: evaluate(judged, ill, model="none", transform=transform).stages
+        for transform in (Transform.NONE, Transform.CENTER)
+    }
+    assert recall[Transform.NONE]["fixed_40"]["recall@10"] < 0.9
+    assert recall[Transform.CENTER]["fixed_40"]["recall@10"] > 0.95
+
+
 @pytest.mark.parametrize("transform", [Transform.NONE, Transform.CENTER_ROTATE])
 def test_an_index_is_measured_as_it_is(
     judged: JudgedSet, embedded: Embedded, tmp_path: Path, transform: Transform
