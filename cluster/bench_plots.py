@@ -69,7 +69,7 @@ def _plot_memory(axes: Any, result: dict[str, Any]) -> None:
     pages = [sample["store_pages"] / 1e9 for sample in series]
     axes.plot(minutes, pages, color=GREY, linewidth=1, label="LMDB pages (reclaimable)")
     axes.axhline(8, color=RED, linewidth=1, linestyle="--")
-    before = None
+    before = "start"
     for minute, sample in zip(minutes, series, strict=True):
         if sample["phase"] != before:
             before = sample["phase"]

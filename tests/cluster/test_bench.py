@@ -125,6 +125,13 @@ def test_the_figures_of_a_large_run_are_ground_for_a_plan(
     assert planned["disk_bytes"] == pytest.approx(result["disk"]["without_texts"], rel=0.25)
 
 
+def test_a_plan_can_be_made_before_anything_is_measured() -> None:
+    done = CliRunner().invoke(app, ["plan", "--documents", "40M", "--dim", "1024"])
+    assert done.exit_code == 0, done.output
+    assert "40,000,000 x 1024" in done.stdout
+    assert "measured on" in done.stdout
+
+
 def test_a_finished_build_is_used_again_and_keeps_its_figures(
     large: tuple[LargeRun, Path, list[str]],
 ) -> None:
