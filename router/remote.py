@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Sequence
 from typing import Any, TypeVar
 
@@ -11,6 +10,7 @@ import ray
 import ray.exceptions
 
 from router.fanout import Found
+from shard_worker.deadline import Deadline
 from shard_worker.errors import BitsiftError, ShardUnavailable
 from shard_worker.types import Candidates, Query, ShardStatus
 from shard_worker.wire import pack_queries, unpack_candidates, unpack_documents
@@ -26,7 +26,8 @@ class RemoteLink:
         self._actor = actor
 
     async def search(self, queries: Sequence[Query], timeout_s: float) -> list[Candidates]:
-        reference = self._actor.search.remote(pack_queries(queries), time.time() + timeout_s)
+        deadline = Deadline.after(timeout_s)
+        reference = self._actor.search.remote(pack_queries(queries), deadline)
         return unpack_candidates(await self._call(reference))
 
     async def documents(self, rows: Sequence[int]) -> list[Found]:

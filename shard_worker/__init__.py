@@ -18,6 +18,7 @@ to know of models, HTTP or other shards: no torch, no web framework, no cluster.
     adaptive.py how many int8 codes a query needs, from its asymmetric scores
     shard.py    Shard: store + index + funnel, in plain Python
     wire.py     queries and candidates as bytes between router and shard
+    deadline.py a point in time that crosses processes
     actor.py    ShardActor: the thin Ray wrapper round one Shard
 
 Invariants: a row's codes and text never change once committed (an upsert is a new row and a dead

@@ -15,7 +15,6 @@ import dataclasses
 import logging
 import os
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +22,7 @@ import faiss
 import ray
 
 from shard_worker.codes import Calibration
+from shard_worker.deadline import Deadline
 from shard_worker.errors import DeadlineExceeded, ShardUnavailable
 from shard_worker.shard import Shard
 from shard_worker.types import (
@@ -38,8 +38,6 @@ log = logging.getLogger(__name__)
 
 RETRY_S = 5.0
 TRAINING_CHECK_S = 10.0
-CLOCK_SKEW_MAX_S = 1.0
-"""The clocks of two nodes of a cluster may differ by this much before live work is dropped."""
 _THREADS = {"search": 1, "read": 2, "write": 1, "train": 1}
 
 
@@ -101,13 +99,13 @@ class ShardActor:
         return self._shard
 
     @ray.method(concurrency_group="search")
-    def search(self, queries: bytes, deadline_unix_s: float) -> bytes:
+    def search(self, queries: bytes, deadline: Deadline) -> bytes:
         """Packed candidates of each of the packed queries (wire.py).
 
         Work whose time is over is dropped. The router cancels it as well, where it still can.
         """
-        late_s = time.time() - deadline_unix_s
-        if late_s > CLOCK_SKEW_MAX_S:
+        late_s = deadline.late_s()
+        if late_s > 0:
             raise DeadlineExceeded(
                 f"shard {self._identity.shard} came to this {late_s:.3f} s after its deadline"
             )
