@@ -198,7 +198,7 @@ class Calibration:
 
         With a strong common part in all vectors, ``q·b`` is mostly the noise of the bits along it;
         ``(q - centre)·b`` is not. MiniLM's vectors of XQuAD and twice a random unit vector,
-        recall@10 of the funnel: 0.87 without centring, 0.91 with bits alone centred, 0.99 with both.
+        recall@10 of the funnel: 0.87 without centring, 0.91 with bits alone, 0.99 with both.
         """
         return units if self.center is None else units - self.center
 
