@@ -63,8 +63,10 @@ def bench(
 
     with terminable():
         if synthetic is None:
-            path = out_folder / "bench.json"
-            request = BenchRequest(groups_of(only or ()), rows, dim, model, dataset)
+            groups = groups_of(only or ())
+            name = "_".join(("bench", *(groups if groups != tuple(GROUPS) else ())))
+            path = out_folder / f"{name}.json"  # a part does not replace the whole
+            request = BenchRequest(groups, rows, dim, model, dataset)
             result = write_result(path, run_bench(request, _log))
             plot_bars(result, path.with_suffix(".svg"))
         else:
