@@ -6,7 +6,9 @@ and the web page. It refuses to know how an index is built or where shards are p
     answer.py       what a search returns: Hit, Coverage, Timings, Answer
     description.py  what the router is told of its index: model, calibration, shards
     models.py       ModelSpec: which model, which prompts, which revision
-    encoder.py      text -> fp32 with sentence-transformers; compiled.py runs it in OpenVINO
+    encoder.py      text -> fp32 with sentence-transformers; compiled.py runs it in OpenVINO,
+                    graph_cache.py keeps what was compiled
+    query_vectors.py  the vectors of queries asked before
     batching.py     natural batching: take all that waits when the worker is free, no timers
     fanout.py       ask every shard at once under one deadline; failures become coverage
     merge.py        global rescoring of gathered candidates
