@@ -182,11 +182,13 @@ class BinaryIndex:
         queries: NDArray[np.uint8],
         count: int,
         nprobe: int | None = None,
+        enough: int | None = None,
     ) -> list[Pool]:
         """The ``count`` nearest living rows to each of ``queries`` (n, row_bytes).
 
-        With ``nprobe`` only the rows of so many lists are compared, and the tail. Fewer than
-        ``count`` only when fewer living rows exist.
+        With ``nprobe`` only the rows of so many lists are compared, and the tail. An exact scan
+        finds fewer than ``count`` only when fewer living rows exist, a probe fewer than ``enough``
+        (by default ``count``).
         """
         parts = self._parts
         found: list[list[tuple[NDArray[np.int32], NDArray[np.int64]]]] = [[] for _ in queries]
@@ -194,7 +196,7 @@ class BinaryIndex:
             if nprobe is None:
                 hits = parts.listed.scan(queries, count)
             else:
-                hits = parts.listed.probe(queries, nprobe, count)
+                hits = parts.listed.probe(queries, nprobe, count, enough or count)
             for part, hit in zip(found, hits, strict=True):
                 part.append(hit)
         for segment in parts.segments:

@@ -133,22 +133,27 @@ class ListedBits:
             found = positions >= 0
             yield distances[found], positions[found]
 
-    def probe(self, queries: NDArray[np.uint8], nprobe: int, count: int) -> Iterator[Hits]:
-        """The nearest living positions within the ``nprobe`` nearest lists of each query.
+    def probe(
+        self, queries: NDArray[np.uint8], nprobe: int, count: int, enough: int
+    ) -> Iterator[Hits]:
+        """The ``count`` nearest living positions within the ``nprobe`` nearest lists of each query.
 
-        FAISS's lists know no dead rows, so more are taken and dropped; a query that gets fewer than
-        there are is answered by a scan.
+        FAISS's lists know no dead rows, so more are taken and dropped. A query that gets fewer than
+        ``enough`` though there are more asks again, in four times as many lists.
         """
+        if nprobe >= self.lists:
+            yield from self.scan(queries, count)
+            return
         share = self._dead / len(self)
         wanted = min(len(self), count + int(2 * count * share / max(1 - share, 0.1)))
+        enough = min(enough, count, len(self) - self._dead)
         lists = nearest(self.centroids, queries, nprobe)[1]
-        expected = min(count, len(self) - self._dead)
         found = self._scanner.nearest(queries, lists, wanted)
         for query, distances, positions in zip(queries, *found, strict=True):
             good = np.flatnonzero(positions >= 0)
             good = good[self.is_alive(positions[good])][:count]
-            if len(good) < expected:
-                yield from self.scan(query[None], count)
+            if len(good) < enough:
+                yield from self.probe(query[None], 4 * nprobe, count, enough)
             else:
                 yield distances[good], positions[good]
 

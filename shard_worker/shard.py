@@ -175,17 +175,17 @@ class Shard:
         each.
         """
         answers: list[Candidates | None] = [None] * len(queries)
-        scans: dict[tuple[int, int | None], list[int]] = {}
+        scans: dict[tuple[int, int | None, int], list[int]] = {}
         for place, query in enumerate(queries):
             if query.mode is Mode.EXHAUSTIVE:
                 answers[place] = self._search_exhaustive(query)
             else:
-                kind = _pool_rows(query), self._lists_to_visit(query)
+                kind = _pool_rows(query), self._lists_to_visit(query), _hits_due(query)
                 scans.setdefault(kind, []).append(place)
-        for (count, nprobe), places in scans.items():
+        for (count, nprobe, enough), places in scans.items():
             vectors = np.stack([queries[place].vector for place in places])
             bits = self._calibration.query_bits(vectors)
-            pools = self._index.search(bits, count, nprobe)
+            pools = self._index.search(bits, count, nprobe, enough)
             for place, pool in zip(places, pools, strict=True):
                 answers[place] = self._narrow(queries[place], pool)
         return [answer for answer in answers if answer is not None]
@@ -224,7 +224,7 @@ class Shard:
 
     def _search_exhaustive(self, query: Query) -> Candidates:
         """Score every living row's int8 code: slow, the yardstick for everything else."""
-        wanted = query.candidates or max(CANDIDATES_FIXED, query.top_k)
+        wanted = _hits_due(query)
         kept = wanted + _EXHAUSTIVE_SLACK
         folded = query.vector * self._calibration.step
         scores, rows = np.empty(0, dtype=np.float32), np.empty(0, dtype=np.int64)
@@ -306,6 +306,11 @@ class Shard:
             nprobe=self._nprobe,
             exact_scan_ms=round(self.exact_scan_ms, 3),
         )
+
+
+def _hits_due(query: Query) -> int:
+    """How many candidates a query gets at least, while there are rows."""
+    return query.candidates or max(CANDIDATES_FIXED, query.top_k)
 
 
 def _pool_rows(query: Query) -> int:

@@ -67,9 +67,9 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
     seen: list[int | None] = []
     plain = BinaryIndex.search
 
-    def watched(self, queries, count, nprobe=None):  # type: ignore[no-untyped-def]
+    def watched(self, queries, count, nprobe=None, enough=None):  # type: ignore[no-untyped-def]
         seen.append(nprobe)
-        return plain(self, queries, count, nprobe)
+        return plain(self, queries, count, nprobe, enough)
 
     monkeypatch.setattr(BinaryIndex, "search", watched)
     return seen
