@@ -9,7 +9,7 @@ to know of models, HTTP or other shards: no torch, no web framework, no cluster.
     layout.py   names and identity files of a shard directory; writing aside and renaming
     store.py    LMDB, the only truth: packed int8 codes, documents, ids, dead rows, counters
     packing.py  how codes and documents lie in its values; ids.py which row holds an id
-    prefetch.py cold pages are asked for together
+    blocks.py   single codes read without the block around them, cold ones all at once
     hamming.py  FAISS's Hamming kernels over bits in memory of our own
     index.py    the bits in RAM: lists, then segments that grow, and their snapshot files
     lists.py    the bits grouped into lists for approximate search, in one mapped file

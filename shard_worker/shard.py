@@ -287,6 +287,7 @@ class Shard:
         """Write all that is only in RAM, so that the next start need not read codes or ids."""
         with self._writing:
             self._store.merge_ids()
+            self._store.save_hints()
             self._index.save(self.folder)
 
     def status(self) -> ShardStatus:

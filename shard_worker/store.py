@@ -7,10 +7,10 @@
     meta       "counters"   -> JSON {"rows", "dead", ...}
 
 Codes are packed in blocks of many rows per value: one record per key would waste a third of the
-disk (FIELD-NOTES), and a read still touches one or two pages. Texts live apart, so that rescoring
-never drags them off the disk. Every row carries its own CRC32C, mixed with its row number, because
-LMDB 0.9 has no page checksums. One transaction per acknowledged batch, synced before it returns.
-Never ``writemap``: a full disk would be a SIGBUS instead of an error.
+disk (FIELD-NOTES), and a read still touches one or two pages (blocks.py). Texts live apart, so that
+rescoring never drags them off the disk. Every row carries its own CRC32C, mixed with its row
+number, because LMDB 0.9 has no page checksums. One transaction per acknowledged batch, synced
+before it returns. Never ``writemap``: a full disk would be a SIGBUS instead of an error.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from shard_worker import ids as id_map
+from shard_worker.blocks import BlockReader, codes_of, is_intact
 from shard_worker.errors import BitsiftError, ChecksumMismatch, Corrupt, NotFound, StorageFull
 from shard_worker.packing import (
     CRC,
@@ -42,12 +42,12 @@ from shard_worker.packing import (
     row_salt,
     rows_per_block,
 )
-from shard_worker.prefetch import SLOW_READ_S, will_need
 from shard_worker.types import Document, Documents, Outcome
 
 MAP_BYTES = 1 << 40
 """Address space reserved for the map; the file grows only as it is used."""
 READERS_MAX = 256
+DATA_FILE = "data.mdb"
 _COUNTERS = b"counters"
 _REREAD_ROWS = 1 << 16
 """Documents held at a time while the ids of a killed load are read again."""
@@ -78,13 +78,21 @@ class Store:
         self.dead_rows = counters.get("dead", 0)
         self._merged_rows = counters.get("ids", self.rows)
         self._pending = self._unmerged(self._merged_rows)
+        page_bytes = self._env.stat()["psize"]
+        self._blocks = BlockReader(folder / DATA_FILE, page_bytes, self._record, self._block_rows)
+        self._blocks.load(folder)
 
     def close(self) -> None:
+        self._blocks.close()
         self._env.close()
+
+    def save_hints(self) -> None:
+        """Keep what makes the next start faster and is no part of the truth."""
+        self._blocks.save(self.path, self.rows // self._block_rows)
 
     @property
     def file_bytes(self) -> int:
-        return (self.path / "data.mdb").stat().st_blocks * 512
+        return (self.path / DATA_FILE).stat().st_blocks * 512
 
     # --- writing ---------------------------------------------------------------------------
 
@@ -110,6 +118,7 @@ class Store:
             self._put_counters(txn, rows, dead_rows, self._merged_rows)
         added = np.arange(self.rows, rows, dtype=np.int64)
         self._pending = self._pending.plus(keys[stored], added)
+        self._learn_blocks(self.rows, rows)
         self.rows, self.dead_rows = rows, dead_rows
         if len(self._pending) >= id_map.PENDING_MAX:
             self.merge_ids()
@@ -182,6 +191,12 @@ class Store:
             txn.put(key, chunk, db=self._codes)
             done += self._block_rows - offset
 
+    def _learn_blocks(self, first: int, rows: int) -> None:
+        """Remember where the blocks that became full lie, while their pages are still warm."""
+        with self._env.begin(buffers=True) as txn:
+            for block in range(first // self._block_rows, rows // self._block_rows):
+                self._blocks.learn(block, memoryview(txn.get(ROW.pack(block), b"", db=self._codes)))
+
     def _newest_of_each(self, txn: lmdb.Transaction, rows: list[int]) -> list[int]:
         """Of rows whose ids share a hash, the newest of each id; damaged ones are kept."""
         newest: dict[str | int, int] = {}
@@ -207,34 +222,27 @@ class Store:
 
     def read_codes(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
         """int8 codes (n, width) of ``rows`` (n,), and which of them passed their checksum (n,)."""
-        codes = np.empty((len(rows), self.width), dtype=np.int8)
-        intact = np.zeros(len(rows), dtype=np.bool_)
-        salts = row_salt(rows).tolist()
-        with self._env.begin(buffers=True) as txn:
-            records = self._records(txn, rows)
-            cold, before = False, time.perf_counter()
-            for place, record in enumerate(records):
-                if len(record) == self._record:
-                    code = bytes(record[: self.width])
-                    (crc,) = CRC.unpack_from(record, self.width)
-                    codes[place] = np.frombuffer(code, dtype=np.int8)
-                    intact[place] = google_crc32c.value(code) ^ salts[place] == crc
-                now = time.perf_counter()
-                if not cold and now - before > SLOW_READ_S and place + 1 < len(records):
-                    cold = True
-                    will_need(records[place + 1 :])
-                before = now
+        wanted, salts = rows.tolist(), row_salt(rows).tolist()
+        records = self._blocks.read(wanted)
+        good = [is_intact(r, self.width, salt) for r, salt in zip(records, salts, strict=True)]
+        if not all(good):
+            with self._env.begin(buffers=True) as txn:
+                for place in np.flatnonzero(~np.array(good)).tolist():
+                    records[place] = self._record_of(txn, wanted[place])
+                    good[place] = is_intact(records[place], self.width, salts[place])
+        codes = np.zeros((len(rows), self.width), dtype=np.int8)
+        intact = np.array(good, dtype=np.bool_)
+        codes[intact] = codes_of(
+            [r for r, fine in zip(records, good, strict=True) if fine], self.width
+        )
         return codes, intact
 
-    def _records(self, txn: lmdb.Transaction, rows: NDArray[np.int64]) -> list[memoryview]:
-        """Code and checksum of each of ``rows``, not yet read from the disk; empty if missing."""
-        records = []
-        for row in rows.tolist():
-            block, offset = divmod(row, self._block_rows)
-            packed = txn.get(ROW.pack(block), db=self._codes)
-            packed = memoryview(packed if packed is not None else b"")
-            records.append(packed[offset * self._record : (offset + 1) * self._record])
-        return records
+    def _record_of(self, txn: lmdb.Transaction, row: int) -> bytes:
+        """Code and checksum of ``row`` by LMDB, which remembers its block; empty if it is missing."""
+        block, offset = divmod(row, self._block_rows)
+        packed = memoryview(txn.get(ROW.pack(block), b"", db=self._codes))
+        self._blocks.learn(block, packed)
+        return bytes(packed[offset * self._record : (offset + 1) * self._record])
 
     def scan_codes(
         self, first: int, rows: int, *, checked: bool = True

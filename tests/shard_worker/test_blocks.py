@@ -1,0 +1,139 @@
+"""Single codes are read past LMDB: the same bytes, fewer pages, and never a wrong one."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shard_worker import blocks as blocks_module
+from shard_worker.blocks import BLOCKS_FILE, BlockReader
+from shard_worker.store import DATA_FILE, Store
+from shard_worker.types import Documents
+
+WIDTH = 1_024
+CODES = np.random.default_rng(0).integers(-128, 128, (2_000, WIDTH), dtype=np.int8)
+ROWS = np.array([5, 1_999, 1_000, 7, 126, 127, 1_904], dtype=np.int64)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder beside the source: /tmp may lie in memory, where nothing is ever cold."""
+    with tempfile.TemporaryDirectory(dir=Path(__file__).parent) as name:
+        yield Path(name) / "store"
+
+
+def filled(folder: Path) -> Store:
+    store = Store(folder, WIDTH)
+    for first in range(0, len(CODES), 300):
+        part = CODES[first : first + 300]
+        names, blank = [str(first + row) for row in range(len(part))], [""] * len(part)
+        batch = Documents(names, blank, blank, blank, range(len(part)), part)
+        store.append(batch, replace=False)
+    return store
+
+
+def read_bytes() -> int:
+    """What this process has had read from disks so far."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("read_bytes")))
+
+
+def forget(folder: Path) -> None:
+    """Drop the data file from the page cache."""
+    file = os.open(folder / DATA_FILE, os.O_RDONLY)
+    os.fsync(file)
+    os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(file)
+
+
+def test_rows_of_full_blocks_and_of_the_last_one_come_back(folder: Path) -> None:
+    store = filled(folder)
+    codes, intact = store.read_codes(ROWS)
+    assert intact.all()
+    np.testing.assert_array_equal(codes, CODES[ROWS])
+    assert all(store._blocks.read([row]) != [b""] for row in (0, 126, 127, 1_904))  # 15 x 127 rows
+    assert store._blocks.read([1_999]) == [b""]  # its block still grows
+    store.close()
+
+
+def test_a_cold_row_costs_a_page_or_two_and_not_its_block(folder: Path) -> None:
+    store = filled(folder)
+    store.save_hints()
+    store.close()
+    forget(folder)
+    store = Store(folder, WIDTH)
+    before = read_bytes()
+    rows = np.arange(0, 1_905, 127, dtype=np.int64) + 50  # one of each full block
+    codes, intact = store.read_codes(rows)
+    read = read_bytes() - before
+    assert intact.all()
+    np.testing.assert_array_equal(codes, CODES[rows])
+    assert len(rows) * 1_024 <= read <= len(rows) * 3 * 4_096  # a whole block has 32 pages
+    store.close()
+
+
+def test_a_slow_read_asks_for_all_that_follow(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = filled(folder)
+    asked: list[int] = []
+    plain = BlockReader._will_need
+
+    def watched(self, places):  # type: ignore[no-untyped-def]
+        asked.append(len(places))
+        plain(self, places)
+
+    monkeypatch.setattr(BlockReader, "_will_need", watched)
+    monkeypatch.setattr(blocks_module, "SLOW_READ_S", 60.0)
+    store.read_codes(ROWS)
+    assert asked == []
+    monkeypatch.setattr(blocks_module, "SLOW_READ_S", 0.0)
+    codes, _ = store.read_codes(ROWS)
+    assert asked == [len(ROWS) - 1]
+    np.testing.assert_array_equal(codes, CODES[ROWS])
+    store.close()
+
+
+@pytest.mark.parametrize("hint", ["missing", "damaged", "of another file", "beyond the end"])
+def test_a_wrong_hint_never_gives_a_wrong_code(folder: Path, hint: str) -> None:
+    store = filled(folder)
+    store.save_hints()
+    pages = store._blocks._pages.copy()
+    store.close()
+    path = folder / BLOCKS_FILE
+    if hint == "missing":
+        path.unlink()
+    elif hint == "damaged":
+        path.write_bytes(path.read_bytes()[:-3] + b"abc")
+    store = Store(folder, WIDTH)
+    if hint == "of another file":
+        store._blocks._pages = np.roll(pages, 1)
+    elif hint == "beyond the end":
+        store._blocks._pages = np.full(len(pages), 1 << 30, dtype=np.uint32)
+    for _ in range(2):  # the first read goes through LMDB and learns
+        codes, intact = store.read_codes(ROWS)
+        assert intact.all()
+        np.testing.assert_array_equal(codes, CODES[ROWS])
+    assert store._blocks.read([5]) != [b""]
+    store.close()
+
+
+def test_a_damaged_code_is_reported_whichever_way_it_is_read(folder: Path) -> None:
+    store = filled(folder)
+    store.save_hints()
+    store.close()
+    data = bytearray((folder / DATA_FILE).read_bytes())
+    place = data.find(CODES[1_000].tobytes())
+    while place >= 0:  # freed pages may hold an earlier copy
+        data[place + 17] ^= 1
+        place = data.find(CODES[1_000].tobytes(), place)
+    (folder / DATA_FILE).write_bytes(bytes(data))
+    store = Store(folder, WIDTH)
+    _, intact = store.read_codes(ROWS)
+    assert intact.tolist() == (ROWS != 1_000).tolist()
+    store.close()
