@@ -238,7 +238,7 @@ class Store:
         return codes, intact
 
     def _record_of(self, txn: lmdb.Transaction, row: int) -> bytes:
-        """Code and checksum of ``row`` by LMDB, which remembers its block; empty if it is missing."""
+        """Code and checksum of ``row`` by LMDB, its block remembered; empty if it is missing."""
         block, offset = divmod(row, self._block_rows)
         packed = memoryview(txn.get(ROW.pack(block), b"", db=self._codes))
         self._blocks.learn(block, packed)
