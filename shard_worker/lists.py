@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import mmap
 import os
 import struct
 from collections.abc import Callable, Iterator
@@ -68,6 +69,7 @@ class ListedBits:
         self._map = np.memmap(path, dtype=np.uint8, mode="r")
         if _checksum(self._map[_HEADER.size :]) != crc:
             raise ChecksumMismatch(f"{path} is damaged")
+        self._release(layout.positions[0])
         self.centroids = self._part(layout.centroids, np.uint8).reshape(lists, row_bytes)
         self.codes = self._part(layout.codes, np.uint8).reshape(rows, row_bytes)
         self.rows = self._part(layout.rows, np.uint32)
@@ -76,6 +78,13 @@ class ListedBits:
         self._scanner = ListScanner(self.codes, np.concatenate([np.zeros(1, np.int64), ends]))
         self._alive: NDArray[np.uint8] | None = None  # made with the first dead row
         self._dead = 0
+
+    def _release(self, start: int) -> None:
+        """Give back the RAM of what the check has read from ``start`` on and searches do not."""
+        page = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+        if page < len(self._map):
+            pages: mmap.mmap = self._map._mmap  # type: ignore[attr-defined]
+            pages.madvise(mmap.MADV_DONTNEED, page, len(self._map) - page)
 
     def _part(self, span: tuple[int, int], dtype: type) -> NDArray[Any]:
         return np.asarray(self._map[span[0] : span[1]]).view(dtype)
