@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import mmap
 import os
 import struct
 from collections.abc import Callable, Iterator
@@ -66,10 +65,9 @@ class ListedBits:
         layout = _Layout(rows, row_bytes, lists)
         if size != layout.total:
             raise ChecksumMismatch(f"{path} holds {size} bytes, {layout.total} were written")
-        self._map = np.memmap(path, dtype=np.uint8, mode="r")
-        if _checksum(self._map[_HEADER.size :]) != crc:
+        if _checksum(path) != crc:
             raise ChecksumMismatch(f"{path} is damaged")
-        self._release(layout.positions[0])
+        self._map = np.memmap(path, dtype=np.uint8, mode="r")
         self.centroids = self._part(layout.centroids, np.uint8).reshape(lists, row_bytes)
         self.codes = self._part(layout.codes, np.uint8).reshape(rows, row_bytes)
         self.rows = self._part(layout.rows, np.uint32)
@@ -78,13 +76,6 @@ class ListedBits:
         self._scanner = ListScanner(self.codes, np.concatenate([np.zeros(1, np.int64), ends]))
         self._alive: NDArray[np.uint8] | None = None  # made with the first dead row
         self._dead = 0
-
-    def _release(self, start: int) -> None:
-        """Give back the RAM of what the check has read from ``start`` on and searches do not."""
-        page = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
-        if page < len(self._map):
-            pages: mmap.mmap = self._map._mmap  # type: ignore[attr-defined]
-            pages.madvise(mmap.MADV_DONTNEED, page, len(self._map) - page)
 
     def _part(self, span: tuple[int, int], dtype: type) -> NDArray[Any]:
         return np.asarray(self._map[span[0] : span[1]]).view(dtype)
@@ -247,8 +238,12 @@ def _chunks(rows: int) -> Iterator[slice]:
         yield slice(first, min(rows, first + _CHUNK_ROWS))
 
 
-def _checksum(data: NDArray[np.uint8]) -> int:
+def _checksum(path: Path) -> int:
+    """CRC32C of what follows the header. Read, not mapped: mapped pages would count as RAM of this
+    process, beside those of the segments that the lists are to replace."""
     crc = 0
-    for first in range(0, len(data), _CHECK_BYTES):
-        crc = google_crc32c.extend(crc, data[first : first + _CHECK_BYTES])
+    with path.open("rb") as file:
+        file.seek(_HEADER.size)
+        while chunk := file.read(_CHECK_BYTES):
+            crc = google_crc32c.extend(crc, chunk)
     return int(crc)
