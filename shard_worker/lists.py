@@ -240,7 +240,8 @@ def _chunks(rows: int) -> Iterator[slice]:
 
 def _checksum(path: Path) -> int:
     """CRC32C of what follows the header. Read, not mapped: mapped pages would count as RAM of this
-    process, beside those of the segments that the lists are to replace."""
+    process, beside those of the segments that the lists are to replace.
+    """
     crc = 0
     with path.open("rb") as file:
         file.seek(_HEADER.size)
