@@ -20,7 +20,7 @@ import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
-from shard_worker.packing import ROW, pack_keys, unpack_rows
+from shard_worker.packing import ROW, pack_keys, pack_rows, unpack_rows
 
 PENDING_MAX = 1 << 21
 """Rows gathered before they are merged: 16 bytes of RAM each."""
@@ -143,11 +143,7 @@ def merge(
                 rows_by_key[bytes(known)] += unpack_rows(bytes(held))
             cursor.putmulti(
                 [
-                    (key, ROW.pack(rows[0]) if len(rows) == 1 else _packed(newest(txn, rows)))
+                    (key, pack_rows(rows if len(rows) == 1 else newest(txn, rows)))
                     for key, rows in rows_by_key.items()
                 ]
             )
-
-
-def _packed(rows: list[int]) -> bytes:
-    return b"".join(map(ROW.pack, rows))

@@ -171,8 +171,7 @@ class BinaryIndex:
         parts = self._parts
         alive = np.ones(len(rows), dtype=np.bool_)
         if parts.listed is not None:
-            inside = rows < parts.first
-            alive[inside] = parts.listed.is_alive(parts.listed.positions_of(rows[inside]))
+            alive[rows < parts.first] = parts.listed.is_row_alive(rows[rows < parts.first])
         for segment, places in parts.by_segment(rows):
             alive[places] = segment.is_alive(rows[places] - segment.first)
         return alive

@@ -84,8 +84,8 @@ class Shard:
             self._index = BinaryIndex(self.identity.width // 8, self.identity.index_uuid)
             open_index(folder, self._index, self._store.rows, self._bits_from_store)
             self._index.mark_dead(self._store.dead())
-            self._scan_s_per_row = scan_seconds_per_row(self._index)
             self._nprobe = self._opened_lists()
+            self._scan_s_per_row = scan_seconds_per_row(self._index)
         except BaseException:
             self._lock.release()
             raise
@@ -143,15 +143,15 @@ class Shard:
             with self._writing:
                 self._index.adopt(listed, self._store.dead())
                 self._index.save(self.folder)
-            self._scan_s_per_row = scan_seconds_per_row(self._index)
             self._nprobe = self._opened_lists()
+            self._scan_s_per_row = scan_seconds_per_row(self._index)
 
     def _opened_lists(self) -> int:
-        """Lock the lists in RAM; the nprobe that was measured for them, or is now."""
+        """Take the lists into RAM; the nprobe that was measured for them, or is now."""
         listed = self._index.listed
         if listed is None:
             return 0
-        listed.lock_in_memory()
+        listed.hold()
         nprobe = read_tuning(self.folder, len(listed))
         if nprobe is None:
             nprobe, curve = choose_nprobe(self._index, self._calibration, self._some_vectors())

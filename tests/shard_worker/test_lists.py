@@ -66,6 +66,8 @@ def test_grouped_bits_answer_an_exact_scan_as_ungrouped_ones_do(
     bits = clustered_bits(rows, 8, seed)
     tail = min(tail, rows - 1)
     index = grouped(bits, tmp_path, min(lists, rows - tail), tail)
+    assert index.listed is not None
+    index.listed.hold()
     dead = {row for row in dead if row < rows}
     index.mark_dead(np.array(sorted(dead), dtype=np.int64))
     queries = clustered_bits(3, 8, seed + 1)
@@ -127,6 +129,9 @@ def test_bits_are_held_once_and_the_tail_keeps_its_rows(tmp_path: Path) -> None:
     assert index.listed is not None
     assert len(index.listed) == 400
     assert index.memory_bytes == 400 * (16 + 4) + 4 * 16 + 100 * 16  # bits, row numbers, centroids
+    index.mark_dead(np.array([3, 450]))
+    marks = 400 // 8 + index_module.SEGMENT_ROWS // 8
+    assert index.memory_bytes == 400 * (16 + 4 + 4) + 4 * 16 + 100 * 16 + marks
     index.add(bits[:10])
     assert len(index) == 510
 
@@ -161,7 +166,7 @@ def test_a_damaged_file_of_lists_is_refused_and_costs_only_a_rebuild(
     grouped(bits, tmp_path, 5)
     path = tmp_path / LISTS_FILE
     data = bytearray(path.read_bytes())
-    spots = {"header": 20, "ends": 60, "codes": 4096 + 100, "rows": len(data) - 2_000}
+    spots = {"header": 20, "ends": 60, "codes": 4096 + 100, "rows": len(data) - 700}
     if place in spots:
         data[spots[place]] ^= 4
     path.write_bytes(bytes(data[: {"truncated": 5_000, "empty": 0}.get(place, len(data))]))
