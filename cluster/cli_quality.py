@@ -176,21 +176,18 @@ def _print_diagnosis(found: Diagnosis) -> None:
         f"{found.documents:,} documents of {found.dimension} dimensions, one shard; "
         f"{found.queries:,} queries{easier}"
     )
-    columns = [f"at {count}" for count in CANDIDATES]
-    table = Table(
-        Column("transform", no_wrap=True), "dead", "biased", "effective", *columns, "gain at 40",
-        title="bits, and recall@10 by candidates",
-    )  # fmt: skip
-    for transform, report in found.transforms.items():
-        bits = report.bits
-        table.add_row(
-            transform.value,
-            str(bits.dead),
-            str(bits.biased),
-            f"{bits.effective:.0f}",
-            *(_interval(report.recall[count]) for count in CANDIDATES),
-            "" if report.gain_at_40 is None else _interval(report.gain_at_40),
-        )
+    reports = found.transforms.values()
+    table = Table("", *(Column(name.value, no_wrap=True) for name in found.transforms))
+    table.add_row("dead bits", *(str(report.bits.dead) for report in reports))
+    table.add_row("biased bits", *(str(report.bits.biased) for report in reports))
+    table.add_row("effective bits", *(f"{report.bits.effective:.0f}" for report in reports))
+    for count in CANDIDATES:
+        recalls = (_interval(report.recall[count]) for report in reports)
+        table.add_row(f"recall at {count}", *recalls)
+    gains = ("" if r.gain_at_40 is None else _interval(r.gain_at_40) for r in reports)
+    table.add_row("gain at 40", *gains)
+    table.add_row("recall as needed", *(_interval(report.adaptive) for report in reports))
+    table.add_row("reads as needed", *(f"{report.adaptive_reads:.0f}" for report in reports))
     out.print(table)
     verdict = "[green]yes[/green]" if found.recommended else "[red]no[/red]"
     out.print(f"{verdict}: {escape(found.reason)}", soft_wrap=True)
@@ -198,7 +195,9 @@ def _print_diagnosis(found: Diagnosis) -> None:
         chosen = found.recommended
         if chosen.transform is not Transform.NONE:
             out.print(f"build with: bitsift index … --transform {chosen.transform.value}")
-        out.print(f"ask with: --candidates {chosen.candidates} (or none: each query as it needs)")
+        adaptive = found.transforms[chosen.transform].adaptive.mean >= found.target
+        without = " (or without: each query as it needs)" * adaptive
+        out.print(f"ask with: --candidates {chosen.candidates}{without}")
 
 
 def _interval(value: Estimate) -> str:

@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.stages import CodedDocuments, calibrate, exact_top
+from shard_worker.adaptive import noise, reads
 from shard_worker.codes import Transform, best_first
 from shard_worker.errors import InvalidRequest
+from shard_worker.shard import POOL_ADAPTIVE
 from shard_worker.types import POOL_FACTOR
 
 TOP_K = 10
@@ -58,13 +60,16 @@ class BitsReport:
 
 @dataclass(frozen=True, slots=True)
 class TransformReport:
-    """``recall`` by candidates; ``ceiling`` when every row is scored by its int8 code, bits unused.
+    """``recall`` by candidates, and ``adaptive`` where each query reads as many as it needs, which
+    was ``adaptive_reads`` on average; ``ceiling`` when all int8 codes are scored, bits unused.
     ``gain_at_40`` is recall less that without a transform, of the same
     queries; above noise where its ``low`` is above 0.
     """
 
     bits: BitsReport
     recall: dict[int, Estimate]
+    adaptive: Estimate
+    adaptive_reads: float
     ceiling: float
     gain_at_40: Estimate | None
 
@@ -122,6 +127,7 @@ def diagnose(
     exact = exact_top(queries, documents, TOP_K)
     bits: dict[Transform, BitsReport] = {}
     recalls: dict[Transform, dict[int, Recalls]] = {}
+    adaptive: dict[Transform, tuple[Recalls, NDArray[np.int64]]] = {}
     ceilings: dict[Transform, float] = {}
     for transform in Transform:
         calibration = calibrate(documents, transform)
@@ -130,6 +136,7 @@ def diagnose(
         bits[transform] = _bits_report(coded.bits, documents.shape[1])
         units = calibration.units(queries)
         recalls[transform] = _recalls(coded, units, exact)
+        adaptive[transform] = _adaptive(coded, units, exact)
         by_int8 = exact_top(units, calibration.decode(codes), TOP_K)
         ceilings[transform] = round(float(np.mean(_shared(by_int8, exact))), 4)
     plain = recalls[Transform.NONE][40]
@@ -137,6 +144,8 @@ def diagnose(
         transform: TransformReport(
             bits[transform],
             {count: _estimate(found) for count, found in recalls[transform].items()},
+            _estimate(adaptive[transform][0]),
+            round(float(adaptive[transform][1].mean()), 1),
             ceilings[transform],
             None if transform is Transform.NONE else _gain(recalls[transform][40], plain),
         )
@@ -169,6 +178,23 @@ def _recalls(
             answer = chosen[best_first(coded.scores(query, chosen), chosen, TOP_K)]
             found[count][place] = _shared([answer], [best])[0]
     return found
+
+
+def _adaptive(
+    coded: CodedDocuments, units: NDArray[np.float32], exact: NDArray[np.int64]
+) -> tuple[Recalls, NDArray[np.int64]]:
+    """recall@10 of every query that reads as many codes as it needs, and how many that were."""
+    found, counts = np.empty(len(units)), np.empty(len(units), dtype=np.int64)
+    pools = coded.pools(units, POOL_ADAPTIVE)
+    for place, (query, pool, best) in enumerate(zip(units, pools, exact, strict=True)):
+        estimates = coded.asymmetric(query, pool)
+        order = best_first(estimates, pool, len(pool))
+        sigma = noise(coded.calibration.centered(query), coded.bits[pool])
+        counts[place] = reads(estimates[order], sigma, TOP_K)
+        chosen = pool[order[: counts[place]]]
+        answer = chosen[best_first(coded.scores(query, chosen), chosen, TOP_K)]
+        found[place] = _shared([answer], [best])[0]
+    return found, counts
 
 
 def _shared(

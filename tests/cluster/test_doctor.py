@@ -88,6 +88,8 @@ def test_more_candidates_never_lower_recall_and_intervals_hold_the_mean(
         means = [report.recall[count].mean for count in CANDIDATES]
         assert means == sorted(means)
         assert all(e.low <= e.mean <= e.high for e in report.recall.values())
+        assert report.recall[20].mean <= report.adaptive.mean <= report.recall[160].mean
+        assert 20 <= report.adaptive_reads <= 160
 
 
 def test_a_target_that_nothing_reaches_is_refused_with_the_best_that_was_found() -> None:
