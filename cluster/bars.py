@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 GB, GIB = 10**9, 2**30
+TRAIN_ROWS = 10_000_000
+"""What the bar on training is meant for; more rows are not held to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ def verdicts(figures: dict[str, Any], dimension: int) -> dict[str, Any]:
     return {key: BARS[key].verdict(value, dimension) for key, value in measured.items()}
 
 
-def large_figures(phases: dict[str, Any]) -> dict[str, Any]:
+def large_figures(phases: dict[str, Any], rows: int) -> dict[str, Any]:
     """The figures with bars among those of a large run (bench_large.py), as far as it has come."""
 
     def find(*path: str) -> Any:
@@ -88,7 +90,7 @@ def large_figures(phases: dict[str, Any]) -> dict[str, Any]:
     return {
         "recall_candidates": find("candidates", "recall_candidates"),
         "approx_speedup": find("candidates", "approx_speedup"),
-        "train_s": find("train", "seconds"),
+        "train_s": find("train", "seconds") if rows <= TRAIN_ROWS else None,
         "ram_with_lists_bytes_per_row": find("candidates", "ram_bytes_per_row"),
         "memory_gb": scaled(GB, "memory", "peak", "total"),
         "disk_without_texts_gib": scaled(GIB, "disk", "without_texts"),

@@ -88,7 +88,7 @@ def measure_large(run: LargeRun, log: Log, result: Path) -> dict[str, Any]:
     log(f"{run.corpus.rows:,} rows take about {needed_gb:,.1f} GB of disk in {run.folder}")
 
     def write(phases: dict[str, Any]) -> None:
-        bars = verdicts(large_figures(phases), run.corpus.dim)
+        bars = verdicts(large_figures(phases, run.corpus.rows), run.corpus.dim)
         write_result(result, {**run.asked, "bars": bars, **phases})
 
     large = _Large(run, log, write, earlier_phases(run, result))

@@ -22,9 +22,15 @@ def test_what_was_not_measured_has_no_verdict() -> None:
 
 def test_a_large_run_that_was_cut_off_has_the_figures_it_came_to() -> None:
     phases = {"train": {"seconds": 7.5}, "memory": {"peak": {"total": 2_500_000_000}}}
-    found = verdicts(large_figures(phases), 1_024)
+    found = verdicts(large_figures(phases, 10_000_000), 1_024)
     assert {key: row["value"] for key, row in found.items()} == {"train_s": 7.5, "memory_gb": 2.5}
 
 
 def test_every_figure_of_a_large_run_has_a_bar() -> None:
-    assert set(large_figures({})) <= set(BARS)
+    assert set(large_figures({}, 1)) <= set(BARS)
+
+
+def test_training_more_rows_than_the_bar_is_meant_for_is_not_held_against_it() -> None:
+    phases = {"train": {"seconds": 2_000.0}}
+    assert verdicts(large_figures(phases, 40_000_000), 1_024) == {}
+    assert not verdicts(large_figures(phases, 10_000_000), 1_024)["train_s"]["met"]
