@@ -7,7 +7,8 @@ from pathlib import Path
 
 import lmdb
 
-from shard_worker.layout import STORE_FOLDER
+from shard_worker.blocks import BLOCKS_FILE
+from shard_worker.layout import LOCK_FILE, STORE_FOLDER
 
 _MAP_BYTES = 1 << 40
 _DATABASES = ("codes", "ids", "documents", "dead", "meta")
@@ -21,8 +22,9 @@ def stores_of(index: Path) -> list[Path]:
 def disk_use(index: Path) -> dict[str, int]:
     """Bytes of each part of an index.
 
-    The LMDB databases by the pages that they hold; ``free`` pages are in the file and used again;
-    ``bits`` are the other files of the shards, the lists of an approximate search among them.
+    The LMDB databases by the pages that they hold, ``codes`` with their file of hints; ``free``
+    pages are in the file and used again; ``bits`` are the other files of the shards, the lists of
+    an approximate search among them.
     ``without_texts`` is all but ``documents``; ``payload`` is codes and bits alone. No process may
     have the store open for writing through *this* process (LMDB's rule: once per process).
     """
@@ -33,8 +35,10 @@ def disk_use(index: Path) -> dict[str, int]:
         for name, count in pages.items():
             use[name] += count * page_bytes
         use["free"] += store.stat().st_size - sum(pages.values()) * page_bytes
-    shards = index.glob("shard-*/*")
-    use["bits"] = sum(path.stat().st_size for path in shards if path.is_file())
+    files = [path for path in index.glob("shard-*/*") if path.is_file() and path.name != LOCK_FILE]
+    use["bits"] = sum(path.stat().st_size for path in files)
+    hints = index.glob(f"shard-*/{STORE_FOLDER}/{BLOCKS_FILE}")
+    use["codes"] += sum(path.stat().st_size for path in hints)
     total = sum(use.values())
     without_texts = total - use["documents"]
     payload = use["codes"] + use["bits"]

@@ -228,7 +228,7 @@ def _disk_bytes(measured: Measured, documents: int, dimension: int, shards: int)
     """Codes with their checksums as they were measured to pack; bits in lists; ids; free pages."""
     codes = measured.codes_bytes / measured.rows
     codes *= (dimension + CRC_BYTES) / (measured.dimension + CRC_BYTES)
-    bits = _ram_per_row(documents, dimension, shards) + LIST_ROW_BYTES
+    bits = _ram_per_row(documents, dimension, shards)
     ids = (measured.ids_bytes + measured.free_bytes) / measured.rows
     return round((codes + bits + ids) * documents)
 
@@ -240,7 +240,9 @@ def _scanned_bytes(documents: int, dimension: int, shards: int, cores: int) -> f
 
 
 def _overhead_ms(measured: Measured) -> float:
-    return max(0.0, measured.approximate_ms - measured.shard_approximate_ms)
+    """What router, actors and HTTP add to a shard's own time; never more than a whole answer."""
+    added = max(0.0, measured.approximate_ms - measured.shard_approximate_ms)
+    return min(added, measured.exact_ms)
 
 
 def _exact_ms(measured: Measured, documents: int, dimension: int, shards: int) -> float:

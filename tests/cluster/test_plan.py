@@ -74,7 +74,7 @@ def test_ram_is_that_of_the_processes_the_encoder_and_the_rows(measured: Measure
 
 def test_disk_holds_codes_bits_lists_and_ids(measured: Measured) -> None:
     plan = plan_of(measured, 4 * ROWS)
-    per_row = 1_032 + DIMENSION / 8 + 8 + 30 + 10
+    per_row = 1_032 + DIMENSION / 8 + 4 + 30 + 10
     assert per_row < plan.disk_bytes / (4 * ROWS) < per_row + 5
 
 
