@@ -7,13 +7,13 @@
     rows        uint32 (rows,): the shard's row at each position
 
 The file replaces the segments of the same rows: the exact scan reads the codes from end to end, so
-nothing is held twice. It is derived from the store like every file of bits, and sealed: written
-aside, synced, renamed, never written again.
+nothing is held twice. It is mapped at first, and copied into RAM when the segments are gone. It is
+derived from the store like every file of bits, and sealed: written aside, synced, renamed, never
+written again.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
 import struct
 from collections.abc import Callable, Iterator
@@ -63,19 +63,26 @@ class ListedBits:
             raise ChecksumMismatch(f"{path} holds {size} bytes, {layout.total} were written")
         if _checksum(path) != crc:
             raise ChecksumMismatch(f"{path} is damaged")
-        self._map = np.memmap(path, dtype=np.uint8, mode="r")
-        self.centroids = self._part(layout.centroids, np.uint8).reshape(lists, row_bytes)
-        self.codes = self._part(layout.codes, np.uint8).reshape(rows, row_bytes)
-        self.rows = self._part(layout.rows, np.uint32)
-        ends = self._part(layout.ends, np.int64)
-        self._scanner = ListScanner(self.codes, np.concatenate([np.zeros(1, np.int64), ends]))
-        self._codes_start = layout.codes[0]
+        self._layout = layout
+        self._take_parts(np.memmap(path, dtype=np.uint8, mode="r"))
         self._positions: NDArray[np.uint32] | None = None
         self._alive: NDArray[np.uint8] | None = None  # made with the first dead row
         self._dead = 0
 
-    def _part(self, span: tuple[int, int], dtype: type) -> NDArray[Any]:
-        return np.asarray(self._map[span[0] : span[1]]).view(dtype)
+    def _take_parts(self, whole: NDArray[np.uint8]) -> None:
+        """Views of the file's parts: of the mapped file, or of its copy in RAM."""
+        layout = self._layout
+
+        def part(span: tuple[int, int], dtype: type) -> NDArray[Any]:
+            return np.asarray(whole[span[0] : span[1]]).view(dtype)
+
+        self.rows: NDArray[np.uint32] = part(layout.rows, np.uint32)
+        self.codes: NDArray[np.uint8] = part(layout.codes, np.uint8).reshape(layout.shape)
+        self.centroids: NDArray[np.uint8] = part(layout.centroids, np.uint8).reshape(
+            -1, layout.shape[1]
+        )
+        starts = np.concatenate([np.zeros(1, np.int64), part(layout.ends, np.int64)])
+        self._scanner = ListScanner(self.codes, starts)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -91,19 +98,16 @@ class ListedBits:
         return sum(part.nbytes for part in (self.codes, self.rows, self.centroids, *made))
 
     def hold(self) -> None:
-        """Copy the codes from the mapped file into our own memory; searches go on meanwhile.
+        """Copy the mapped file into our own memory; searches go on meanwhile.
 
-        The system cannot evict them then, and they lie in huge pages, which numpy asks for: the
-        scan of 2 M codes took 14.0 ms instead of the 16.0 of 4-KB pages, with both cores at it.
+        The system cannot evict it then, and it lies in huge pages, which numpy asks for: a scan of
+        2 M codes by each core took 14.0 ms instead of the 16.0 of 4-KB pages.
         """
-        codes = np.empty(self.codes.shape, dtype=np.uint8)
-        rows_at_once = max(1, _CHECK_BYTES // codes.shape[1])
+        whole = np.empty(self._layout.total, dtype=np.uint8)
         with self.path.open("rb") as file:
-            file.seek(self._codes_start)
-            for first in range(0, len(codes), rows_at_once):
-                file.readinto(codes[first : first + rows_at_once].data)
-        self.codes, self._scanner = codes, ListScanner(codes, self._scanner.starts)
-        self._map._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+            for first in range(0, len(whole), _CHECK_BYTES):
+                file.readinto(whole[first : first + _CHECK_BYTES].data)
+        self._take_parts(whole)
 
     def mark_dead(self, rows: NDArray[np.int64]) -> None:
         """Never return these rows again."""
@@ -170,6 +174,7 @@ class _Layout:
     """Where each part of a file begins and ends, in bytes."""
 
     def __init__(self, rows: int, row_bytes: int, lists: int) -> None:
+        self.shape = rows, row_bytes
         self.ends = _HEADER.size, _HEADER.size + lists * 8
         self.centroids = self.ends[1], self.ends[1] + lists * row_bytes
         start = -(-self.centroids[1] // _CODES_ALIGNMENT) * _CODES_ALIGNMENT
