@@ -76,7 +76,12 @@ def _plot_memory(axes: Any, result: dict[str, Any]) -> None:
             axes.axvline(minute, color=GREY, linewidth=0.5)
             axes.text(minute, 8.1, before, fontsize=7, rotation=30)
     axes.set(xlabel="minutes", ylabel="GB of RAM, all processes", ylim=(0, 10))
-    axes.legend(loc="center left", fontsize=7)
+    axes.legend(loc="lower center", fontsize=7)
+
+
+def _short(value: float) -> str:
+    """Three digits, never in powers of ten."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _plot_times(axes: Any, served: dict[str, Any]) -> None:
@@ -87,8 +92,8 @@ def _plot_times(axes: Any, served: dict[str, Any]) -> None:
         p50, p99 = served[name]["p50_ms"], served[name]["p99_ms"]
         axes.barh(place, p50, color=MODE_COLOURS[name.split("_")[0]])
         axes.plot([p50, p99], [place, place], color="black", linewidth=1)
-        axes.text(p99 * 1.1, place, f"{p50:,.3g} / {p99:,.3g}", va="center", fontsize=8)
+        axes.text(p99 * 1.1, place, f"{_short(p50)} / {_short(p99)}", va="center", fontsize=8)
     axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names], fontsize=8)
     axes.set_xscale("log")
-    axes.margins(x=0.3)
+    axes.margins(x=0.4)
     axes.set_xlabel("ms over HTTP, p50 / p99")
