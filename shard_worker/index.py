@@ -50,12 +50,13 @@ class Pool:
 class _Segment:
     """Rows ``first`` … ``first + len`` of the shard, with one bit per row that says it is alive.
 
-    The pages of ``bits`` take RAM when they are first written, not when they are reserved.
+    The pages of ``bits`` take RAM when they are first written, not when they are reserved. One that
+    was loaded has no room to grow until it must: room in huge pages costs up to 2 MB.
     """
 
-    def __init__(self, first: int, row_bytes: int) -> None:
+    def __init__(self, first: int, row_bytes: int, room: int) -> None:
         self.first = first
-        self.bits = np.empty((SEGMENT_ROWS, row_bytes), dtype=np.uint8)
+        self.bits = np.empty((room, row_bytes), dtype=np.uint8)
         self.alive: NDArray[np.uint8] | None = None  # made with the first dead row
         self.saved = 0
         self._rows = 0
@@ -66,6 +67,10 @@ class _Segment:
     def add(self, bits: NDArray[np.uint8]) -> int:
         """Append what fits of ``bits`` and return how many rows did; readers see all or none."""
         added = min(len(bits), SEGMENT_ROWS - self._rows)
+        if self._rows + added > len(self.bits):
+            grown = np.empty((SEGMENT_ROWS, self.bits.shape[1]), dtype=np.uint8)
+            grown[: self._rows] = self.bits[: self._rows]
+            self.bits = grown
         self.bits[self._rows : self._rows + added] = bits[:added]
         self._rows += added
         return added
@@ -158,7 +163,7 @@ class BinaryIndex:
         while len(bits):
             parts = self._parts
             if not parts.segments or len(parts.segments[-1]) == SEGMENT_ROWS:
-                segment = _Segment(len(self), self.row_bytes)
+                segment = _Segment(len(self), self.row_bytes, SEGMENT_ROWS)
                 self._parts = parts = _Parts(parts.listed, (*parts.segments, segment))
             bits = bits[parts.segments[-1].add(bits) :]
 
@@ -311,7 +316,6 @@ class BinaryIndex:
 
     def _read_segment(self, path: Path, first: int) -> _Segment:
         """The segment in a snapshot file. Raises ChecksumMismatch, OSError."""
-        segment = _Segment(first, self.row_bytes)
         with path.open("rb") as file:
             head = file.read(_HEADER.size)
             if len(head) < _HEADER.size:
@@ -322,6 +326,7 @@ class BinaryIndex:
             size = path.stat().st_size - _HEADER.size
             if not 0 < rows <= SEGMENT_ROWS or size != rows * row_bytes:
                 raise ChecksumMismatch(f"{path} holds {size} bytes for {rows} rows")
+            segment = _Segment(first, self.row_bytes, rows)
             file.readinto(segment.bits[:rows].data)
         if google_crc32c.value(segment.bits[:rows]) != crc:
             raise ChecksumMismatch(f"{path} is damaged")

@@ -160,3 +160,13 @@ def test_leftovers_of_an_interrupted_snapshot_are_removed(tmp_path: Path) -> Non
     leftover.write_bytes(b"half")
     opened(tmp_path, bits)
     assert not leftover.exists()
+
+
+def test_a_loaded_segment_takes_no_more_room_than_its_rows_and_still_grows(tmp_path: Path) -> None:
+    bits = random_bits(150, 8)
+    filled(bits[:100]).save(tmp_path)
+    index = BinaryIndex(8, UUID)
+    assert index.load(tmp_path, 100) is None
+    assert [len(segment.bits) for segment in index._parts.segments] == [64, 36]
+    index.add(bits[100:])
+    assert same_answers(index, filled(bits))
