@@ -11,13 +11,11 @@ from typer.testing import CliRunner
 
 from cluster.bars import BARS
 from cluster.bench import GROUPS, BenchRequest, groups_of, run_bench
-from cluster.bench_build import Pace
 from cluster.bench_index import abstracts, glosses, raw_bits, write_index
 from cluster.bench_large import LargeRun, check_space, measure_large
 from cluster.bench_plots import plot_bars, plot_large
 from cluster.cli import app
 from cluster.disk import disk_use
-from cluster.ingest_progress import IndexStage
 from cluster.machine import write_result
 from cluster.manifest import open_manifest
 from cluster.synthetic import SyntheticSpec
@@ -44,14 +42,6 @@ def test_texts_have_the_length_that_is_promised(tmp_path: Path) -> None:
     (tmp_path / "corpus.jsonl").write_text("\n".join(lines))
     assert abstracts(3, tmp_path) == [CRANFIELD_LIKE] * 3
     assert len(set(glosses(1_000))) > 900
-
-
-def test_the_pace_of_a_build_leaves_out_what_comes_before_its_first_batch() -> None:
-    pace = Pace()
-    assert pace.documents_s() is None
-    pace(IndexStage("survey", 0, None, 0))
-    pace.marks += [(100.0, 1_000), (102.0, 3_000), (104.0, 9_000)]
-    assert pace.documents_s() == 2_000
 
 
 def test_raw_faiss_is_given_the_bits_that_the_shard_has(tmp_path: Path) -> None:
