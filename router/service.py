@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,6 +31,9 @@ TOP_K_MAX = CANDIDATES_MAX
 TIMEOUT_DEFAULT_S = 5.0
 TIMEOUT_MAX_S = 60.0
 QUERY_CHARACTERS_MAX = 8_192
+SENDING_SHARDS_MAX = 4
+"""So many shards send the documents of their own best along with the candidates, which spares a
+second round of calls; more would read many documents that no one sees."""
 FIELDS = frozenset({"title", "text", "metadata"})
 
 
@@ -122,13 +126,18 @@ class SearchService:
         deadline = started + question.timeout_s
         vector = await self._vector(question, deadline)
         encoded = time.monotonic()
-        query = _shard_query(vector, question)
+        query = _shard_query(vector, question, len(self.shards) <= SENDING_SHARDS_MAX)
         gathered, coverage = await self.shards.search(query, deadline)
         _check_coverage(coverage, question)
         fanned_out = time.monotonic()
         ranking = rescore(self.description.calibration, vector, gathered)
         rescored = time.monotonic()
-        hits, coverage = await self._hits(question, ranking, coverage, deadline)
+        sent = {
+            (part.shard, row): document
+            for part in gathered
+            for row, document in part.documents.items()
+        }
+        hits, coverage = await self._hits(question, ranking, sent, coverage, deadline)
         _check_coverage(coverage, question)
         done = time.monotonic()
         stages = (started, encoded, fanned_out, rescored, done)
@@ -149,22 +158,30 @@ class SearchService:
             ) from error
 
     async def _hits(
-        self, question: Question, ranking: Ranking, coverage: Coverage, deadline: float
+        self,
+        question: Question,
+        ranking: Ranking,
+        sent: Mapping[tuple[int, int], Document],
+        coverage: Coverage,
+        deadline: float,
     ) -> tuple[tuple[Hit, ...], Coverage]:
-        """Fetch the winners' documents; a damaged one is replaced by the next and reported."""
+        """The winners' documents: ``sent`` already, by (shard, row), or fetched.
+
+        A damaged one is replaced by the next and reported.
+        """
         documents: dict[int, Document] = {}
         asked = 0
         wanted = ranking.through_ties(question.top_k)
         while asked < wanted:
             places = range(asked, wanted)
             rows: dict[int, list[int]] = {}
-            for place in places:
-                rows.setdefault(int(ranking.shards[place]), []).append(int(ranking.rows[place]))
-            found, failures = await self.shards.documents(rows, deadline)
-            for place in places:
-                key = int(ranking.shards[place]), int(ranking.rows[place])
-                if key in found:
-                    documents[place] = found[key]
+            keys = {p: (int(ranking.shards[p]), int(ranking.rows[p])) for p in places}
+            for shard, row in keys.values():
+                if (shard, row) not in sent:
+                    rows.setdefault(shard, []).append(row)
+            fetched, failures = await self.shards.documents(rows, deadline)
+            known = {**sent, **fetched}
+            documents |= {place: known[key] for place, key in keys.items() if key in known}
             coverage = replace(coverage, failures=(*coverage.failures, *failures))
             missing = question.top_k - len(documents)
             asked = wanted
@@ -175,11 +192,11 @@ class SearchService:
         return tuple(hits[: question.top_k]), coverage
 
 
-def _shard_query(vector: NDArray[np.float32], question: Question) -> Query:
+def _shard_query(vector: NDArray[np.float32], question: Question, with_documents: bool) -> Query:
     """What every shard is asked; fixed candidates are ``top_k`` at least: one may hold all."""
     fixed = question.candidates
     candidates = None if fixed is None else max(fixed, question.top_k)
-    return Query(vector, candidates, question.mode, question.nprobe, question.top_k)
+    return Query(vector, candidates, question.mode, question.nprobe, question.top_k, with_documents)
 
 
 def _check_coverage(coverage: Coverage, question: Question) -> None:

@@ -211,16 +211,28 @@ class Shard:
             best = best[: reads(estimates[best], noise(vector, pool.bits), query.top_k)]
         codes, intact = self._store.read_codes(pool.rows[best])
         self._count_corrupt(pool.rows[best][~intact])
-        best = best[intact]
+        best, codes = best[intact], codes[intact]
         return Candidates(
             shard=self.identity.shard,
             rows=pool.rows[best],
             distances=pool.distances[best],
             hamming_ranks=(best + 1).astype(np.int32),
             estimates=estimates[best],
-            codes=codes[intact],
+            codes=codes,
             corrupt=int((~intact).sum()),
+            documents=self._likely_winners(query, pool.rows[best], codes),
         )
+
+    def _likely_winners(
+        self, query: Query, rows: NDArray[np.int64], codes: NDArray[np.int8]
+    ) -> dict[int, Document]:
+        """The documents of the best ``top_k`` of this shard, if they are wanted, by row."""
+        if not query.with_documents:
+            return {}
+        best = best_first(self._calibration.scores(query.vector, codes), rows, query.top_k)
+        wanted = rows[best].tolist()
+        found = zip(wanted, self.documents(wanted), strict=True)
+        return {row: document for row, document in found if isinstance(document, Document)}
 
     def _search_exhaustive(self, query: Query) -> Candidates:
         """Score every living row's int8 code: slow, the yardstick for everything else."""

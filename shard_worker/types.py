@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -42,7 +42,8 @@ class Query:
     ``vector`` is float32 of shape (width,): L2-normalised, padded to the index's code width.
     ``candidates`` None lets the shard decide by the query's scores how many rows it reads
     (adaptive.py), so that the best ``top_k`` are among them. ``nprobe`` is how many lists an
-    approximate search visits; None takes the shard's own figure.
+    approximate search visits; None takes the shard's own figure. ``with_documents`` asks for the
+    documents of the shard's own best ``top_k`` along with the candidates.
     """
 
     vector: NDArray[np.float32]
@@ -50,6 +51,7 @@ class Query:
     mode: Mode = Mode.AUTO
     nprobe: int | None = None
     top_k: int = 10
+    with_documents: bool = False
 
     def __post_init__(self) -> None:
         assert self.vector.ndim == 1, self.vector.shape
@@ -80,6 +82,7 @@ class Candidates:
     ``estimates`` float32 (n,), the asymmetric score (fp32 query against ±1 code, unscaled);
     ``codes`` int8 (n, width); ``corrupt`` counts rows left out because their checksum failed.
     In ``exhaustive`` mode no bit is read: distances and ranks are 0, estimates are the scores.
+    ``documents`` holds, by row, those that the query asked for and that could be read.
     """
 
     shard: int
@@ -89,6 +92,7 @@ class Candidates:
     estimates: NDArray[np.float32]
     codes: NDArray[np.int8]
     corrupt: int = 0
+    documents: Mapping[int, Document] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         n = len(self.rows)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -23,7 +23,7 @@ _PROTOCOL = 5
 def pack_queries(queries: Sequence[Query]) -> bytes:
     """``queries``, at least one, all of one width."""
     vectors = np.stack([query.vector for query in queries])
-    options = [(q.candidates, q.mode.value, q.nprobe, q.top_k) for q in queries]
+    options = [(q.candidates, q.mode.value, q.nprobe, q.top_k, q.with_documents) for q in queries]
     return pickle.dumps((vectors, options), _PROTOCOL)
 
 
@@ -31,8 +31,8 @@ def unpack_queries(data: bytes) -> list[Query]:
     """What ``pack_queries`` was given."""
     vectors, options = pickle.loads(data)
     return [
-        Query(vector, candidates, Mode(mode), nprobe, top_k)
-        for vector, (candidates, mode, nprobe, top_k) in zip(vectors, options, strict=True)
+        Query(vector, candidates, Mode(mode), *rest)
+        for vector, (candidates, mode, *rest) in zip(vectors, options, strict=True)
     ]
 
 
@@ -45,14 +45,16 @@ def pack_candidates(answers: Sequence[Candidates]) -> bytes:
         np.concatenate([answer.estimates for answer in answers]),
         np.concatenate([answer.codes for answer in answers]),
     )
-    facts = [(answer.shard, len(answer), answer.corrupt) for answer in answers]
+    facts = [
+        (answer.shard, len(answer), answer.corrupt, _plain(answer.documents)) for answer in answers
+    ]
     return pickle.dumps((facts, arrays), _PROTOCOL)
 
 
 def unpack_candidates(data: bytes) -> list[Candidates]:
     """What ``pack_candidates`` was given, as views of the same memory."""
     facts, (rows, distances, hamming_ranks, estimates, codes) = pickle.loads(data)
-    ends = list(itertools.accumulate(count for _, count, _ in facts))
+    ends = list(itertools.accumulate(count for _, count, _, _ in facts))
     return [
         Candidates(
             shard=shard,
@@ -62,19 +64,23 @@ def unpack_candidates(data: bytes) -> list[Candidates]:
             estimates=estimates[end - count : end],
             codes=codes[end - count : end],
             corrupt=corrupt,
+            documents={row: Document(*fields) for row, fields in documents.items()},
         )
-        for (shard, count, corrupt), end in zip(facts, ends, strict=True)
+        for (shard, count, corrupt, documents), end in zip(facts, ends, strict=True)
     ]
+
+
+def _plain(documents: Mapping[int, Document]) -> dict[int, tuple[object, ...]]:
+    return {row: _fields(document) for row, document in documents.items()}
+
+
+def _fields(document: Document) -> tuple[object, ...]:
+    return document.id, document.title, document.text, document.metadata, document.position
 
 
 def pack_documents(found: Sequence[Document | BitsiftError]) -> bytes:
     """Documents, and errors in the place of those that could not be read."""
-    plain = [
-        (item.id, item.title, item.text, item.metadata, item.position)
-        if isinstance(item, Document)
-        else item
-        for item in found
-    ]
+    plain = [_fields(item) if isinstance(item, Document) else item for item in found]
     return pickle.dumps(plain, _PROTOCOL)
 
 

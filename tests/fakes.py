@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,6 +80,10 @@ class FrozenLink:
 
 class LateTextsLink(LocalLink):
     """A real shard whose documents cannot be read."""
+
+    async def search(self, queries: Sequence[Query], timeout_s: float) -> list[Candidates]:
+        found = await super().search(queries, timeout_s)
+        return [dataclasses.replace(candidates, documents={}) for candidates in found]
 
     async def documents(self, rows: Sequence[int]) -> list[Any]:
         raise BitsiftError("the disk is gone")

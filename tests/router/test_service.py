@@ -211,6 +211,26 @@ def test_unreadable_texts_are_named_not_hidden(tmp_path: Path) -> None:
         shard.close()
 
 
+@pytest.mark.parametrize(("shards", "fetched"), [(1, False), (4, False), (5, True)])
+def test_few_shards_send_the_documents_along_and_many_are_asked_for_the_winners(
+    tmp_path: Path, shards: int, fetched: bool
+) -> None:
+    asked: list[int] = []
+
+    class WatchedLink(LocalLink):
+        async def documents(self, rows):  # type: ignore[no-untyped-def]
+            asked.extend(rows)
+            return await super().documents(rows)
+
+    opened, calibration = make_shards(tmp_path, clustered(300), DIMENSION, shards)
+    answer = ask(make_service([WatchedLink(s) for s in opened], calibration, 300), clustered(1)[0])
+    assert [hit.text for hit in answer.hits] == [f"text {hit.id}" for hit in answer.hits]
+    assert len(answer.hits) == 10
+    assert bool(asked) == fetched
+    for shard in opened:
+        shard.close()
+
+
 class SlowEncoder:
     def encode_queries(self, texts):  # type: ignore[no-untyped-def]
         import time

@@ -40,6 +40,7 @@ def some_candidates(count: int, seed: int) -> Candidates:
         estimates=random.standard_normal(count).astype(np.float32),
         codes=random.integers(-128, 128, (count, WIDTH), dtype=np.int8),
         corrupt=seed % 2,
+        documents={5: Document("five", "", "text", {"n": 1})} if seed % 2 else {},
     )
 
 
@@ -48,7 +49,7 @@ def test_queries_keep_every_field() -> None:
     options = [
         {},
         {"candidates": 7, "mode": Mode.EXHAUSTIVE, "nprobe": 9, "top_k": 77},
-        {"mode": Mode.APPROXIMATE},
+        {"mode": Mode.APPROXIMATE, "with_documents": True},
     ]
     queries = [
         Query(random.standard_normal(WIDTH).astype(np.float32), **given)  # type: ignore[arg-type]
