@@ -12,6 +12,7 @@ to know of models, HTTP or other shards: no torch, no web framework, no cluster.
     blocks.py   single codes read without the block around them, cold ones all at once
     hamming.py  FAISS's Hamming kernels over bits in memory of our own
     index.py    the bits in RAM: lists, then segments that grow, and their snapshot files
+    alive.py    which rows of a part of them are alive
     lists.py    the bits grouped into lists for approximate search, in one mapped file
     clustering.py  how rows are grouped: k-means in the Hamming space
     tuning.py   how many lists to visit and what an exact scan costs, both measured

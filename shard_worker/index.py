@@ -20,6 +20,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+from shard_worker.alive import AliveMarks
 from shard_worker.errors import ChecksumMismatch
 from shard_worker.hamming import nearest
 from shard_worker.layout import replace_file
@@ -57,7 +58,7 @@ class _Segment:
     def __init__(self, first: int, row_bytes: int, room: int) -> None:
         self.first = first
         self.bits = np.empty((room, row_bytes), dtype=np.uint8)
-        self.alive: NDArray[np.uint8] | None = None  # made with the first dead row
+        self.alive = AliveMarks(SEGMENT_ROWS)
         self.saved = 0
         self._rows = 0
 
@@ -74,16 +75,6 @@ class _Segment:
         self.bits[self._rows : self._rows + added] = bits[:added]
         self._rows += added
         return added
-
-    def mark_dead(self, offsets: NDArray[np.int64]) -> None:
-        if self.alive is None:
-            self.alive = np.full(SEGMENT_ROWS // 8, 0xFF, dtype=np.uint8)
-        np.bitwise_and.at(self.alive, offsets // 8, ~(1 << (offsets % 8)).astype(np.uint8))
-
-    def is_alive(self, offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
-        if self.alive is None:
-            return np.ones(len(offsets), dtype=np.bool_)
-        return (self.alive[offsets // 8] >> (offsets % 8).astype(np.uint8) & 1).astype(bool)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -153,7 +144,7 @@ class BinaryIndex:
         """RAM of the bits and of the alive marks."""
         parts = self._parts
         listed = 0 if parts.listed is None else parts.listed.memory_bytes
-        marks = sum(s.alive.nbytes for s in parts.segments if s.alive is not None)
+        marks = sum(segment.alive.memory_bytes for segment in parts.segments)
         return listed + sum(map(len, parts.segments)) * self.row_bytes + marks
 
     def add(self, bits: NDArray[np.uint8]) -> None:
@@ -178,7 +169,7 @@ class BinaryIndex:
         if parts.listed is not None:
             alive[rows < parts.first] = parts.listed.is_row_alive(rows[rows < parts.first])
         for segment, places in parts.by_segment(rows):
-            alive[places] = segment.is_alive(rows[places] - segment.first)
+            alive[places] = segment.alive.of(rows[places] - segment.first)
         return alive
 
     def search(
@@ -205,7 +196,7 @@ class BinaryIndex:
                 part.append(hit)
         for segment in parts.segments:
             bits = segment.bits[: len(segment)]
-            distances, offsets = nearest(bits, queries, count, segment.alive)
+            distances, offsets = nearest(bits, queries, count, segment.alive.bitmap)
             for part, d, o in zip(found, distances, offsets, strict=True):
                 part.append((d[o >= 0], o[o >= 0] + segment.first))
         return [self._pool(parts, part, count) for part in found]
@@ -338,7 +329,7 @@ def _mark_dead(parts: _Parts, rows: NDArray[np.int64]) -> None:
     if parts.listed is not None:
         parts.listed.mark_dead(rows[rows < parts.first])
     for segment, places in parts.by_segment(rows):
-        segment.mark_dead(rows[places] - segment.first)
+        segment.alive.mark_dead(rows[places] - segment.first)
 
 
 def open_index(

@@ -24,6 +24,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+from shard_worker.alive import AliveMarks
 from shard_worker.clustering import SAMPLE_PER_LIST, Quantizer, train
 from shard_worker.errors import ChecksumMismatch
 from shard_worker.hamming import ListScanner, nearest
@@ -66,8 +67,7 @@ class ListedBits:
         self._layout = layout
         self._take_parts(np.memmap(path, dtype=np.uint8, mode="r"))
         self._positions: NDArray[np.uint32] | None = None
-        self._alive: NDArray[np.uint8] | None = None  # made with the first dead row
-        self._dead = 0
+        self._alive = AliveMarks(rows)
 
     def _take_parts(self, whole: NDArray[np.uint8]) -> None:
         """Views of the file's parts: of the mapped file, or of its copy in RAM."""
@@ -94,8 +94,9 @@ class ListedBits:
     @property
     def memory_bytes(self) -> int:
         """RAM when every page that searches touch is resident."""
-        made = [part for part in (self._positions, self._alive) if part is not None]
-        return sum(part.nbytes for part in (self.codes, self.rows, self.centroids, *made))
+        made = 0 if self._positions is None else self._positions.nbytes
+        parts = (self.codes, self.rows, self.centroids)
+        return sum(part.nbytes for part in parts) + made + self._alive.memory_bytes
 
     def hold(self) -> None:
         """Copy the mapped file into our own memory; searches go on meanwhile.
@@ -111,14 +112,8 @@ class ListedBits:
 
     def mark_dead(self, rows: NDArray[np.int64]) -> None:
         """Never return these rows again."""
-        if not len(rows):
-            return
-        if self._alive is None:
-            self._alive = np.full(-(-len(self) // 8), 0xFF, dtype=np.uint8)
-        for position in self.positions_of(rows).tolist():
-            byte, bit = divmod(position, 8)
-            self._dead += int(self._alive[byte] >> bit & 1)
-            self._alive[byte] &= 0xFF ^ (1 << bit)
+        if len(rows):
+            self._alive.mark_dead(self.positions_of(rows))
 
     def positions_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where rows lie. Asked for dead rows and by training: made then, 4 bytes of RAM a row."""
@@ -128,20 +123,16 @@ class ListedBits:
             self._positions = positions
         return self._positions[rows].astype(np.int64)
 
-    def is_alive(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
-        if self._alive is None:
-            return np.ones(len(positions), dtype=np.bool_)
-        return (self._alive[positions // 8] >> (positions % 8).astype(np.uint8) & 1).astype(bool)
-
     def is_row_alive(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        if self._alive is None:
+        """Whether each row (n,) is alive."""
+        if not self._alive.dead:  # spares the positions
             return np.ones(len(rows), dtype=np.bool_)
-        return self.is_alive(self.positions_of(rows))
+        return self._alive.of(self.positions_of(rows))
 
     def scan(self, queries: NDArray[np.uint8], count: int) -> Iterator[Hits]:
         """The nearest living positions among all, for each query."""
-        alive = self._alive if self._dead else None
-        for distances, positions in zip(*nearest(self.codes, queries, count, alive), strict=True):
+        hits = nearest(self.codes, queries, count, self._alive.bitmap)
+        for distances, positions in zip(*hits, strict=True):
             found = positions >= 0
             yield distances[found], positions[found]
 
@@ -156,14 +147,14 @@ class ListedBits:
         if nprobe >= self.lists:
             yield from self.scan(queries, count)
             return
-        share = self._dead / len(self)
+        share = self._alive.dead / len(self)
         wanted = min(len(self), count + int(2 * count * share / max(1 - share, 0.1)))
-        enough = min(enough, count, len(self) - self._dead)
+        enough = min(enough, count, len(self) - self._alive.dead)
         lists = nearest(self.centroids, queries, nprobe)[1]
         found = self._scanner.nearest(queries, lists, wanted)
         for query, distances, positions in zip(queries, *found, strict=True):
             good = np.flatnonzero(positions >= 0)
-            good = good[self.is_alive(positions[good])][:count]
+            good = good[self._alive.of(positions[good])][:count]
             if len(good) < enough:
                 yield from self.probe(query[None], 4 * nprobe, count, enough)
             else:

@@ -90,10 +90,6 @@ class Store:
         """Keep what makes the next start faster and is no part of the truth."""
         self._blocks.save(self.path, self.rows // self._block_rows)
 
-    @property
-    def file_bytes(self) -> int:
-        return (self.path / DATA_FILE).stat().st_blocks * 512
-
     # --- writing ---------------------------------------------------------------------------
 
     def append(
