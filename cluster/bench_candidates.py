@@ -21,10 +21,10 @@ from cluster.timing import interleaved, median
 from shard_worker.codes import normalize
 from shard_worker.layout import shard_folder
 from shard_worker.shard import Shard
-from shard_worker.types import CANDIDATES_FIXED, Candidates, Mode, Query, SearchSettings
+from shard_worker.types import CANDIDATES_FIXED, Candidates, Mode, Query, ShardSettings
 
 _MODES = (Mode.EXACT, Mode.APPROXIMATE)
-NEVER_TRAIN = SearchSettings(train_rows_min=1 << 62)
+NEVER_TRAIN = ShardSettings(train_rows_min=1 << 62)
 _OPEN = "from cluster.bench_candidates import print_memory as p; import sys; p(*sys.argv[1:])"
 
 

@@ -21,7 +21,7 @@ from router.answer import Answer
 from router.query_vectors import QUERY_CACHE_DEFAULT
 from shard_worker.codes import Transform
 from shard_worker.errors import BitsiftError, InvalidRequest
-from shard_worker.types import Mode, SearchSettings
+from shard_worker.types import Mode, ShardSettings
 
 app = typer.Typer(
     help="Search tens of millions of texts by meaning on plain CPUs.",
@@ -144,7 +144,7 @@ def serve(
     exact_budget_ms: Annotated[
         float,
         typer.Option(min=0, help="Scan all bits of a shard while that takes no longer."),
-    ] = SearchSettings().exact_budget_ms,
+    ] = ShardSettings().exact_budget_ms,
     ray_address: RayAddress = None,
     json: Json = False,
 ) -> None:
@@ -156,7 +156,7 @@ def serve(
     with terminable(), _quiet_interrupt(), ray_cluster(ray_address):
         _serve_until_interrupted(
             index_folder, host, port, json, backend=backend, query_cache=query_cache,
-            settings=SearchSettings(exact_budget_ms),
+            settings=ShardSettings(exact_budget_ms),
         )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from router.query_vectors import QUERY_CACHE_DEFAULT
 from shard_worker.actor import ShardActor
 from shard_worker.errors import InvalidRequest, Unavailable
 from shard_worker.layout import shard_folder
-from shard_worker.types import SearchSettings
+from shard_worker.types import ShardSettings
 
 NAMESPACE = "bitsift"
 OBJECT_STORE_BYTES = 1 << 30
@@ -109,7 +109,7 @@ def _start_shard(
     index: Path,
     manifest: Manifest,
     shard: int,
-    settings: SearchSettings | None = None,
+    settings: ShardSettings | None = None,
     *,
     detached: bool,
 ) -> Any:
@@ -188,7 +188,7 @@ def serve(
     *,
     backend: str = "auto",
     query_cache: int = QUERY_CACHE_DEFAULT,
-    settings: SearchSettings = SearchSettings(),  # noqa: B008 (frozen)
+    settings: ShardSettings = ShardSettings(),  # noqa: B008 (frozen)
 ) -> Serving:
     """Serve a finished index on the connected Ray cluster.
 

@@ -28,7 +28,7 @@ from shard_worker.shard import Shard
 from shard_worker.types import (
     Documents,
     Outcome,
-    SearchSettings,
+    ShardSettings,
     ShardIdentity,
     ShardStatus,
 )
@@ -55,7 +55,7 @@ class ShardActor:
         folder: str,
         calibration: dict[str, object],
         identity: ShardIdentity,
-        settings: SearchSettings | None = None,
+        settings: ShardSettings | None = None,
     ) -> None:
         """``settings`` None: a bulk load, which groups no rows into lists meanwhile."""
         faiss.omp_set_num_threads(1)
@@ -71,7 +71,7 @@ class ShardActor:
     def _open(self) -> None:
         while self._shard is None and not self._stopping.is_set():
             try:
-                settings = self._settings or SearchSettings()
+                settings = self._settings or ShardSettings()
                 self._shard = Shard(self._folder, self._calibration, self._identity, settings)
                 self._reason = None
             except Exception as error:  # anything: the reason must reach the operator

@@ -9,6 +9,7 @@
     ├─ StorageFull           the operator must add disk           (507; reads go on)
     ├─ Unavailable           try again later                      (503)
     │  ├─ ShardUnavailable   degrades coverage; raised only with require_complete
+    │  ├─ WritesStopped      the operator must see to the disk; reads go on
     │  └─ DeadlineExceeded   the answer did not come in time      (504)
     └─ Corrupt               our own data contradicts itself      (500)
        ├─ FormatMismatch     another format version, index or model
@@ -90,6 +91,12 @@ class ShardUnavailable(Unavailable):
     """One or more shards did not answer; degrades coverage unless completeness was required."""
 
     title = "shard unavailable"
+
+
+class WritesStopped(Unavailable):
+    """A shard takes no writes since its disk failed one; the operator must see to the disk."""
+
+    title = "writes stopped"
 
 
 class DeadlineExceeded(Unavailable):

@@ -40,7 +40,7 @@ from shard_worker.types import (
     Mode,
     Outcome,
     Query,
-    SearchSettings,
+    ShardSettings,
     ShardIdentity,
     ShardStatus,
 )
@@ -63,7 +63,7 @@ class Shard:
         folder: Path,
         calibration: Calibration,
         expected: ShardIdentity,
-        settings: SearchSettings = SearchSettings(),  # noqa: B008 (frozen)
+        settings: ShardSettings = ShardSettings(),  # noqa: B008 (frozen)
     ) -> None:
         """Open the shard in ``folder``, replaying into RAM what its bits snapshot lacks.
 

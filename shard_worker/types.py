@@ -18,7 +18,9 @@ POOL_FACTOR = 10
 """The Hamming stage keeps this many times ``candidates`` (DESIGN §3: 400 for 40)."""
 
 LIVE_POSITION = -1
-"""``Documents.positions`` of a document that no bulk load brought."""
+"""``Documents.positions`` of a document that no bulk load brought; the model made its vector."""
+GIVEN_VECTOR_POSITION = -2
+"""The same of a document that came with a vector of its own, into an index that has a model."""
 
 
 class Mode(StrEnum):
@@ -62,15 +64,18 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
-class SearchSettings:
-    """How a shard chooses between scanning all bits and probing lists.
+class ShardSettings:
+    """How a shard searches, and what it does by itself.
 
     ``auto`` scans while the scan is measured to take at most ``exact_budget_ms``. A shard of
-    ``train_rows_min`` rows or more groups its bits into lists by itself.
+    ``train_rows_min`` rows or more groups its bits into lists by itself. It is compacted when more
+    than ``compact_share`` of its rows are dead. Its data file grows to at most ``store_bytes_max``.
     """
 
     exact_budget_ms: float = 50.0
     train_rows_min: int = 2_000_000
+    compact_share: float = 0.25
+    store_bytes_max: int = 1 << 40
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,13 +149,18 @@ class Documents:
 
 
 class Outcome(StrEnum):
-    """What became of one document of a batch."""
+    """What became of one document of a batch, or of one id to delete."""
 
     STORED = "stored"
+    REPLACED = "replaced"
+    """Stored in the place of another content of this id."""
     SAME = "same"
-    """This very record was stored before; nothing changed."""
+    """This very content was there already; nothing changed."""
     DUPLICATE = "duplicate"
-    """Another record holds this id; nothing changed."""
+    """Another record holds this id and was not to be replaced; nothing changed."""
+    DELETED = "deleted"
+    MISSING = "missing"
+    """There is no document to delete; nothing changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +183,8 @@ class ShardStatus:
 
     ``lists`` is 0 while the shard has no approximate index; ``clustered_rows`` are in lists, the
     rest is scanned always; ``nprobe`` is the default, measured when the lists were made;
-    ``exact_scan_ms`` what one exact scan takes.
+    ``exact_scan_ms`` what one exact scan takes. ``writes_stopped`` says why the shard takes no
+    writes, None while it does; ``generation`` counts its compactions.
     """
 
     shard: int
@@ -189,6 +200,9 @@ class ShardStatus:
     training: bool = False
     nprobe: int = 0
     exact_scan_ms: float = 0.0
+    generation: int = 0
+    compacting: bool = False
+    writes_stopped: str | None = None
     resident_bytes: int = 0
     node: str = ""
     pid: int = 0

@@ -21,13 +21,13 @@ from shard_worker.types import (
     Documents,
     Mode,
     Query,
-    SearchSettings,
+    ShardSettings,
     ShardIdentity,
 )
 
 DIMENSION = 128
 IDENTITY = ShardIdentity(str(uuid.UUID(int=1)), 0, 1, DIMENSION, DIMENSION)
-ALWAYS_PROBE = SearchSettings(exact_budget_ms=0.0)
+ALWAYS_PROBE = ShardSettings(exact_budget_ms=0.0)
 
 
 def vectors(rows: int, seed: int = 0) -> np.ndarray:
@@ -49,7 +49,7 @@ def documents(units: np.ndarray, first: int = 0) -> Documents:
     return Documents(names, blank, blank, blank, [-1] * len(units), codes)
 
 
-def filled(folder: Path, rows: int, settings: SearchSettings = ALWAYS_PROBE) -> Shard:
+def filled(folder: Path, rows: int, settings: ShardSettings = ALWAYS_PROBE) -> Shard:
     Shard.create(folder, IDENTITY)
     shard = Shard(folder, CALIBRATION, IDENTITY, settings)
     shard.append(documents(vectors(rows)))
@@ -93,7 +93,7 @@ def test_each_mode_scans_or_probes_as_it_says(tmp_path: Path, passes: list[int |
 
 
 def test_auto_scans_while_the_scan_is_affordable(tmp_path: Path, passes: list[int | None]) -> None:
-    shard = filled(tmp_path / "shard", 3_000, SearchSettings(exact_budget_ms=50.0))
+    shard = filled(tmp_path / "shard", 3_000, ShardSettings(exact_budget_ms=50.0))
     shard.train()
     assert 0 < shard.exact_scan_ms < 50
     passes.clear()
@@ -173,7 +173,7 @@ def test_damaged_lists_or_tuning_cost_no_answer(tmp_path: Path, damage: str) -> 
 def test_a_shard_wants_training_when_it_is_large_and_again_when_it_has_grown(
     tmp_path: Path,
 ) -> None:
-    shard = filled(tmp_path / "shard", 900, SearchSettings(train_rows_min=1_000))
+    shard = filled(tmp_path / "shard", 900, ShardSettings(train_rows_min=1_000))
     assert not shard.wants_training()
     shard.append(documents(vectors(200, 3), first=900))
     assert shard.wants_training()
