@@ -9,7 +9,8 @@ Building and serving
     matrices.py        sources that are nothing but vectors; synthetic.py makes such vectors up
     datasource.py      the readers as a Ray Data source, and the one-pass survey
     manifest.py        INDEX/manifest.json and INDEX/complete.json
-    ingest.py          build_index: survey, calibrate, encode, route, store
+    calibrate.py       the first look at the sources: their count, and the calibration
+    ingest.py          build_index: prepare, then encode, route and store what the sources hold
     worker.py          what turns batches of records into rows of shards
     launch.py          start and stop Ray, the shard actors and the router
     local.py           an index answered in this very process, without Ray

@@ -1,9 +1,9 @@
 """build_index: from sources to a finished index.
 
-Survey (one pass: count, and a random sample over all sources) -> calibrate -> manifest -> shards ->
-Ray Data: read, then a pool of workers that encode, quantize and store -> bits snapshots ->
-complete.json. Every step can be killed: run again, stored records are found by their id and
-position in the sources and are not encoded again.
+Prepare: survey (one pass: count, and a random sample over all sources) -> calibrate -> empty
+shards -> manifest. Load: Ray Data reads, then a pool of workers encodes, quantizes and stores ->
+bits snapshots -> complete.json. Every step can be killed: run again, stored records are found by
+their id and position in the sources and are not encoded again.
 """
 
 from __future__ import annotations
@@ -13,39 +13,38 @@ import os
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 import ray.data
-from numpy.typing import NDArray
 
 from cluster import manifest as manifests
-from cluster.datasource import Digest, digest_sources, read_sources, sample_rows
+from cluster.calibrate import first_look
+from cluster.datasource import Digest, digest_sources, read_sources
 from cluster.ingest_progress import IndexStage, OnProgress
-from cluster.launch import open_shards, ray_cluster, stop_shards
+from cluster.launch import open_shards, ray_cluster, stop_shards, wait_open
 from cluster.manifest import BuildReport, Manifest
 from cluster.source_plan import Fields, SourcePlan
-from cluster.source_vectors import vectors_of
 from cluster.sources import plan_sources
-from cluster.worker import SUMMARY_SCHEMA, IndexWorker, Work, document_texts, load_vectors
+from cluster.worker import SUMMARY_SCHEMA, IndexWorker, Work, load_vectors
 from router.models import ModelSpec
-from shard_worker.codes import DIMENSION_MAX, DIMENSION_MIN, Calibration, Transform, normalize
+from shard_worker.codes import Transform
 from shard_worker.errors import BitsiftError, InvalidRequest
 from shard_worker.layout import shard_folder
 from shard_worker.shard import Shard
 
-SAMPLE_ROWS = 4_096
-"""Vectors that the calibration is made from: each further one changes its range very little."""
-SAMPLE_SEED = 20_240_131
 TEXT_BATCH_ROWS = 1_024
 """Texts are sorted by length within a batch; a larger one saves little more padding."""
 VECTOR_BATCH_ROWS = 8_192
 MAX_REJECTS = 1_000
 SHARDS_MAX = 4_096
+
+
+def _quiet(_: IndexStage) -> None:
+    """Progress that nobody watches."""
 
 
 def build_index(
@@ -62,7 +61,7 @@ def build_index(
     backend: str = "auto",
     examples: Sequence[str] = (),
     ray_address: str | None = None,
-    on_progress: OnProgress = lambda _: None,
+    on_progress: OnProgress = _quiet,
 ) -> BuildReport:
     """Build the index ``out`` from ``sources``; go on where an earlier attempt stopped.
 
@@ -75,67 +74,53 @@ def build_index(
     Raises InvalidRequest for sources, options or an existing index that do not fit, also after
     more than ``max_rejects`` bad records; StorageFull; Unavailable when the model fails.
     """
-    index = Path(out).absolute()
+    build = plan_build(
+        sources, out, model=model, shards=shards, fields=fields, vectors=vectors,
+        transform=transform, max_rejects=max_rejects, encoders=encoders, backend=backend,
+        examples=examples,
+    )  # fmt: skip
+    finished = build.finished()
+    if finished is not None:
+        return finished
+    with ray_cluster(ray_address):
+        manifest = build.prepare(on_progress)
+        actors = open_shards(build.index, manifest)
+        try:
+            return build.load(manifest, actors, on_progress)
+        finally:
+            stop_shards(actors)
+
+
+def plan_build(
+    sources: Sequence[str | Path],
+    out: str | Path,
+    *,
+    model: str = "minilm",
+    shards: int | None = None,
+    fields: Fields | None = None,
+    vectors: str | Path | None = None,
+    transform: Transform = Transform.NONE,
+    max_rejects: int = MAX_REJECTS,
+    encoders: int | None = None,
+    backend: str = "auto",
+    examples: Sequence[str] = (),
+) -> Build:
+    """The same in steps, for who does something between them; the options are `build_index`'s."""
     plan = plan_sources([str(source) for source in sources], fields or Fields(), vectors)
     shards = shards or os.cpu_count() or 1
     if not 1 <= shards <= SHARDS_MAX:
         raise InvalidRequest(f"shards: {shards} is not between 1 and {SHARDS_MAX}")
     ready_made = plan.expected_width is not None
-    request = _request(plan, None if ready_made else model, shards, transform)
-    finished = _finished(index, request)
-    if finished is not None:
-        return finished
-    encoder = None if ready_made else {"name": model, "backend": backend}
-    with ray_cluster(ray_address):
-        return _Build(
-            index, plan, request, transform, encoder, encoders, max_rejects, on_progress
-        ).run(shards, tuple(examples))
-
-
-def _request(
-    plan: SourcePlan, model: str | None, shards: int, transform: Transform
-) -> dict[str, Any]:
-    """What identifies a build: another attempt must ask for the same."""
-    return {
-        "sources": plan.fingerprint,
-        "files": len(plan.files),
-        "model": model,
-        "shards": shards,
-        "transform": None if transform is Transform.NONE else transform.value,
-        "fields": dict(plan.fields.named()),
-    }
-
-
-def _finished(index: Path, request: dict[str, Any]) -> BuildReport | None:
-    """The report of a finished index. Raises InvalidRequest when the request is another one."""
-    if not (index / manifests.MANIFEST_FILE).exists():
-        if index.exists() and any(index.iterdir()):
-            leftovers = {path.name for path in index.iterdir()}
-            if not all(n.startswith("shard-") or n == manifests.REJECTS_FILE for n in leftovers):
-                raise InvalidRequest(f"{index} exists and is not an index; choose another --out")
-        return None
-    held = manifests.read_manifest(index).request
-    different = [name for name in request if held.get(name) != request[name]]
-    if different:
-        changes = "; ".join(f"{n} was {held.get(n)}, now {request[n]}" for n in different)
-        raise InvalidRequest(
-            f"{index} was built from another request ({changes}); choose another --out"
-        )
-    report = manifests.read_complete(index)
-    if report is None:
-        return None
-    return replace(report, already_complete=True)
-
-
-@ray.remote(num_cpus=0)
-def _encode_sample(
-    encoder: dict[str, Any], texts: list[str]
-) -> tuple[NDArray[np.float32], dict[str, Any]]:
-    """The sample's vectors and the model's facts, encoded in a worker: no torch in the driver."""
-    from router.encoder import Encoder
-
-    loaded = Encoder.load(**encoder)
-    return loaded.encode_documents(texts), loaded.spec.to_json()
+    return Build(
+        index=Path(out).absolute(),
+        plan=plan,
+        shards=shards,
+        encoder=None if ready_made else {"name": model, "backend": backend},
+        transform=transform,
+        max_rejects=max_rejects,
+        encoders=encoders,
+        examples=tuple(examples),
+    )
 
 
 @dataclass(slots=True)
@@ -150,36 +135,99 @@ class _Counts:
         return self.stored + self.same + self.rejected
 
 
-@dataclass(frozen=True, slots=True)
-class _Build:
-    """One attempt at one index."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Build:
+    """One attempt at one index: `prepare`, start its shards, `load`. ``encoder`` holds the
+    arguments of ``Encoder.load``; None for ready-made vectors.
+    """
 
     index: Path
     plan: SourcePlan
-    request: dict[str, Any]
-    transform: Transform
+    shards: int
     encoder: dict[str, Any] | None
-    encoders: int | None
+    transform: Transform
     max_rejects: int
-    on_progress: OnProgress
+    encoders: int | None
+    examples: tuple[str, ...]
+    started: float = field(default_factory=time.monotonic)
 
-    def run(self, shards: int, examples: tuple[str, ...]) -> BuildReport:
-        started = time.monotonic()
+    def finished(self) -> BuildReport | None:
+        """The report of a finished index, None where there is work to do.
+
+        Raises InvalidRequest when ``index`` is something else, or was built from another request.
+        """
+        if not (self.index / manifests.MANIFEST_FILE).exists():
+            self._check_leftovers()
+            return None
+        held, request = manifests.read_manifest(self.index).request, self._request()
+        different = [name for name in request if held.get(name) != request[name]]
+        if different:
+            changes = "; ".join(f"{n} was {held.get(n)}, now {request[n]}" for n in different)
+            raise InvalidRequest(
+                f"{self.index} was built from another request ({changes}); choose another --out"
+            )
+        report = manifests.read_complete(self.index)
+        return None if report is None else replace(report, already_complete=True)
+
+    def _check_leftovers(self) -> None:
+        """Before there is a manifest, nothing but empty shards may lie in the folder."""
+        names = [path.name for path in self.index.iterdir()] if self.index.exists() else []
+        if not all(n.startswith("shard-") or n == manifests.REJECTS_FILE for n in names):
+            raise InvalidRequest(f"{self.index} exists and is not an index; choose another --out")
+
+    def _request(self) -> dict[str, Any]:
+        """What identifies a build: another attempt must ask for the same."""
+        return {
+            "sources": self.plan.fingerprint,
+            "files": len(self.plan.files),
+            "model": None if self.encoder is None else self.encoder["name"],
+            "shards": self.shards,
+            "transform": None if self.transform is Transform.NONE else self.transform.value,
+            "fields": dict(self.plan.fields.named()),
+        }
+
+    def prepare(self, on_progress: OnProgress = _quiet) -> Manifest:
+        """The sealed manifest: read, or made from a first look at the sources.
+
+        Empty shards come first, then the manifest: an interrupted attempt leaves no manifest.
+        """
         self.index.mkdir(parents=True, exist_ok=True)
-        manifest = self._manifest(shards, examples)
-        actors = open_shards(self.index, manifest)
-        try:
-            counts = self._load(manifest, actors)
-            ray.get([actor.save_bits.remote() for actor in actors])
-            statuses = ray.get([actor.status.remote() for actor in actors])
-        finally:
-            stop_shards(actors)
+        if (self.index / manifests.MANIFEST_FILE).exists():
+            return manifests.read_manifest(self.index)
+        look = first_look(self.plan, self.encoder, self.transform, on_progress)
+        manifest = Manifest(
+            uuid=str(uuid.uuid4()),
+            name=self.index.name,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            shards=self.shards,
+            calibration=look.calibration,
+            model=look.model,
+            request=self._request(),
+            records=look.records,
+            examples=self.examples,
+        )
+        for shard in range(manifest.shards):
+            Shard.create(shard_folder(self.index, shard), manifest.identity(shard))
+        manifests.write_manifest(self.index, manifest)
+        return manifest
+
+    def load(
+        self, manifest: Manifest, actors: Sequence[Any], on_progress: OnProgress = _quiet
+    ) -> BuildReport:
+        """Fill the shards that ``actors`` have open, or are opening; they may answer meanwhile.
+
+        Raises what `build_index` raises, Unavailable when a shard cannot be opened.
+        """
+        wait_open(actors)
+        counts = self._load(manifest, actors, on_progress)
+        ray.get([actor.save_bits.remote() for actor in actors])
+        statuses = ray.get([actor.status.remote() for actor in actors])
         documents = sum(status.documents for status in statuses)
         report = BuildReport(
             documents=documents,
             rejects=counts.rejected,
             encoded=counts.stored,
-            seconds=round(time.monotonic() - started, 3),
+            seconds=round(time.monotonic() - self.started, 3),
             clipped_values=counts.clipped,
             bits_bytes=sum(status.bits_bytes for status in statuses),
             disk_bytes=sum(status.disk_bytes for status in statuses),
@@ -189,55 +237,7 @@ class _Build:
         manifests.write_complete(self.index, report)
         return report
 
-    def _manifest(self, shards: int, examples: tuple[str, ...]) -> Manifest:
-        """The sealed manifest: read, or made from a survey of the sources."""
-        if (self.index / manifests.MANIFEST_FILE).exists():
-            return manifests.read_manifest(self.index)
-        self.on_progress(IndexStage("survey", 0, None, 0))
-        survey = sample_rows(self.plan, SAMPLE_ROWS, SAMPLE_SEED)
-        if survey.documents == 0:
-            raise InvalidRequest(
-                f"no usable document in {self.request['files']} files: "
-                f"all {survey.rejects} records are bad"
-            )
-        self.on_progress(IndexStage("calibrate", 0, None, survey.rejects))
-        vectors, model = self._sample_vectors(survey.sample)
-        dimension = vectors.shape[1]
-        if not DIMENSION_MIN <= dimension <= DIMENSION_MAX:
-            raise InvalidRequest(
-                f"vectors of {dimension} dimensions; {DIMENSION_MIN} to {DIMENSION_MAX} can be used"
-            )
-        manifest = Manifest(
-            uuid=str(uuid.uuid4()),
-            name=self.index.name,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            shards=shards,
-            calibration=Calibration.from_sample(
-                normalize(vectors, dimension), dimension, self.transform
-            ),
-            model=model,
-            request=self.request,
-            records=survey.documents + survey.rejects,
-            examples=examples,
-        )
-        self._seal(manifest)
-        return manifest
-
-    def _sample_vectors(
-        self, sample: Any
-    ) -> tuple[NDArray[np.floating[Any]], dict[str, Any] | None]:
-        if self.encoder is None:
-            assert self.plan.expected_width is not None
-            return vectors_of(sample, self.plan.expected_width), None
-        return ray.get(_encode_sample.remote(self.encoder, document_texts(sample)))
-
-    def _seal(self, manifest: Manifest) -> None:
-        """Empty shards first, then the manifest: an interrupted attempt leaves no manifest."""
-        for shard in range(manifest.shards):
-            Shard.create(shard_folder(self.index, shard), manifest.identity(shard))
-        manifests.write_manifest(self.index, manifest)
-
-    def _load(self, manifest: Manifest, actors: list[Any]) -> _Counts:
+    def _load(self, manifest: Manifest, actors: Sequence[Any], on_progress: OnProgress) -> _Counts:
         """Stream all records through the pool of workers; write rejects.jsonl."""
         statuses = ray.get([actor.status.remote() for actor in actors])
         work = Work(
@@ -256,9 +256,7 @@ class _Build:
                     counts.clipped += row["clipped"]
                     counts.rejected += row["rejected"]
                     rejects.write(row["rejects"])
-                    self.on_progress(
-                        IndexStage("index", counts.seen, manifest.records, counts.rejected)
-                    )
+                    on_progress(IndexStage("index", counts.seen, manifest.records, counts.rejected))
                     self._check_rejects(counts.rejected)
         except BitsiftError:
             raise

@@ -7,7 +7,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ def open_shards(index: Path, manifest: Manifest) -> list[Any]:
         _start_shard(index, manifest, shard, detached=False) for shard in range(manifest.shards)
     ]
     try:
-        _wait_open(actors)
+        wait_open(actors)
     except BaseException:
         stop_shards(actors)
         raise
@@ -126,8 +126,11 @@ def _start_shard(
         raise Unavailable(f"{index} is being served by this Ray cluster already") from error
 
 
-def _wait_open(actors: list[Any]) -> None:
-    """A shard that failed stops a build; a serving cluster goes on without it instead."""
+def wait_open(actors: Sequence[Any]) -> None:
+    """Until all are open. Raises Unavailable when one fails to, as a build must have all.
+
+    A serving cluster goes on without it instead.
+    """
     deadline = time.monotonic() + OPEN_TIMEOUT_S
     while time.monotonic() < deadline:
         statuses = ray.get([actor.status.remote() for actor in actors])
