@@ -1,36 +1,35 @@
 """Documents: what a record must hold to become one, and the Arrow table that carries them.
 
 Decisions (`refused` = the row is rejected with a reason, and the next one is read)
+* id, title, metadata, surrogates: as `router.document_rules` says, for live writes alike.
 * text: a string that is not blank. A number or a list is refused, not converted. Where vectors
   come with the source, text may be missing, null or blank.
-* title: a string; null and missing are ""; numbers become strings; anything else is refused.
-* id: a string that is not blank, kept exactly; whole numbers become strings, and so do fractions
-  that a float holds exactly; numbers of 2**53 and more that came as floats (json integers over 64
-  bits do) are refused, because their digits are lost. Missing or null: the document gets the
-  blake2b-128 of its title, text and metadata (and of its vector where it has no text) as 32 hex
-  digits. A blank id is refused.
-* metadata: all other fields as one JSON object, "" where there are none. A field `metadata` that
-  holds an object is merged into it, unless names would collide. NaN becomes null; dates become
-  ISO 8601; decimals become strings; bytes become base64; durations become seconds.
-* lone surrogates: refused in an id; U+FFFD in title, text and metadata. NUL is a character.
+* no id, or null: the document gets the blake2b-128 of its title, text and metadata (and of its
+  vector where it has no text) as 32 hex digits. A blank id is refused.
+* metadata: all other fields. A field `metadata` that holds an object is merged into them, unless
+  names would collide.
 """
 
 from __future__ import annotations
 
-import base64
-import datetime
 import hashlib
-import json
-import re
 from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
 
 from cluster.records import Record
 from cluster.source_plan import Format, SourceFile
-from cluster.source_vectors import Vectors, parse_vector, stack_vectors, vector_column
+from cluster.source_vectors import Vectors, stack_vectors, vector_column
+from router.document_rules import (
+    RefusedDocument,
+    checked_id,
+    checked_text,
+    checked_title,
+    metadata_text,
+    parse_vector,
+    without_surrogates,
+)
 
 SCHEMA = pa.schema(
     [
@@ -46,13 +45,6 @@ SCHEMA = pa.schema(
     ]
 )
 
-_EXACT_FLOAT_MAX = 2.0**53
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-class RefusedRow(Exception):
-    """This row does not make a document; the message says why."""
-
 
 class RowReader:
     """Takes the parts of a document out of the rows of one file."""
@@ -62,102 +54,36 @@ class RowReader:
         self.id_field = fields.id
         self.title_field = fields.title
         self.text_field = fields.text
-        self.needs_text = not file.carries_vectors
+        where = f" in field {self.text_field!r}"
+        self._missing_text = None if file.carries_vectors else where
         # parquet vectors never become Python objects: they come to the batch as one matrix
         self.vector_field = None if file.format is Format.PARQUET else fields.vector
 
     def read(self, row: dict[str, Any], is_suspect: bool) -> tuple[str | None, str, str, str]:
         """Empties `row` of its id, title and text; gives (id, title, text, metadata).
 
-        The id is None where the row has none. Raises RefusedRow.
+        The id is None where the row has none. Raises RefusedDocument.
         """
         key = row.pop(self.id_field, None) if self.id_field is not None else None
         if key is not None and (type(key) is not str or key.isspace() or not key or is_suspect):
-            key = _checked_id(key)
+            key = checked_id(key)
         if is_suspect:
-            row = _without_surrogates(row)
+            row = without_surrogates(row)
         text = row.pop(self.text_field, None) if self.text_field is not None else None
         if type(text) is not str or not text or text.isspace():
-            text = self._checked_text(text)
+            text = checked_text(text, self._missing_text)
         title = row.pop(self.title_field, None) if self.title_field is not None else None
         if type(title) is not str:
-            title = _checked_title(title)
+            title = checked_title(title)
         return key, title, text, _metadata(row) if row else ""
-
-    def _checked_text(self, text: object) -> str:
-        if text is not None and not isinstance(text, str):
-            raise RefusedRow(f"text is a {type(text).__name__}, not a string")
-        if self.needs_text:
-            where = f" in field {self.text_field!r}"
-            raise RefusedRow(f"no text{where}" if text is None else f"blank text{where}")
-        return text or ""
-
-
-def _checked_id(key: object) -> str:
-    if isinstance(key, str):
-        if not key or key.isspace():
-            raise RefusedRow("empty id")
-        if not _is_unicode(key):
-            raise RefusedRow("id holds a lone surrogate, which is not a character")
-        return key
-    if isinstance(key, bool) or not isinstance(key, int | float):
-        raise RefusedRow(f"id is a {type(key).__name__}, not a string or a number")
-    if isinstance(key, float) and not abs(key) < _EXACT_FLOAT_MAX:
-        raise RefusedRow(f"id {key} is not exact: write such ids as strings")
-    return str(key)
-
-
-def _checked_title(title: object) -> str:
-    if title is None:
-        return ""
-    if isinstance(title, bool) or not isinstance(title, int | float):
-        raise RefusedRow(f"title is a {type(title).__name__}, not a string")
-    return str(title)
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _without_surrogates(value: Any) -> Any:
-    """The same JSON value with U+FFFD for every lone surrogate, in keys too."""
-    if isinstance(value, str):
-        return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", value)
-    if isinstance(value, list):
-        return [_without_surrogates(item) for item in value]
-    if isinstance(value, dict):
-        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
-    return value
 
 
 def _metadata(row: dict[str, Any]) -> str:
-    """A row's other fields as JSON text. Raises RefusedRow where JSON cannot hold them."""
+    """A row's other fields as JSON text. Raises RefusedDocument where JSON cannot hold them."""
     nested = row.get("metadata")
     if type(nested) is dict and (len(row) == 1 or nested.keys().isdisjoint(row)):
         row = {name: value for name, value in row.items() if name != "metadata"} | nested
-    if not row:
-        return ""
-    try:
-        return orjson.dumps(row, default=_as_json, option=orjson.OPT_NON_STR_KEYS).decode()
-    except TypeError as error:
-        try:  # orjson refuses integers over 64 bits
-            return json.dumps(row, default=_as_json, ensure_ascii=False, allow_nan=False)
-        except (TypeError, ValueError, RecursionError):
-            raise RefusedRow(f"metadata cannot be written as json: {error}") from error
-
-
-def _as_json(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    if isinstance(value, datetime.datetime | datetime.date | datetime.time):
-        return value.isoformat()
-    if isinstance(value, datetime.timedelta):
-        return value.total_seconds()
-    return str(value)
+    return metadata_text(row)
 
 
 class DocumentBatch:
@@ -193,7 +119,7 @@ class DocumentBatch:
                 vector = parse_vector(record.row.pop(reader.vector_field, None), self._width)
             try:
                 key, title, text, metadata = reader.read(record.row, record.is_suspect)
-            except RefusedRow as error:
+            except RefusedDocument as error:
                 reason = str(error)
             except RecursionError:
                 reason = "record is nested too deeply"

@@ -18,9 +18,10 @@ from cluster.parquet_records import open_parquet, read_batches, rows_of_batch
 from cluster.readers import read_documents
 from cluster.records import TEXT_FIELDS, Record, count_records, read_records
 from cluster.source_plan import Compression, Fields, Format, SourceFile
-from cluster.source_vectors import is_vector_type, open_matrix, parse_vector, stack_vectors
+from cluster.source_vectors import is_vector_type, open_matrix, stack_vectors
 from cluster.streams import DamagedStream, expansion, read_blocks
 from cluster.synthetic import SyntheticSpec
+from router.document_rules import parse_vector
 from shard_worker.errors import InvalidRequest
 
 PROBE_RECORDS = 1000  # so many records are looked at for one that can be read

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -70,33 +69,6 @@ def checked_vectors(matrix: npt.NDArray[Any]) -> Vectors:
     with np.errstate(over="ignore"):
         part = np.ascontiguousarray(matrix, dtype=np.float32)
     return _checked(part, np.arange(len(part), dtype=np.int64), {})
-
-
-def parse_vector(value: object, width: int | None) -> FloatMatrix | str:
-    """One vector from a JSON list, or from a CSV cell that holds one.
-
-    Returns float32 of shape (width,), or the reason why there is none. NaN and zeros are found
-    later, for the whole batch at once.
-    """
-    if value is None or value == "":
-        return "no vector"
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            value = orjson.loads(value)
-        except orjson.JSONDecodeError as error:
-            return f"vector is not a json list: {error.msg}"
-    if not isinstance(value, list):
-        return f"vector is a {type(value).__name__}, not a list of numbers"
-    try:
-        array = np.asarray(value)
-    except ValueError:
-        return "vector is a nested list"
-    if array.ndim != 1 or len(array) == 0 or array.dtype.kind not in "iuf":
-        return "vector is empty or holds something else than numbers"
-    if width is not None and len(array) != width:
-        return f"vector has {len(array)} numbers, expected {width}"
-    with np.errstate(over="ignore"):
-        return array.astype(np.float32)
 
 
 def stack_vectors(parsed: list[FloatMatrix | str], width: int) -> Vectors:

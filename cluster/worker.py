@@ -18,6 +18,7 @@ import ray
 from numpy.typing import NDArray
 
 from cluster.source_vectors import take_good, vectors_of
+from router.document_rules import model_text
 from router.encoder import Encoder
 from shard_worker.codes import Calibration
 from shard_worker.packing import id_keys
@@ -49,9 +50,9 @@ class Work:
 
 
 def document_texts(records: pa.Table) -> list[str]:
-    """What a model is given of each record: title and text, joined by a space."""
+    """What a model is given of each record."""
     titles, texts = records["title"].to_pylist(), records["text"].to_pylist()
-    return [f"{title} {text}" if title else text for title, text in zip(titles, texts, strict=True)]
+    return [model_text(title, text) for title, text in zip(titles, texts, strict=True)]
 
 
 class IndexWorker:
