@@ -86,7 +86,7 @@ def _overheads(
     bits = manifest.calibration.query_bits(manifest.calibration.units(vectors))
     bodies = vector_bodies(vectors, mode="exact")
     links = [RemoteLink(number, actor) for number, actor in enumerate(serving.shards)]
-    service = SearchService(manifest.describe(spec.rows), FanOut(links), None)
+    service = SearchService(manifest.describe(), FanOut(links), None)
     require_answers(serving.url, bodies[:WARM_UP])
     connection = connect(serving.url)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # as Ray's actors have

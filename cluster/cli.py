@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -22,6 +22,9 @@ from router.query_vectors import QUERY_CACHE_DEFAULT
 from shard_worker.codes import Transform
 from shard_worker.errors import BitsiftError, InvalidRequest
 from shard_worker.types import Mode, ShardSettings
+
+if TYPE_CHECKING:
+    from cluster.launch import Serving
 
 app = typer.Typer(
     help="Search tens of millions of texts by meaning on plain CPUs.",
@@ -153,11 +156,12 @@ def serve(
     from cluster.manifest import open_manifest
 
     open_manifest(index_folder)  # a wrong folder is refused before a cluster is started
-    with terminable(), _quiet_interrupt(), ray_cluster(ray_address):
-        _serve_until_interrupted(
-            index_folder, host, port, json, backend=backend, query_cache=query_cache,
-            settings=ShardSettings(exact_budget_ms),
-        )  # fmt: skip
+    settings = ShardSettings(exact_budget_ms)
+    serving = _serving(
+        index_folder, host, port, json, backend=backend, query_cache=query_cache, settings=settings
+    )
+    with terminable(), _quiet_interrupt(), ray_cluster(ray_address), serving:
+        threading.Event().wait()
 
 
 @app.command()
@@ -169,14 +173,24 @@ def demo(
     ),
     json: Json = False,
 ) -> None:
-    """Describe a thing, get the word: build the demo index, start the cluster, serve the page."""
-    from cluster.demo import build_demo
+    """Describe a thing, get the word: the page answers from what is loaded, and goes on loading.
+
+    Killed and run again, it goes on where it was; the second start of a loaded index takes seconds.
+    """
+    from cluster.demo import demo_build
     from cluster.launch import ray_cluster
 
+    build = demo_build(folder)
+    loading = build.finished() is None
     with terminable(), _quiet_interrupt(), ray_cluster(None):
         with IndexProgress(err, quiet=json) as progress:
-            build_demo(folder, progress)
-        _serve_until_interrupted(folder, host, port, json)
+            manifest = build.prepare(progress)
+        with _serving(folder, host, port, json, loading=loading) as serving:
+            if loading:
+                with IndexProgress(err, quiet=json) as progress:
+                    build.load(manifest, serving.shards, progress)
+                serving.loaded()
+            threading.Event().wait()
 
 
 @contextlib.contextmanager
@@ -188,13 +202,9 @@ def _quiet_interrupt() -> Iterator[None]:
         err.print("stopped")
 
 
-def _serve_until_interrupted(
-    folder: Path,
-    host: str,
-    port: int,
-    json: bool,
-    **options: Any,
-) -> None:
+@contextlib.contextmanager
+def _serving(folder: Path, host: str, port: int, json: bool, **options: Any) -> Iterator[Serving]:
+    """A cluster that answers, and has said where; stopped at the end of the block."""
     from cluster.launch import serve as launch
 
     serving = launch(folder, host, port, **options)
@@ -206,7 +216,7 @@ def _serve_until_interrupted(
             sys.stdout.flush()
         else:
             out.print(f"Bitsift answers on [bold]{serving.url}[/bold]  (Ctrl-C stops it)")
-        threading.Event().wait()
+        yield serving
     finally:
         serving.stop()
 
@@ -295,7 +305,7 @@ def status(index_folder: IndexOption = None, url: Url = None, json: Json = False
 
         assert index_folder is not None
         manifest, report = open_manifest(index_folder)
-        description = manifest.describe(report.documents).to_json()
+        description = manifest.describe().to_json() | {"documents": report.documents}
         facts = {"index": description, "build": dataclasses.asdict(report)}
     if json:
         print_json(facts)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cluster.ingest import build_index
-from cluster.ingest_progress import OnProgress
-from cluster.manifest import BuildReport
+from cluster.ingest import Build, plan_build
 
 CORPUS = Path(__file__).with_name("data") / "wordnet_en.jsonl.gz"
 """Open English WordNet, CC BY 4.0: see data/LICENSE-wordnet.md."""
@@ -22,6 +20,6 @@ EXAMPLES = (
 )
 
 
-def build_demo(folder: Path, on_progress: OnProgress) -> BuildReport:
-    """The demo index in ``folder``; left untouched when it is finished."""
-    return build_index([CORPUS], folder, examples=EXAMPLES, on_progress=on_progress)
+def demo_build(folder: Path) -> Build:
+    """What makes the demo index in ``folder``."""
+    return plan_build([CORPUS], folder, examples=EXAMPLES)

@@ -251,9 +251,7 @@ class _Search:
     ) -> None:
         self._shards = shards
         self._queries = queries
-        self._description = Manifest("", "", "", len(shards), calibration, None, {}, 0).describe(
-            documents=0
-        )
+        self._description = Manifest("", "", "", len(shards), calibration, None, {}, 0).describe()
 
     def __call__(self, **options: Any) -> tuple[list[list[str]], float]:
         """The ids found for each query, and the mean reads of a shard for a query."""

@@ -15,7 +15,7 @@ from typing import Any
 import ray
 import ray.exceptions
 
-from cluster.manifest import Manifest, open_manifest
+from cluster.manifest import Manifest, open_manifest, read_manifest
 from router.query_vectors import QUERY_CACHE_DEFAULT
 from shard_worker.actor import ShardActor
 from shard_worker.errors import InvalidRequest, Unavailable
@@ -166,6 +166,10 @@ class Serving:
         ray.kill(self.router)
         stop_shards(self.shards)
 
+    def loaded(self) -> None:
+        """Say that the load that filled the index while it was served has ended."""
+        ray.get(self.router.loading.remote(None))
+
     def wait_ready(self, timeout_s: float = OPEN_TIMEOUT_S) -> None:
         """Until /readyz says yes. Raises Unavailable with what it said last, or the encoder did."""
         import httpx
@@ -192,9 +196,11 @@ def serve(
     backend: str = "auto",
     query_cache: int = QUERY_CACHE_DEFAULT,
     settings: ShardSettings = ShardSettings(),  # noqa: B008 (frozen)
+    loading: bool = False,
 ) -> Serving:
-    """Serve a finished index on the connected Ray cluster.
+    """Serve an index on the connected Ray cluster: a finished one, unless it is ``loading``.
 
+    A caller that says ``loading`` fills the shards itself, and calls ``Serving.loaded`` at the end.
     ``query_cache`` is how many vectors of queries the router remembers; 0 is none.
     A shard that cannot be opened is named in every answer's coverage; it does not stop the rest.
     Raises NotFound, Unavailable, FormatMismatch, or InvalidRequest when the port is taken.
@@ -202,7 +208,7 @@ def serve(
     from router.actor import CONNECTIONS_MAX, RouterActor
     from router.models import ModelSpec
 
-    manifest, report = open_manifest(index)
+    manifest = read_manifest(index) if loading else open_manifest(index)[0]
     encoder = None
     if manifest.model is not None:
         spec = ModelSpec.from_json(manifest.model)
@@ -217,7 +223,9 @@ def serve(
         namespace=NAMESPACE,
         num_cpus=0,
         max_concurrency=CONNECTIONS_MAX,
-    ).remote(manifest.describe(report.documents), shards, encoder, query_cache)
+    ).remote(manifest.describe(), shards, encoder, query_cache)
+    if loading:
+        router.loading.remote(manifest.records)
     try:
         url = ray.get(router.listen.remote(host, port))
     except ray.exceptions.RayTaskError as error:

@@ -23,7 +23,7 @@ def open_local(index: Path, *, encoder: QueryEncoder | None = None) -> Iterator[
 
     Raises NotFound, Unavailable (in use, or not finished), Corrupt, FormatMismatch.
     """
-    manifest, report = open_manifest(index)
+    manifest, _ = open_manifest(index)
     with contextlib.ExitStack() as stack:
         links = []
         for number in range(manifest.shards):
@@ -36,7 +36,7 @@ def open_local(index: Path, *, encoder: QueryEncoder | None = None) -> Iterator[
 
             spec = ModelSpec.from_json(manifest.model)
             encoder = Encoder.load(spec.name, expected=spec)
-        yield SearchService(manifest.describe(report.documents), FanOut(links), encoder)
+        yield SearchService(manifest.describe(), FanOut(links), encoder)
 
 
 def search_local(index: Path, question: Question) -> Answer:

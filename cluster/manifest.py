@@ -43,13 +43,12 @@ class Manifest:
         dimension = self.calibration.dimension
         return ShardIdentity(self.uuid, shard, self.shards, dimension, padded(dimension))
 
-    def describe(self, documents: int) -> IndexDescription:
+    def describe(self) -> IndexDescription:
         """What the router is told of this index."""
         return IndexDescription(
             name=self.name,
             uuid=self.uuid,
             created=self.created,
-            documents=documents,
             shards=self.shards,
             calibration=self.calibration,
             model=self.model,

@@ -6,9 +6,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +29,7 @@ from shard_worker.types import Documents, Outcome
 
 BATCHES_AHEAD = 1
 """Batches that a task has sent and not heard of while it prepares the next."""
+LOADING_NICE = 19
 _CACHED_ROWS = 256
 """Rows quantized at a time: 1 MB of 1,024 float32, half of a core's second-level cache."""
 SUMMARY_SCHEMA = pa.schema(
@@ -47,6 +51,16 @@ class Work:
     shards: tuple[Any, ...]
     encoder: dict[str, Any] | None
     resuming: bool
+
+
+def yield_to_queries() -> None:
+    """Give this process, which loads, the lowest priority: the shards may be answering meanwhile.
+
+    Linux keeps it for each thread; those that are started later inherit it.
+    """
+    for thread in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(ProcessLookupError):  # ended meanwhile
+            os.setpriority(os.PRIO_PROCESS, int(thread.name), LOADING_NICE)
 
 
 def document_texts(records: pa.Table) -> list[str]:
@@ -99,6 +113,7 @@ class Loader:
     """Quantizes batches of records and sends each shard its part."""
 
     def __init__(self, work: Work) -> None:
+        yield_to_queries()
         self.calibration = Calibration.from_json(work.calibration)
         self._shards = work.shards
         self._resuming = work.resuming

@@ -77,6 +77,10 @@ class RouterActor:
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener]))
         return f"http://{host}:{listener.getsockname()[1]}"
 
+    async def loading(self, total: int | None) -> None:
+        """Say that a load of ``total`` records fills the shards meanwhile; None: it has ended."""
+        self._service.loading_total = total
+
     async def encoder_failure(self) -> str | None:
         """Why the encoder could not be loaded, or None."""
         return self._failure

@@ -1,4 +1,4 @@
-"""What a router is told of the index it answers for: facts fixed when the index was built."""
+"""What a router is told of the index it answers for: facts fixed when its build started."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ class IndexDescription:
     name: str
     uuid: str
     created: str
-    documents: int
     shards: int
     calibration: Calibration
     model: dict[str, Any] | None = None
@@ -25,18 +24,12 @@ class IndexDescription:
     def dimension(self) -> int:
         return self.calibration.dimension
 
-    @property
-    def float32_bytes(self) -> int:
-        """RAM that the same vectors would take in fp32."""
-        return self.documents * self.dimension * 4
-
     def to_json(self) -> dict[str, Any]:
         """The facts a user may see: without the calibration's arrays."""
         return {
             "name": self.name,
             "uuid": self.uuid,
             "created": self.created,
-            "documents": self.documents,
             "shards": self.shards,
             "dimension": self.dimension,
             "model": self.model,

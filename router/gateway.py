@@ -114,17 +114,27 @@ def _add_status(app: FastAPI, service: SearchService) -> None:
 
     @app.get("/v1/index")
     async def index() -> Response:
-        """What is searched: model, sizes in RAM and on disk, and what fp32 would take."""
+        """What is searched: model, sizes in RAM and on disk, and what fp32 would take.
+
+        ``loading`` says how far a load is that fills the index meanwhile, null when none does.
+        """
         description, shards = service.description, await statuses()
+        documents = sum(shard.documents for shard in shards)
         bits_bytes = sum(shard.bits_bytes for shard in shards)
-        float32_bytes = description.float32_bytes
+        float32_bytes = documents * description.dimension * 4
         memory = {
             "bits_bytes": bits_bytes,
             "float32_bytes": float32_bytes,
             "ratio": round(float32_bytes / bits_bytes, 1) if bits_bytes else None,
         }
         disk = {"bytes": sum(shard.disk_bytes for shard in shards)}
-        return json_response({**description.to_json(), "memory": memory, "disk": disk})
+        live = {
+            "documents": documents,
+            "loading": _loading_facts(service.loading_total, documents),
+            "memory": memory,
+            "disk": disk,
+        }
+        return json_response({**description.to_json(), **live})
 
     @app.get("/v1/cluster")
     async def cluster() -> Response:
@@ -148,6 +158,11 @@ def _add_status(app: FastAPI, service: SearchService) -> None:
         if "LOADING" in states or "READY" not in states:
             raise Unavailable(f"the shards are {', '.join(states)}")
         return json_response({"status": "ready", "shards": states})
+
+
+def _loading_facts(total: int | None, documents: int) -> dict[str, int] | None:
+    """``done`` counts what can be found already, so it is true after a restart as well."""
+    return None if total is None else {"done": min(documents, total), "total": total}
 
 
 def _encoder_facts(service: SearchService) -> dict[str, Any]:

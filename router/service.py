@@ -101,8 +101,11 @@ class SearchService:
         """``encoder`` None: it is still loading, or the index has ready-made vectors only.
 
         ``query_cache`` is how many vectors of queries are remembered by their text.
+        ``loading_total`` is how many records a load that runs meanwhile will have brought, None
+        while none runs.
         """
         self.description = description
+        self.loading_total: int | None = None
         self.shards = shards
         self.query_vectors = QueryVectors(description, encoder, query_cache)
         # A rotation takes seconds to make: now, not in the event loop at the first question.

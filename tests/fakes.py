@@ -119,13 +119,12 @@ def make_shards(
     return opened, calibration
 
 
-def make_service(links: Sequence[Any], calibration: Calibration, documents: int) -> SearchService:
+def make_service(links: Sequence[Any], calibration: Calibration) -> SearchService:
     """A service over ``links`` with a HashEncoder."""
     description = IndexDescription(
         name="test",
         uuid=UUID,
         created="2026-01-01T00:00:00+00:00",
-        documents=documents,
         shards=len(links),
         calibration=calibration,
         model={"name": "hash"},

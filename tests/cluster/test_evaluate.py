@@ -102,7 +102,7 @@ def test_the_final_stage_is_what_the_router_answers(
 ) -> None:
     calibration = calibrate(embedded.documents)
     codes, _ = calibration.quantize(calibration.units(embedded.documents))
-    description = Manifest("", "", "", 2, calibration, None, {}, 0).describe(0)
+    description = Manifest("", "", "", 2, calibration, None, {}, 0).describe()
     with temporary_shards(judged.ids, codes, calibration, 2) as shards:
         service = SearchService(description, FanOut([LocalLink(s) for s in shards]), None)
 

@@ -55,7 +55,7 @@ class Running:
 def gateway(tmp_path_factory: pytest.TempPathFactory, units: np.ndarray) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("gateway")
     shards, calibration = make_shards(folder, units, DIMENSION, 2, TEXTS)
-    running = Running(make_service([LocalLink(s) for s in shards], calibration, len(TEXTS)))
+    running = Running(make_service([LocalLink(s) for s in shards], calibration))
     yield running
     running.stop()
     for shard in shards:
@@ -67,7 +67,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory, units: np.ndarray) -> Itera
     folder = tmp_path_factory.mktemp("broken")
     shards, calibration = make_shards(folder, units, DIMENSION, 2, TEXTS)
     dead = BrokenLink(ShardUnavailable("shard 1 is failed: no disk"))
-    running = Running(make_service([LocalLink(shards[0]), dead], calibration, len(TEXTS)))
+    running = Running(make_service([LocalLink(shards[0]), dead], calibration))
     yield running
     running.stop()
     for shard in shards:
@@ -202,12 +202,28 @@ def test_a_dead_shard_makes_the_answer_partial_or_a_503_on_demand(broken: Runnin
     assert complete.json()["type"] == "bitsift:ShardUnavailable"
 
 
+def test_the_index_says_how_far_a_load_is(gateway: Running, broken: Running) -> None:
+    total = 2 * len(TEXTS)
+    gateway.service.loading_total = broken.service.loading_total = total
+    try:
+        index = httpx.get(f"{gateway.url}/v1/index").json()
+        assert index["loading"] == {"done": len(TEXTS), "total": total}
+        index = httpx.get(f"{broken.url}/v1/index").json()
+        assert 0 < index["loading"]["done"] == index["documents"] < len(TEXTS)
+        gateway.service.loading_total = 10  # the others were added by hand meanwhile
+        index = httpx.get(f"{gateway.url}/v1/index").json()
+        assert index["loading"] == {"done": 10, "total": 10}
+    finally:
+        gateway.service.loading_total = broken.service.loading_total = None
+
+
 def test_status_routes_say_how_it_is(gateway: Running, broken: Running) -> None:
     index = httpx.get(f"{gateway.url}/v1/index").json()
     assert index["documents"] == len(TEXTS)
     assert index["memory"]["float32_bytes"] == len(TEXTS) * DIMENSION * 4
     assert index["memory"]["ratio"] == 32.0
     assert index["examples"] == ["one", "two"]
+    assert index["loading"] is None
     assert httpx.get(f"{gateway.url}/livez").status_code == 200
     assert httpx.get(f"{gateway.url}/readyz").status_code == 200
     states = [s["state"] for s in httpx.get(f"{broken.url}/v1/cluster").json()["shards"]]

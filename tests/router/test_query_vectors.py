@@ -36,7 +36,7 @@ def vectors_of(
 ) -> QueryVectors:
     sample = HashEncoder(DIMENSION).encode_queries(["a", "b"])
     calibration = Calibration.from_sample(sample, DIMENSION)
-    description = IndexDescription("test", UUID, "", 0, 1, calibration, model)
+    description = IndexDescription("test", UUID, "", 1, calibration, model)
     return QueryVectors(description, encoder, remembered)
 
 

@@ -47,7 +47,7 @@ def serving(
     opened, calibration = make_shards(folder, units, DIMENSION, shards)
     try:
         links = [LocalLink(shard) for shard in opened]
-        yield make_service(links, calibration, len(units)), opened
+        yield make_service(links, calibration), opened
     finally:
         for shard in opened:
             shard.close()
@@ -167,7 +167,7 @@ def test_a_text_gets_the_same_answer_each_time_whoever_asks_beside_it(tmp_path: 
 def test_a_broken_shard_is_named_and_the_others_answer(tmp_path: Path) -> None:
     opened, calibration = make_shards(tmp_path, clustered(200), DIMENSION, 2)
     broken = BrokenLink(ShardUnavailable("shard 1 is failed: no disk"))
-    service = make_service([LocalLink(opened[0]), broken], calibration, 200)
+    service = make_service([LocalLink(opened[0]), broken], calibration)
     answer = ask(service, clustered(1)[0])
     assert broken.calls == 1
     assert answer.partial
@@ -184,7 +184,7 @@ def test_a_broken_shard_is_named_and_the_others_answer(tmp_path: Path) -> None:
 def test_a_frozen_shard_costs_the_deadline_and_is_named(tmp_path: Path) -> None:
     opened, calibration = make_shards(tmp_path, clustered(200), DIMENSION, 2)
     frozen = FrozenLink()
-    service = make_service([LocalLink(opened[0]), frozen], calibration, 200)
+    service = make_service([LocalLink(opened[0]), frozen], calibration)
     answer = ask(service, clustered(1)[0], timeout_s=0.3)
     assert frozen.was_reached
     assert answer.coverage.failures[0].error == "DeadlineExceeded"
@@ -194,7 +194,7 @@ def test_a_frozen_shard_costs_the_deadline_and_is_named(tmp_path: Path) -> None:
 
 def test_no_shard_at_all_is_an_error_not_an_empty_answer(tmp_path: Path) -> None:
     opened, calibration = make_shards(tmp_path, clustered(20), DIMENSION, 1)
-    service = make_service([BrokenLink(ShardUnavailable("gone"))], calibration, 20)
+    service = make_service([BrokenLink(ShardUnavailable("gone"))], calibration)
     with pytest.raises(ShardUnavailable, match="0 of 1 shards"):
         ask(service, clustered(1)[0])
     opened[0].close()
@@ -203,7 +203,7 @@ def test_no_shard_at_all_is_an_error_not_an_empty_answer(tmp_path: Path) -> None
 def test_unreadable_texts_are_named_not_hidden(tmp_path: Path) -> None:
     opened, calibration = make_shards(tmp_path, clustered(200), DIMENSION, 2)
     links = [LocalLink(opened[0]), LateTextsLink(opened[1])]
-    answer = ask(make_service(links, calibration, 200), clustered(1)[0])
+    answer = ask(make_service(links, calibration), clustered(1)[0])
     assert answer.partial
     assert {failure.shard for failure in answer.coverage.failures} == {1}
     assert {hit.shard for hit in answer.hits} == {0}
@@ -223,7 +223,7 @@ def test_few_shards_send_the_documents_along_and_many_are_asked_for_the_winners(
             return await super().documents(rows)
 
     opened, calibration = make_shards(tmp_path, clustered(300), DIMENSION, shards)
-    answer = ask(make_service([WatchedLink(s) for s in opened], calibration, 300), clustered(1)[0])
+    answer = ask(make_service([WatchedLink(s) for s in opened], calibration), clustered(1)[0])
     assert [hit.text for hit in answer.hits] == [f"text {hit.id}" for hit in answer.hits]
     assert len(answer.hits) == 10
     assert bool(asked) == fetched
