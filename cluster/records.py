@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
@@ -27,6 +26,7 @@ import orjson
 
 from cluster.source_plan import Fields, Format, SourceFile
 from cluster.streams import LINE_BYTES_MAX, DamagedStream, read_blocks, read_lines
+from router.document_rules import RefusedDocument, parse_json
 from shard_worker.errors import InvalidRequest
 
 TOO_LONG = f"record is longer than {LINE_BYTES_MAX >> 20} MiB"
@@ -103,9 +103,9 @@ def _json_records(blocks: Iterator[bytes]) -> Iterator[Record]:
                 continue
             try:
                 value = orjson.loads(line)
-            except orjson.JSONDecodeError as error:
+            except orjson.JSONDecodeError:
                 if line.strip():
-                    yield _second_look(number, line, error)
+                    yield _second_look(number, line)
                 continue
             yield _json_record(number, value, len(line), is_suspect=False)
     except DamagedStream as damage:
@@ -119,18 +119,13 @@ def _json_record(number: int, value: object, size_bytes: int, *, is_suspect: boo
     return Record(number, None, f"a json {type(value).__name__}, not a json object")
 
 
-def _second_look(number: int, line: bytes, error: orjson.JSONDecodeError) -> Record:
+def _second_look(number: int, line: bytes) -> Record:
     """Says what is wrong with a line, or accepts what only orjson refuses."""
     try:
-        text = line.decode()
-    except UnicodeDecodeError as why:
-        return Record(number, None, f"invalid utf-8 at byte {why.start + 1} of the line")
-    if "\\u" in text or "NaN" in text or "Infinity" in text:
-        try:
-            return _json_record(number, json.loads(text), len(line), is_suspect=True)
-        except (ValueError, RecursionError):
-            pass
-    return Record(number, None, f"broken json: {error.msg} at character {error.pos + 1}")
+        value, is_suspect = parse_json(line)
+    except RefusedDocument as reason:
+        return Record(number, None, str(reason))
+    return _json_record(number, value, len(line), is_suspect=is_suspect)
 
 
 class _BrokenRow(Exception):

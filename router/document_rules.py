@@ -29,6 +29,27 @@ class RefusedDocument(Exception):
     """This record does not make a document; the message says why."""
 
 
+def parse_json(data: bytes) -> tuple[Any, bool]:
+    """The JSON value of ``data``, and whether it may hold what only orjson refuses.
+
+    That is what other writers produce: NaN, and lone surrogates. Raises RefusedDocument.
+    """
+    try:
+        return orjson.loads(data), False
+    except orjson.JSONDecodeError as error:
+        broken = f"broken json: {error.msg} at character {error.pos + 1}"
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise RefusedDocument(f"invalid utf-8 at byte {error.start + 1}") from error
+    if "\\u" in text or "NaN" in text or "Infinity" in text:
+        try:
+            return json.loads(text), True
+        except (ValueError, RecursionError) as error:
+            raise RefusedDocument(broken) from error
+    raise RefusedDocument(broken)
+
+
 def checked_id(key: object) -> str:
     """``key`` as an id. Raises RefusedDocument."""
     if isinstance(key, str):

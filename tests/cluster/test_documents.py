@@ -61,7 +61,7 @@ def test_positions_count_records_and_lines_count_lines(tmp_path: Path) -> None:
         (b"[1]", "a json list, not a json object"),
         (b"null", "a json NoneType, not a json object"),
         (b'"text"', "a json str, not a json object"),
-        (b'{"text": "\xff"}', "invalid utf-8 at byte 11 of the line"),
+        (b'{"text": "\xff"}', "invalid utf-8 at byte 11"),
         (b'{"id": "a"}', "no text in field 'text'"),
         (b'{"text": null}', "no text"),
         (b'{"text": ""}', "blank text"),
