@@ -157,6 +157,7 @@ class Serving:
 
     url: str
     router: Any
+    writer: Any
     shards: list[Any]
 
     def stop(self) -> None:
@@ -164,6 +165,7 @@ class Serving:
         with contextlib.suppress(ray.exceptions.RayError):
             ray.get(self.router.stop.remote(), timeout=STOP_TIMEOUT_S)
         ray.kill(self.router)
+        ray.kill(self.writer)
         stop_shards(self.shards)
 
     def loaded(self) -> None:
@@ -207,6 +209,7 @@ def serve(
     """
     from router.actor import CONNECTIONS_MAX, RouterActor
     from router.models import ModelSpec
+    from router.writer import WriterActor
 
     manifest = read_manifest(index) if loading else open_manifest(index)[0]
     encoder = None
@@ -217,20 +220,25 @@ def serve(
         _start_shard(index, manifest, shard, settings, detached=True)
         for shard in range(manifest.shards)
     ]
+    options = {
+        "lifetime": "detached",
+        "namespace": NAMESPACE,
+        "num_cpus": 0,
+        "max_concurrency": CONNECTIONS_MAX,
+    }
+    writer = WriterActor.options(  # type: ignore[attr-defined]
+        name=f"{manifest.uuid}/writer", **options
+    ).remote(manifest.describe(), shards, encoder)
     router = RouterActor.options(  # type: ignore[attr-defined]
-        name=f"{manifest.uuid}/router",
-        lifetime="detached",
-        namespace=NAMESPACE,
-        num_cpus=0,
-        max_concurrency=CONNECTIONS_MAX,
-    ).remote(manifest.describe(), shards, encoder, query_cache)
+        name=f"{manifest.uuid}/router", **options
+    ).remote(manifest.describe(), shards, writer, encoder, query_cache)
     if loading:
         router.loading.remote(manifest.records)
     try:
         url = ray.get(router.listen.remote(host, port))
     except ray.exceptions.RayTaskError as error:
-        Serving("", router, shards).stop()
+        Serving("", router, writer, shards).stop()
         raise InvalidRequest(
             f"cannot listen on {host}:{port} ({error.cause}); choose another --port"
         ) from error
-    return Serving(url, router, shards)
+    return Serving(url, router, writer, shards)

@@ -17,7 +17,7 @@ from router.encoder import Encoder
 from router.fanout import FanOut
 from router.gateway import create_app
 from router.query_vectors import QUERY_CACHE_DEFAULT
-from router.remote import RemoteLink
+from router.remote import RemoteLink, RemoteWriter
 from router.service import SearchService
 
 log = logging.getLogger(__name__)
@@ -35,15 +35,18 @@ class RouterActor:
         self,
         description: IndexDescription,
         shards: list[Any],
+        writer: Any,
         encoder: dict[str, Any] | None,
         query_cache: int = QUERY_CACHE_DEFAULT,
     ) -> None:
-        """``encoder`` holds the arguments of ``Encoder.load``; None for ready-made vectors.
+        """``writer`` is the WriterActor of these shards.
 
+        ``encoder`` holds the arguments of ``Encoder.load``; None for ready-made vectors.
         ``query_cache`` is how many vectors of queries are remembered.
         """
         links = [RemoteLink(number, actor) for number, actor in enumerate(shards)]
         self._service = SearchService(description, FanOut(links), None, query_cache)
+        self._writer = RemoteWriter(writer)
         self._encoder_arguments = encoder
         self._failure: str | None = None
         self._server: uvicorn.Server | None = None
@@ -66,7 +69,7 @@ class RouterActor:
         """Start the gateway; returns its address. Raises OSError when the port is taken."""
         listener = _listener(host, port)
         config = uvicorn.Config(
-            create_app(self._service),
+            create_app(self._service, self._writer),
             log_level="warning",
             access_log=False,
             limit_concurrency=CONNECTIONS_MAX,

@@ -10,9 +10,10 @@ from typing import Protocol, TypeVar
 
 from router.answer import Coverage, ShardFailure
 from router.batching import Batcher
+from shard_worker.codes import shard_of
 from shard_worker.errors import BitsiftError, Corrupt, DeadlineExceeded
 from shard_worker.shard import Shard
-from shard_worker.types import Candidates, Document, Query, ShardStatus
+from shard_worker.types import Candidates, Document, Operation, Outcome, Query, ShardStatus
 
 QUERIES_PER_CALL_MAX = 64
 READS_PER_CALL_MAX = 64
@@ -28,6 +29,12 @@ class ShardLink(Protocol):
 
     async def documents(self, rows: Sequence[int]) -> list[Found]: ...
 
+    async def document(self, document_id: str) -> Document: ...
+
+    async def holds(self, ids: Sequence[str], digests: Sequence[bytes]) -> list[bool]: ...
+
+    async def write(self, operations: Sequence[Operation]) -> list[list[Outcome]]: ...
+
     async def status(self) -> ShardStatus: ...
 
 
@@ -42,6 +49,15 @@ class LocalLink:
 
     async def documents(self, rows: Sequence[int]) -> list[Found]:
         return await asyncio.to_thread(self._shard.documents, rows)
+
+    async def document(self, document_id: str) -> Document:
+        return await asyncio.to_thread(self._shard.document, document_id)
+
+    async def holds(self, ids: Sequence[str], digests: Sequence[bytes]) -> list[bool]:
+        return await asyncio.to_thread(self._shard.holds, ids, digests)
+
+    async def write(self, operations: Sequence[Operation]) -> list[list[Outcome]]:
+        return await asyncio.to_thread(self._shard.write, operations)
 
     async def status(self) -> ShardStatus:
         return await asyncio.to_thread(self._shard.status)
@@ -120,6 +136,15 @@ class FanOut:
                 else:
                     failures.append(_failure(shard, document))
         return documents, failures
+
+    async def document(self, document_id: str, timeout_s: float) -> tuple[int, Document]:
+        """The shard that owns the id, and the document; raises what the shard does, NotFound…"""
+        shard = shard_of(document_id, len(self))
+        try:
+            async with asyncio.timeout(timeout_s):
+                return shard, await self._links[shard].document(document_id)
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"shard {shard} did not answer in {timeout_s:.3f} s") from error
 
     async def statuses(self, timeout_s: float) -> list[ShardStatus]:
         """The state of every shard; one that does not say is UNREACHABLE."""

@@ -1,4 +1,4 @@
-"""The HTTP gateway: a FastAPI application round one SearchService."""
+"""The HTTP gateway: a FastAPI application round one SearchService and one Writer."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 
 from router.answer import Answer
+from router.document_routes import DOCUMENTS_PATH, Writer, add_documents
 from router.problems import add_problem_handlers
 from router.schema import (
     QUERIES_MAX,
@@ -45,7 +46,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_app(service: SearchService) -> FastAPI:
+def create_app(service: SearchService, writer: Writer) -> FastAPI:
     """The application. Bad input is a 422 problem document, never a 500."""
     app = FastAPIOffline(  # /docs works where no CDN can be reached
         title="Bitsift",
@@ -54,10 +55,11 @@ def create_app(service: SearchService) -> FastAPI:
         responses=_PROBLEMS,
         redoc_url=None,
     )
-    app.add_middleware(BodyLimit, limit=BODY_BYTES_MAX)
+    app.add_middleware(BodyLimit, limit=BODY_BYTES_MAX, unlimited=DOCUMENTS_PATH)
     app.add_middleware(AnswerHeaders)
     add_problem_handlers(app)
     _add_search(app, service)
+    add_documents(app, service.shards, writer)
     _add_status(app, service)
     _add_page(app)
     return app

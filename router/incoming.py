@@ -98,7 +98,7 @@ class DocumentReader:
         return [self._item(value, is_suspect, 0) for value in documents]
 
     def read_lines(self, block: bytes, first_line: int) -> list[Item]:
-        """The documents of whole lines, of which ``first_line`` is the first; blank ones are none."""
+        """The documents of whole lines, counted from ``first_line``; a blank line is none."""
         items = []
         for number, line in enumerate(block.split(b"\n"), start=first_line):
             if not line.strip():
@@ -127,8 +127,8 @@ class DocumentReader:
         unknown = sorted(value.keys() - _FIELDS)
         if unknown:
             raise RefusedDocument(
-                f"unknown field {_shown(unknown[0])}: what is not one of {', '.join(sorted(_FIELDS))} "
-                "belongs into metadata"
+                f"unknown field {_shown(unknown[0])}: what is not one of "
+                f"{', '.join(sorted(_FIELDS))} belongs into metadata"
             )
         if is_suspect:
             value = without_surrogates(value)

@@ -48,14 +48,18 @@ class _BodyTooLarge(HTTPException):
 
 
 class BodyLimit:
-    """Refuse a body over ``limit`` bytes with 413, however it is sent; memory stays flat."""
+    """Refuse a body over ``limit`` bytes with 413, however it is sent; memory stays flat.
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
+    The route at the path ``unlimited`` sees to its own bodies.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int, unlimited: str) -> None:
         self._app = app
         self._limit = limit
+        self._unlimited = unlimited
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["path"] == self._unlimited:
             await self._app(scope, receive, send)
             return
         announced = dict(scope["headers"]).get(b"content-length", b"0")

@@ -25,6 +25,10 @@ class WriteStatus(StrEnum):
     FAILED = "failed"
 
 
+UPSERT_STATUSES = ("created", "updated", "unchanged", "rejected", "failed")
+DELETE_STATUSES = ("deleted", "missing", "failed")
+
+
 @dataclass(frozen=True, slots=True)
 class WriteError:
     """Why: ``type`` is the class of the error, as in a problem document."""
@@ -61,7 +65,6 @@ class Deletes:
     results: tuple[WriteResult, ...]
     deleted: int = 0
     missing: int = 0
-    rejected: int = 0
     failed: int = 0
 
 

@@ -1,0 +1,106 @@
+"""The answer to a stream of documents: a line for each once it is durable, then the totals."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from contextlib import aclosing
+from typing import Protocol
+
+import orjson
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from router.admission import Admission
+from router.documents_schema import LINE_BYTES_MAX, NDJSON
+from router.line_blocks import BLOCK_BYTES, Block, line_blocks
+from router.write_results import UPSERT_STATUSES, WriteError, WriteStatus
+from shard_worker.errors import BitsiftError, DeadlineExceeded, InvalidRequest
+
+log = logging.getLogger(__name__)
+
+IDLE_S = 60.0
+"""A stream ends when its sender sends nothing, or reads no answer, for so long."""
+_HELD_BYTES = 4 * BLOCK_BYTES
+
+
+class LineWriter(Protocol):
+    """Writes whole lines: see ``WriteService.upsert_lines``."""
+
+    async def upsert_lines(self, block: bytes, first_line: int) -> tuple[bytes, dict[str, int]]: ...
+
+
+class DocumentStream(Response):
+    """Reads a block, has it written, and answers, in turn: a slow writer, and a client that does
+    not read its answers, slow the sending down, and memory stays flat.
+    """
+
+    media_type = NDJSON
+
+    def __init__(self, http: Request, writer: LineWriter, admission: Admission) -> None:
+        super().__init__()
+        del self.headers["content-length"]
+        self._http = http
+        self._writer = writer
+        self._admission = admission
+        self._totals: Counter[str] = Counter()
+        self._started = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raises Overloaded, before the answer starts."""
+        with self._admission.call(_HELD_BYTES):
+            try:
+                await self._answer(send)
+            except ClientDisconnect:
+                log.info("the sender of a stream of documents went away")
+            except TimeoutError:
+                log.info("a sender of documents read no answer for %.0f s", IDLE_S)
+
+    async def _answer(self, send: Send) -> None:
+        error: WriteError | None = None
+        async with aclosing(line_blocks(self._http.stream(), IDLE_S)) as blocks:
+            try:
+                async for block in blocks:
+                    await self._send(send, await self._written(block), more=True)
+            except DeadlineExceeded as late:
+                error = _error(late)
+        totals = {status: self._totals[status] for status in UPSERT_STATUSES}
+        last = orjson.dumps({"totals": totals, "error": error}, option=orjson.OPT_APPEND_NEWLINE)
+        await self._send(send, last, more=False)
+
+    async def _written(self, block: Block) -> bytes:
+        """The answer's lines for ``block``."""
+        if block.too_long:
+            long = InvalidRequest(f"the line has more than {LINE_BYTES_MAX:,} bytes")
+            return self._of_all([block.first_line], WriteStatus.REJECTED, long)
+        try:
+            lines, counts = await self._writer.upsert_lines(block.data, block.first_line)
+        except BitsiftError as error:
+            numbered = enumerate(block.data.split(b"\n"), start=block.first_line)
+            failed = [number for number, line in numbered if line.strip()]
+            return self._of_all(failed, WriteStatus.FAILED, error)
+        self._totals.update(counts)
+        return lines
+
+    def _of_all(self, numbers: list[int], status: WriteStatus, error: BitsiftError) -> bytes:
+        self._totals[status.value] += len(numbers)
+        result = {"id": None, "status": status, "error": _error(error)}
+        return b"".join(
+            orjson.dumps({"line": number, **result}, option=orjson.OPT_APPEND_NEWLINE)
+            for number in numbers
+        )
+
+    async def _send(self, send: Send, lines: bytes, *, more: bool) -> None:
+        """Raises TimeoutError when the client reads nothing."""
+        async with asyncio.timeout(IDLE_S):
+            if not self._started:
+                self._started = True
+                start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+                await send(start)
+            await send({"type": "http.response.body", "body": lines, "more_body": more})
+
+
+def _error(error: BitsiftError) -> WriteError:
+    return WriteError(type(error).__name__, error.message)
