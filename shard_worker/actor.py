@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,19 +27,32 @@ from shard_worker.deadline import Deadline
 from shard_worker.errors import DeadlineExceeded, ShardUnavailable
 from shard_worker.shard import Shard
 from shard_worker.types import (
+    Document,
     Documents,
     Outcome,
-    ShardSettings,
     ShardIdentity,
+    ShardSettings,
     ShardStatus,
 )
-from shard_worker.wire import pack_candidates, pack_documents, unpack_queries
+from shard_worker.wire import (
+    pack_candidates,
+    pack_documents,
+    pack_outcomes,
+    unpack_queries,
+    unpack_writes,
+)
 
 log = logging.getLogger(__name__)
 
 RETRY_S = 5.0
-TRAINING_CHECK_S = 10.0
-_THREADS = {"search": 1, "read": 2, "write": 1, "train": 1}
+UPKEEP_CHECK_S = 5.0
+_THREADS = {"search": 1, "read": 2, "write": 8, "upkeep": 1}
+"""Writers wait for each other in the shard, which commits what waits together."""
+SWITCH_INTERVAL_S = 2e-4
+"""How long a thread may keep Python's lock from another that wants it. A search asks for it some
+hundred times, and Python's 5 ms would make it wait for writes and upkeep each time."""
+UPKEEP_AGAIN_S = 60.0
+"""After an upkeep that failed."""
 
 
 @ray.remote(  # type: ignore[call-overload]
@@ -59,6 +73,7 @@ class ShardActor:
     ) -> None:
         """``settings`` None: a bulk load, which groups no rows into lists meanwhile."""
         faiss.omp_set_num_threads(1)
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         self._folder = Path(folder)
         self._calibration = Calibration.from_json(calibration)
         self._identity = identity
@@ -79,18 +94,17 @@ class ShardActor:
                 log.exception("shard %d cannot be opened", self._identity.shard)
                 self._stopping.wait(RETRY_S)
         if self._settings is not None:
-            self._keep_trained()
+            self._keep_up()
 
-    def _keep_trained(self) -> None:
-        """Make the approximate index when the shard wants one, at the lowest priority."""
+    def _keep_up(self) -> None:
+        """Train, compact and save when it is due, at the lowest priority."""
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)  # of this thread, on Linux
-        while not self._stopping.is_set():
-            if self._shard is not None and self._shard.wants_training():
-                try:
-                    self._shard.train()
-                except Exception:  # searches go on by exact scans
-                    log.exception("shard %d has no approximate index", self._identity.shard)
-            self._stopping.wait(TRAINING_CHECK_S)
+        while not self._stopping.wait(UPKEEP_CHECK_S):
+            try:
+                self._ready().maintain()
+            except Exception:  # searches go on
+                log.exception("the upkeep of shard %d failed", self._identity.shard)
+                self._stopping.wait(UPKEEP_AGAIN_S)
 
     def _ready(self) -> Shard:
         if self._shard is None:
@@ -125,13 +139,31 @@ class ShardActor:
         return self._ready().append(batch, replace=replace)
 
     @ray.method(concurrency_group="write")
+    def write(self, operations: bytes) -> bytes:
+        """Do packed operations durably; packed outcomes of each (wire.py)."""
+        return pack_outcomes(self._ready().write(unpack_writes(operations)))
+
+    @ray.method(concurrency_group="read")
+    def document(self, document_id: str) -> Document:
+        return self._ready().document(document_id)
+
+    @ray.method(concurrency_group="read")
+    def holds(self, ids: Sequence[str], digests: Sequence[bytes]) -> list[bool]:
+        return self._ready().holds(ids, digests)
+
+    @ray.method(concurrency_group="upkeep")
     def save_bits(self) -> None:
         self._ready().save_bits()
 
-    @ray.method(concurrency_group="train")
+    @ray.method(concurrency_group="upkeep")
     def train(self) -> None:
         """Group the rows into lists now, for approximate searches; minutes for millions of rows."""
         self._ready().train()
+
+    @ray.method(concurrency_group="upkeep")
+    def compact(self) -> bool:
+        """Drop dead rows now; minutes for millions of rows. Returns whether there were any."""
+        return self._ready().compact()
 
     def status(self) -> ShardStatus:
         """Never raises: the state and the reason are the answer."""

@@ -2,37 +2,48 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class AliveMarks:
-    """Marks of ``rows`` rows, all alive at first. One writer at a time; readers at any time.
+    """One state of the marks of some rows; a search that holds it sees no later death.
 
-    ``bitmap`` uint8 (rows / 8,), lowest bit first, is made with the first dead row: None till then.
+    ``bitmap`` uint8, lowest bit first, None while every row is alive; ``dead`` counts the others.
     """
 
-    def __init__(self, rows: int) -> None:
-        self._rows = rows
-        self.bitmap: NDArray[np.uint8] | None = None
-        self.dead = 0
+    bitmap: NDArray[np.uint8] | None = None
+    dead: int = 0
 
     @property
     def memory_bytes(self) -> int:
         return 0 if self.bitmap is None else self.bitmap.nbytes
 
-    def mark_dead(self, offsets: NDArray[np.int64]) -> None:
-        """Rows (n,) that are dead from now on; any of them may have been before."""
+    def without(self, offsets: NDArray[np.int64], rows: int) -> AliveMarks:
+        """The marks when the rows ``offsets`` (n,) have died as well, any of them before perhaps.
+
+        ``rows`` is how many marks there must be: later ones are alive.
+        """
         died = np.unique(offsets[self.of(offsets)])
         if not len(died):
-            return
-        if self.bitmap is None:
-            self.bitmap = np.full(-(-self._rows // 8), 0xFF, dtype=np.uint8)
-        np.bitwise_and.at(self.bitmap, died // 8, ~(1 << (died % 8)).astype(np.uint8))
-        self.dead += len(died)
+            return self
+        bitmap = np.full(-(-rows // 8), 0xFF, dtype=np.uint8)
+        if self.bitmap is not None:
+            bitmap[: len(self.bitmap)] = self.bitmap
+        np.bitwise_and.at(bitmap, died // 8, ~(1 << (died % 8)).astype(np.uint8))
+        return AliveMarks(bitmap, self.dead + len(died))
 
     def of(self, offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether each row (n,) is alive."""
-        if self.bitmap is None:
-            return np.ones(len(offsets), dtype=np.bool_)
-        return (self.bitmap[offsets // 8] >> (offsets % 8).astype(np.uint8) & 1).astype(bool)
+        alive = np.ones(len(offsets), dtype=np.bool_)
+        if self.bitmap is not None:
+            known = offsets < 8 * len(self.bitmap)
+            inside = offsets[known]
+            alive[known] = self.bitmap[inside // 8] >> (inside % 8).astype(np.uint8) & 1
+        return alive
+
+
+ALL_ALIVE = AliveMarks()

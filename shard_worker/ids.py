@@ -11,8 +11,10 @@ caller compares the ids of the documents, newest row first.
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +22,7 @@ import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
-from shard_worker.packing import ROW, pack_keys, pack_rows, unpack_rows
+from shard_worker.packing import ROW, pack_keys, pack_rows, sum_of, unpack_rows
 
 PENDING_MAX = 1 << 21
 """Rows gathered before they are merged: 16 bytes of RAM each."""
@@ -29,6 +31,9 @@ MERGED_AT_ONCE = 1 << 16
 merged into 20 million, neighbours share pages and it is 24 MB.
 """
 
+Committing = Callable[[lmdb.Transaction, int, int], None]
+"""Told the transaction, how many rows are merged with it, and the checksum of the database then."""
+Step = Callable[[], AbstractContextManager[Committing]]
 NewestOfEach = Callable[[lmdb.Transaction, list[int]], list[int]]
 """Of rows that share a key, the newest of each id, ascending."""
 
@@ -63,8 +68,7 @@ def _sorted_run(keys: NDArray[np.uint64], rows: NDArray[np.int64]) -> _Run:
 class Pending:
     """The rows that are only in RAM, as sorted runs, each less than half of the one before.
 
-    Immutable: a reader takes it *before* its transaction begins, and so misses no row that is
-    merged meanwhile.
+    Immutable.
     """
 
     runs: tuple[_Run, ...] = ()
@@ -102,48 +106,118 @@ class Pending:
         return _sorted_run(keys, np.concatenate([run.rows for run in self.runs]))
 
 
-def holds(
-    txn: lmdb.Transaction, database: Any, pending: Pending, keys: NDArray[np.uint64]
-) -> NDArray[np.bool_]:
-    """Which of ``keys`` (n,) lead to a row: bool (n,)."""
-    order = np.argsort(keys)
-    ascending = keys[order]
-    found = pending.holds(ascending)
-    packed = pack_keys(ascending)
-    with txn.cursor(db=database) as cursor:
-        stored = {bytes(key) for key, _ in cursor.getmulti(packed)}
-    if stored:
-        found |= np.fromiter((key in stored for key in packed), dtype=np.bool_, count=len(keys))
-    answer = np.empty_like(found)
-    answer[order] = found
-    return answer
+class IdMap:
+    """Ids of one shard: an LMDB database, and the rows in RAM that are not in it yet.
 
+    ``rows_of`` and ``holds`` may be called by any thread; the rest by the one that writes.
+    """
 
-def rows_of(txn: lmdb.Transaction, database: Any, pending: Pending, key: np.uint64) -> list[int]:
-    """The rows that ``key`` leads to, newest first."""
-    held = txn.get(ROW.pack(int(key)), db=database)
-    rows = pending.rows_of(key) + unpack_rows(bytes(held or b""))
-    return sorted(set(rows), reverse=True)
+    def __init__(
+        self, database: Any, newest: NewestOfEach, merged_rows: int, checksum: int
+    ) -> None:
+        """``checksum`` is that of the entries in the database; rows below ``merged_rows`` are."""
+        self.merged_rows = merged_rows
+        self.checksum = checksum
+        self._database = database
+        self._newest = newest
+        self._parts: tuple[Pending, Pending] = Pending(), Pending()  # being merged, and later ones
 
+    @property
+    def pending(self) -> int:
+        """How many rows are only in RAM."""
+        return sum(map(len, self._parts))
 
-def merge(
-    begin: Callable[[], lmdb.Transaction], database: Any, pending: Pending, newest: NewestOfEach
-) -> None:
-    """Put all of ``pending`` into the database, in several transactions; may be done twice."""
-    run = pending.merged()
-    for start in range(0, len(run), MERGED_AT_ONCE):
-        stop = start + MERGED_AT_ONCE
+    def add(self, keys: NDArray[np.uint64], rows: NDArray[np.int64]) -> None:
+        """Rows (n,) that have just been stored, and the ``id_keys`` of their ids (n,)."""
+        merging, later = self._parts
+        self._parts = merging, later.plus(keys, rows)
+
+    def lookup(self) -> Lookup:
+        """The map as it is now; taken *before* a transaction begins, it misses no row."""
+        return Lookup(self._database, self._parts)
+
+    def merge(self, begin: Callable[[], lmdb.Transaction], rows: int, step: Step) -> None:
+        """Put all that is pending into the database, of the ``rows`` there are now.
+
+        In several transactions, each of them inside of ``step()``, which is told the transaction
+        when all else is in it. Interrupted, it may be done again.
+        """
+        merging, later = self._parts
+        self._parts = Pending((*merging.runs, *later.runs)), Pending()
+        run = self._parts[0].merged()
+        for start in range(0, len(run), MERGED_AT_ONCE):
+            part = _Run(run.keys[start:][:MERGED_AT_ONCE], run.rows[start:][:MERGED_AT_ONCE])
+            last = start + MERGED_AT_ONCE >= len(run)
+            with step() as committing, begin() as txn:
+                checksum = self._merge_part(txn, part)
+                committing(txn, rows if last else self.merged_rows, checksum)
+            self.checksum = checksum
+        self.merged_rows, self._parts = rows, (Pending(), self._parts[1])
+
+    def _merge_part(self, txn: lmdb.Transaction, part: _Run) -> int:
+        """Put one part; returns the checksum of the database then."""
         rows_by_key: defaultdict[bytes, list[int]] = defaultdict(list)
-        for key, row in zip(
-            pack_keys(run.keys[start:stop]), run.rows[start:stop].tolist(), strict=True
-        ):
+        for key, row in zip(pack_keys(part.keys), part.rows.tolist(), strict=True):
             rows_by_key[key].append(row)
-        with begin() as txn, txn.cursor(db=database) as cursor:
-            for known, held in cursor.getmulti(list(rows_by_key)):
-                rows_by_key[bytes(known)] += unpack_rows(bytes(held))
-            cursor.putmulti(
-                [
-                    (key, pack_rows(rows if len(rows) == 1 else newest(txn, rows)))
-                    for key, rows in rows_by_key.items()
-                ]
-            )
+        with txn.cursor(db=self._database) as cursor:
+            before = [(bytes(k), bytes(held)) for k, held in cursor.getmulti(list(rows_by_key))]
+            for known, held in before:
+                rows_by_key[known] += unpack_rows(held)
+            after = [
+                (key, pack_rows(rows if len(rows) == 1 else self._newest(txn, rows)))
+                for key, rows in rows_by_key.items()
+            ]
+            cursor.putmulti(after)
+        return (self.checksum - checksum_of(before) + checksum_of(after)) % (1 << 64)
+
+    def stored_checksum(self, txn: lmdb.Transaction) -> int:
+        """What ``checksum`` should be, from all entries of the database."""
+        total = 0
+        for entries in entries_of(txn, self._database):
+            total += checksum_of(entries)
+        return total % (1 << 64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lookup:
+    """One state of an ``IdMap``."""
+
+    database: Any
+    parts: tuple[Pending, Pending]
+
+    def holds(self, txn: lmdb.Transaction, keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Which of ``keys`` (n,) lead to a row: bool (n,)."""
+        order = np.argsort(keys)
+        ascending = keys[order]
+        found = self.parts[0].holds(ascending) | self.parts[1].holds(ascending)
+        packed = pack_keys(ascending)
+        with txn.cursor(db=self.database) as cursor:
+            stored = {bytes(key) for key, _ in cursor.getmulti(packed)}
+        if stored:
+            found |= np.fromiter((key in stored for key in packed), dtype=np.bool_, count=len(keys))
+        answer = np.empty_like(found)
+        answer[order] = found
+        return answer
+
+    def rows_of(self, txn: lmdb.Transaction, key: np.uint64) -> list[int]:
+        """The rows that ``key`` leads to, newest first."""
+        held = txn.get(ROW.pack(int(key)), db=self.database)
+        rows = [row for part in self.parts for row in part.rows_of(key)]
+        return sorted({*rows, *unpack_rows(bytes(held or b""))}, reverse=True)
+
+
+def entries_of(txn: lmdb.Transaction, database: Any) -> Iterator[list[tuple[bytes, bytes]]]:
+    """All (key, packed rows) of the database, in order, some thousand at a time."""
+    with txn.cursor(db=database) as cursor:
+        items = cursor.iternext()
+        while entries := [(bytes(k), bytes(v)) for k, v in itertools.islice(items, MERGED_AT_ONCE)]:
+            yield entries
+
+
+def checksum_of(entries: Sequence[tuple[bytes, bytes]]) -> int:
+    """The part of (key, packed rows) in the checksum of a database of ids."""
+    pairs = [(key, row) for key, held in entries for row in unpack_rows(held)]
+    keys = np.frombuffer(b"".join([key for key, _ in pairs]), dtype=">u8").astype(np.uint64)
+    rows = np.array([row for _, row in pairs], dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        return sum_of(keys * np.uint64(0x9E3779B97F4A7C15) + rows)

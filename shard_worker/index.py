@@ -2,10 +2,12 @@
 
 The tail is a list of segments of ``SEGMENT_ROWS`` rows; only the last one grows, into memory that
 was reserved for all of it. So memory never doubles while an index of tens of millions of rows is
-loaded, readers need no lock, and a full segment's snapshot file is written once. Training moves
-rows from the segments into a file of lists (lists.py), which takes their place: no bit is held
-twice. Everything here is derived from the store: a missing, short or damaged file costs a rebuild,
-never an answer.
+loaded, and a full segment's snapshot file is written once. Training moves rows from the segments
+into a file of lists (lists.py), which takes their place: no bit is held twice.
+
+Readers need no lock: what they see is one immutable object, which a write replaces. Everything here
+is derived from the store: a missing, short or damaged file costs a rebuild, never an answer. A file
+names the index and the generation it belongs to, for compaction numbers the rows anew.
 """
 
 from __future__ import annotations
@@ -13,24 +15,25 @@ from __future__ import annotations
 import logging
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from shard_worker.alive import AliveMarks
-from shard_worker.errors import ChecksumMismatch
+from shard_worker.alive import ALL_ALIVE, AliveMarks
+from shard_worker.errors import ChecksumMismatch, Corrupt
 from shard_worker.hamming import nearest
 from shard_worker.layout import replace_file
-from shard_worker.lists import LISTS_FILE, ListedBits, write_lists
+from shard_worker.lists import LISTS_FILE, ListedBits, Owner, write_lists
 
 log = logging.getLogger(__name__)
 
 SEGMENT_ROWS = 1 << 20
 _MAGIC = b"BITS\x00\x00\x00\x01"
-_HEADER = struct.Struct("<8s16sQQII")  # magic, index uuid, first row, rows, bytes per row, CRC32C
+_HEADER = struct.Struct("<8s16sIQQII")
+"""Magic, index uuid, generation, first row, rows, bytes per row, CRC32C."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,62 +51,108 @@ class Pool:
         return len(self.rows)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class _Segment:
-    """Rows ``first`` … ``first + len`` of the shard, with one bit per row that says it is alive.
+    """Rows of the shard from ``first`` on: ``bits`` uint8 (rows, row_bytes), and who is alive.
 
-    The pages of ``bits`` take RAM when they are first written, not when they are reserved. One that
-    was loaded has no room to grow until it must: room in huge pages costs up to 2 MB.
+    ``bits`` are the written part of ``room``, whose pages take RAM when they are first written, not
+    when they are reserved. A segment that was loaded has no room to grow until it must: room in
+    huge pages costs up to 2 MB.
     """
 
-    def __init__(self, first: int, row_bytes: int, room: int) -> None:
-        self.first = first
-        self.bits = np.empty((room, row_bytes), dtype=np.uint8)
-        self.alive = AliveMarks(SEGMENT_ROWS)
-        self.saved = 0
-        self._rows = 0
+    first: int
+    bits: NDArray[np.uint8]
+    room: NDArray[np.uint8]
+    alive: AliveMarks = ALL_ALIVE
 
     def __len__(self) -> int:
-        return self._rows
+        return len(self.bits)
 
-    def add(self, bits: NDArray[np.uint8]) -> int:
-        """Append what fits of ``bits`` and return how many rows did; readers see all or none."""
-        added = min(len(bits), SEGMENT_ROWS - self._rows)
-        if self._rows + added > len(self.bits):
-            grown = np.empty((SEGMENT_ROWS, self.bits.shape[1]), dtype=np.uint8)
-            grown[: self._rows] = self.bits[: self._rows]
-            self.bits = grown
-        self.bits[self._rows : self._rows + added] = bits[:added]
-        self._rows += added
-        return added
+    def plus(self, bits: NDArray[np.uint8]) -> _Segment:
+        """The segment with as many of ``bits`` behind its rows as it takes.
+
+        Readers of this one see nothing of it.
+        """
+        rows = min(len(self) + len(bits), SEGMENT_ROWS)
+        room = self.room
+        if rows > len(room):
+            room = np.empty((SEGMENT_ROWS, bits.shape[1]), dtype=np.uint8)
+            room[: len(self)] = self.bits
+        room[len(self) : rows] = bits[: rows - len(self)]
+        return replace(self, bits=room[:rows], room=room)
+
+    def without(self, offsets: NDArray[np.int64]) -> _Segment:
+        return replace(self, alive=self.alive.without(offsets, SEGMENT_ROWS))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Parts:
-    """What is searched: swapped as a whole, so that a reader sees one state of it.
+    """What is searched: swapped as a whole, so that a reader sees one state of it, in which of a
+    replaced document either the old row is alive or the new one.
 
     A *slot* is where a row's bits are: its position among the lists, else the row itself.
     """
 
-    listed: ListedBits | None
-    segments: tuple[_Segment, ...]
+    listed: ListedBits | None = None
+    listed_alive: AliveMarks = ALL_ALIVE
+    segments: tuple[_Segment, ...] = ()
+
+    def __len__(self) -> int:
+        return self.first + sum(map(len, self.segments))
 
     @property
     def first(self) -> int:
         """The first row of the tail."""
         return 0 if self.listed is None else len(self.listed)
 
-    def by_segment(self, rows: NDArray[np.int64]) -> Iterator[tuple[_Segment, NDArray[np.intp]]]:
-        """Each segment with the places of the ``rows`` that it holds."""
+    def plus(self, bits: NDArray[np.uint8]) -> _Parts:
+        """These, and rows behind them."""
+        segments = self.segments
+        while len(bits):
+            if not segments or len(segments[-1]) == SEGMENT_ROWS:
+                first = self.first + sum(map(len, segments))
+                room = np.empty((SEGMENT_ROWS, bits.shape[1]), dtype=np.uint8)
+                segments = (*segments, _Segment(first, room[:0], room))
+            grown = segments[-1].plus(bits)
+            bits = bits[len(grown) - len(segments[-1]) :]
+            segments = (*segments[:-1], grown)
+        return replace(self, segments=segments)
+
+    def without(self, dead: NDArray[np.int64]) -> _Parts:
+        """These, with the rows ``dead`` (n,) dead."""
+        listed_alive, segments = self.listed_alive, list(self.segments)
+        inside = dead[dead < self.first]
+        if self.listed is not None and len(inside):
+            positions = self.listed.positions_of(inside)
+            listed_alive = listed_alive.without(positions, len(self.listed))
+        for number, places in self._by_segment(dead):
+            segment = segments[number]
+            segments[number] = segment.without(dead[places] - segment.first)
+        return replace(self, listed_alive=listed_alive, segments=tuple(segments))
+
+    def _by_segment(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.intp]]]:
+        """The number of each segment with the places of the ``rows`` that it holds."""
         numbers = (rows - self.first) // SEGMENT_ROWS
         for number in np.unique(numbers[rows >= self.first]).tolist():
-            yield self.segments[number], np.flatnonzero((numbers == number) & (rows >= self.first))
+            yield number, np.flatnonzero((numbers == number) & (rows >= self.first))
+
+    def is_alive(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        alive = np.ones(len(rows), dtype=np.bool_)
+        if self.listed is not None and self.listed_alive.dead:  # spares the positions
+            inside = rows < self.first
+            alive[inside] = self.listed_alive.of(self.listed.positions_of(rows[inside]))
+        for number, places in self._by_segment(rows):
+            segment = self.segments[number]
+            alive[places] = segment.alive.of(rows[places] - segment.first)
+        return alive
 
     def bits_of(self, slots: NDArray[np.int64], row_bytes: int) -> NDArray[np.uint8]:
         found = np.empty((len(slots), row_bytes), dtype=np.uint8)
         if self.listed is not None:
             inside = np.flatnonzero(slots < self.first)
             found[inside] = self.listed.codes[slots[inside]]
-        for segment, places in self.by_segment(slots):
+        for number, places in self._by_segment(slots):
+            segment = self.segments[number]
             found[places] = segment.bits[slots[places] - segment.first]
         return found
 
@@ -123,16 +172,18 @@ class _Parts:
 
 
 class BinaryIndex:
-    """All bits of one shard. One writer at a time; readers at any time."""
+    """All bits of one generation of one shard. One writer at a time; readers at any time."""
 
-    def __init__(self, row_bytes: int, index_uuid: str) -> None:
+    def __init__(self, row_bytes: int, index_uuid: str, generation: int = 0) -> None:
         self.row_bytes = row_bytes
+        self.generation = generation
         self._uuid = bytes.fromhex(index_uuid.replace("-", ""))
-        self._parts = _Parts(None, ())
+        self._parts = _Parts()
+        self._saved: dict[int, int] = {}
+        """How many rows of each segment its snapshot file holds."""
 
     def __len__(self) -> int:
-        parts = self._parts
-        return parts.first + sum(len(segment) for segment in parts.segments)
+        return len(self._parts)
 
     @property
     def listed(self) -> ListedBits | None:
@@ -145,32 +196,34 @@ class BinaryIndex:
         parts = self._parts
         listed = 0 if parts.listed is None else parts.listed.memory_bytes
         marks = sum(segment.alive.memory_bytes for segment in parts.segments)
-        return listed + sum(map(len, parts.segments)) * self.row_bytes + marks
+        bits = sum(map(len, parts.segments)) * self.row_bytes
+        return listed + parts.listed_alive.memory_bytes + bits + marks
+
+    @property
+    def unsaved_rows(self) -> int:
+        """Rows that no snapshot file holds."""
+        return sum(map(len, self._parts.segments)) - sum(self._saved.values())
+
+    def apply(self, bits: NDArray[np.uint8], dead: NDArray[np.int64]) -> None:
+        """Append rows, ``bits`` uint8 (n, row_bytes), and never return ``dead`` rows (m,) again.
+
+        Both at once, for every search.
+        """
+        assert bits.ndim == 2, bits.shape
+        assert bits.shape[1] == self.row_bytes, bits.shape
+        self._parts = self._parts.plus(bits).without(dead)
 
     def add(self, bits: NDArray[np.uint8]) -> None:
         """Append rows: ``bits`` uint8 (n, row_bytes)."""
-        assert bits.ndim == 2, bits.shape
-        assert bits.shape[1] == self.row_bytes, bits.shape
-        while len(bits):
-            parts = self._parts
-            if not parts.segments or len(parts.segments[-1]) == SEGMENT_ROWS:
-                segment = _Segment(len(self), self.row_bytes, SEGMENT_ROWS)
-                self._parts = parts = _Parts(parts.listed, (*parts.segments, segment))
-            bits = bits[parts.segments[-1].add(bits) :]
+        self.apply(bits, np.empty(0, dtype=np.int64))
 
     def mark_dead(self, rows: NDArray[np.int64]) -> None:
-        """Never return these rows again."""
-        _mark_dead(self._parts, np.asarray(rows, dtype=np.int64))
+        """Never return these rows (n,) again."""
+        self.apply(np.empty((0, self.row_bytes), dtype=np.uint8), np.asarray(rows, dtype=np.int64))
 
     def is_alive(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether each row (n,) is alive."""
-        parts = self._parts
-        alive = np.ones(len(rows), dtype=np.bool_)
-        if parts.listed is not None:
-            alive[rows < parts.first] = parts.listed.is_row_alive(rows[rows < parts.first])
-        for segment, places in parts.by_segment(rows):
-            alive[places] = segment.alive.of(rows[places] - segment.first)
-        return alive
+        return self._parts.is_alive(rows)
 
     def search(
         self,
@@ -189,14 +242,14 @@ class BinaryIndex:
         found: list[list[tuple[NDArray[np.int32], NDArray[np.int64]]]] = [[] for _ in queries]
         if parts.listed is not None:
             if nprobe is None:
-                hits = parts.listed.scan(queries, count)
+                hits = parts.listed.scan(queries, count, parts.listed_alive)
             else:
-                hits = parts.listed.probe(queries, nprobe, count, enough or count)
+                wanted = enough or count
+                hits = parts.listed.probe(queries, nprobe, count, wanted, parts.listed_alive)
             for part, hit in zip(found, hits, strict=True):
                 part.append(hit)
         for segment in parts.segments:
-            bits = segment.bits[: len(segment)]
-            distances, offsets = nearest(bits, queries, count, segment.alive.bitmap)
+            distances, offsets = nearest(segment.bits, queries, count, segment.alive.bitmap)
             for part, d, o in zip(found, distances, offsets, strict=True):
                 part.append((d[o >= 0], o[o >= 0] + segment.first))
         return [self._pool(parts, part, count) for part in found]
@@ -224,8 +277,7 @@ class BinaryIndex:
         parts = self._parts
         if parts.listed is not None:
             return parts.listed.codes[:rows]
-        segment = max(parts.segments, key=len)
-        return segment.bits[: min(rows, len(segment))]
+        return max(parts.segments, key=len).bits[:rows]
 
     # --- lists -----------------------------------------------------------------------------
 
@@ -234,33 +286,37 @@ class BinaryIndex:
 
         Searches go on meanwhile, and see nothing of it until ``adopt``.
         """
-        path = write_lists(folder, self._uuid, self.row_bytes, len(self), lists, self.bits_of)
-        return ListedBits(path, self.row_bytes, self._uuid)
+        path = write_lists(folder, self.owner, self.row_bytes, len(self), lists, self.bits_of)
+        return ListedBits(path, self.row_bytes, self.owner)
 
     def adopt(self, listed: ListedBits, dead: NDArray[np.int64]) -> None:
         """Let ``listed`` take the place of the rows it holds. No other write may run meanwhile."""
-        tail = np.arange(len(listed), len(self), dtype=np.int64)
-        successor = BinaryIndex(self.row_bytes, self._uuid.hex())
-        successor._parts = _Parts(listed, ())
-        for first in range(0, len(tail), SEGMENT_ROWS):
-            successor.add(self.bits_of(tail[first : first + SEGMENT_ROWS]))
-        successor.mark_dead(dead)
-        self._parts = successor._parts
+        parts = _Parts(listed)
+        for first in range(len(listed), len(self), SEGMENT_ROWS):
+            tail = np.arange(first, min(first + SEGMENT_ROWS, len(self)), dtype=np.int64)
+            parts = parts.plus(self.bits_of(tail))
+        self._parts, self._saved = parts.without(dead), {}
 
     # --- snapshots -------------------------------------------------------------------------
 
+    @property
+    def owner(self) -> Owner:
+        """What its files are marked with."""
+        return self._uuid, self.generation
+
     def save(self, folder: Path) -> None:
-        """Write the segments that grew since they were last written; remove files of none."""
+        """Write the segments that grew since they were last written; remove files of none.
+
+        Searches and writes go on meanwhile; ``adopt`` and another ``save`` may not.
+        """
         parts = self._parts
         for number, segment in enumerate(parts.segments):
-            rows = len(segment)
-            if rows == segment.saved:
+            if len(segment) == self._saved.get(number):
                 continue
-            bits = segment.bits[:rows].reshape(-1).data
-            crc = google_crc32c.value(segment.bits[:rows])
-            header = _HEADER.pack(_MAGIC, self._uuid, segment.first, rows, self.row_bytes, crc)
-            replace_file(_segment_path(folder, number), header, bits)
-            segment.saved = rows
+            facts = segment.first, len(segment), self.row_bytes, google_crc32c.value(segment.bits)
+            header = _HEADER.pack(_MAGIC, *self.owner, *facts)
+            replace_file(_segment_path(folder, number), header, segment.bits.reshape(-1).data)
+            self._saved[number] = len(segment)
         for path in folder.glob("bits-[0-9]*.bits"):
             if int(path.stem.removeprefix("bits-")) >= len(parts.segments):
                 path.unlink()
@@ -269,7 +325,8 @@ class BinaryIndex:
         """Fill this empty index with the snapshot in ``folder``, up to the store's ``rows``.
 
         Returns why it stopped before ``rows``, or None. What is missing must be added from the
-        store. Never raises for a bad snapshot: it is derived data.
+        store. Never raises for a bad snapshot: it is derived data. Raises Corrupt for a good one
+        of rows that the store does not have: they were committed before it was written.
         """
         assert len(self) == 0
         for leftover in folder.glob("bits-*.partial"):
@@ -283,9 +340,9 @@ class BinaryIndex:
             except (OSError, ChecksumMismatch) as error:
                 return str(error)
             if segment.first + len(segment) > rows:
-                return f"{path} holds rows that the store does not have"
-            parts = self._parts
-            self._parts = _Parts(parts.listed, (*parts.segments, segment))
+                raise _lost_rows(path, segment.first + len(segment), rows)
+            self._parts = replace(self._parts, segments=(*self._parts.segments, segment))
+            self._saved[number] = len(segment)
             if len(segment) < SEGMENT_ROWS and len(self) < rows:
                 return f"{path} is older than the store"
             number += 1
@@ -296,14 +353,13 @@ class BinaryIndex:
         if not path.exists():
             return
         try:
-            listed = ListedBits(path, self.row_bytes, self._uuid)
+            listed = ListedBits(path, self.row_bytes, self.owner)
         except (OSError, ChecksumMismatch) as error:
             log.warning("the approximate index is made anew: %s", error)
             return
         if len(listed) > rows:
-            log.warning("%s holds rows that the store does not have; it is made anew", path)
-            return
-        self._parts = _Parts(listed, ())
+            raise _lost_rows(path, len(listed), rows)
+        self._parts = _Parts(listed)
 
     def _read_segment(self, path: Path, first: int) -> _Segment:
         """The segment in a snapshot file. Raises ChecksumMismatch, OSError."""
@@ -311,25 +367,25 @@ class BinaryIndex:
             head = file.read(_HEADER.size)
             if len(head) < _HEADER.size:
                 raise ChecksumMismatch(f"{path} is truncated")
-            magic, uuid, first_row, rows, row_bytes, crc = _HEADER.unpack(head)
-            if (magic, uuid, first_row, row_bytes) != (_MAGIC, self._uuid, first, self.row_bytes):
+            magic, *found, first_row, rows, row_bytes, crc = _HEADER.unpack(head)
+            expected = _MAGIC, self.owner, first, self.row_bytes
+            if (magic, tuple(found), first_row, row_bytes) != expected:
                 raise ChecksumMismatch(f"{path} is not this segment of this index")
             size = path.stat().st_size - _HEADER.size
             if not 0 < rows <= SEGMENT_ROWS or size != rows * row_bytes:
                 raise ChecksumMismatch(f"{path} holds {size} bytes for {rows} rows")
-            segment = _Segment(first, self.row_bytes, rows)
-            file.readinto(segment.bits[:rows].data)
-        if google_crc32c.value(segment.bits[:rows]) != crc:
+            bits = np.empty((rows, self.row_bytes), dtype=np.uint8)
+            file.readinto(bits.data)
+        if google_crc32c.value(bits) != crc:
             raise ChecksumMismatch(f"{path} is damaged")
-        segment.saved = segment._rows = rows
-        return segment
+        return _Segment(first, bits, bits)
 
 
-def _mark_dead(parts: _Parts, rows: NDArray[np.int64]) -> None:
-    if parts.listed is not None:
-        parts.listed.mark_dead(rows[rows < parts.first])
-    for segment, places in parts.by_segment(rows):
-        segment.alive.mark_dead(rows[places] - segment.first)
+def _lost_rows(path: Path, saved: int, rows: int) -> Corrupt:
+    return Corrupt(
+        f"{path} holds {saved} rows, the store only {rows}: the store lost what was committed to "
+        "it; restore it from a backup"
+    )
 
 
 def open_index(
@@ -338,7 +394,10 @@ def open_index(
     rows: int,
     rebuild: Callable[[int, int], Iterator[NDArray[np.uint8]]],
 ) -> None:
-    """Load the snapshot, then add what it lacks: ``rebuild(first, rows)`` yields bits in order."""
+    """Load the snapshot, then add what it lacks: ``rebuild(first, rows)`` yields bits in order.
+
+    Raises Corrupt when the snapshot holds rows that the store lost.
+    """
     reason = index.load(folder, rows)
     if reason is not None:
         log.info("bits of rows %d to %d come from the store: %s", len(index), rows, reason)

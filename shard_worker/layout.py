@@ -3,6 +3,7 @@
 INDEX/shard-00000/shard.json        which shard of which index this is
 INDEX/shard-00000/shard.lock        held exclusively by the one process that has it open
 INDEX/shard-00000/store/data.mdb    LMDB (store.py)
+INDEX/shard-00000/store.next        what compaction makes; left over when it was interrupted
 INDEX/shard-00000/bits-00000.bits   segments of the binary index (index.py), derived
 """
 
@@ -14,15 +15,23 @@ import os
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import orjson
 
-from shard_worker.errors import Corrupt, FormatMismatch, NotFound, Unavailable
+from shard_worker.errors import (
+    ChecksumMismatch,
+    Corrupt,
+    FormatMismatch,
+    NotFound,
+    Unavailable,
+)
 from shard_worker.types import ShardIdentity
 
 FORMAT_VERSION = 1
 SHARD_FILE = "shard.json"
 LOCK_FILE = "shard.lock"
 STORE_FOLDER = "store"
+NEXT_FOLDER = "store.next"
 
 
 def shard_folder(index: Path, shard: int) -> Path:
@@ -52,7 +61,10 @@ def replace_file(path: Path, *parts: bytes | memoryview) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in ``path``. Raises NotFound, Corrupt, or FormatMismatch (newer format)."""
+    """The JSON object in ``path``.
+
+    Raises NotFound, FormatMismatch (another format version), ChecksumMismatch, or Corrupt.
+    """
     try:
         data = orjson.loads(path.read_bytes())
     except FileNotFoundError as error:
@@ -64,13 +76,22 @@ def read_json(path: Path) -> dict[str, Any]:
         raise FormatMismatch(
             f"{path} has format version {version}, this program reads version {FORMAT_VERSION}"
         )
+    if data.pop("checksum", None) != _checksum(data):
+        raise ChecksumMismatch(f"{path} is damaged; restore it from a backup")
     return dict(data)
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
-    """Write ``data`` atomically, format version first."""
-    text = orjson.dumps({"format_version": FORMAT_VERSION, **data}, option=orjson.OPT_INDENT_2)
-    replace_file(path, text)
+    """Write ``data`` atomically, format version first, checksum last."""
+    data = {"format_version": FORMAT_VERSION, **data}
+    # Read back, so that the checksum is of what a reader will have: floats are printed shortest.
+    data["checksum"] = _checksum(orjson.loads(orjson.dumps(data)))
+    replace_file(path, orjson.dumps(data, option=orjson.OPT_INDENT_2))
+
+
+def _checksum(data: dict[str, Any]) -> str:
+    """CRC32C of the compact form of ``data``, in hex."""
+    return f"{google_crc32c.value(orjson.dumps(data)):08x}"
 
 
 def write_identity(folder: Path, identity: ShardIdentity) -> None:

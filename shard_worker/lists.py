@@ -1,6 +1,6 @@
 """The approximate index: the bits of rows 0 … n of a shard, re-ordered by list, in one mapped file.
 
-    header      magic, index uuid, rows, bytes per row, lists, CRC32C of all that follows
+    header      magic, index uuid, generation, rows, bytes per row, lists, CRC32C of what follows
     ends        int64 (lists,): where each list ends
     centroids   uint8 (lists, row_bytes): the majority vote of each list's rows
     codes       uint8 (rows, row_bytes), ordered by (list, row); begins on a page
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from shard_worker.layout import sync_folder
 
 LISTS_FILE = "bits-lists.bits"
 _MAGIC = b"LIST\x00\x00\x00\x01"
-_HEADER = struct.Struct("<8s16sQIII4x")
+_HEADER = struct.Struct("<8s16sIQIII")
 _CODES_ALIGNMENT = 4096
 _CHUNK_ROWS = 1 << 16
 _CHECK_BYTES = 1 << 24
@@ -41,14 +41,16 @@ Reader = Callable[[NDArray[np.int64]], NDArray[np.uint8]]
 """The packed bits (n, row_bytes) of rows int64 (n,)."""
 
 
+Owner = tuple[bytes, int]
+"""Whose bits they are: the uuid of the index, and the generation that numbers the rows."""
 Hits = tuple[NDArray[np.int32], NDArray[np.int64]]
 """Of one query: distances int32 (k,) in bits, ascending, and positions int64 (k,)."""
 
 
 class ListedBits:
-    """An open file of lists. Any number of readers; ``mark_dead`` by one writer."""
+    """An open file of lists, of which nothing changes. Any number of readers."""
 
-    def __init__(self, path: Path, row_bytes: int, uuid: bytes) -> None:
+    def __init__(self, path: Path, row_bytes: int, owner: Owner) -> None:
         """Map and check ``path``. Raises ChecksumMismatch, OSError."""
         self.path = path
         size = path.stat().st_size
@@ -56,8 +58,8 @@ class ListedBits:
             head = file.read(_HEADER.size)
         if len(head) < _HEADER.size:
             raise ChecksumMismatch(f"{path} is truncated")
-        magic, found_uuid, rows, found_bytes, lists, crc = _HEADER.unpack(head)
-        if (magic, found_uuid, found_bytes) != (_MAGIC, uuid, row_bytes):
+        magic, *found_owner, rows, found_bytes, lists, crc = _HEADER.unpack(head)
+        if (magic, tuple(found_owner), found_bytes) != (_MAGIC, owner, row_bytes):
             raise ChecksumMismatch(f"{path} does not belong to this index")
         layout = _Layout(rows, row_bytes, lists)
         if size != layout.total:
@@ -67,7 +69,6 @@ class ListedBits:
         self._layout = layout
         self._take_parts(np.memmap(path, dtype=np.uint8, mode="r"))
         self._positions: NDArray[np.uint32] | None = None
-        self._alive = AliveMarks(rows)
 
     def _take_parts(self, whole: NDArray[np.uint8]) -> None:
         """Views of the file's parts: of the mapped file, or of its copy in RAM."""
@@ -81,7 +82,8 @@ class ListedBits:
         self.centroids: NDArray[np.uint8] = part(layout.centroids, np.uint8).reshape(
             -1, layout.shape[1]
         )
-        starts = np.concatenate([np.zeros(1, np.int64), part(layout.ends, np.int64)])
+        self.ends: NDArray[np.int64] = part(layout.ends, np.int64)
+        starts = np.concatenate([np.zeros(1, np.int64), self.ends])
         self._scanner = ListScanner(self.codes, starts)
 
     def __len__(self) -> int:
@@ -96,7 +98,7 @@ class ListedBits:
         """RAM when every page that searches touch is resident."""
         made = 0 if self._positions is None else self._positions.nbytes
         parts = (self.codes, self.rows, self.centroids)
-        return sum(part.nbytes for part in parts) + made + self._alive.memory_bytes
+        return sum(part.nbytes for part in parts) + made
 
     def hold(self) -> None:
         """Copy the mapped file into our own memory; searches go on meanwhile.
@@ -110,10 +112,11 @@ class ListedBits:
                 file.readinto(whole[first : first + _CHECK_BYTES].data)
         self._take_parts(whole)
 
-    def mark_dead(self, rows: NDArray[np.int64]) -> None:
-        """Never return these rows again."""
-        if len(rows):
-            self._alive.mark_dead(self.positions_of(rows))
+    def move(self, path: Path) -> None:
+        """Rename the file; what is mapped stays."""
+        self.path.replace(path)
+        sync_folder(path.parent)
+        self.path = path
 
     def positions_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where rows lie. Asked for dead rows and by training: made then, 4 bytes of RAM a row."""
@@ -123,21 +126,20 @@ class ListedBits:
             self._positions = positions
         return self._positions[rows].astype(np.int64)
 
-    def is_row_alive(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether each row (n,) is alive."""
-        if not self._alive.dead:  # spares the positions
-            return np.ones(len(rows), dtype=np.bool_)
-        return self._alive.of(self.positions_of(rows))
-
-    def scan(self, queries: NDArray[np.uint8], count: int) -> Iterator[Hits]:
-        """The nearest living positions among all, for each query."""
-        hits = nearest(self.codes, queries, count, self._alive.bitmap)
+    def scan(self, queries: NDArray[np.uint8], count: int, alive: AliveMarks) -> Iterator[Hits]:
+        """The nearest living positions among all, for each query; ``alive`` is by position."""
+        hits = nearest(self.codes, queries, count, alive.bitmap)
         for distances, positions in zip(*hits, strict=True):
             found = positions >= 0
             yield distances[found], positions[found]
 
     def probe(
-        self, queries: NDArray[np.uint8], nprobe: int, count: int, enough: int
+        self,
+        queries: NDArray[np.uint8],
+        nprobe: int,
+        count: int,
+        enough: int,
+        alive: AliveMarks,
     ) -> Iterator[Hits]:
         """The ``count`` nearest living positions within the ``nprobe`` nearest lists of each query.
 
@@ -145,18 +147,18 @@ class ListedBits:
         ``enough`` though there are more asks again, in four times as many lists.
         """
         if nprobe >= self.lists:
-            yield from self.scan(queries, count)
+            yield from self.scan(queries, count, alive)
             return
-        share = self._alive.dead / len(self)
+        share = alive.dead / len(self)
         wanted = min(len(self), count + int(2 * count * share / max(1 - share, 0.1)))
-        enough = min(enough, count, len(self) - self._alive.dead)
+        enough = min(enough, count, len(self) - alive.dead)
         lists = nearest(self.centroids, queries, nprobe)[1]
         found = self._scanner.nearest(queries, lists, wanted)
         for query, distances, positions in zip(queries, *found, strict=True):
             good = np.flatnonzero(positions >= 0)
-            good = good[self._alive.of(positions[good])][:count]
+            good = good[alive.of(positions[good])][:count]
             if len(good) < enough:
-                yield from self.probe(query[None], 4 * nprobe, count, enough)
+                yield from self.probe(query[None], 4 * nprobe, count, enough, alive)
             else:
                 yield distances[good], positions[good]
 
@@ -176,7 +178,7 @@ class _Layout:
 
 
 def write_lists(
-    folder: Path, uuid: bytes, row_bytes: int, rows: int, lists: int, read: Reader
+    folder: Path, owner: Owner, row_bytes: int, rows: int, lists: int, read: Reader
 ) -> Path:
     """Group rows 0 … ``rows`` into ``lists`` lists and seal the file in ``folder``.
 
@@ -193,44 +195,60 @@ def write_lists(
         owners[chunk] = quantizer.assign(read(np.arange(chunk.start, chunk.stop)))
     order = np.argsort(owners, kind="stable").astype(np.uint32)
     ends = np.cumsum(np.bincount(owners, minlength=lists)).astype(np.int64)
-    aside = folder / (LISTS_FILE + ".partial")
-    _write(aside, uuid, row_bytes, centroids, ends, order, read)
-    path = folder / LISTS_FILE
-    aside.replace(path)
-    sync_folder(folder)
-    return path
+    chunks = (read(order[chunk].astype(np.int64)) for chunk in _chunks(rows))
+    return _write(folder, owner, centroids, ends, chunks, order)
+
+
+def write_living(
+    folder: Path, owner: Owner, listed: ListedBits, new_rows: NDArray[np.int64]
+) -> Path:
+    """The lists of ``listed`` for another generation, in a new file in ``folder``.
+
+    ``new_rows`` int64 (rows,) gives the number that each row has there, -1 for those that are not.
+    """
+    numbers = new_rows[listed.rows]
+    kept = np.flatnonzero(numbers >= 0)
+    ends = np.searchsorted(kept, listed.ends).astype(np.int64)
+    chunks = (listed.codes[kept[chunk]] for chunk in _chunks(len(kept)))
+    return _write(folder, owner, listed.centroids, ends, chunks, numbers[kept].astype(np.uint32))
 
 
 def _write(
-    path: Path,
-    uuid: bytes,
-    row_bytes: int,
+    folder: Path,
+    owner: Owner,
     centroids: NDArray[np.uint8],
     ends: NDArray[np.int64],
-    order: NDArray[np.uint32],
-    read: Reader,
-) -> None:
-    layout = _Layout(len(order), row_bytes, len(centroids))
-    with path.open("wb") as file:
+    codes: Iterable[NDArray[np.uint8]],
+    rows: NDArray[np.uint32],
+) -> Path:
+    """Seal a file: ``codes`` come in pieces, in the order of ``rows``."""
+    layout = _Layout(len(rows), centroids.shape[1], len(centroids))
+    path = folder / LISTS_FILE
+    aside = path.with_name(path.name + ".partial")
+    with aside.open("wb") as file:
         crc = 0
 
-        def put(part: NDArray[Any], start: int) -> None:
+        def put(part: NDArray[Any], start: int | None = None) -> None:
             nonlocal crc
-            for piece in (b"\0" * (start - file.tell()), np.ascontiguousarray(part)):
+            padding = b"\0" * (0 if start is None else start - file.tell())
+            for piece in (padding, np.ascontiguousarray(part)):
                 crc = google_crc32c.extend(crc, piece)
                 file.write(piece)  # type: ignore[arg-type]
 
         file.write(b"\0" * _HEADER.size)
         put(ends, layout.ends[0])
         put(centroids, layout.centroids[0])
-        for chunk in _chunks(len(order)):
-            bits = read(order[chunk].astype(np.int64))
-            put(bits, layout.codes[0] + chunk.start * row_bytes)
-        put(order, layout.rows[0])
+        put(centroids[:0], layout.codes[0])
+        for bits in codes:
+            put(bits)
+        put(rows, layout.rows[0])
         file.seek(0)
-        file.write(_HEADER.pack(_MAGIC, uuid, len(order), row_bytes, len(centroids), crc))
+        file.write(_HEADER.pack(_MAGIC, *owner, *layout.shape, len(centroids), crc))
         file.flush()
         os.fsync(file.fileno())
+    aside.replace(path)
+    sync_folder(folder)
+    return path
 
 
 def _chunks(rows: int) -> Iterator[slice]:

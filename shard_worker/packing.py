@@ -1,10 +1,13 @@
 """How a shard's rows lie in the values of its LMDB databases: format version 1. Pure functions.
 
     codes      int8 code + CRC32C of each row, many rows to a value (``rows_per_block``)
+    tail       the same of one row: those that do not fill a block yet
     documents  CRC32C + zstd(JSON [id, title, text, metadata, position])
     ids        row numbers, 8 bytes each, under the 8-byte hash of the id
+    meta       CRC32C + JSON
 
-Every CRC32C is mixed with its row's number: a row in the wrong place does not pass.
+Every CRC32C of a row is mixed with its number: a row in the wrong place does not pass. Dead rows
+and the id map, which have none, are summed up (``sum_of``) in the counters of ``meta``.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Sequence
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -19,6 +23,7 @@ import orjson
 import zstandard
 from numpy.typing import NDArray
 
+from shard_worker.errors import ChecksumMismatch
 from shard_worker.types import Documents
 
 CRC_BYTES = 4
@@ -72,6 +77,25 @@ def pack_codes(codes: NDArray[np.int8], first_row: int) -> NDArray[np.uint8]:
     return records
 
 
+def resalt(
+    records: NDArray[np.uint8], old: NDArray[np.int64], new: NDArray[np.int64]
+) -> NDArray[np.uint8]:
+    """``records`` (n, bytes) that end with a checksum, of rows ``old``, as those of rows ``new``.
+
+    What was damaged stays damaged: the code itself is not looked at.
+    """
+    moved = records.copy()
+    crcs = np.ascontiguousarray(records[:, -CRC_BYTES:]).view("<u4").ravel()
+    crcs = crcs ^ row_salt(old) ^ row_salt(new)
+    moved[:, -CRC_BYTES:] = crcs.astype("<u4").view(np.uint8).reshape(-1, CRC_BYTES)
+    return moved
+
+
+def resalt_document(packed: bytes, old_salt: int, new_salt: int) -> bytes:
+    """The same for a value of ``documents``, whose checksum stands first."""
+    return CRC.pack(CRC.unpack_from(packed)[0] ^ old_salt ^ new_salt) + packed[CRC_BYTES:]
+
+
 def pack_documents(
     batch: Documents, places: Sequence[int], first_row: int
 ) -> list[tuple[bytes, bytes]]:
@@ -88,6 +112,38 @@ def pack_documents(
         packed = _RAW_FRAMES[size] + body if size <= _RAW_BYTES_MAX else compress(body)
         items.append((pack_row(row), pack_crc(checksum(packed) ^ salt) + packed))
     return items
+
+
+def content_digest(title: str, text: str, metadata: str) -> bytes:
+    """BLAKE2b-128 of what a document says; ``metadata`` is its JSON text as it is stored."""
+    return hashlib.blake2b(orjson.dumps([title, text, metadata]), digest_size=16).digest()
+
+
+def sum_of(numbers: NDArray[np.uint64]) -> int:
+    """A checksum of a set of numbers, in any order: the sum of their SplitMix64 (Steele 2014), mod
+    2^64. Adding and removing a number is adding and subtracting its part.
+    """
+    with np.errstate(over="ignore"):
+        mixed = numbers.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return int(np.add.reduce(mixed ^ (mixed >> np.uint64(31)), dtype=np.uint64))
+
+
+def pack_meta(data: dict[str, Any]) -> bytes:
+    """A value of ``meta``."""
+    text = orjson.dumps(data)
+    return CRC.pack(google_crc32c.value(text)) + text
+
+
+def unpack_meta(packed: bytes) -> dict[str, Any]:
+    """What ``pack_meta`` was given. Raises ChecksumMismatch."""
+    if (
+        len(packed) <= CRC_BYTES
+        or google_crc32c.value(packed[CRC_BYTES:]) != CRC.unpack_from(packed)[0]
+    ):
+        raise ChecksumMismatch("the counters are damaged")
+    return dict(orjson.loads(packed[CRC_BYTES:]))
 
 
 def id_keys(ids: Sequence[str]) -> NDArray[np.uint64]:

@@ -7,8 +7,14 @@ int8.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import functools
+import logging
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +23,18 @@ from numpy.typing import NDArray
 from shard_worker.adaptive import noise, reads
 from shard_worker.clustering import lists_for
 from shard_worker.codes import Calibration, asymmetric_scores, best_first
-from shard_worker.errors import BitsiftError, Corrupt, NotFound, StorageFull
+from shard_worker.compaction import Compaction, remove_leftovers
+from shard_worker.errors import (
+    BitsiftError,
+    Corrupt,
+    NotFound,
+    StorageFull,
+    Unavailable,
+    WritesStopped,
+)
+from shard_worker.generation import Generation, row_of
+from shard_worker.group_commit import GroupCommit
+from shard_worker.ids import PENDING_MAX
 from shard_worker.index import BinaryIndex, Pool, open_index
 from shard_worker.layout import (
     SHARD_FILE,
@@ -28,22 +45,33 @@ from shard_worker.layout import (
     sync_folder,
     write_identity,
 )
-from shard_worker.store import Store
+from shard_worker.store import IDS_CHECKED_AT_START, Store
 from shard_worker.tuning import QUERIES as TUNING_QUERIES
-from shard_worker.tuning import choose_nprobe, read_tuning, scan_seconds_per_row, write_tuning
+from shard_worker.tuning import (
+    TUNING_FILE,
+    choose_nprobe,
+    keep_tuning,
+    read_tuning,
+    scan_seconds_per_row,
+    write_tuning,
+)
 from shard_worker.types import (
     CANDIDATES_FIXED,
     POOL_FACTOR,
     Candidates,
+    Deletes,
     Document,
     Documents,
     Mode,
+    Operation,
     Outcome,
     Query,
-    ShardSettings,
     ShardIdentity,
+    ShardSettings,
     ShardStatus,
 )
+
+log = logging.getLogger(__name__)
 
 POOL_ADAPTIVE, POOL_PER_HIT = 800, 16
 """Rows that the Hamming stage keeps for a query whose reads are not fixed. Against 400, titles and
@@ -51,12 +79,20 @@ XQuAD's questions asked of 28,672 WordNet glosses gain 0.010 recall@10, the judg
 sorting them costs 0.1 ms more."""
 GROWTH_MAX = 0.1
 """Lists are made anew when the rows beside them, which are always scanned, are a larger share."""
+SNAPSHOT_ROWS = 1 << 16
+"""A snapshot of the bits is written when it lacks so many rows: a start replays fewer, in 1-2 s."""
+COMPACT_ROWS_MIN = 1_000
+"""Fewer dead rows are not worth a compaction."""
+COMPACT_AGAIN_S = 600.0
+"""After a compaction that failed, for want of disk mostly."""
+RETIRED_S = 90.0
+"""How long the generation before a compaction stays open: longer than any request (60 s)."""
 _EXHAUSTIVE_SLACK = 8
 """Rows kept beyond ``candidates`` while scanning in float32, before the exact cut in float64."""
 
 
 class Shard:
-    """An open shard directory. One writer at a time; searches and reads at any time."""
+    """An open shard directory. Any number of threads."""
 
     def __init__(
         self,
@@ -75,17 +111,17 @@ class Shard:
         check_identity(folder, self.identity, expected)
         self._calibration = calibration
         self._settings = settings
-        self._training = threading.Lock()
         self._lock = FolderLock(folder)
-        self._writing = threading.Lock()
+        self._writes = GroupCommit(self._commit)
+        self._upkeep = threading.Lock()
+        """Held by training, compaction and snapshots of the bits: one of them at a time."""
+        self._busy: str | None = None
+        self._retired: list[tuple[float, Generation]] = []
+        self._compact_after = 0.0
         self._corrupt_rows: set[int] = set()
+        self._lost_bits = 0
         try:
-            self._store = self._open_store()
-            self._index = BinaryIndex(self.identity.width // 8, self.identity.index_uuid)
-            open_index(folder, self._index, self._store.rows, self._bits_from_store)
-            self._index.mark_dead(self._store.dead())
-            self._nprobe = self._opened_lists()
-            self._scan_s_per_row = scan_seconds_per_row(self._index)
+            self._current = self._open_generation()
         except BaseException:
             self._lock.release()
             raise
@@ -94,7 +130,7 @@ class Shard:
     def create(folder: Path, identity: ShardIdentity) -> None:
         """Make an empty shard directory; ``shard.json`` comes last and makes it valid."""
         folder.mkdir(parents=True, exist_ok=True)
-        Store(folder / STORE_FOLDER, identity.width).close()
+        Store.create(folder / STORE_FOLDER, identity).close()
         sync_folder(folder / STORE_FOLDER)
         write_identity(folder, identity)
         sync_folder(folder.parent)
@@ -104,28 +140,80 @@ class Shard:
         return (folder / SHARD_FILE).exists()
 
     def close(self) -> None:
-        self._store.close()
+        """Release the directory. Nothing may be read or written any more."""
+        for _, generation in self._retired:
+            generation.retire()
+        self._current.retire()
         self._lock.release()
 
-    def _open_store(self) -> Store:
-        """A zero-length or missing data file would open as an empty store: refuse it first."""
-        path = self.folder / STORE_FOLDER / "data.mdb"
-        if not path.exists() or path.stat().st_size == 0:
-            raise Corrupt(f"{path} is missing or empty; restore it from a backup")
-        return Store(self.folder / STORE_FOLDER, self.identity.width)
+    def _open_generation(self) -> Generation:
+        remove_leftovers(self.folder)
+        identity = self.identity
+        store = Store(self.folder / STORE_FOLDER, identity, self._settings.store_bytes_max)
+        try:
+            self._check_ids(store)
+            index = BinaryIndex(identity.width // 8, identity.index_uuid, store.generation)
+            rebuild = functools.partial(self._bits_from_store, store)
+            open_index(self.folder, index, store.rows, rebuild)
+            index.mark_dead(store.dead())
+            self._nprobe = self._opened_lists(store, index)
+            self._scan_s_per_row = scan_seconds_per_row(index)
+        except BaseException:
+            store.close()
+            raise
+        return Generation(store, index)
 
-    def _bits_from_store(self, first: int, rows: int) -> Iterator[NDArray[np.uint8]]:
-        for _, codes in self._store.scan_codes(first, rows):
+    def _check_ids(self, store: Store) -> None:
+        """The id map is derived from the documents: a damaged one is made anew."""
+        if store.counters.merged_rows <= IDS_CHECKED_AT_START and not store.ids_are_intact():
+            log.warning("%s: the id map is damaged and is made anew", self.folder)
+            store.rebuild_ids()
+
+    def _bits_from_store(self, store: Store, first: int, rows: int) -> Iterator[NDArray[np.uint8]]:
+        """The bits of rows; those of damaged codes are lost, and every answer says so."""
+        for start, codes, intact in store.held.scan_codes(first, rows):
+            if not intact.all():
+                damaged = start + np.flatnonzero(~intact)
+                self._lost_bits += len(damaged)
+                self._count_corrupt(damaged)
             yield self._calibration.bits(codes)
 
-    # --- lists -----------------------------------------------------------------------------
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[Generation]:
+        with self._current.reading() as generation:
+            yield generation
+
+    # --- upkeep ----------------------------------------------------------------------------
+
+    def maintain(self) -> None:
+        """Do what is due of training, compaction and a snapshot of the bits.
+
+        Searches and writes go on meanwhile. Raises StorageFull, WritesStopped.
+        """
+        self._close_retired()
+        if self.wants_training():
+            self.train()
+        if self.wants_compaction():
+            self.compact()
+        if self._current.index.unsaved_rows >= SNAPSHOT_ROWS:
+            self.save_bits()
+
+    @contextlib.contextmanager
+    def _doing(self, what: str) -> Iterator[Generation]:
+        """One kind of upkeep at a time, on the generation that stays meanwhile."""
+        with self._upkeep:
+            self._busy = what
+            try:
+                yield self._current
+            finally:
+                self._busy = None
 
     def wants_training(self) -> bool:
         """Whether there are enough rows for lists, and many more than the lists were made for."""
-        rows, listed = len(self._index), self._index.listed
+        rows, listed = len(self._current.index), self._current.index.listed
         clustered = 0 if listed is None else len(listed)
         grown = rows - clustered > GROWTH_MAX * clustered
-        return rows >= self._settings.train_rows_min and grown and not self._training.locked()
+        return rows >= self._settings.train_rows_min and grown and self._busy is None
 
     def train(self) -> None:
         """Group the bits of all rows into lists, for approximate searches; minutes for millions.
@@ -133,38 +221,97 @@ class Shard:
         Searches and writes go on meanwhile; the new lists take the place of the old bits at once.
         Raises StorageFull when the file of lists does not fit on the disk.
         """
-        with self._training:
-            if len(self._index) == 0:
+        with self._doing("training") as generation:
+            index = generation.index
+            if len(index) == 0:
                 return
             try:
-                listed = self._index.write_lists(self.folder, lists_for(len(self._index)))
+                listed = index.write_lists(self.folder, lists_for(len(index)))
             except OSError as error:
                 raise StorageFull(f"{self.folder}: no approximate index ({error})") from error
-            with self._writing:
-                self._index.adopt(listed, self._store.dead())
-                self._index.save(self.folder)
-            self._nprobe = self._opened_lists()
-            self._scan_s_per_row = scan_seconds_per_row(self._index)
+            with self._writes.lock:
+                index.adopt(listed, generation.store.dead())
+            index.save(self.folder)
+            self._nprobe = self._opened_lists(generation.store, index)
+            self._scan_s_per_row = scan_seconds_per_row(index)
 
-    def _opened_lists(self) -> int:
+    def _opened_lists(self, store: Store, index: BinaryIndex) -> int:
         """Take the lists into RAM; the nprobe that was measured for them, or is now."""
-        listed = self._index.listed
-        if listed is None:
+        if index.listed is None:
             return 0
-        listed.hold()
-        nprobe = read_tuning(self.folder, len(listed))
+        index.listed.hold()
+        nprobe = read_tuning(self.folder, len(index.listed))
         if nprobe is None:
-            nprobe, curve = choose_nprobe(self._index, self._calibration, self._some_vectors())
-            write_tuning(self.folder, len(listed), nprobe, curve)
+            nprobe, curve = choose_nprobe(index, self._calibration, self._some_vectors(store))
+            write_tuning(self.folder, len(index.listed), nprobe, curve)
         return nprobe
 
-    def _some_vectors(self) -> NDArray[np.float32]:
+    def _some_vectors(self, store: Store) -> NDArray[np.float32]:
         """Decoded unit vectors of random rows, float32 (n, width), to tune with."""
-        count = min(TUNING_QUERIES, self._store.rows)
-        rows = np.random.default_rng(self._store.rows).choice(self._store.rows, count, False)
-        codes, intact = self._store.read_codes(rows)
+        count = min(TUNING_QUERIES, store.rows)
+        rows = np.random.default_rng(store.rows).choice(store.rows, count, False)
+        codes, intact = store.held.read_codes(rows)
         vectors = self._calibration.decode(codes[intact])
         return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+
+    def wants_compaction(self) -> bool:
+        """Whether so many rows are dead that it pays to copy the living ones."""
+        store = self._current.store
+        many = store.dead_rows > max(COMPACT_ROWS_MIN, self._settings.compact_share * store.rows)
+        return many and self._busy is None and time.monotonic() > self._compact_after
+
+    def compact(self) -> bool:
+        """Copy the living rows into a new generation, which takes the place of this one.
+
+        Searches and writes go on; at the end writes wait for a moment. The disk holds both until
+        then. Returns whether there was anything to drop. Raises StorageFull, WritesStopped.
+        """
+        with self._doing("compacting") as old:
+            if old.store.dead_rows == 0:
+                return False
+            bytes_max = self._settings.store_bytes_max
+            compaction = Compaction(self.folder, old, self.identity, bytes_max)
+            try:
+                compaction.run(self._writes.lock)
+                with self._writes.lock:
+                    new = compaction.finish()
+                    self._current = new
+            except BaseException:
+                self._compact_after = time.monotonic() + COMPACT_AGAIN_S
+                compaction.abandon()
+                raise
+            self._retired.append((time.monotonic() + RETIRED_S, old))
+            compaction.settle()
+            if old.index.listed is not None and new.index.listed is not None:
+                keep_tuning(self.folder, len(old.index.listed), len(new.index.listed))
+        return True
+
+    def _close_retired(self) -> None:
+        """Let go of generations that no query can ask for any more."""
+        due = [generation for at, generation in self._retired if time.monotonic() > at]
+        self._retired = [(at, g) for at, g in self._retired if g not in due]
+        for generation in due:
+            generation.retire()
+
+    def save_bits(self) -> None:
+        """Write all that is only in RAM, so that the next start need not read codes or ids.
+
+        Searches and writes go on meanwhile.
+        """
+        with self._doing("saving") as generation:
+            generation.store.merge_ids(self._writes.lock)
+            store = generation.store
+            store.held.save_hints(store.path, store.rows)
+            generation.index.save(self.folder)
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[ShardSnapshot]:
+        """The shard as it is now, to be copied while searches, writes and compaction go on."""
+        with self._reading() as generation:
+            bits = sorted(self.folder.glob("bits-*.bits"))
+            names = [self.folder / SHARD_FILE, *bits, self.folder / TUNING_FILE]
+            sealed = tuple(path for path in names if path.exists())
+            yield ShardSnapshot(generation.store.copy_data, sealed)
 
     # --- the funnel ------------------------------------------------------------------------
 
@@ -174,20 +321,24 @@ class Shard:
         Queries of one kind share one pass over the bits, which costs less per query than one pass
         each.
         """
+        with self._reading() as generation:
+            return self._search(generation, queries)
+
+    def _search(self, generation: Generation, queries: Sequence[Query]) -> list[Candidates]:
         answers: list[Candidates | None] = [None] * len(queries)
         scans: dict[tuple[int, int | None, int], list[int]] = {}
         for place, query in enumerate(queries):
             if query.mode is Mode.EXHAUSTIVE:
-                answers[place] = self._search_exhaustive(query)
+                answers[place] = self._search_exhaustive(generation, query)
             else:
                 kind = _pool_rows(query), self._lists_to_visit(query), _hits_due(query)
                 scans.setdefault(kind, []).append(place)
         for (count, nprobe, enough), places in scans.items():
             vectors = np.stack([queries[place].vector for place in places])
             bits = self._calibration.query_bits(vectors)
-            pools = self._index.search(bits, count, nprobe, enough)
+            pools = generation.index.search(bits, count, nprobe, enough)
             for place, pool in zip(places, pools, strict=True):
-                answers[place] = self._narrow(queries[place], pool)
+                answers[place] = self._narrow(generation, queries[place], pool)
         return [answer for answer in answers if answer is not None]
 
     def _lists_to_visit(self, query: Query) -> int | None:
@@ -195,66 +346,74 @@ class Shard:
         affordable = self.exact_scan_ms <= self._settings.exact_budget_ms
         if query.mode is Mode.EXACT or (query.mode is Mode.AUTO and affordable):
             return None
-        return None if self._index.listed is None else query.nprobe or self._nprobe
+        return None if self._current.index.listed is None else query.nprobe or self._nprobe
 
     @property
     def exact_scan_ms(self) -> float:
         """What an exact scan of all rows takes, from a measurement when the shard was opened."""
-        return self._scan_s_per_row * len(self._index) * 1e3
+        return self._scan_s_per_row * len(self._current.index) * 1e3
 
-    def _narrow(self, query: Query, pool: Pool) -> Candidates:
+    def _narrow(self, generation: Generation, query: Query, pool: Pool) -> Candidates:
         """Asymmetric scores choose the candidates of the pool; their int8 codes are read."""
         vector = self._calibration.centered(query.vector)
         estimates = asymmetric_scores(vector, pool.bits)
         best = best_first(estimates, pool.rows, query.candidates or len(pool))
         if query.candidates is None:
             best = best[: reads(estimates[best], noise(vector, pool.bits), query.top_k)]
-        codes, intact = self._store.read_codes(pool.rows[best])
+        codes, intact = generation.store.held.read_codes(pool.rows[best])
         self._count_corrupt(pool.rows[best][~intact])
         best, codes = best[intact], codes[intact]
         return Candidates(
             shard=self.identity.shard,
-            rows=pool.rows[best],
+            rows=generation.references(pool.rows[best]),
             distances=pool.distances[best],
             hamming_ranks=(best + 1).astype(np.int32),
             estimates=estimates[best],
             codes=codes,
-            corrupt=int((~intact).sum()),
-            documents=self._likely_winners(query, pool.rows[best], codes),
+            corrupt=int((~intact).sum()) + self._lost_bits,
+            documents=self._likely_winners(generation, query, pool.rows[best], codes),
         )
 
     def _likely_winners(
-        self, query: Query, rows: NDArray[np.int64], codes: NDArray[np.int8]
+        self,
+        generation: Generation,
+        query: Query,
+        rows: NDArray[np.int64],
+        codes: NDArray[np.int8],
     ) -> dict[int, Document]:
-        """The documents of the best ``top_k`` of this shard, if they are wanted, by row."""
+        """The documents of the best ``top_k`` of this shard, if they are wanted, by reference."""
         if not query.with_documents:
             return {}
         best = best_first(self._calibration.scores(query.vector, codes), rows, query.top_k)
-        wanted = rows[best].tolist()
+        wanted = generation.references(rows[best]).tolist()
         found = zip(wanted, self.documents(wanted), strict=True)
         return {row: document for row, document in found if isinstance(document, Document)}
 
-    def _search_exhaustive(self, query: Query) -> Candidates:
+    def _search_exhaustive(self, generation: Generation, query: Query) -> Candidates:
         """Score every living row's int8 code: slow, the yardstick for everything else."""
         wanted = _hits_due(query)
-        kept = wanted + _EXHAUSTIVE_SLACK
+        kept, corrupt = wanted + _EXHAUSTIVE_SLACK, 0
         folded = query.vector * self._calibration.step
+        held, index = generation.store.held, generation.index
         scores, rows = np.empty(0, dtype=np.float32), np.empty(0, dtype=np.int64)
-        for first, codes in self._store.scan_codes(0, self._store.rows, checked=False):
+        for first, codes, intact in held.scan_codes(0, len(index)):
             block = np.arange(first, first + len(codes), dtype=np.int64)
-            scores = np.concatenate([scores, codes.astype(np.float32) @ folded])
-            rows = np.concatenate([rows, block])
-            alive = self._index.is_alive(rows)
-            best = best_first(scores[alive], rows[alive], kept)
-            scores, rows = scores[alive][best], rows[alive][best]
-        codes, intact = self._store.read_codes(rows)
-        self._count_corrupt(rows[~intact])
-        rows, codes, corrupt = rows[intact], codes[intact], int((~intact).sum())
+            alive = index.is_alive(block)
+            corrupt += int((alive & ~intact).sum())
+            self._count_corrupt(block[alive & ~intact])
+            alive &= intact
+            scores = np.concatenate([scores, codes[alive].astype(np.float32) @ folded])
+            rows = np.concatenate([rows, block[alive]])
+            best = best_first(scores, rows, kept)
+            scores, rows = scores[best], rows[best]
+        codes, intact = held.read_codes(rows)
+        rows, codes = rows[intact], codes[intact]
         exact = self._calibration.scores(query.vector, codes)
         best = best_first(exact, rows, wanted)
         zeros = np.zeros(len(best), dtype=np.int32)
+        references = generation.references(rows[best])
         return Candidates(
-            self.identity.shard, rows[best], zeros, zeros, exact[best], codes[best], corrupt
+            self.identity.shard, references, zeros, zeros, exact[best], codes[best], corrupt
         )
 
     def _count_corrupt(self, rows: NDArray[np.int64]) -> None:
@@ -262,63 +421,131 @@ class Shard:
 
     # --- documents -------------------------------------------------------------------------
 
-    def documents(self, rows: Sequence[int]) -> list[Document | BitsiftError]:
-        """The documents in ``rows``; in the place of a damaged one, the error that says so."""
-        found = self._store.documents(rows)
-        for row, document in zip(rows, found, strict=True):
-            if isinstance(document, Corrupt):
-                self._corrupt_rows.add(row)
-        return found
+    def documents(self, references: Sequence[int]) -> list[Document | BitsiftError]:
+        """The documents of rows that ``search`` returned; for a damaged one, the error that says
+        so in its place.
+        """
+        places = [row_of(reference) for reference in references]
+        found: dict[int, Document | BitsiftError] = {}
+        for number in {number for number, _ in places}:
+            of_number = [place for place, (its, _) in enumerate(places) if its == number]
+            rows = [places[place][1] for place in of_number]
+            found.update(zip(of_number, self._documents_of(number, rows), strict=True))
+        return [found[place] for place in range(len(places))]
+
+    def _documents_of(self, number: int, rows: Sequence[int]) -> list[Document | BitsiftError]:
+        for generation in (self._current, *(held for _, held in self._retired)):
+            if generation.number == number:
+                with generation.reading():
+                    found = generation.store.held.documents(rows)
+                damaged = [
+                    row for row, it in zip(rows, found, strict=True) if isinstance(it, Corrupt)
+                ]
+                self._corrupt_rows.update(damaged)
+                return found
+        gone = Unavailable(
+            f"{self.folder} was compacted more than {RETIRED_S:.0f} s ago: ask again"
+        )
+        return [gone] * len(rows)
 
     def document(self, document_id: str) -> Document:
         """The living document with this id. Raises NotFound or ChecksumMismatch."""
-        row = self._store.find(document_id)
-        if row is None:
-            raise NotFound(f"there is no document with id {document_id!r}")
-        (found,) = self.documents([row])
+        with self._reading() as generation:
+            row = generation.store.find(document_id)
+            if row is None:
+                raise NotFound(f"there is no document with id {document_id!r}")
+            (found,) = self._documents_of(generation.number, [row])
         if isinstance(found, BitsiftError):
             raise found
         return found
 
     def positions_of(self, ids: Sequence[str]) -> list[int | None]:
         """For each id the load position it is stored with, None where it is not stored."""
-        return self._store.positions_of(ids)
+        with self._reading() as generation:
+            return generation.store.positions_of(ids)
+
+    def holds(self, ids: Sequence[str], digests: Sequence[bytes]) -> list[bool]:
+        """For each id whether its document says what ``content_digest`` gave ``digests``.
+
+        False as well where its vector was given, not made by the model.
+        """
+        with self._reading() as generation:
+            return generation.store.holds(ids, digests)
+
+    # --- writing ---------------------------------------------------------------------------
+
+    def write(self, operations: Sequence[Operation]) -> list[list[Outcome]]:
+        """Do ``operations`` durably, in order, and make them searchable; the outcomes of each.
+
+        What several threads ask for at once is committed together. Raises StorageFull when the
+        disk has no room, WritesStopped when it failed: operations that raise were not done, those
+        before them in the list were.
+        """
+        return self._writes.write(operations)
 
     def append(self, batch: Documents, *, replace: bool = False) -> list[Outcome]:
-        """Store a batch durably, then make it searchable; returns what became of each document.
-
-        Raises StorageFull when nothing could be stored.
-        """
-        with self._writing:
-            outcomes, stored, dead = self._store.append(batch, replace=replace)
-            self._index.add(self._calibration.bits(batch.codes[stored]))
-            self._index.mark_dead(dead)
+        """``write`` one batch; with ``replace`` it takes the place of what has its ids."""
+        (outcomes,) = self.write([dataclasses.replace(batch, replace=batch.replace or replace)])
         return outcomes
 
-    def save_bits(self) -> None:
-        """Write all that is only in RAM, so that the next start need not read codes or ids."""
-        with self._writing:
-            self._store.merge_ids()
-            self._store.save_hints()
-            self._index.save(self.folder)
+    def delete(self, ids: Sequence[str]) -> list[Outcome]:
+        """``write`` one deletion."""
+        (outcomes,) = self.write([Deletes(ids)])
+        return outcomes
+
+    def _commit(self, operations: Sequence[Operation]) -> list[list[Outcome]]:
+        """One transaction, then the same in RAM: the order that a crash in between may undo."""
+        store, index = self._current.store, self._current.index
+        written = store.write(operations)
+        try:
+            index.apply(self._calibration.bits(written.codes), written.dead)
+        except BaseException as error:  # RAM and disk differ now: a restart makes them equal
+            raise store.stop_writes(f"the bits in RAM were not updated: {error!r}") from error
+        if store.pending_ids >= PENDING_MAX:
+            try:
+                store.merge_ids(contextlib.nullcontext(), wait=False)
+            except (StorageFull, WritesStopped) as error:  # what was written is durable
+                log.warning("ids stay in RAM: %s", error)
+        return written.outcomes
 
     def status(self) -> ShardStatus:
-        listed = self._index.listed
-        files = [path for path in self.folder.rglob("*") if path.is_file()]
+        store, index = self._current.store, self._current.index
         return ShardStatus(
             shard=self.identity.shard,
             state="READY",
-            rows=self._store.rows,
-            documents=self._store.rows - self._store.dead_rows,
-            bits_bytes=self._index.memory_bytes,
-            disk_bytes=sum(path.stat().st_blocks * 512 for path in files),
+            rows=store.rows,
+            documents=store.rows - store.dead_rows,
+            bits_bytes=index.memory_bytes,
+            disk_bytes=sum(_disk_bytes(path) for path in self.folder.rglob("*")),
             corrupt_rows_seen=len(self._corrupt_rows),
-            lists=0 if listed is None else listed.lists,
-            clustered_rows=0 if listed is None else len(listed),
-            training=self._training.locked(),
+            lists=0 if index.listed is None else index.listed.lists,
+            clustered_rows=0 if index.listed is None else len(index.listed),
+            training=self._busy == "training",
             nprobe=self._nprobe,
             exact_scan_ms=round(self.exact_scan_ms, 3),
+            generation=store.generation,
+            compacting=self._busy == "compacting",
+            writes_stopped=store.writes_stopped,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSnapshot:
+    """One state of a shard. ``copy_data`` writes its data file, as it is committed at that moment,
+    to a file descriptor; ``sealed`` are the other files that belong to it: replaced whole, never
+    written to, and derived but for ``shard.json``.
+    """
+
+    copy_data: Callable[[int], None]
+    sealed: tuple[Path, ...]
+
+
+def _disk_bytes(path: Path) -> int:
+    """What a file occupies; it may vanish meanwhile."""
+    try:
+        return path.stat().st_blocks * 512 if path.is_file() else 0
+    except FileNotFoundError:
+        return 0
 
 
 def _hits_due(query: Query) -> int:

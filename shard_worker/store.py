@@ -1,334 +1,517 @@
 """The store: one LMDB environment per shard, the only truth.
 
     codes      block number -> packed rows of that block: int8 code + CRC32C each
+    tail       row          -> the same of one row: those that do not fill a block yet
     documents  row          -> CRC32C + zstd(JSON [id, title, text, metadata, position])
     ids        hash of id   -> the row that holds the document (more on a hash collision)
     dead       row          -> "" : replaced or deleted rows
-    meta       "counters"   -> JSON {"rows", "dead", ...}
+    meta       "counters"   -> how many rows, dead rows, ...; "identity" -> the shard that this is
 
 Codes are packed in blocks of many rows per value: one record per key would waste a third of the
 disk (FIELD-NOTES), and a read still touches one or two pages (blocks.py). Texts live apart, so that
 rescoring never drags them off the disk. Every row carries its own CRC32C, mixed with its row
-number, because LMDB 0.9 has no page checksums. One transaction per acknowledged batch, synced
-before it returns. Never ``writemap``: a full disk would be a SIGBUS instead of an error.
+number, because LMDB 0.9 has no page checksums; what has none is summed up in the counters. One
+transaction per acknowledged batch, synced before it returns. Never ``writemap``: a full disk would
+be a SIGBUS instead of an error.
+
+The map reserves address space for all that the file may ever grow to. Growing it later would need a
+moment without any reader.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
+import logging
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import lmdb
 import numpy as np
-import orjson
-import zstandard
 from numpy.typing import NDArray
 
 from shard_worker import ids as id_map
-from shard_worker.blocks import BlockReader, codes_of, is_intact
-from shard_worker.errors import BitsiftError, ChecksumMismatch, Corrupt, NotFound, StorageFull
+from shard_worker.admission import Admitted, admit
+from shard_worker.datafile import DATA_FILE, Room, check_data_file
+from shard_worker.errors import (
+    ChecksumMismatch,
+    Corrupt,
+    FormatMismatch,
+    StorageFull,
+    WritesStopped,
+)
+from shard_worker.held import HeldRows
 from shard_worker.packing import (
-    CRC,
-    CRC_BYTES,
     ROW,
     id_keys,
     pack_codes,
     pack_documents,
-    row_salt,
-    rows_per_block,
+    pack_meta,
+    sum_of,
+    unpack_meta,
 )
-from shard_worker.types import Document, Documents, Outcome
+from shard_worker.types import (
+    Document,
+    Documents,
+    Operation,
+    Outcome,
+    ShardIdentity,
+    ShardSettings,
+)
 
-MAP_BYTES = 1 << 40
-"""Address space reserved for the map; the file grows only as it is used."""
+log = logging.getLogger(__name__)
+
 READERS_MAX = 256
-DATA_FILE = "data.mdb"
-_COUNTERS = b"counters"
+_DATABASES = ("codes", "tail", "documents", "ids", "dead", "meta")
+STORE_BYTES_MAX = ShardSettings().store_bytes_max
+IDS_CHECKED_AT_START = 1 << 23
+"""A larger id map is checked by ``bitsift verify`` only."""
+_COUNTERS, _IDENTITY = b"counters", b"identity"
 _REREAD_ROWS = 1 << 16
 """Documents held at a time while the ids of a killed load are read again."""
+_DEAD_BYTES, _ID_BYTES, _SLACK_BYTES = 256, 128, 256 << 10
+"""Room asked for: what a dead row or an id may add, both in half-filled pages, and for all else."""
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What the store says of itself, in the transaction of every change.
+
+    ``merged_rows`` have their ids in the database; ``dead_sum`` and ``ids_sum`` are checksums.
+    """
+
+    rows: int = 0
+    dead: int = 0
+    merged_rows: int = 0
+    generation: int = 0
+    dead_sum: int = 0
+    ids_sum: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Written:
+    """What one transaction did: the outcomes of each operation, the codes int8 (n, width) that got
+    the next row numbers, in order, and the rows that died.
+    """
+
+    outcomes: list[list[Outcome]]
+    codes: NDArray[np.int8]
+    dead: Rows
 
 
 class Store:
     """One shard's LMDB environment. One writer at a time, readers at any time, one process."""
 
-    def __init__(self, folder: Path, width: int) -> None:
-        """Open or create the store in ``folder`` for codes of ``width`` bytes."""
-        self.path = folder
-        self.width = width
-        self._record = width + CRC_BYTES
-        self._block_rows = rows_per_block(width)
-        self._thread = threading.local()
+    def __init__(
+        self, folder: Path, identity: ShardIdentity, max_bytes: int = STORE_BYTES_MAX
+    ) -> None:
+        """Open the store in ``folder``, whose data file may grow to ``max_bytes``.
+
+        Raises Corrupt when it is missing, short or contradicts itself, FormatMismatch when it is
+        that of another shard.
+        """
+        check_data_file(folder / DATA_FILE)
+        self._open(folder, identity.width, max_bytes)
+        try:
+            self._check_identity(identity)
+            self.counters = self._read_counters()
+            self._ids = self._id_map()
+            self.read_ids(self.counters.merged_rows)
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def create(
+        cls,
+        folder: Path,
+        identity: ShardIdentity,
+        generation: int = 0,
+        max_bytes: int = STORE_BYTES_MAX,
+    ) -> Store:
+        """Make an empty store in ``folder`` and open it."""
         folder.mkdir(exist_ok=True)
+        made = cls.__new__(cls)
+        made._open(folder, identity.width, max_bytes)
+        with made._env.begin(write=True) as txn:
+            facts = dataclasses.asdict(identity)
+            txn.put(_IDENTITY, pack_meta(facts), db=made._databases["meta"])
+            made._put_counters(txn, Counters(generation=generation))
+        made.close()
+        return cls(folder, identity, max_bytes)
+
+    def _open(self, folder: Path, width: int, max_bytes: int) -> None:
+        self.path = folder
+        self.writes_stopped: str | None = None
+        self._merging = threading.Lock()
         self._env = lmdb.open(
-            str(folder), map_size=MAP_BYTES, max_dbs=8, max_readers=READERS_MAX, writemap=False,
+            str(folder), map_size=max_bytes, max_dbs=8, max_readers=READERS_MAX, writemap=False,
             readahead=False, sync=True, metasync=True, lock=True,
         )  # fmt: skip
-        self._env.reader_check()
-        names = (b"codes", b"documents", b"ids", b"dead", b"meta")
-        self._codes, self._documents, self._ids, self._dead, self._meta = map(
-            self._env.open_db, names
-        )
-        counters = self._counters()
-        self.rows = counters.get("rows", 0)
-        self.dead_rows = counters.get("dead", 0)
-        self._merged_rows = counters.get("ids", self.rows)
-        self._pending = self._unmerged(self._merged_rows)
-        page_bytes = self._env.stat()["psize"]
-        self._blocks = BlockReader(folder / DATA_FILE, page_bytes, self._record, self._block_rows)
-        self._blocks.load(folder)
+        self._env.reader_check()  # those of a killed process would keep old pages for ever
+        self._databases = {name: self._env.open_db(name.encode()) for name in _DATABASES}
+        self._page_bytes = self._env.stat()["psize"]
+        self._room = Room(folder / DATA_FILE, max_bytes)
+        self.held = HeldRows(folder, self._env, self._databases, width)
+
+    def _check_identity(self, identity: ShardIdentity) -> None:
+        """A data file that was put in the place of another, or made anew, is refused."""
+        found, expected = self._meta(_IDENTITY), dataclasses.asdict(identity)
+        if found != expected:
+            raise FormatMismatch(
+                f"{self.path / DATA_FILE} holds shard {found.get('shard')} of index "
+                f"{found.get('index_uuid')}; expected shard {identity.shard} of index "
+                f"{identity.index_uuid}"
+            )
+
+    def _read_counters(self) -> Counters:
+        facts = self._meta(_COUNTERS)
+        if facts.keys() != Counters.__dataclass_fields__.keys():
+            raise FormatMismatch(f"{self.path / DATA_FILE} has counters of another version")
+        return Counters(**facts)
+
+    def _meta(self, key: bytes) -> dict[str, Any]:
+        with self._env.begin() as txn:
+            packed = txn.get(key, b"", db=self._databases["meta"])
+        try:
+            return unpack_meta(packed)
+        except ChecksumMismatch as error:
+            raise ChecksumMismatch(
+                f"{self.path / DATA_FILE}: {key.decode()}: {error}; restore it from a backup"
+            ) from error
+
+    def _id_map(self) -> id_map.IdMap:
+        database, counters = self._databases["ids"], self.counters
+        newest = self._newest_of_each
+        return id_map.IdMap(database, newest, counters.merged_rows, counters.ids_sum)
 
     def close(self) -> None:
-        self._blocks.close()
+        self.held.close()
+        self._room.close()
         self._env.close()
 
-    def save_hints(self) -> None:
-        """Keep what makes the next start faster and is no part of the truth."""
-        self._blocks.save(self.path, self.rows // self._block_rows)
+    @property
+    def rows(self) -> int:
+        """All rows, dead ones included."""
+        return self.counters.rows
+
+    @property
+    def dead_rows(self) -> int:
+        return self.counters.dead
+
+    @property
+    def generation(self) -> int:
+        """How many compactions led to this store."""
+        return self.counters.generation
+
+    @property
+    def pending_ids(self) -> int:
+        """Ids that are only in RAM and in the documents."""
+        return self._ids.pending
+
+    @property
+    def used_bytes(self) -> int:
+        """What the data file needs: its last page in use."""
+        return int((self._env.info()["last_pgno"] + 1) * self._page_bytes)
 
     # --- writing ---------------------------------------------------------------------------
 
-    def append(
-        self, batch: Documents, *, replace: bool
-    ) -> tuple[list[Outcome], NDArray[np.int64], NDArray[np.int64]]:
-        """Store a batch in one synced transaction.
+    def write(self, operations: Sequence[Operation]) -> Written:
+        """Do all ``operations`` in one synced transaction; no two of them may share an id.
 
-        Returns what became of each document, the batch positions that were stored (n,) (they got
-        the next row numbers, in order) and the rows that died. With ``replace`` a document of
-        the same id is replaced; without, it is kept and the new one is SAME or DUPLICATE.
-        Raises StorageFull when the disk or the map is full; nothing is stored then.
+        Raises StorageFull when the disk or the map is full, WritesStopped when the disk failed;
+        nothing is done then.
         """
-        keys = id_keys(batch.ids)
-        with self._growing(), self._env.begin(write=True) as txn:
-            outcomes, stored, dead = self._admit(txn, batch, keys, replace)
-            self._put_codes(txn, batch.codes[stored])
-            with txn.cursor(db=self._documents) as cursor:
-                cursor.putmulti(pack_documents(batch, stored.tolist(), self.rows), append=True)
-            for row in dead.tolist():
-                txn.put(ROW.pack(row), b"", db=self._dead)
-            rows, dead_rows = self.rows + len(stored), self.dead_rows + len(dead)
-            self._put_counters(txn, rows, dead_rows, self._merged_rows)
-        added = np.arange(self.rows, rows, dtype=np.int64)
-        self._pending = self._pending.plus(keys[stored], added)
-        self._learn_blocks(self.rows, rows)
-        self.rows, self.dead_rows = rows, dead_rows
-        if len(self._pending) >= id_map.PENDING_MAX:
-            self.merge_ids()
-        return outcomes, stored, dead
+        lookup = self._ids.lookup()
+        with self._guarded():
+            self._make_room(operations)
+            with self._env.begin(write=True) as txn:
+                done = [admit(self.held, txn, lookup, operation) for operation in operations]
+                written = self._put(txn, operations, done)
+                counters = self._counters_after(written)
+                self._put_counters(txn, counters)
+        first, self.counters = self.counters.rows, counters
+        keys = [part.keys[part.stored] for part in done]
+        added = np.arange(first, counters.rows, dtype=np.int64)
+        self._ids.add(np.concatenate(keys), added)
+        self.held.learn_blocks(first, counters.rows)
+        return written
 
-    def merge_ids(self) -> None:
-        """Move the ids that are only in RAM to the disk. Raises StorageFull; nothing is lost."""
-        if not len(self._pending):
+    def _make_room(self, operations: Sequence[Operation]) -> None:
+        """Room for the documents among ``operations``; deletes live on the reserve.
+
+        Texts are at most 4 bytes a character.
+        """
+        needed = 0
+        for batch in operations:
+            if isinstance(batch, Documents):
+                columns = batch.ids, batch.titles, batch.texts, batch.metadata
+                characters = sum(sum(map(len, column)) for column in columns)
+                needed += len(batch) * (2 * self.held.record_bytes + _DEAD_BYTES) + 4 * characters
+        if needed:
+            self._room.make(self.used_bytes, needed + _SLACK_BYTES)
+
+    def _put(
+        self, txn: lmdb.Transaction, operations: Sequence[Operation], done: Sequence[Admitted]
+    ) -> Written:
+        """Codes, documents and dead rows of what was admitted."""
+        row, codes = self.rows, [np.empty((0, self.held.width), dtype=np.int8)]
+        with txn.cursor(db=self._databases["documents"]) as cursor:
+            for operation, part in zip(operations, done, strict=True):
+                if isinstance(operation, Documents) and len(part.stored):
+                    codes.append(operation.codes[part.stored])
+                    packed = pack_documents(operation, part.stored.tolist(), row)
+                    cursor.putmulti(packed, append=True)
+                    row += len(part.stored)
+        together = np.concatenate(codes)
+        self._put_records(txn, pack_codes(together, self.rows))
+        dead = np.unique(np.concatenate([part.dead for part in done]))
+        self._put_dead(txn, dead)
+        return Written([part.outcomes for part in done], together, dead)
+
+    def _put_dead(self, txn: lmdb.Transaction, rows: Rows) -> None:
+        with txn.cursor(db=self._databases["dead"]) as cursor:
+            cursor.putmulti([(ROW.pack(row), b"") for row in rows.tolist()])
+
+    def _counters_after(self, written: Written) -> Counters:
+        counters = dataclasses.replace(self.counters, rows=self.rows + len(written.codes))
+        return self._counters_with_dead(counters, written.dead)
+
+    @staticmethod
+    def _counters_with_dead(counters: Counters, dead: Rows) -> Counters:
+        checksum = (counters.dead_sum + sum_of(dead.astype(np.uint64))) % (1 << 64)
+        return dataclasses.replace(counters, dead=counters.dead + len(dead), dead_sum=checksum)
+
+    def merge_ids(
+        self, writing: contextlib.AbstractContextManager[Any], *, wait: bool = True
+    ) -> None:
+        """Move the ids that are only in RAM to the disk, with the lock ``writing`` held in parts.
+
+        Raises StorageFull or WritesStopped; nothing is lost then. Without ``wait`` nothing is done
+        while another thread does it.
+        """
+        if not self._ids.pending or not self._merging.acquire(blocking=wait):
             return
-        begin = functools.partial(self._env.begin, write=True)
-        with self._growing():
-            id_map.merge(begin, self._ids, self._pending, self._newest_of_each)
-            with begin() as txn:
-                self._put_counters(txn, self.rows, self.dead_rows, self.rows)
-        self._merged_rows, self._pending = self.rows, id_map.Pending()
+        try:
+            begin = functools.partial(self._env.begin, write=True)
+            self._ids.merge(begin, self.rows, functools.partial(self._merge_step, writing))
+        finally:
+            self._merging.release()
 
     @contextlib.contextmanager
-    def _growing(self) -> Iterator[None]:
+    def _merge_step(
+        self, writing: contextlib.AbstractContextManager[Any]
+    ) -> Iterator[id_map.Committing]:
+        """One transaction of a merge: room for it, and the counters that belong to it."""
+        with writing, self._guarded():
+            self._room.make(self.used_bytes, id_map.MERGED_AT_ONCE * _ID_BYTES)
+            after = self.counters
+
+            def committing(txn: lmdb.Transaction, merged_rows: int, checksum: int) -> None:
+                nonlocal after
+                after = dataclasses.replace(after, merged_rows=merged_rows, ids_sum=checksum)
+                self._put_counters(txn, after)
+
+            yield committing
+            self.counters = after
+
+    def rebuild_ids(self) -> None:
+        """Make the id map anew from the documents; those of damaged documents are lost.
+
+        No other write may run meanwhile.
+        """
+        counters = dataclasses.replace(self.counters, merged_rows=0, ids_sum=0)
+        with self._guarded(), self._env.begin(write=True) as txn:
+            txn.drop(self._databases["ids"], delete=False)
+            self._put_counters(txn, counters)
+        self.counters = counters
+        self._ids = self._id_map()
+        self.read_ids(self.counters.merged_rows)
+        self.merge_ids(contextlib.nullcontext())
+
+    def ids_are_intact(self) -> bool:
+        """Whether the id map on the disk is what was written. Reads all of it."""
+        with self._env.begin() as txn:
+            return self._ids.stored_checksum(txn) == self._ids.checksum
+
+    # --- compaction ------------------------------------------------------------------------
+
+    def put_copied(
+        self, records: NDArray[np.uint8], documents: Sequence[tuple[bytes, bytes]]
+    ) -> None:
+        """Append rows of another generation: ``records`` (n, width + 4) and the items of
+        ``documents``, both with the checksums of their new row numbers. Their ids come later.
+        """
+        counters = dataclasses.replace(self.counters, rows=self.rows + len(records))
+        size = records.nbytes + sum(len(value) for _, value in documents)
+        with self._guarded():
+            self._room.make(self.used_bytes, 2 * size + _SLACK_BYTES)
+            with self._env.begin(write=True) as txn:
+                self._put_records(txn, records)
+                with txn.cursor(db=self._databases["documents"]) as cursor:
+                    cursor.putmulti(documents, append=True)
+                self._put_counters(txn, counters)
+        first, self.counters = self.rows, counters
+        self.held.learn_blocks(first, self.rows)
+
+    def put_ids(self, parts: Iterator[list[tuple[bytes, bytes]]]) -> None:
+        """Fill the empty id map with the ids of all rows, in ascending order of their keys."""
+        checksum = 0
+        for entries in parts:
+            with self._guarded():
+                self._room.make(self.used_bytes, len(entries) * _ID_BYTES + _SLACK_BYTES)
+                with (
+                    self._env.begin(write=True) as txn,
+                    txn.cursor(db=self._databases["ids"]) as cursor,
+                ):
+                    cursor.putmulti(entries, append=True)
+            checksum += id_map.checksum_of(entries)
+        self._put_merged(checksum % (1 << 64))
+
+    def _put_merged(self, checksum: int) -> None:
+        """Say that the ids of all rows are in the map."""
+        counters = dataclasses.replace(self.counters, merged_rows=self.rows, ids_sum=checksum)
+        with self._guarded(), self._env.begin(write=True) as txn:
+            self._put_counters(txn, counters)
+        self.counters = counters
+        self._ids = self._id_map()
+
+    def bury(self, rows: Rows) -> None:
+        """Mark rows (n,) dead."""
+        with self._guarded(), self._env.begin(write=True) as txn:
+            self._put_dead(txn, rows)
+            counters = self._counters_with_dead(self.counters, rows)
+            self._put_counters(txn, counters)
+        self.counters = counters
+
+    def entries_of_ids(self) -> Iterator[list[tuple[bytes, bytes]]]:
+        """All (key, packed rows) that the id map has on the disk, ascending."""
+        with self._env.begin() as txn:
+            yield from id_map.entries_of(txn, self._databases["ids"])
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Refuse writes after the disk failed one: what it then holds, nobody knows."""
+        if self.writes_stopped is not None:
+            raise WritesStopped(self.writes_stopped)
         try:
             yield
         except (lmdb.MapFullError, lmdb.DiskError) as error:
             raise StorageFull(f"{self.path} cannot grow ({error}); add disk space") from error
+        except (lmdb.Error, OSError) as error:
+            raise self.stop_writes(str(error)) from error
 
-    def _put_counters(self, txn: lmdb.Transaction, rows: int, dead: int, merged: int) -> None:
-        """``ids`` is left out where the ids of all rows are merged, as before there was any RAM."""
-        counters = {"rows": rows, "dead": dead} | ({"ids": merged} if merged < rows else {})
-        txn.put(_COUNTERS, orjson.dumps(counters), db=self._meta)
+    def stop_writes(self, reason: str) -> WritesStopped:
+        """Take no writes from now on, until the shard is opened again; the error that says so."""
+        self.writes_stopped = (
+            f"{self.path} takes no writes: {reason}. Reads go on; see to the disk, then restart"
+        )
+        log.error("%s", self.writes_stopped)
+        return WritesStopped(self.writes_stopped)
 
-    def _admit(
-        self, txn: lmdb.Transaction, batch: Documents, keys: NDArray[np.uint64], replace: bool
-    ) -> tuple[list[Outcome], NDArray[np.int64], NDArray[np.int64]]:
-        """Decide on each document: the last of an id wins with ``replace``, else the first."""
-        known = id_map.holds(txn, self._ids, self._pending, keys)
-        if not known.any() and len(np.unique(keys)) == len(keys):
-            everything = np.arange(len(keys), dtype=np.int64)
-            return [Outcome.STORED] * len(keys), everything, everything[:0]
-        outcomes: list[Outcome] = []
-        winners: dict[str, int] = {}
-        dead: list[int] = []
-        for place, document_id in enumerate(batch.ids):
-            held = self._row_of(txn, self._pending, document_id) if known[place] else None
-            if replace:
-                if held is not None and document_id not in winners:
-                    dead.append(held)
-                winners[document_id] = place
-                outcomes.append(Outcome.STORED)
-            elif held is not None:
-                position = self._document(txn, held).position
-                same = position == batch.positions[place] and position >= 0
-                outcomes.append(Outcome.SAME if same else Outcome.DUPLICATE)
-            elif document_id in winners:
-                outcomes.append(Outcome.DUPLICATE)
-            else:
-                winners[document_id] = place
-                outcomes.append(Outcome.STORED)
-        stored = np.array(sorted(winners.values()), dtype=np.int64)
-        return outcomes, stored, np.array(dead, dtype=np.int64)
+    def _put_counters(self, txn: lmdb.Transaction, counters: Counters) -> None:
+        packed = pack_meta(dataclasses.asdict(counters))
+        txn.put(_COUNTERS, packed, db=self._databases["meta"])
 
-    def _put_codes(self, txn: lmdb.Transaction, codes: NDArray[np.int8]) -> None:
-        """Pack ``codes`` (n, width) behind the last row; the last block is rewritten."""
-        records = pack_codes(codes, self.rows)
-        done = 0
-        while done < len(codes):
-            block, offset = divmod(self.rows + done, self._block_rows)
-            chunk: bytes | memoryview = records[done : done + self._block_rows - offset].data
-            key = ROW.pack(block)
-            if offset:
-                head = bytes(txn.get(key, db=self._codes) or b"")
-                chunk = b"".join([head[: offset * self._record], chunk])
-            txn.put(key, chunk, db=self._codes)
-            done += self._block_rows - offset
+    def _put_records(self, txn: lmdb.Transaction, records: NDArray[np.uint8]) -> None:
+        """Put ``records`` (n, width + 4) behind the last row; what fills a block becomes one.
 
-    def _learn_blocks(self, first: int, rows: int) -> None:
-        """Remember where the blocks that became full lie, while their pages are still warm."""
-        with self._env.begin(buffers=True) as txn:
-            for block in range(first // self._block_rows, rows // self._block_rows):
-                self._blocks.learn(block, memoryview(txn.get(ROW.pack(block), b"", db=self._codes)))
+        Rows wait in the tail, one by one, until they fill a block: writing the block anew with each
+        would be 128 KiB a document.
+        """
+        first, end, size = self.rows, self.rows + len(records), self.held.block_rows
+        done = first
+        for block in range(first // size, end // size):
+            stop = (block + 1) * size
+            head = self._take_tail(txn, range(block * size, done))
+            body = records[done - first : stop - first].tobytes()
+            txn.put(ROW.pack(block), head + body, db=self._databases["codes"])
+            done = stop
+        with txn.cursor(db=self._databases["tail"]) as cursor:
+            waiting = [(ROW.pack(row), records[row - first].tobytes()) for row in range(done, end)]
+            cursor.putmulti(waiting, append=True)
+
+    def _take_tail(self, txn: lmdb.Transaction, rows: range) -> bytes:
+        """Remove from the tail the records of ``rows``, and return them."""
+        taken = []
+        for row in rows:
+            record = txn.pop(ROW.pack(row), db=self._databases["tail"])
+            if record is None or len(record) != self.held.record_bytes:
+                record = bytes(self.held.record_bytes)  # lost: its checksum will say so
+            taken.append(bytes(record))
+        return b"".join(taken)
 
     def _newest_of_each(self, txn: lmdb.Transaction, rows: list[int]) -> list[int]:
         """Of rows whose ids share a hash, the newest of each id; damaged ones are kept."""
         newest: dict[str | int, int] = {}
         for row in sorted(set(rows)):
             try:
-                newest[self._document(txn, row).id] = row
+                newest[self.held.content(txn, row)[0]] = row
             except Corrupt:
                 newest[row] = row
         return sorted(newest.values())
 
-    def _unmerged(self, first: int) -> id_map.Pending:
-        """The ids of the rows from ``first`` on, from their documents. A damaged one is lost."""
-        pending = id_map.Pending()
+    def read_ids(self, first: int) -> None:
+        """Take the ids of rows from ``first`` on from their documents; damaged ones are lost."""
         for start in range(first, self.rows, _REREAD_ROWS):
             rows = range(start, min(start + _REREAD_ROWS, self.rows))
-            found = zip(rows, self.documents(rows), strict=True)
+            found = zip(rows, self.held.documents(rows), strict=True)
             named = [(row, held.id) for row, held in found if isinstance(held, Document)]
             kept = np.array([row for row, _ in named], dtype=np.int64)
-            pending = pending.plus(id_keys([name for _, name in named]), kept)
-        return pending
+            self._ids.add(id_keys([name for _, name in named]), kept)
 
     # --- reading ---------------------------------------------------------------------------
 
-    def read_codes(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
-        """int8 codes (n, width) of ``rows`` (n,), and which of them passed their checksum (n,)."""
-        wanted, salts = rows.tolist(), row_salt(rows).tolist()
-        records = self._blocks.read(wanted)
-        good = [is_intact(r, self.width, salt) for r, salt in zip(records, salts, strict=True)]
-        if not all(good):
-            with self._env.begin(buffers=True) as txn:
-                for place in np.flatnonzero(~np.array(good)).tolist():
-                    records[place] = self._record_of(txn, wanted[place])
-                    good[place] = is_intact(records[place], self.width, salts[place])
-        codes = np.zeros((len(rows), self.width), dtype=np.int8)
-        intact = np.array(good, dtype=np.bool_)
-        codes[intact] = codes_of(
-            [r for r, fine in zip(records, good, strict=True) if fine], self.width
-        )
-        return codes, intact
-
-    def _record_of(self, txn: lmdb.Transaction, row: int) -> bytes:
-        """Code and checksum of ``row`` by LMDB, its block remembered; empty if it is missing."""
-        block, offset = divmod(row, self._block_rows)
-        packed = memoryview(txn.get(ROW.pack(block), b"", db=self._codes))
-        self._blocks.learn(block, packed)
-        return bytes(packed[offset * self._record : (offset + 1) * self._record])
-
-    def scan_codes(
-        self, first: int, rows: int, *, checked: bool = True
-    ) -> Iterator[tuple[int, NDArray[np.int8]]]:
-        """Yield (first row, codes (n, width)) block by block for rows ``first`` … ``rows``.
-
-        Raises ChecksumMismatch naming the row when ``checked``. Short read transactions: one per
-        block, so that a long scan pins no pages.
-        """
-        for block in range(first // self._block_rows, -(-rows // self._block_rows)):
-            start = block * self._block_rows
-            count = min(rows - start, self._block_rows)
-            with self._env.begin(buffers=True) as txn:
-                packed = txn.get(ROW.pack(block), db=self._codes)
-                if packed is None or len(packed) < count * self._record:
-                    raise Corrupt(f"{self.path}: block {block} of codes is missing or short")
-                records = np.frombuffer(packed, dtype=np.uint8, count=count * self._record)
-                records = records.reshape(count, self._record).copy()
-            skipped = max(0, first - start)
-            if checked:
-                self._check(records[skipped:], start + skipped)
-            yield start + skipped, records[skipped:, : self.width].view(np.int8)
-
-    def _check(self, records: NDArray[np.uint8], first: int) -> None:
-        rows = np.arange(first, first + len(records), dtype=np.int64)
-        crcs = np.ascontiguousarray(records[:, self.width :]).view("<u4").ravel() ^ row_salt(rows)
-        for row, record, crc in zip(rows, records, crcs, strict=True):
-            if google_crc32c.value(record[: self.width].tobytes()) != crc:
-                raise ChecksumMismatch(f"{self.path}: the code of row {row} is damaged")
-
-    def documents(self, rows: Sequence[int]) -> list[Document | BitsiftError]:
-        """The documents of ``rows``; in the place of a damaged one, the error that says so."""
-        found: list[Document | BitsiftError] = []
-        with self._env.begin() as txn:
-            for row in rows:
-                try:
-                    found.append(self._document(txn, row))
-                except BitsiftError as error:
-                    found.append(error)
-        return found
-
     def find(self, document_id: str) -> int | None:
         """The row that holds a document id, or None."""
-        pending = self._pending
+        (row,) = self.find_all([document_id])
+        return row
+
+    def find_all(self, ids: Sequence[str]) -> list[int | None]:
+        """For each id the row that holds it, or None."""
+        lookup = self._ids.lookup()
         with self._env.begin() as txn:
-            return self._row_of(txn, pending, document_id)
+            return [
+                self.held.row_of(txn, lookup, document_id, key)
+                for document_id, key in zip(ids, id_keys(ids), strict=True)
+            ]
 
     def positions_of(self, ids: Sequence[str]) -> list[int | None]:
         """For each id the load position it is stored with, or None where it is not stored."""
-        pending = self._pending
+        rows = self.find_all(ids)
         with self._env.begin() as txn:
-            rows = [self._row_of(txn, pending, document_id) for document_id in ids]
-            return [None if row is None else self._document(txn, row).position for row in rows]
+            return [None if row is None else self.held.content(txn, row)[4] for row in rows]
 
-    def dead(self) -> NDArray[np.int64]:
-        """All dead rows, int64 (n,), ascending."""
-        with self._env.begin() as txn, txn.cursor(db=self._dead) as cursor:
-            keys = b"".join(cursor.iternext(keys=True, values=False))
-        return np.frombuffer(keys, dtype=">u8").astype(np.int64)
-
-    def _row_of(
-        self, txn: lmdb.Transaction, pending: id_map.Pending, document_id: str
-    ) -> int | None:
-        (key,) = id_keys([document_id])
-        for row in id_map.rows_of(txn, self._ids, pending, key):
-            if self._document(txn, row).id == document_id:
-                return row
-        return None
-
-    def _document(self, txn: lmdb.Transaction, row: int) -> Document:
-        packed = txn.get(ROW.pack(row), db=self._documents)
-        if packed is None:
-            raise NotFound(f"{self.path}: there is no document in row {row}")
-        body = bytes(packed[CRC_BYTES:])
-        salt = int(row_salt(np.array([row], dtype=np.int64))[0])
-        if google_crc32c.value(body) ^ salt != CRC.unpack_from(packed)[0]:
-            raise ChecksumMismatch(f"{self.path}: the document of row {row} is damaged")
-        document_id, title, text, metadata, position = orjson.loads(self._decompress(body))
-        return Document(
-            document_id, title, text, orjson.loads(metadata) if metadata else {}, position
-        )
-
-    def _decompress(self, body: bytes) -> bytes:
-        """A decompressor may be used by one thread at a time, so each thread has its own."""
-        decompressor = getattr(self._thread, "decompressor", None)
-        if decompressor is None:
-            decompressor = self._thread.decompressor = zstandard.ZstdDecompressor()
-        return bytes(decompressor.decompress(body))
-
-    def _counters(self) -> dict[str, Any]:
+    def holds(self, ids: Sequence[str], digests: Sequence[bytes]) -> list[bool]:
+        """For each id whether its document has the content of the digest, and a model's vector."""
+        rows = self.find_all(ids)
         with self._env.begin() as txn:
-            value = txn.get(_COUNTERS, db=self._meta)
-        return {} if value is None else dict(orjson.loads(value))
+            return [
+                row is not None and self.held.has_content(txn, row, digest)
+                for row, digest in zip(rows, digests, strict=True)
+            ]
+
+    def dead(self) -> Rows:
+        """All dead rows, int64 (n,), ascending. Raises ChecksumMismatch."""
+        with self._env.begin() as txn:
+            rows = self.held.dead(txn)
+            counters = Counters(**unpack_meta(txn.get(_COUNTERS, b"", db=self._databases["meta"])))
+        found = len(rows), sum_of(rows.astype(np.uint64))
+        if found != (counters.dead, counters.dead_sum):
+            raise ChecksumMismatch(
+                f"{self.path / DATA_FILE}: the list of dead rows is damaged; restore it from a "
+                "backup"
+            )
+        return rows
+
+    def copy_data(self, descriptor: int) -> None:
+        """Write a copy of the data file as it is committed now; writes go on meanwhile.
+
+        Raises OSError.
+        """
+        self._env.copyfd(descriptor)

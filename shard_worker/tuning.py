@@ -91,6 +91,20 @@ def write_tuning(folder: Path, rows: int, nprobe: int, curve: dict[int, float]) 
     write_json(folder / TUNING_FILE, {"rows": rows, "nprobe": nprobe, "recall": recall})
 
 
+def keep_tuning(folder: Path, rows_before: int, rows: int) -> None:
+    """Lists of ``rows_before`` rows were rid of their dead: what was measured holds for the rest.
+
+    Where nothing was kept, nothing is; then it is measured again.
+    """
+    try:
+        data = read_json(folder / TUNING_FILE)
+    except BitsiftError:
+        return
+    if data.get("rows") == rows_before:
+        kept = {key: value for key, value in data.items() if key != "format_version"}
+        write_json(folder / TUNING_FILE, {**kept, "rows": rows})
+
+
 def read_tuning(folder: Path, rows: int) -> int | None:
     """The ``nprobe`` measured on the lists of ``rows`` rows, or None: it is derived data."""
     try:

@@ -82,7 +82,8 @@ class ShardSettings:
 class Candidates:
     """The rows of one shard that one query should consider, best estimate first.
 
-    ``rows`` int64 (n,); ``distances`` int32 (n,), Hamming distance in bits;
+    ``rows`` int64 (n,), references that only this shard can read (generation.py);
+    ``distances`` int32 (n,), Hamming distance in bits;
     ``hamming_ranks`` int32 (n,), 1-based rank in the Hamming stage of this shard;
     ``estimates`` float32 (n,), the asymmetric score (fp32 query against ±1 code, unscaled);
     ``codes`` int8 (n, width); ``corrupt`` counts rows left out because their checksum failed.
@@ -127,6 +128,8 @@ class Documents:
     ``codes`` int8 (n, width). ``metadata`` holds JSON object texts, ``""`` for none. ``positions``
     are stable numbers of the records in a bulk load (``LIVE_POSITION`` otherwise): the same
     record delivered twice has the same position, another record with the same id has not.
+    With ``replace`` they take the place of the documents that have their ids, of several with one
+    id the last; without, the first one stays.
     """
 
     ids: Sequence[str]
@@ -135,6 +138,7 @@ class Documents:
     metadata: Sequence[str]
     positions: Sequence[int]
     codes: NDArray[np.int8]
+    replace: bool = False
 
     def __post_init__(self) -> None:
         n = len(self.ids)
@@ -146,6 +150,20 @@ class Documents:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Deletes:
+    """Ids whose documents are to be deleted."""
+
+    ids: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+Operation = Documents | Deletes
+"""What a shard writes: all of one operation or nothing of it."""
 
 
 class Outcome(StrEnum):

@@ -15,7 +15,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from shard_worker.errors import BitsiftError
-from shard_worker.types import Candidates, Document, Mode, Query
+from shard_worker.types import (
+    Candidates,
+    Deletes,
+    Document,
+    Documents,
+    Mode,
+    Operation,
+    Outcome,
+    Query,
+)
 
 _PROTOCOL = 5
 
@@ -87,3 +96,32 @@ def pack_documents(found: Sequence[Document | BitsiftError]) -> bytes:
 def unpack_documents(data: bytes) -> list[Document | BitsiftError]:
     """What ``pack_documents`` was given."""
     return [Document(*item) if isinstance(item, tuple) else item for item in pickle.loads(data)]
+
+
+def pack_writes(operations: Sequence[Operation]) -> bytes:
+    """``operations`` for one shard."""
+    plain = [
+        tuple(operation.ids)
+        if isinstance(operation, Deletes)
+        else [getattr(operation, name) for name in Documents.__dataclass_fields__]
+        for operation in operations
+    ]
+    return pickle.dumps(plain, _PROTOCOL)
+
+
+def unpack_writes(data: bytes) -> list[Operation]:
+    """What ``pack_writes`` was given."""
+    return [
+        Deletes(fields) if isinstance(fields, tuple) else Documents(*fields)
+        for fields in pickle.loads(data)
+    ]
+
+
+def pack_outcomes(outcomes: Sequence[Sequence[Outcome]]) -> bytes:
+    """The outcomes of each operation."""
+    return pickle.dumps([[outcome.value for outcome in one] for one in outcomes], _PROTOCOL)
+
+
+def unpack_outcomes(data: bytes) -> list[list[Outcome]]:
+    """What ``pack_outcomes`` was given."""
+    return [[Outcome(value) for value in one] for one in pickle.loads(data)]

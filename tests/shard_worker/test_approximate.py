@@ -18,11 +18,12 @@ from shard_worker.lists import LISTS_FILE
 from shard_worker.shard import Shard
 from shard_worker.types import (
     CANDIDATES_FIXED,
+    GIVEN_VECTOR_POSITION,
     Documents,
     Mode,
     Query,
-    ShardSettings,
     ShardIdentity,
+    ShardSettings,
 )
 
 DIMENSION = 128
@@ -46,7 +47,7 @@ def documents(units: np.ndarray, first: int = 0) -> Documents:
     names = [str(first + place) for place in range(len(units))]
     blank = [""] * len(units)
     codes = CALIBRATION.quantize(units)[0]
-    return Documents(names, blank, blank, blank, [-1] * len(units), codes)
+    return Documents(names, blank, blank, blank, [GIVEN_VECTOR_POSITION] * len(units), codes)
 
 
 def filled(folder: Path, rows: int, settings: ShardSettings = ALWAYS_PROBE) -> Shard:
@@ -187,7 +188,7 @@ def test_a_shard_wants_training_when_it_is_large_and_again_when_it_has_grown(
 def test_searches_and_writes_go_on_while_lists_are_made(tmp_path: Path) -> None:
     shard = filled(tmp_path / "shard", 3_000)
     reached, go_on = threading.Event(), threading.Event()
-    plain: Callable[..., object] = shard._index.write_lists
+    plain: Callable[..., object] = shard._current.index.write_lists
 
     def blocked(*arguments: object) -> object:
         listed = plain(*arguments)
@@ -195,7 +196,7 @@ def test_searches_and_writes_go_on_while_lists_are_made(tmp_path: Path) -> None:
         assert go_on.wait(30)
         return listed
 
-    shard._index.write_lists = blocked  # type: ignore[method-assign,assignment]
+    shard._current.index.write_lists = blocked  # type: ignore[method-assign,assignment]
     training = threading.Thread(target=shard.train)
     training.start()
     assert reached.wait(30)

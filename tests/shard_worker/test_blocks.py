@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import pytest
 
 from shard_worker import blocks as blocks_module
 from shard_worker.blocks import BLOCKS_FILE, BlockReader
-from shard_worker.store import DATA_FILE, Store
-from shard_worker.types import Documents
+from shard_worker.datafile import DATA_FILE
+from shard_worker.store import Store
+from shard_worker.types import Documents, ShardIdentity
 
 WIDTH = 1_024
+IDENTITY = ShardIdentity(str(uuid.UUID(int=7)), 0, 1, WIDTH, WIDTH)
 CODES = np.random.default_rng(0).integers(-128, 128, (2_000, WIDTH), dtype=np.int8)
 ROWS = np.array([5, 1_999, 1_000, 7, 126, 127, 1_904], dtype=np.int64)
 
@@ -28,12 +31,12 @@ def folder() -> Iterator[Path]:
 
 
 def filled(folder: Path) -> Store:
-    store = Store(folder, WIDTH)
+    store = Store.create(folder, IDENTITY)
     for first in range(0, len(CODES), 300):
         part = CODES[first : first + 300]
         names, blank = [str(first + row) for row in range(len(part))], [""] * len(part)
         batch = Documents(names, blank, blank, blank, range(len(part)), part)
-        store.append(batch, replace=False)
+        store.write([batch])
     return store
 
 
@@ -53,23 +56,23 @@ def forget(folder: Path) -> None:
 
 def test_rows_of_full_blocks_and_of_the_last_one_come_back(folder: Path) -> None:
     store = filled(folder)
-    codes, intact = store.read_codes(ROWS)
+    codes, intact = store.held.read_codes(ROWS)
     assert intact.all()
     np.testing.assert_array_equal(codes, CODES[ROWS])
-    assert all(store._blocks.read([row]) != [b""] for row in (0, 126, 127, 1_904))  # 15 x 127 rows
-    assert store._blocks.read([1_999]) == [b""]  # its block still grows
+    assert b"" not in store.held._blocks.read([0, 126, 127, 1_904])  # 15 x 127 rows
+    assert store.held._blocks.read([1_999]) == [b""]  # it waits in the tail
     store.close()
 
 
 def test_a_cold_row_costs_a_page_or_two_and_not_its_block(folder: Path) -> None:
     store = filled(folder)
-    store.save_hints()
+    store.held.save_hints(folder, store.rows)
     store.close()
     forget(folder)
-    store = Store(folder, WIDTH)
+    store = Store(folder, IDENTITY)
     before = read_bytes()
     rows = np.arange(0, 1_905, 127, dtype=np.int64) + 50  # one of each full block
-    codes, intact = store.read_codes(rows)
+    codes, intact = store.held.read_codes(rows)
     read = read_bytes() - before
     assert intact.all()
     np.testing.assert_array_equal(codes, CODES[rows])
@@ -90,10 +93,10 @@ def test_a_slow_read_asks_for_all_that_follow(
 
     monkeypatch.setattr(BlockReader, "_will_need", watched)
     monkeypatch.setattr(blocks_module, "SLOW_READ_S", 60.0)
-    store.read_codes(ROWS)
+    store.held.read_codes(ROWS)
     assert asked == []
     monkeypatch.setattr(blocks_module, "SLOW_READ_S", 0.0)
-    codes, _ = store.read_codes(ROWS)
+    codes, _ = store.held.read_codes(ROWS)
     assert asked == [len(ROWS) - 1]
     np.testing.assert_array_equal(codes, CODES[ROWS])
     store.close()
@@ -102,30 +105,30 @@ def test_a_slow_read_asks_for_all_that_follow(
 @pytest.mark.parametrize("hint", ["missing", "damaged", "of another file", "beyond the end"])
 def test_a_wrong_hint_never_gives_a_wrong_code(folder: Path, hint: str) -> None:
     store = filled(folder)
-    store.save_hints()
-    pages = store._blocks._pages.copy()
+    store.held.save_hints(folder, store.rows)
+    pages = store.held._blocks._pages.copy()
     store.close()
     path = folder / BLOCKS_FILE
     if hint == "missing":
         path.unlink()
     elif hint == "damaged":
         path.write_bytes(path.read_bytes()[:-3] + b"abc")
-    store = Store(folder, WIDTH)
+    store = Store(folder, IDENTITY)
     if hint == "of another file":
-        store._blocks._pages = np.roll(pages, 1)
+        store.held._blocks._pages = np.roll(pages, 1)
     elif hint == "beyond the end":
-        store._blocks._pages = np.full(len(pages), 1 << 30, dtype=np.uint32)
+        store.held._blocks._pages = np.full(len(pages), 1 << 30, dtype=np.uint32)
     for _ in range(2):  # the first read goes through LMDB and learns
-        codes, intact = store.read_codes(ROWS)
+        codes, intact = store.held.read_codes(ROWS)
         assert intact.all()
         np.testing.assert_array_equal(codes, CODES[ROWS])
-    assert store._blocks.read([5]) != [b""]
+    assert store.held._blocks.read([5]) != [b""]
     store.close()
 
 
 def test_a_damaged_code_is_reported_whichever_way_it_is_read(folder: Path) -> None:
     store = filled(folder)
-    store.save_hints()
+    store.held.save_hints(folder, store.rows)
     store.close()
     data = bytearray((folder / DATA_FILE).read_bytes())
     place = data.find(CODES[1_000].tobytes())
@@ -133,7 +136,7 @@ def test_a_damaged_code_is_reported_whichever_way_it_is_read(folder: Path) -> No
         data[place + 17] ^= 1
         place = data.find(CODES[1_000].tobytes(), place)
     (folder / DATA_FILE).write_bytes(bytes(data))
-    store = Store(folder, WIDTH)
-    _, intact = store.read_codes(ROWS)
+    store = Store(folder, IDENTITY)
+    _, intact = store.held.read_codes(ROWS)
     assert intact.tolist() == (ROWS != 1_000).tolist()
     store.close()

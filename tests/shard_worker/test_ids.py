@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shard_worker import ids, packing, store
+from shard_worker import admission, ids, packing, store
+from shard_worker.errors import WritesStopped
 from shard_worker.ids import Pending
 from shard_worker.store import Store
-from shard_worker.types import Documents, Outcome
+from shard_worker.types import Documents, Outcome, ShardIdentity
 
-WIDTH = 8
+WIDTH = 32
+IDENTITY = ShardIdentity(str(uuid.UUID(int=7)), 0, 1, WIDTH, WIDTH)
 
 
 def batch(names: list[str], first_position: int = 0) -> Documents:
@@ -33,65 +38,104 @@ def names(first: int, stop: int) -> list[str]:
 @pytest.fixture(autouse=True)
 def small_merges(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ids, "MERGED_AT_ONCE", 10)
-    monkeypatch.setattr(ids, "PENDING_MAX", 1_000)
 
 
-def counters(held: Store) -> dict[str, int]:
-    with held._env.begin() as txn:
-        return dict(orjson.loads(txn.get(b"counters", b"", db=held._meta)))
+def merge(held: Store) -> None:
+    held.merge_ids(contextlib.nullcontext())
 
 
 def stored_keys(held: Store) -> int:
     with held._env.begin() as txn:
-        return int(txn.stat(held._ids)["entries"])
+        return int(txn.stat(held._databases["ids"])["entries"])
 
 
 def test_ids_are_found_before_a_merge_after_it_and_after_a_killed_load(tmp_path: Path) -> None:
-    held = Store(tmp_path / "s", WIDTH)
-    held.append(batch(names(0, 40)), replace=False)
-    held.merge_ids()
-    held.append(batch(names(40, 100), 40), replace=False)
+    held = Store.create(tmp_path / "s", IDENTITY)
+    held.write([batch(names(0, 40))])
+    merge(held)
+    held.write([batch(names(40, 100), 40)])
     assert stored_keys(held) == 40
-    assert counters(held) == {"rows": 100, "dead": 0, "ids": 40}
+    assert (held.rows, held.counters.merged_rows, held.pending_ids) == (100, 40, 60)
     assert [held.find(name) for name in names(0, 100)] == list(range(100))
     held.close()  # as a killed process would leave it: nothing is written by closing
-    held = Store(tmp_path / "s", WIDTH)
+    held = Store(tmp_path / "s", IDENTITY)
     assert [held.find(name) for name in names(0, 100)] == list(range(100))
     assert held.positions_of(["n7", "n77", "n100"]) == [7, 77, None]
-    again, _, _ = held.append(batch(names(90, 110), 90), replace=False)
+    (again,) = held.write([batch(names(90, 110), 90)]).outcomes
     assert again == [Outcome.SAME] * 10 + [Outcome.STORED] * 10
-    held.merge_ids()
-    assert counters(held) == {"rows": 110, "dead": 0}  # what every program of version 1 reads
+    merge(held)
+    assert (held.rows, held.counters.merged_rows, held.pending_ids) == (110, 110, 0)
     assert stored_keys(held) == 110
     assert [held.find(name) for name in names(0, 110)] == list(range(110))
     held.close()
 
 
-def test_many_pending_ids_are_merged_by_themselves(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ids, "PENDING_MAX", 50)
-    held = Store(tmp_path / "s", WIDTH)
-    held.append(batch(names(0, 30)), replace=False)
-    assert stored_keys(held) == 0
-    held.append(batch(names(30, 60), 30), replace=False)
-    assert stored_keys(held) == 60
+def test_writes_go_on_between_the_parts_of_a_merge(tmp_path: Path) -> None:
+    held = Store.create(tmp_path / "s", IDENTITY)
+    held.write([batch(names(0, 35))])
+    written = iter(range(35, 1_000))
+
+    @contextlib.contextmanager
+    def writing() -> Iterator[None]:
+        yield
+        at = next(written)
+        held.write([batch(names(at, at + 1), at)])
+
+    held.merge_ids(cast(contextlib.AbstractContextManager[None], _Again(writing)))
+    assert (held.counters.merged_rows, held.pending_ids) == (35, 4)
+    assert [held.find(name) for name in names(0, 39)] == list(range(39))
+    assert held.ids_are_intact()
+    held.close()
+    held = Store(tmp_path / "s", IDENTITY)
+    assert [held.find(name) for name in names(0, 39)] == list(range(39))
+    held.close()
+
+
+class _Again:
+    """A context manager that may be entered any number of times."""
+
+    def __init__(self, make: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
+        self.make = make
+
+    def __enter__(self) -> None:
+        self.entered = self.make()
+        self.entered.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        self.entered.__exit__(None, None, None)
+
+
+def test_a_damaged_id_map_is_noticed_and_made_anew(tmp_path: Path) -> None:
+    held = Store.create(tmp_path / "s", IDENTITY)
+    held.write([batch(names(0, 30))])
+    merge(held)
+    assert held.ids_are_intact()
+    with held._env.begin(write=True) as txn:
+        (key,) = packing.pack_keys(packing.id_keys(["n7"]))
+        txn.put(key, packing.pack_rows([8]), db=held._databases["ids"])
+    assert not held.ids_are_intact()
+    assert held.find("n7") is None
+    held.rebuild_ids()
+    assert held.ids_are_intact()
+    assert [held.find(name) for name in names(0, 30)] == list(range(30))
     held.close()
 
 
 def test_the_newest_version_of_a_document_wins_before_and_after_a_merge(tmp_path: Path) -> None:
-    held = Store(tmp_path / "s", WIDTH)
+    held = Store.create(tmp_path / "s", IDENTITY)
     for version in range(3):
-        _, _, dead = held.append(batch(["a", f"b{version}"]), replace=True)
-        assert len(dead) == (version > 0)
+        versions = dataclasses.replace(
+            batch(["a", f"b{version}"]), texts=[f"text {version}"] * 2, replace=True
+        )
+        assert len(held.write([versions]).dead) == (version > 0)
         if version == 1:
-            held.merge_ids()
+            merge(held)
         assert held.find("a") == 2 * version
-    held.merge_ids()
+    merge(held)
     assert held.find("a") == 4
     with held._env.begin() as txn:
         (key,) = packing.pack_keys(packing.id_keys(["a"]))
-        assert packing.unpack_rows(bytes(txn.get(key, b"", db=held._ids))) == [4]
+        assert packing.unpack_rows(bytes(txn.get(key, b"", db=held._databases["ids"]))) == [4]
     held.close()
 
 
@@ -101,14 +145,15 @@ def test_ids_that_share_a_hash_are_told_apart(
     def colliding(found: Any) -> np.ndarray:
         return np.array([len(name) for name in found], dtype=np.uint64)
 
-    monkeypatch.setattr(store, "id_keys", colliding)
-    held = Store(tmp_path / "s", WIDTH)
-    outcomes, _, _ = held.append(batch(["aa", "bb", "aa"]), replace=False)
+    for module in (store, admission):
+        monkeypatch.setattr(module, "id_keys", colliding)
+    held = Store.create(tmp_path / "s", IDENTITY)
+    (outcomes,) = held.write([batch(["aa", "bb", "aa"])]).outcomes
     assert outcomes == [Outcome.STORED, Outcome.STORED, Outcome.DUPLICATE]
-    held.merge_ids()
-    held.append(batch(["cc", "d"], 3), replace=False)
+    merge(held)
+    held.write([batch(["cc", "d"], 3)])
     assert [held.find(name) for name in ("aa", "bb", "cc", "d", "ee")] == [0, 1, 2, 3, None]
-    held.merge_ids()
+    merge(held)
     assert stored_keys(held) == 2
     assert [held.find(name) for name in ("aa", "bb", "cc", "d", "ee")] == [0, 1, 2, 3, None]
     held.close()
@@ -117,8 +162,8 @@ def test_ids_that_share_a_hash_are_told_apart(
 def test_an_interrupted_merge_is_done_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held = Store(tmp_path / "s", WIDTH)
-    held.append(batch(names(0, 35)), replace=False)
+    held = Store.create(tmp_path / "s", IDENTITY)
+    held.write([batch(names(0, 35))])
     real, calls = packing.pack_keys, list[int]()
 
     def failing(keys: np.ndarray) -> list[bytes]:
@@ -128,14 +173,14 @@ def test_an_interrupted_merge_is_done_again(
         return real(keys)
 
     monkeypatch.setattr("shard_worker.ids.pack_keys", failing)
-    with pytest.raises(OSError, match="power"):
-        held.merge_ids()
+    with pytest.raises(WritesStopped, match="power"):
+        merge(held)
     assert stored_keys(held) == 20
     held.close()
-    held = Store(tmp_path / "s", WIDTH)
+    held = Store(tmp_path / "s", IDENTITY)
     assert [held.find(name) for name in names(0, 35)] == list(range(35))
-    held.merge_ids()
-    with held._env.begin() as txn, txn.cursor(db=held._ids) as cursor:
+    merge(held)
+    with held._env.begin() as txn, txn.cursor(db=held._databases["ids"]) as cursor:
         values = [bytes(value) for value in cursor.iternext(keys=False)]
     assert all(len(packing.unpack_rows(value)) == 1 for value in values)
     assert {len(value) for value in values} == {4}
@@ -144,14 +189,14 @@ def test_an_interrupted_merge_is_done_again(
 
 
 def test_a_reader_that_began_before_a_merge_misses_nothing(tmp_path: Path) -> None:
-    held = Store(tmp_path / "s", WIDTH)
-    held.append(batch(names(0, 20)), replace=False)
-    pending = held._pending
+    held = Store.create(tmp_path / "s", IDENTITY)
+    held.write([batch(names(0, 20))])
+    lookup, (key,) = held._ids.lookup(), packing.id_keys(["n7"])
     with held._env.begin() as before:
-        held.merge_ids()
-        assert held._row_of(before, pending, "n7") == 7
+        merge(held)
+        assert held.held.row_of(before, lookup, "n7", key) == 7
     with held._env.begin() as after:
-        assert held._row_of(after, pending, "n7") == 7
+        assert held.held.row_of(after, lookup, "n7", key) == 7
     held.close()
 
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shard_worker import index as index_module
+from shard_worker.errors import Corrupt
 from shard_worker.index import BinaryIndex, open_index
 
 UUID = str(uuid.UUID(int=7))
@@ -145,12 +146,35 @@ def test_a_snapshot_of_another_index_is_not_used(tmp_path: Path) -> None:
     assert same_answers(index, filled(bits))
 
 
-def test_a_snapshot_with_more_rows_than_the_store_is_not_used(tmp_path: Path) -> None:
+def test_a_snapshot_with_more_rows_than_the_store_means_that_the_store_lost_some(
+    tmp_path: Path,
+) -> None:
     filled(random_bits(30, 8, 5)).save(tmp_path)
+    with pytest.raises(Corrupt, match="lost what was committed"):
+        opened(tmp_path, random_bits(20, 8))
+
+
+def test_a_snapshot_of_another_generation_is_not_used(tmp_path: Path) -> None:
     bits = random_bits(20, 8)
+    before = BinaryIndex(8, UUID, generation=1)
+    before.add(random_bits(20, 8, 99))
+    before.save(tmp_path)
     index, rebuilt = opened(tmp_path, bits)
     assert rebuilt == [(0, 20)]
     assert same_answers(index, filled(bits))
+
+
+def test_a_search_sees_a_replaced_row_or_the_new_one_never_both_nor_none() -> None:
+    bits = random_bits(10, 8)
+    index = filled(bits)
+    before = index._parts
+    index.apply(bits[3:4], np.array([3], dtype=np.int64))
+    asked = BinaryIndex(8, UUID)
+    for parts, row in ((before, 3), (index._parts, 10)):
+        asked._parts = parts
+        (pool,) = asked.search(bits[3:4], 11)
+        assert (pool.rows[0], pool.distances[0]) == (row, 0)
+        assert len(pool) == 10
 
 
 def test_leftovers_of_an_interrupted_snapshot_are_removed(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from shard_worker import index as index_module
 from shard_worker.clustering import Quantizer, lists_for, train
-from shard_worker.errors import ChecksumMismatch
+from shard_worker.errors import ChecksumMismatch, Corrupt
 from shard_worker.hamming import nearest
 from shard_worker.index import BinaryIndex
-from shard_worker.lists import LISTS_FILE, ListedBits
+from shard_worker.lists import LISTS_FILE, ListedBits, write_living
 
 UUID = str(uuid.UUID(int=7))
 NONE_DEAD = np.empty(0, dtype=np.int64)
@@ -178,15 +178,42 @@ def test_a_damaged_file_of_lists_is_refused_and_costs_only_a_rebuild(
     assert reason is not None
 
 
-def test_lists_with_more_rows_than_the_store_or_of_another_index_are_not_used(
-    tmp_path: Path,
+def test_lists_with_more_rows_than_the_store_mean_that_the_store_lost_some(tmp_path: Path) -> None:
+    grouped(clustered_bits(300, 8), tmp_path, 5)
+    with pytest.raises(Corrupt, match="lost what was committed"):
+        BinaryIndex(8, UUID).load(tmp_path, 299)
+
+
+@pytest.mark.parametrize("owner", [(uuid.UUID(int=8).bytes, 0), (uuid.UUID(UUID).bytes, 1)])
+def test_lists_of_another_index_or_generation_are_not_used(
+    tmp_path: Path, owner: tuple[bytes, int]
 ) -> None:
     grouped(clustered_bits(300, 8), tmp_path, 5)
-    index = BinaryIndex(8, UUID)
-    index.load(tmp_path, 299)
-    assert index.listed is None
     with pytest.raises(ChecksumMismatch, match="does not belong"):
-        ListedBits(tmp_path / LISTS_FILE, 8, uuid.UUID(int=8).bytes)
+        ListedBits(tmp_path / LISTS_FILE, 8, owner)
+
+
+def test_lists_without_their_dead_find_the_same_rows_under_new_numbers(tmp_path: Path) -> None:
+    bits = clustered_bits(300, 8)
+    index = grouped(bits, tmp_path, 5)
+    alive = np.random.default_rng(4).random(300) < 0.7
+    numbers = np.where(alive, np.cumsum(alive) - 1, -1)
+    (tmp_path / "next").mkdir()
+    owner = uuid.UUID(UUID).bytes, 1
+    assert index.listed is not None
+    path = write_living(tmp_path / "next", owner, index.listed, numbers)
+    after = BinaryIndex(8, UUID, generation=1)
+    after.adopt(ListedBits(path, 8, owner), np.empty(0, dtype=np.int64))
+    index.mark_dead(np.flatnonzero(~alive))
+    for nprobe in (None, 2):
+        pools = zip(
+            index.search(bits[:40], 30, nprobe), after.search(bits[:40], 30, nprobe), strict=True
+        )
+        for before, now in pools:
+            assert before.distances.tolist() == now.distances.tolist()
+            sure = before.distances < before.distances[-1]  # ties at the cut may be cut otherwise
+            assert numbers[before.rows[sure]].tolist() == now.rows[sure].tolist()
+            assert (before.bits[sure] == now.bits[sure]).all()
 
 
 def test_the_quantizer_finds_nearly_the_nearest_centroid() -> None:

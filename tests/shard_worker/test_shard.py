@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from shard_worker.codes import Calibration, normalize
 from shard_worker.errors import ChecksumMismatch, Corrupt, FormatMismatch, NotFound, Unavailable
+from shard_worker.packing import rows_per_block
 from shard_worker.shard import Shard
-from shard_worker.store import rows_per_block
 from shard_worker.types import Document, Documents, Mode, Outcome, Query, ShardIdentity
 
 DIMENSION = 64
@@ -240,7 +240,7 @@ def test_a_flipped_bit_in_a_text_is_an_error_not_a_text(folder: Path) -> None:
 def test_a_missing_or_empty_store_is_refused_not_served_as_empty(folder: Path, fault: str) -> None:
     path = folder / "store" / "data.mdb"
     path.unlink() if fault == "missing" else path.write_bytes(b"")
-    with pytest.raises(Corrupt, match="missing or empty"):
+    with pytest.raises(Corrupt, match=fault):
         opened(folder)
 
 
@@ -301,11 +301,11 @@ def test_the_disk_holds_little_more_than_codes_and_bits(folder: Path) -> None:
         empty = [""] * len(part)
         shard.append(batch(units[start : start + 10_000], part, texts=empty, titles=empty))
     shard.save_bits()
-    store = shard._store
+    store = shard._current.store
     with store._env.begin() as txn:
         pages = sum(
             stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
-            for stat in [txn.stat(store._codes)]
+            for stat in [txn.stat(store._databases["codes"])]
         )
     bits = sum(path.stat().st_size for path in folder.glob("bits-*"))
     shard.close()
