@@ -107,6 +107,14 @@ class Client:
         """The state of every shard (GET /v1/cluster)."""
         return dict(self._request("GET", "/v1/cluster"))
 
+    def backup(self, dest: str) -> dict[str, Any]:
+        """Copy the index to ``dest`` (POST /v1/admin/backup); takes as long as the copy does."""
+        return dict(self._once("POST", "/v1/admin/backup", {"dest": dest}))
+
+    def compact(self) -> list[dict[str, Any]]:
+        """Drop the dead rows of every shard (POST /v1/admin/compact); minutes for millions."""
+        return list(self._once("POST", "/v1/admin/compact", None))
+
     def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         return Retrying(**_RETRY)(self._once, method, path, body)
 

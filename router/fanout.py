@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 
 from router.answer import Coverage, ShardFailure
 from router.batching import Batcher
+from shard_worker.backup import ShardCopy, copy_shard
 from shard_worker.codes import shard_of
 from shard_worker.errors import BitsiftError, Corrupt, DeadlineExceeded
 from shard_worker.shard import Shard
@@ -35,6 +36,10 @@ class ShardLink(Protocol):
 
     async def write(self, operations: Sequence[Operation]) -> list[list[Outcome]]: ...
 
+    async def backup(self, dest: str) -> ShardCopy: ...
+
+    async def compact(self) -> bool: ...
+
     async def status(self) -> ShardStatus: ...
 
 
@@ -58,6 +63,12 @@ class LocalLink:
 
     async def write(self, operations: Sequence[Operation]) -> list[list[Outcome]]:
         return await asyncio.to_thread(self._shard.write, operations)
+
+    async def backup(self, dest: str) -> ShardCopy:
+        return await asyncio.to_thread(copy_shard, self._shard, dest)
+
+    async def compact(self) -> bool:
+        return await asyncio.to_thread(self._shard.compact)
 
     async def status(self) -> ShardStatus:
         return await asyncio.to_thread(self._shard.status)
@@ -145,6 +156,17 @@ class FanOut:
                 return shard, await self._links[shard].document(document_id)
         except TimeoutError as error:
             raise DeadlineExceeded(f"shard {shard} did not answer in {timeout_s:.3f} s") from error
+
+    async def of_each(self, call: Callable[[ShardLink], Awaitable[T]]) -> list[T]:
+        """What ``call`` gives for every shard, without a deadline.
+
+        Raises the first error, when all have ended.
+        """
+        found = await asyncio.gather(*map(call, self._links), return_exceptions=True)
+        for error in found:
+            if isinstance(error, BaseException):
+                raise error
+        return [result for result in found if not isinstance(result, BaseException)]
 
     async def statuses(self, timeout_s: float) -> list[ShardStatus]:
         """The state of every shard; one that does not say is UNREACHABLE."""

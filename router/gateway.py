@@ -13,6 +13,7 @@ from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 
+from router.admin import add_admin
 from router.answer import Answer
 from router.document_routes import DOCUMENTS_PATH, Writer, add_documents
 from router.problems import add_problem_handlers
@@ -60,6 +61,7 @@ def create_app(service: SearchService, writer: Writer) -> FastAPI:
     add_problem_handlers(app)
     _add_search(app, service)
     add_documents(app, service.shards, writer)
+    add_admin(app, service)
     _add_status(app, service)
     _add_page(app)
     return app

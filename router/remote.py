@@ -12,6 +12,7 @@ import ray
 import ray.exceptions
 
 from router.fanout import Found
+from shard_worker.backup import ShardCopy
 from shard_worker.deadline import Deadline
 from shard_worker.errors import BitsiftError, ShardUnavailable
 from shard_worker.types import Candidates, Document, Operation, Outcome, Query, ShardStatus
@@ -55,6 +56,12 @@ class RemoteLink:
     async def write(self, operations: Sequence[Operation]) -> list[list[Outcome]]:
         data = await asyncio.to_thread(pack_writes, operations)
         return unpack_outcomes(await _call(self._actor.write.remote(data), self._name))
+
+    async def backup(self, dest: str) -> ShardCopy:
+        return await _call(self._actor.backup.remote(dest), self._name)
+
+    async def compact(self) -> bool:
+        return await _call(self._actor.compact.remote(), self._name)
 
     async def status(self) -> ShardStatus:
         return await _call(self._actor.status.remote(), self._name)

@@ -22,6 +22,7 @@ from pathlib import Path
 import faiss
 import ray
 
+from shard_worker.backup import ShardCopy, copy_shard
 from shard_worker.codes import Calibration
 from shard_worker.deadline import Deadline
 from shard_worker.errors import DeadlineExceeded, ShardUnavailable
@@ -98,7 +99,7 @@ class ShardActor:
 
     def _keep_up(self) -> None:
         """Train, compact and save when it is due, at the lowest priority."""
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)  # of this thread, on Linux
+        _give_way()
         while not self._stopping.wait(UPKEEP_CHECK_S):
             try:
                 self._ready().maintain()
@@ -165,6 +166,12 @@ class ShardActor:
         """Drop dead rows now; minutes for millions of rows. Returns whether there were any."""
         return self._ready().compact()
 
+    @ray.method(concurrency_group="upkeep")
+    def backup(self, dest: str) -> ShardCopy:
+        """Copy the shard to the backup repository ``dest``, at the lowest priority."""
+        _give_way()
+        return copy_shard(self._ready(), dest)
+
     def status(self) -> ShardStatus:
         """Never raises: the state and the reason are the answer."""
         base = ShardStatus(self._identity.shard, "LOADING")
@@ -185,6 +192,11 @@ class ShardActor:
         if self._shard is not None:
             self._shard.close()
             self._shard = None
+
+
+def _give_way() -> None:
+    """Give this thread, and those that it starts, the lowest priority (Linux)."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 def resident_bytes() -> int:

@@ -1,0 +1,188 @@
+"""The commands that look after an index: verify, backup, restore, export, compact."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from cluster.cli_console import Json, err, out, print_json, terminable
+from shard_worker.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from router.client import Client
+
+ADMIN_TIMEOUT_S = 7 * 86_400.0
+"""One HTTP call lasts as long as the copy; the shards stop on their own errors."""
+
+Url = Annotated[str | None, typer.Option(help="A running gateway, such as http://127.0.0.1:8000.")]
+Index = Annotated[Path, typer.Argument(metavar="INDEX", help="An index that is not being served.")]
+OnProgress = Callable[[int, int], None]
+
+
+@contextlib.contextmanager
+def _progress(what: str, quiet: bool, amount: type[ProgressColumn]) -> Iterator[OnProgress]:
+    """A bar on a terminal; call it with what is done and what there is to do."""
+    columns = TextColumn("{task.description}"), BarColumn(), amount(), TimeRemainingColumn()
+    bar = Progress(*columns, console=err, disable=quiet or not err.is_terminal)
+    task = bar.add_task(what, total=None)
+    with terminable(), bar:
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+_bytes = functools.partial(_progress, amount=DownloadColumn)
+_items = functools.partial(_progress, amount=MofNCompleteColumn)
+
+
+def backup(
+    places: Annotated[
+        list[str],
+        typer.Argument(metavar="[INDEX] DEST", help="The index, unless --url; a folder or a URL."),
+    ],
+    url: Url = None,
+    json: Json = False,
+) -> None:
+    """Copy an index to DEST: a folder, or object storage such as s3://bucket/name.
+
+    With --url the running shards copy themselves while they are searched and written to; DEST must
+    be one that all their machines can write to: object storage, or a shared folder under the same
+    path. Only what DEST does not have yet is sent. Killed on the way, the earlier backup in DEST
+    stays good. One backup at a time into one DEST.
+    """
+    if len(places) != (2 if url is None else 1):
+        raise InvalidRequest("say INDEX and DEST, or --url URL and DEST")
+    dest = places[-1] if "://" in places[-1] else str(Path(places[-1]).absolute())
+    if url is not None:
+        with _asking(url) as client:
+            report = client.backup(dest)
+    else:
+        from cluster.backup import back_up
+
+        with _bytes("copying", json) as progress:
+            report = dataclasses.asdict(back_up(Path(places[0]), dest, progress))
+    if json:
+        print_json(report)
+        return
+    _print_facts(
+        {
+            "index": report["index_uuid"],
+            "files": f"{report['files']:,}",
+            "size": _size(report["bytes"]),
+            "sent": f"{report['blocks_new']:,} of {report['blocks']:,} blocks, "
+            f"{_size(report['bytes_stored'])} compressed",
+            "removed": f"{report['blocks_removed']:,} blocks that the earlier backup needed",
+        }
+    )
+
+
+def restore(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="Where `bitsift backup` copied to.")],
+    index_folder: Annotated[Path, typer.Argument(metavar="INDEX", help="The index to make.")],
+    json: Json = False,
+) -> None:
+    """Make an index from a backup. Every block is checked; INDEX appears whole, or not at all."""
+    from cluster.restore import restore as run
+
+    source = source if "://" in source else str(Path(source).absolute())
+    with _bytes("restoring", json) as progress:
+        report = run(source, index_folder.absolute(), progress)
+    if json:
+        print_json(report)
+        return
+    out.print(
+        f"{index_folder} holds {report.documents:,} documents in {report.shards} shards, "
+        f"as they were at {report.created}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def export(
+    index_folder: Index,
+    dest: Annotated[
+        Path,
+        typer.Argument(metavar="DEST", help="FILE.parquet, or a folder: then one file a shard."),
+    ],
+    json: Json = False,
+) -> None:
+    """Write all documents and vectors as Parquet: id, title, text, metadata, int8, scale.
+
+    A document's vector is int8 · scale.
+    """
+    from cluster.export import export as run
+
+    with _items("exporting", json) as progress:
+        report = run(index_folder, dest.absolute(), progress)
+    if json:
+        print_json(report)
+        return
+    out.print(
+        f"{report.documents:,} documents in {report.files} files, {_size(report.bytes)}: {dest}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def compact(
+    index_folder: Annotated[
+        Path | None, typer.Argument(metavar="INDEX", help="An index that is not being served.")
+    ] = None,
+    url: Url = None,
+    json: Json = False,
+) -> None:
+    """Drop the rows of deleted and replaced documents, and give their disk back.
+
+    With --url the running cluster does it, and goes on answering.
+    """
+    if (index_folder is None) == (url is None):
+        raise InvalidRequest("say of what: INDEX or --url URL, one of them")
+    if url is not None:
+        with _asking(url) as client:
+            shards = client.compact()
+    else:
+        from cluster.compact import compact as run
+
+        assert index_folder is not None
+        with _items("compacting", json) as progress:
+            shards = [dataclasses.asdict(shard) for shard in run(index_folder, progress)]
+    total = {name: sum(shard[name] for shard in shards) for name in ("rows_dropped", "bytes_freed")}
+    if json:
+        print_json({"shards": shards, **total})
+        return
+    out.print(f"{total['rows_dropped']:,} rows dropped, {_size(total['bytes_freed'])} came back")
+
+
+@contextlib.contextmanager
+def _asking(url: str) -> Iterator[Client]:
+    """The running cluster, which answers after minutes or hours."""
+    from router.client import Client
+
+    with Client(url, timeout_s=ADMIN_TIMEOUT_S) as client, terminable():
+        yield client
+
+
+def _print_facts(facts: dict[str, str]) -> None:
+    table = Table(show_header=False, box=None)
+    for name, value in facts.items():
+        table.add_row(name, escape(value))
+    out.print(table)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
