@@ -14,10 +14,20 @@ import numpy as np
 from router.description import IndexDescription
 from router.fanout import FanOut, LocalLink
 from router.service import SearchService
+from router.writes import WriteService
 from shard_worker.codes import Calibration, normalize, shard_of
 from shard_worker.errors import BitsiftError
 from shard_worker.shard import Shard
-from shard_worker.types import Candidates, Documents, Query, ShardIdentity, ShardStatus
+from shard_worker.types import (
+    Candidates,
+    Document,
+    Documents,
+    Operation,
+    Outcome,
+    Query,
+    ShardIdentity,
+    ShardStatus,
+)
 
 UUID = "00000000-0000-0000-0000-000000000001"
 
@@ -55,6 +65,16 @@ class BrokenLink:
         self.calls += 1
         raise self.error
 
+    async def document(self, document_id: str) -> Document:
+        raise self.error
+
+    async def holds(self, ids: Sequence[str], digests: Sequence[bytes]) -> list[bool]:
+        raise self.error
+
+    async def write(self, operations: Sequence[Operation]) -> list[list[Outcome]]:
+        self.calls += 1
+        raise self.error
+
     async def status(self) -> ShardStatus:
         raise self.error
 
@@ -70,6 +90,18 @@ class FrozenLink:
         raise AssertionError
 
     async def documents(self, rows: Sequence[int]) -> list[Any]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def document(self, document_id: str) -> Document:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def holds(self, ids: Sequence[str], digests: Sequence[bytes]) -> list[bool]:
+        return [False] * len(ids)
+
+    async def write(self, operations: Sequence[Operation]) -> list[list[Outcome]]:
+        self.was_reached = True
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -119,15 +151,31 @@ def make_shards(
     return opened, calibration
 
 
-def make_service(links: Sequence[Any], calibration: Calibration) -> SearchService:
-    """A service over ``links`` with a HashEncoder."""
-    description = IndexDescription(
+def make_description(
+    shards: int, calibration: Calibration, *, has_model: bool = True
+) -> IndexDescription:
+    """Of an index of ``shards`` shards, whose model is a HashEncoder."""
+    return IndexDescription(
         name="test",
         uuid=UUID,
         created="2026-01-01T00:00:00+00:00",
-        shards=len(links),
+        shards=shards,
         calibration=calibration,
-        model={"name": "hash"},
+        model={"name": "hash"} if has_model else None,
         examples=("one", "two"),
     )
+
+
+def make_service(links: Sequence[Any], calibration: Calibration) -> SearchService:
+    """A service over ``links`` with a HashEncoder."""
+    description = make_description(len(links), calibration)
     return SearchService(description, FanOut(links), HashEncoder(calibration.dimension))
+
+
+def make_writer(
+    links: Sequence[Any], calibration: Calibration, encoder: Any = None, *, has_model: bool = True
+) -> WriteService:
+    """A writer over ``links`` with ``encoder``, or a HashEncoder."""
+    description = make_description(len(links), calibration, has_model=has_model)
+    used = encoder or HashEncoder(calibration.dimension)
+    return WriteService(description, links, (lambda: used) if has_model else None)

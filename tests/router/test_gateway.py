@@ -5,24 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import socket
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 
 from router.client import AsyncClient, Client
 from router.fanout import LocalLink
-from router.gateway import BODY_BYTES_MAX, create_app
+from router.gateway import BODY_BYTES_MAX
 from shard_worker.errors import InvalidRequest, NotFound, ShardUnavailable, Unavailable
-from tests.fakes import BrokenLink, HashEncoder, make_service, make_shards
+from tests.fakes import BrokenLink, HashEncoder, make_service, make_shards, make_writer
+from tests.gateways import Running
 
 DIMENSION = 64
 TEXTS = [f"a text about number {i}" for i in range(300)]
@@ -33,29 +30,12 @@ def units() -> np.ndarray:
     return HashEncoder(DIMENSION).encode_documents(TEXTS)
 
 
-class Running:
-    """A gateway on a free port of loopback."""
-
-    def __init__(self, service) -> None:  # type: ignore[no-untyped-def]
-        self.service = service
-        listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        self.server = uvicorn.Server(uvicorn.Config(create_app(service), log_level="critical"))
-        self.thread = threading.Thread(target=self.server.run, args=([listener],))
-        self.thread.start()
-        while not self.server.started:
-            time.sleep(0.01)
-
-    def stop(self) -> None:
-        self.server.should_exit = True
-        self.thread.join()
-
-
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory, units: np.ndarray) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("gateway")
     shards, calibration = make_shards(folder, units, DIMENSION, 2, TEXTS)
-    running = Running(make_service([LocalLink(s) for s in shards], calibration))
+    links = [LocalLink(s) for s in shards]
+    running = Running(make_service(links, calibration), make_writer(links, calibration))
     yield running
     running.stop()
     for shard in shards:
@@ -67,7 +47,8 @@ def broken(tmp_path_factory: pytest.TempPathFactory, units: np.ndarray) -> Itera
     folder = tmp_path_factory.mktemp("broken")
     shards, calibration = make_shards(folder, units, DIMENSION, 2, TEXTS)
     dead = BrokenLink(ShardUnavailable("shard 1 is failed: no disk"))
-    running = Running(make_service([LocalLink(shards[0]), dead], calibration))
+    links = [LocalLink(shards[0]), dead]
+    running = Running(make_service(links, calibration), make_writer(links, calibration))
     yield running
     running.stop()
     for shard in shards:
