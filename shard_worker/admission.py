@@ -12,7 +12,7 @@ from shard_worker.blocks import is_intact
 from shard_worker.errors import Corrupt
 from shard_worker.held import HeldRows
 from shard_worker.ids import Lookup
-from shard_worker.packing import id_keys, row_salt
+from shard_worker.packing import id_keys, salt_of
 from shard_worker.types import GIVEN_VECTOR_POSITION, Deletes, Documents, Operation, Outcome
 
 _NO_ROWS = np.empty(0, dtype=np.int64)
@@ -128,9 +128,8 @@ def _is_same(admission: _Admission, row: int, batch: Documents, place: int) -> b
         return False
     if content[1:4] != (batch.titles[place], batch.texts[place], batch.metadata[place]):
         return False
-    (salt,) = row_salt(np.array([row], dtype=np.int64)).tolist()
     record = held.record(txn, row)
-    if not is_intact(record, held.width, salt):
+    if not is_intact(record, held.width, salt_of(row)):
         return False
     if batch.positions[place] != GIVEN_VECTOR_POSITION:
         return content[4] != GIVEN_VECTOR_POSITION

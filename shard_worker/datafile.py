@@ -56,7 +56,9 @@ def check_data_file(path: Path) -> None:
             second = _read_meta(file.read(_PAGE_HEADER_BYTES + _META.size), path)
     except FileNotFoundError as error:
         raise Corrupt(f"{path} is missing; restore it from a backup") from error
-    if second.page_bytes != first.page_bytes or abs(first.transaction - second.transaction) > 1:
+    one, other = first.transaction, second.transaction  # even and odd ones take turns
+    in_turn = one % 2 == 0 and (other % 2 == 1 or other == one == 0) and abs(one - other) <= 1
+    if second.page_bytes != first.page_bytes or not in_turn:
         raise Corrupt(f"{path}: its two meta pages contradict each other; restore it from a backup")
     newest = max(first, second, key=lambda meta: meta.transaction)
     committed = (newest.last_page + 1) * newest.page_bytes

@@ -29,6 +29,7 @@ from shard_worker.packing import (
     resalt_document,
     row_salt,
     rows_per_block,
+    salt_of,
 )
 from shard_worker.types import GIVEN_VECTOR_POSITION, Document
 
@@ -164,8 +165,7 @@ class HeldRows:
         if packed is None or len(packed) <= CRC_BYTES:
             raise Corrupt(f"{self.path}: the document of row {row} is missing")
         body = bytes(packed[CRC_BYTES:])
-        (salt,) = row_salt(np.array([row], dtype=np.int64)).tolist()
-        if google_crc32c.value(body) ^ salt != CRC.unpack_from(packed)[0]:
+        if google_crc32c.value(body) ^ salt_of(row) != CRC.unpack_from(packed)[0]:
             raise ChecksumMismatch(f"{self.path}: the document of row {row} is damaged")
         document_id, title, text, metadata, position = orjson.loads(self._decompress(body))
         return document_id, title, text, metadata, position

@@ -30,6 +30,7 @@ CRC_BYTES = 4
 ROW = struct.Struct(">Q")
 CRC = struct.Struct("<I")
 SHORT_ROW = struct.Struct(">I")
+_KNUTH = 2654435761
 _PAGE_BYTES = 4096
 _PAGE_HEADER_BYTES = 16
 _BLOCK_PAGES_MAX = 32
@@ -60,7 +61,12 @@ def rows_per_block(width: int) -> int:
 
 def row_salt(rows: NDArray[np.int64]) -> NDArray[np.uint32]:
     """Mixed into the checksums of ``rows`` (Knuth's hash)."""
-    return (rows.astype(np.uint64) * np.uint64(2654435761)).astype(np.uint32)
+    return (rows.astype(np.uint64) * np.uint64(_KNUTH)).astype(np.uint32)
+
+
+def salt_of(row: int) -> int:
+    """``row_salt`` of one row."""
+    return row * _KNUTH & 0xFFFFFFFF
 
 
 def pack_codes(codes: NDArray[np.int8], first_row: int) -> NDArray[np.uint8]:

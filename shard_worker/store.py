@@ -83,6 +83,8 @@ class Counters:
     """What the store says of itself, in the transaction of every change.
 
     ``merged_rows`` have their ids in the database; ``dead_sum`` and ``ids_sum`` are checksums.
+    ``transaction`` is LMDB's number of the transaction that wrote this: an older state in the place
+    of the newest has another.
     """
 
     rows: int = 0
@@ -91,6 +93,7 @@ class Counters:
     generation: int = 0
     dead_sum: int = 0
     ids_sum: int = 0
+    transaction: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -161,7 +164,8 @@ class Store:
 
     def _check_identity(self, identity: ShardIdentity) -> None:
         """A data file that was put in the place of another, or made anew, is refused."""
-        found, expected = self._meta(_IDENTITY), dataclasses.asdict(identity)
+        with self._env.begin() as txn:
+            found, expected = self._meta(txn, _IDENTITY), dataclasses.asdict(identity)
         if found != expected:
             raise FormatMismatch(
                 f"{self.path / DATA_FILE} holds shard {found.get('shard')} of index "
@@ -170,16 +174,20 @@ class Store:
             )
 
     def _read_counters(self) -> Counters:
-        facts = self._meta(_COUNTERS)
+        with self._env.begin() as txn:
+            facts, transaction = self._meta(txn, _COUNTERS), txn.id()
         if facts.keys() != Counters.__dataclass_fields__.keys():
             raise FormatMismatch(f"{self.path / DATA_FILE} has counters of another version")
+        if facts["transaction"] != transaction:
+            raise Corrupt(
+                f"{self.path / DATA_FILE} is in the state of transaction {facts['transaction']}, "
+                f"not of {transaction}, its last; restore it from a backup"
+            )
         return Counters(**facts)
 
-    def _meta(self, key: bytes) -> dict[str, Any]:
-        with self._env.begin() as txn:
-            packed = txn.get(key, b"", db=self._databases["meta"])
+    def _meta(self, txn: lmdb.Transaction, key: bytes) -> dict[str, Any]:
         try:
-            return unpack_meta(packed)
+            return unpack_meta(bytes(txn.get(key, b"", db=self._databases["meta"])))
         except ChecksumMismatch as error:
             raise ChecksumMismatch(
                 f"{self.path / DATA_FILE}: {key.decode()}: {error}; restore it from a backup"
@@ -234,7 +242,8 @@ class Store:
                 done = [admit(self.held, txn, lookup, operation) for operation in operations]
                 written = self._put(txn, operations, done)
                 counters = self._counters_after(written)
-                self._put_counters(txn, counters)
+                if counters != self.counters:  # else nothing was changed, and nothing is synced
+                    self._put_counters(txn, counters)
         first, self.counters = self.counters.rows, counters
         keys = [part.keys[part.stored] for part in done]
         added = np.arange(first, counters.rows, dtype=np.int64)
@@ -370,6 +379,7 @@ class Store:
                     txn.cursor(db=self._databases["ids"]) as cursor,
                 ):
                     cursor.putmulti(entries, append=True)
+                    self._put_counters(txn, self.counters)
             checksum += id_map.checksum_of(entries)
         self._put_merged(checksum % (1 << 64))
 
@@ -415,7 +425,7 @@ class Store:
         return WritesStopped(self.writes_stopped)
 
     def _put_counters(self, txn: lmdb.Transaction, counters: Counters) -> None:
-        packed = pack_meta(dataclasses.asdict(counters))
+        packed = pack_meta(dataclasses.asdict(counters) | {"transaction": txn.id()})
         txn.put(_COUNTERS, packed, db=self._databases["meta"])
 
     def _put_records(self, txn: lmdb.Transaction, records: NDArray[np.uint8]) -> None:
@@ -500,7 +510,7 @@ class Store:
         """All dead rows, int64 (n,), ascending. Raises ChecksumMismatch."""
         with self._env.begin() as txn:
             rows = self.held.dead(txn)
-            counters = Counters(**unpack_meta(txn.get(_COUNTERS, b"", db=self._databases["meta"])))
+            counters = Counters(**self._meta(txn, _COUNTERS))
         found = len(rows), sum_of(rows.astype(np.uint64))
         if found != (counters.dead, counters.dead_sum):
             raise ChecksumMismatch(

@@ -1,0 +1,255 @@
+"""Upserts and deletes of a shard: what is acknowledged is there, once, in every mode."""
+
+from __future__ import annotations
+
+import struct
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shard_worker import shard as shard_module
+from shard_worker.errors import Corrupt, NotFound, StorageFull, WritesStopped
+from shard_worker.index import BinaryIndex
+from shard_worker.packing import content_digest
+from shard_worker.types import LIVE_POSITION, Deletes, Mode, Outcome, Query, ShardSettings
+from tests.shard_worker.small_shard import (
+    batch,
+    best_of,
+    contents,
+    new_shard,
+    open_shard,
+    vector_of,
+)
+
+
+def test_an_upsert_takes_the_place_of_what_has_its_id(tmp_path: Path) -> None:
+    shard = new_shard(tmp_path / "s")
+    assert shard.append(batch(["a", "b"], ["one", "two"])) == [Outcome.STORED] * 2
+    assert shard.append(batch(["b", "c"], ["three", "four"])) == [Outcome.REPLACED, Outcome.STORED]
+    assert contents(shard) == {"a": "one", "b": "three", "c": "four"}
+    for mode in (Mode.EXACT, Mode.APPROXIMATE, Mode.EXHAUSTIVE):
+        assert best_of(shard, "three", mode).id == "b"
+    assert shard.document("b").text == "three"
+    assert (shard.status().rows, shard.status().documents) == (4, 3)
+    shard.close()
+
+
+def test_the_same_content_again_changes_nothing_and_says_so(tmp_path: Path) -> None:
+    shard = new_shard(tmp_path / "s")
+    shard.append(batch(["a", "b"], ["one", "two"]))
+    assert shard.append(batch(["a", "b"], ["one", "other"])) == [Outcome.SAME, Outcome.REPLACED]
+    assert shard.status().rows == 3
+    shard.close()
+
+
+def test_a_vector_made_by_the_model_is_not_compared_a_given_one_is(tmp_path: Path) -> None:
+    shard = new_shard(tmp_path / "s")
+    by_model, given = batch(["a"], ["one"], position=LIVE_POSITION), batch(["a"], ["one"])
+    near = batch(["a"], ["one"], position=LIVE_POSITION)
+    near.codes[0, 0] += 1  # as the model's rounding in another batch
+    assert shard.append(by_model) == [Outcome.STORED]
+    assert shard.append(near) == [Outcome.SAME]
+    digests = [content_digest("", text, "") for text in ("one", "two")]
+    assert shard.holds(["a", "a"], digests) == [True, False]
+    assert shard.append(given) == [Outcome.SAME]  # the very vector that the model made
+    other = batch(["a"], ["one"])
+    other.codes[0, 0] += 1
+    assert shard.append(other) == [Outcome.REPLACED]
+    assert shard.holds(["a"], digests[:1]) == [False]
+    assert shard.append(by_model) == [Outcome.REPLACED]  # back to the model's
+    shard.close()
+
+
+def test_of_one_id_twice_in_a_batch_the_last_counts(tmp_path: Path) -> None:
+    shard = new_shard(tmp_path / "s")
+    shard.append(batch(["a", "b", "a"], ["one", "two", "three"]))
+    assert contents(shard) == {"a": "three", "b": "two"}
+    shard.append(batch(["a", "a"], ["four", "three"]))
+    assert contents(shard) == {"a": "three", "b": "two"}
+    shard.close()
+
+
+def test_deleted_documents_are_gone_and_may_come_back(tmp_path: Path) -> None:
+    shard = new_shard(tmp_path / "s")
+    shard.append(batch(["a", "b"], ["one", "two"]))
+    assert shard.delete(["a", "x", "a"]) == [Outcome.DELETED, Outcome.MISSING, Outcome.MISSING]
+    assert shard.delete(["a"]) == [Outcome.MISSING]
+    assert contents(shard) == {"b": "two"}
+    with pytest.raises(NotFound):
+        shard.document("a")
+    shard.close()
+    shard = open_shard(tmp_path / "s")
+    assert contents(shard) == {"b": "two"}
+    assert shard.append(batch(["a"], ["one"])) == [Outcome.STORED]
+    assert contents(shard) == {"a": "one", "b": "two"}
+    shard.close()
+
+
+def test_long_and_strange_ids_round_trip(tmp_path: Path) -> None:
+    ids = ["x" * 5_000, "../../etc/passwd", "a\x00b", "é", "e\u0301", "🦊", " "]
+    shard = new_shard(tmp_path / "s")
+    shard.append(batch(ids, [f"text {place}" for place in range(len(ids))]))
+    assert [shard.document(name).text for name in ids] == [f"text {p}" for p in range(len(ids))]
+    assert shard.delete(ids) == [Outcome.DELETED] * len(ids)
+    assert contents(shard) == {}
+    shard.close()
+
+
+def test_threads_that_write_at_once_share_transactions(tmp_path: Path) -> None:
+    shard = new_shard(tmp_path / "s")
+    committed = list[int]()
+    plain = shard._current.store.write
+
+    def watched(operations):  # type: ignore[no-untyped-def]
+        committed.append(len(operations))
+        return plain(operations)
+
+    shard._current.store.write = watched  # type: ignore[method-assign]
+    start = threading.Barrier(8)
+
+    def work(number: int) -> None:
+        start.wait()
+        for place in range(20):
+            shard.append(batch([f"{number}-{place}"], [f"text {number} {place}"]))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(committed) == 160
+    assert len(committed) < 160  # some went together
+    assert len(contents(shard)) == 160
+    shard.close()
+    shard = open_shard(tmp_path / "s")
+    assert len(contents(shard)) == 160
+    shard.close()
+
+
+def test_operations_on_one_id_are_done_in_their_order(tmp_path: Path) -> None:
+    shard = new_shard(tmp_path / "s")
+    operations = [batch(["a"], ["one"]), Deletes(["a"]), batch(["a"], ["two"])]
+    assert shard.write(operations) == [[Outcome.STORED], [Outcome.DELETED], [Outcome.STORED]]
+    assert contents(shard) == {"a": "two"}
+    shard.close()
+
+
+def test_a_replaced_document_is_found_once_whenever_one_looks(tmp_path: Path) -> None:
+    shard = new_shard(tmp_path / "s")
+    shard.append(batch([str(i) for i in range(50)], [f"text {i}" for i in range(50)]))
+    done, seen = threading.Event(), list[int]()
+
+    def search() -> None:
+        while not done.is_set():
+            (found,) = shard.search([Query(vector_of("a"), candidates=100, mode=Mode.EXACT)])
+            seen.append(len(found))
+
+    thread = threading.Thread(target=search)
+    thread.start()
+    for version in range(150):
+        name = str(version % 50)
+        shard.append(batch([name], [f"text {name} version {version}"]))
+    done.set()
+    thread.join()
+    assert set(seen) == {50}
+    shard.close()
+
+
+def test_a_full_map_refuses_upserts_before_they_are_written_and_takes_deletes(
+    tmp_path: Path,
+) -> None:
+    small = ShardSettings(store_bytes_max=3 << 20)
+    shard = new_shard(tmp_path / "s", small)
+    stored, refusal = 0, None
+    while refusal is None:
+        names = [str(stored + i) for i in range(500)]
+        try:
+            shard.append(batch(names, ["a text of some length " * 20] * 500))
+            stored += 500
+        except StorageFull as error:
+            refusal = error.message
+    assert "configured 3145728 bytes" in refusal
+    assert stored >= 500
+    for first in range(0, stored, 10):
+        assert set(shard.delete([str(first + i) for i in range(10)])) == {Outcome.DELETED}
+    assert contents(shard) == {}
+    shard.close()
+    shard = open_shard(tmp_path / "s")  # with the usual limit
+    shard.append(batch(["a"], ["one"]))
+    assert contents(shard) == {"a": "one"}
+    shard.close()
+
+
+def test_bits_that_cannot_follow_a_commit_stop_writes_until_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = new_shard(tmp_path / "s")
+    shard.append(batch(["a"], ["one"]))
+    with monkeypatch.context() as patched:
+
+        def fails(*_: object) -> None:
+            raise MemoryError
+
+        patched.setattr(BinaryIndex, "apply", fails)
+        with pytest.raises(WritesStopped):
+            shard.append(batch(["b"], ["two"]))
+    with pytest.raises(WritesStopped, match="restart"):
+        shard.append(batch(["c"], ["three"]))
+    assert best_of(shard, "one").id == "a"
+    assert "MemoryError" in (shard.status().writes_stopped or "")
+    shard.close()
+    shard = open_shard(tmp_path / "s")
+    assert contents(shard) == {"a": "one", "b": "two"}  # it was durable, though not acknowledged
+    shard.close()
+
+
+def test_many_ids_in_ram_are_merged_by_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_module, "PENDING_MAX", 50)
+    shard = new_shard(tmp_path / "s")
+    for first in (0, 30):
+        names = [str(first + i) for i in range(30)]
+        shard.append(batch(names, names))
+        assert shard._current.store.pending_ids == (30 if first == 0 else 0)
+    assert shard.document("7").text == "7"
+    shard.close()
+
+
+def test_damage_of_the_bits_and_of_a_code_at_once_is_said_with_every_answer(tmp_path: Path) -> None:
+    shard = new_shard(tmp_path / "s")
+    names = [str(i) for i in range(300)]
+    shard.append(batch(names, names))
+    code = shard.search([Query(vector_of("7"), mode=Mode.EXACT)])[0].codes[0].tobytes()
+    assert np.any(np.frombuffer(code, dtype=np.int8))
+    shard.close()
+    path = tmp_path / "s" / "store" / "data.mdb"
+    data = bytearray(path.read_bytes())
+    at = data.find(code)
+    while at >= 0:
+        data[at] ^= 1
+        at = data.find(code)
+    path.write_bytes(bytes(data))
+    shard = open_shard(tmp_path / "s")  # there is no snapshot: all bits come from the codes
+    (found,) = shard.search([Query(vector_of("unrelated"), mode=Mode.EXACT)])
+    assert found.corrupt >= 1
+    assert shard.status().corrupt_rows_seen == 1
+    shard.close()
+
+
+def test_an_older_state_in_the_place_of_the_newest_is_refused(tmp_path: Path) -> None:
+    shard = new_shard(tmp_path / "s")
+    for name in "abcdefgh":
+        shard.append(batch([name], [name]))
+    shard.close()
+    path = tmp_path / "s" / "store" / "data.mdb"
+    data = bytearray(path.read_bytes())
+    places = [page * 4_096 + 16 + 24 + 96 + 8 for page in (0, 1)]
+    numbers = [struct.unpack_from("<Q", data, at)[0] for at in places]
+    older = places[numbers.index(min(numbers))]
+    struct.pack_into("<Q", data, older, min(numbers) + 2)  # one bit, for half of all numbers
+    path.write_bytes(bytes(data))
+    with pytest.raises(Corrupt, match="in the state of transaction"):
+        open_shard(tmp_path / "s")
