@@ -4,6 +4,8 @@
 // * body[data-state] is empty | loading | done | error. It turns to loading with the keystroke, not with the request;
 //   body[data-query] names the question that the shown answer belongs to.
 // * The address bar holds the question (?q=…&explain=1), so a link to the page is a link to the answer.
+// * While the index is being filled, its facts are asked for every second: how much can be found already is shown beside
+//   answers and welcome alike. Nothing that a reader may be pointing at is replaced meanwhile.
 // * What can heal by itself (no connection, 429, 502, 503) is asked again, with growing pauses, obeying Retry-After.
 
 import { count, head, milliseconds, number, quoted } from "./format.js";
@@ -13,6 +15,7 @@ const DEBOUNCE_MS = 150;
 const TIMEOUT_MS = 30000;
 const RETRY_MAX_S = 15;
 const CLUSTER_POLL_MS = 3000;
+const LOADING_POLL_MS = 1000;
 const TOP_K = [10, 20, 40];
 const SIMILAR_CHARACTERS = 300;
 const HEALS_ITSELF = [0, 429, 502, 503];
@@ -136,7 +139,7 @@ function showAnswer(query, found, roundTrip) {
   const size = answer.hits.length;
   welcome.hidden = true;
   if (size) showHits();
-  else view.showNothing(results, index?.documents);
+  else view.showNothing(results, index);
   view.showTimings(timings, answer.timings_ms);
   const next = TOP_K[TOP_K.indexOf(topK) + 1];
   more.hidden = size < topK || !next;
@@ -174,6 +177,7 @@ function showProblem(error, attempt, again) {
   const { status: code, title, detail, retryAfter } = error instanceof Problem ? error : new Problem(-1, "This page failed", String(error));
   const heals = HEALS_ITSELF.includes(code);
   dropAnswer();
+  view.showLoading($("loading"), null);
   const [kind, label] = heals ? ["wait", "Try now"] : ["error", "Try again"];
   view.showNotice(notice, kind, code > 0 ? `${title} (${code})` : title, [detail], label, () => again(attempt));
   if (heals) retryLater(Math.max(retryAfter, pause(attempt)), attempt + 1, again);
@@ -201,6 +205,7 @@ function retryLater(seconds, attempt, again) {
 async function loadIndex(attempt = 0) {
   clearTimeout(indexTimer);
   if (!question()) clearInterval(retryTimer);
+  const before = index;
   try {
     index = await call("v1/index");
   } catch (error) {
@@ -210,8 +215,21 @@ async function loadIndex(attempt = 0) {
     return;
   }
   view.showMemory($("memory"), index.memory);
-  if (!question()) showEmpty();
-  loadCluster();
+  view.showLoading($("loading"), index.loading);
+  if (index.loading) indexTimer = setTimeout(loadIndex, LOADING_POLL_MS);
+  if (before && page.dataset.state === "empty") view.showClaim(welcome, index);
+  else if (!question()) showEmpty();
+  if (before?.loading) showMore();
+  if (before?.loading && index.loading) view.showFacts($("facts"), index, cluster);
+  else loadCluster();
+}
+
+/** An answer from before more was loaded: one without hits is asked again, another when all is there. */
+function showMore() {
+  if (page.dataset.state !== "done") return;
+  const again = () => ask({ keepCount: true });
+  if (!answer.hits.length) again();
+  else if (!index.loading) view.showNotice(notice, "wait", `All ${count(index.documents, "text")} are in now`, ["This answer is from before."], "Ask again", again);
 }
 
 async function loadCluster() {

@@ -239,19 +239,39 @@ export function showCluster(line, cluster) {
 // --- states ---
 
 export function showWelcome(section, index, onExample) {
-  const { documents, memory, examples } = index ?? {};
-  let claim = "Search by meaning, not by words.";
-  let advice = "Use your own words. Nothing has to match literally.";
-  if (documents === 0) [claim, advice] = ["This index holds no documents yet.", "Add some: bitsift index SOURCE --out INDEX"];
-  else if (documents && memory?.bits_bytes) claim = `${count(documents, "text")}, searched by meaning in ${bytes(memory.bits_bytes)} of RAM.`;
-  section.replaceChildren(h("h1", null, claim), h("p", null, advice));
-  if (!examples?.length || documents === 0) return;
+  const examples = index?.examples;
+  section.replaceChildren(h("h1"), h("p"));
+  showClaim(section, index);
+  if (!examples?.length || isEmpty(index)) return;
   const buttons = examples.map(String).map((text) => h("button", { type: "button", class: "button", dir: "auto", "data-example": text, onclick: () => onExample(text) }, text));
   section.append(h("h2", null, "Try"), h("ul", { class: "examples" }, ...buttons.map((button) => h("li", null, button))));
 }
 
-export function showNothing(list, documents) {
-  const why = documents === 0 ? "This index holds no documents yet." : "No document came back. Try other words.";
+/** The welcome's own lines, written where they stand: its buttons stay under the reader's pointer. */
+export function showClaim(section, index) {
+  const { documents, memory } = index ?? {};
+  const [claim, advice] = section.children;
+  claim.textContent = "Search by meaning, not by words.";
+  advice.textContent = "Use your own words. Nothing has to match literally.";
+  if (isEmpty(index)) [claim.textContent, advice.textContent] = ["This index holds no documents yet.", "Add some: bitsift index SOURCE --out INDEX"];
+  else if (documents && memory?.bits_bytes) claim.textContent = `${count(documents, "text")}, searched by meaning in ${bytes(memory.bits_bytes)} of RAM.`;
+}
+
+const isEmpty = (index) => index?.documents === 0 && !index.loading;
+
+/** How much of the index can be found already; loading null: nothing is being loaded. */
+export function showLoading(section, loading) {
+  section.hidden = !loading;
+  if (!loading) return section.replaceChildren();
+  const { done, total } = loading;
+  if (!section.firstChild) section.append(h("p"), h("progress", { "aria-label": "texts that are in" }));
+  const [line, bar] = section.children;
+  line.textContent = `${integer(done)} of ${count(total, "text")} are in; more every second.`;
+  [bar.max, bar.value] = [Math.max(1, total), done];
+}
+
+export function showNothing(list, index) {
+  const why = index?.loading ? "The first texts are still on their way." : isEmpty(index) ? "This index holds no documents yet." : "No document came back. Try other words.";
   list.replaceChildren(h("li", { class: "nothing", id: "nothing" }, h("strong", null, "No hits"), h("span", null, why)));
 }
 

@@ -6,11 +6,9 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 import httpx
@@ -18,64 +16,20 @@ import numpy as np
 import pytest
 
 from bitsift import Client
+from tests.browser import chromium
+from tests.commands import COMMAND, answering, bitsift, wait_until
 from tests.tiny_model import build_tiny_model
 
 XQUAD = Path(__file__).parents[1] / "data" / "xquad_en"
-COMMAND = [sys.executable, "-m", "cluster.cli"]
-START_S = 120
-
-
-def bitsift(*arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=240, check=False
-    )
-    assert not check or done.returncode == 0, done.stderr
-    return done
 
 
 def documents(folder: Path = XQUAD) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "corpus.jsonl").read_text().splitlines()]
 
 
-@contextlib.contextmanager
-def served(index: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """`bitsift serve` in a session of its own; asserts that nothing of it is left at the end."""
-    process = subprocess.Popen(
-        [*COMMAND, "serve", str(index), "--port", "0", "--json"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    try:
-        assert process.stdout is not None
-        text = ""
-        while "}" not in text:
-            line = process.stdout.readline()
-            assert line, process.stderr.read() if process.stderr else ""
-            text += line
-        yield json.loads(text)["url"], process
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(timeout=60)
-    assert wait_until(lambda: not family(process.pid)), family(process.pid)
-
-
-def family(session: int) -> list[str]:
-    """Command lines of the processes that still belong to a session."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            fields = (folder / "stat").read_text().rsplit(")", 1)[1].split()
-            if int(fields[3]) == session and fields[0] != "Z":
-                found.append((folder / "cmdline").read_text().replace("\0", " "))
-    return found
-
-
-def wait_until(condition, timeout_s: float = 30) -> bool:  # type: ignore[no-untyped-def]
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.2)
-    return False
+def served(index: Path) -> contextlib.AbstractContextManager[tuple[str, Popen[str]]]:
+    """`bitsift serve`."""
+    return answering([*COMMAND, "serve", index, "--port", "0", "--json"])
 
 
 @pytest.fixture(scope="module")
@@ -175,21 +129,11 @@ def test_the_shard_processes_take_little_more_memory_than_their_bits(gateway: st
 
 
 def test_the_page_answers_as_one_types(gateway: str, tmp_path: Path) -> None:
-    from selenium import webdriver
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
     from selenium.webdriver.support.ui import WebDriverWait
 
-    options = webdriver.ChromeOptions()
-    options.binary_location = "/usr/bin/chromium"
-    for flag in ("headless=new", "no-sandbox", "disable-gpu", "no-first-run",
-                 "disable-background-networking", "disable-component-update", "disable-sync",
-                 f"user-data-dir={tmp_path}", "window-size=1200,900"):  # fmt: skip
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService("/usr/bin/chromedriver")
-    browser = webdriver.Chrome(options=options, service=service)
-    try:
+    with chromium(tmp_path) as browser:
         browser.get(f"{gateway}/")
         question = "Who won the NFL interceptions lead?"
         field = browser.find_element(By.ID, "query")
@@ -210,8 +154,6 @@ def test_the_page_answers_as_one_types(gateway: str, tmp_path: Path) -> None:
         wait.until(lambda b: b.execute_script(state)[0] == "empty")
         severe = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
         assert severe == []
-    finally:
-        browser.quit()
 
 
 def test_a_killed_shard_process_is_restarted_and_named_meanwhile(index: Path, gateway: str) -> None:
@@ -230,32 +172,6 @@ def test_a_killed_shard_process_is_restarted_and_named_meanwhile(index: Path, ga
     again = httpx.get(f"{gateway}/v1/cluster").json()["shards"][1]
     assert again["pid"] != shard["pid"]
     assert again["documents"] == shard["documents"]
-
-
-def test_a_killed_build_goes_on_without_encoding_again_what_is_stored(tmp_path: Path) -> None:
-    source = tmp_path / "many.jsonl"
-    with source.open("w") as file:
-        for i in range(6_000):
-            file.write(json.dumps({"id": f"d{i}", "text": f"document number {i} of many"}) + "\n")
-    index = tmp_path / "index"
-    arguments = ["index", source, "--out", index, "--shards", 2, "--json"]
-    process = subprocess.Popen(
-        [*COMMAND, *map(str, arguments)], start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    store = index / "shard-00000" / "store" / "data.mdb"
-    assert wait_until(lambda: store.exists() and store.stat().st_size > 300_000, START_S)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert wait_until(lambda: not family(process.pid))
-    assert not (index / "complete.json").exists()
-    early = bitsift("search", "document", "--index", index, check=False)
-    assert early.returncode == 1
-    assert "has not ended" in early.stderr
-    report = json.loads(bitsift(*arguments).stdout)
-    assert report["documents"] == 6_000
-    assert report["rejects"] == 0
-    assert 0 < report["encoded"] < 6_000
 
 
 def test_a_model_of_1024_dimensions_by_path(tmp_path: Path) -> None:
