@@ -31,5 +31,5 @@ Measuring (bitsift bench, bitsift plan)
     cli.py, cli_*.py   the command `bitsift`
 
 Invariants: the manifest is written before the first row and never again; an index without
-complete.json is not served; a build that is run again goes on where it was.
+complete.json is served by none but who fills it; a build that is run again goes on where it was.
 """

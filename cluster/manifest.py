@@ -1,7 +1,7 @@
 """The facts of an index that are fixed when its build starts, and the mark that it ended.
 
 ``manifest.json`` is sealed: written once, before the first row. ``complete.json`` is written last;
-an index without it is a build that has not ended and is not served.
+an index without it is a build that has not ended, served by none but who fills it.
 """
 
 from __future__ import annotations

@@ -74,7 +74,8 @@ def test_a_synthetic_corpus_is_built_killed_and_finished(
     for shard in opened(tmp_path / "index"):
         (found,) = shard.search([Query(vector)])
         best += [d.id for d in shard.documents(found.rows[:3].tolist()) if isinstance(d, Document)]
-        assert shard._current.store.counters.merged_rows == shard.status().rows  # a finished index is all on disk
+        counters = shard._current.store.counters
+        assert counters.merged_rows == shard.status().rows  # a finished index is all on disk
         shard.close()
     assert "11345" in best
 
