@@ -14,7 +14,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from cluster import cli_bench, cli_maintenance, cli_quality
+from cluster import cli_bench, cli_documents, cli_maintenance, cli_quality
 from cluster.cli_console import Json, err, out, print_json, terminable
 from cluster.cli_progress import IndexProgress
 from router.answer import Answer
@@ -340,6 +340,9 @@ def _print_status(facts: dict[str, Any]) -> None:
 app.command()(cli_bench.bench)
 app.command()(cli_bench.plan)
 app.command("eval")(cli_quality.evaluate)
+app.command()(cli_documents.add)
+app.command()(cli_documents.delete)
+app.command()(cli_documents.get)
 app.command()(cli_maintenance.backup)
 app.command()(cli_maintenance.restore)
 app.command()(cli_maintenance.export)
