@@ -10,7 +10,8 @@ Building and serving
     datasource.py      the readers as a Ray Data source, and the one-pass survey
     manifest.py        INDEX/manifest.json and INDEX/complete.json
     calibrate.py       the first look at the sources: their count, and the calibration
-    ingest.py          build_index: prepare, then encode, route and store what the sources hold
+    ingest.py          build_index: prepare, load, say that it has ended
+    load.py            the sources' records streamed into open shards
     worker.py          what turns batches of records into rows of shards
     launch.py          start and stop Ray, the shard actors and the router
     local.py           an index answered in this very process, without Ray

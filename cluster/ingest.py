@@ -8,7 +8,6 @@ their id and position in the sources and are not encoded again.
 
 from __future__ import annotations
 
-import functools
 import os
 import time
 import uuid
@@ -19,26 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import ray.data
 
 from cluster import manifest as manifests
 from cluster.calibrate import first_look
-from cluster.datasource import Digest, digest_sources, read_sources
 from cluster.ingest_progress import IndexStage, OnProgress
 from cluster.launch import open_shards, ray_cluster, stop_shards, wait_open
+from cluster.load import Load
 from cluster.manifest import BuildReport, Manifest
 from cluster.source_plan import Fields, SourcePlan
 from cluster.sources import plan_sources
-from cluster.worker import SUMMARY_SCHEMA, IndexWorker, Work, load_vectors
-from router.models import ModelSpec
 from shard_worker.codes import Transform
-from shard_worker.errors import BitsiftError, InvalidRequest
+from shard_worker.errors import InvalidRequest
 from shard_worker.layout import shard_folder
 from shard_worker.shard import Shard
 
-TEXT_BATCH_ROWS = 1_024
-"""Texts are sorted by length within a batch; a larger one saves little more padding."""
-VECTOR_BATCH_ROWS = 8_192
 MAX_REJECTS = 1_000
 SHARDS_MAX = 4_096
 
@@ -121,18 +114,6 @@ def plan_build(
         encoders=encoders,
         examples=tuple(examples),
     )
-
-
-@dataclass(slots=True)
-class _Counts:
-    stored: int = 0
-    same: int = 0
-    rejected: int = 0
-    clipped: int = 0
-
-    @property
-    def seen(self) -> int:
-        return self.stored + self.same + self.rejected
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -219,7 +200,9 @@ class Build:
         Raises what `build_index` raises, Unavailable when a shard cannot be opened.
         """
         wait_open(actors)
-        counts = self._load(manifest, actors, on_progress)
+        rejects = self.index / manifests.REJECTS_FILE
+        load = Load(self.plan, self.encoder, self.encoders, self.max_rejects, rejects)
+        counts = load.run(manifest, actors, on_progress)
         ray.get([actor.save_bits.remote() for actor in actors])
         statuses = ray.get([actor.status.remote() for actor in actors])
         documents = sum(status.documents for status in statuses)
@@ -236,81 +219,3 @@ class Build:
         )
         manifests.write_complete(self.index, report)
         return report
-
-    def _load(self, manifest: Manifest, actors: Sequence[Any], on_progress: OnProgress) -> _Counts:
-        """Stream all records through the pool of workers; write rejects.jsonl."""
-        statuses = ray.get([actor.status.remote() for actor in actors])
-        work = Work(
-            calibration=manifest.calibration.to_json(),
-            shards=tuple(actors),
-            encoder=self._worker_encoder(manifest),
-            resuming=any(status.rows for status in statuses),
-        )
-        results = self._summaries(work)
-        counts = _Counts()
-        try:
-            with (self.index / manifests.REJECTS_FILE).open("wb") as rejects:
-                for row in results.iter_rows():
-                    counts.stored += row["stored"]
-                    counts.same += row["same"]
-                    counts.clipped += row["clipped"]
-                    counts.rejected += row["rejected"]
-                    rejects.write(row["rejects"])
-                    on_progress(IndexStage("index", counts.seen, manifest.records, counts.rejected))
-                    self._check_rejects(counts.rejected)
-        except BitsiftError:
-            raise
-        except Exception as error:  # Ray Data wraps what the workers raise
-            raise root_cause(error) from error
-        return counts
-
-    def _summaries(self, work: Work) -> ray.data.Dataset:
-        """One row per stored batch, as it is stored."""
-        if self.encoder is None:
-            load = functools.partial(load_vectors, work=work)
-            digest = Digest("Load", SUMMARY_SCHEMA, load, at_once=True)
-            return digest_sources(self.plan, digest, VECTOR_BATCH_ROWS, tasks=self.encoders)
-        return read_sources(self.plan).map_batches(
-            IndexWorker,
-            fn_constructor_args=(work,),
-            batch_size=TEXT_BATCH_ROWS,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=self._pool_size()),
-            num_cpus=0.01,
-            num_gpus=1 if self._gpus() else None,
-        )
-
-    def _worker_encoder(self, manifest: Manifest) -> dict[str, Any] | None:
-        if self.encoder is None:
-            return None
-        assert manifest.model is not None
-        cores = max(1, os.cpu_count() or 1)
-        return {
-            **self.encoder,
-            "threads": max(1, cores // self._pool_size()),
-            "expected": ModelSpec.from_json(manifest.model),
-        }
-
-    def _pool_size(self) -> int:
-        return self.encoders or self._gpus() or 1
-
-    def _gpus(self) -> int:
-        return int(ray.cluster_resources().get("GPU", 0))
-
-    def _check_rejects(self, rejected: int) -> None:
-        if rejected > self.max_rejects:
-            raise InvalidRequest(
-                f"more than {self.max_rejects} records are bad; see "
-                f"{self.index / manifests.REJECTS_FILE}, mend the sources or raise --max-rejects"
-            )
-
-
-def root_cause(error: BaseException) -> BaseException:
-    """The BitsiftError inside what Ray Data raised, or the error itself."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, BitsiftError):
-            return seen
-        cause = getattr(seen, "cause", None)
-        seen = cause if isinstance(cause, BaseException) else seen.__cause__
-    return error

@@ -51,7 +51,7 @@ def stored_ids(index: Path) -> list[str]:
 def test_a_synthetic_corpus_is_built_killed_and_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cluster.ingest.VECTOR_BATCH_ROWS", 250)
+    monkeypatch.setattr("cluster.load.VECTOR_BATCH_ROWS", 250)
     spec = SyntheticSpec(12_000, dim=64, seed=2)
     seen: list[IndexStage] = []
 
