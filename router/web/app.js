@@ -177,7 +177,7 @@ function showProblem(error, attempt, again) {
   const { status: code, title, detail, retryAfter } = error instanceof Problem ? error : new Problem(-1, "This page failed", String(error));
   const heals = HEALS_ITSELF.includes(code);
   dropAnswer();
-  view.showLoading($("loading"), null);
+  if (code === 0) view.showLoading($("loading"), null); // nobody knows
   const [kind, label] = heals ? ["wait", "Try now"] : ["error", "Try again"];
   view.showNotice(notice, kind, code > 0 ? `${title} (${code})` : title, [detail], label, () => again(attempt));
   if (heals) retryLater(Math.max(retryAfter, pause(attempt)), attempt + 1, again);
@@ -229,7 +229,7 @@ function showMore() {
   if (page.dataset.state !== "done") return;
   const again = () => ask({ keepCount: true });
   if (!answer.hits.length) again();
-  else if (!index.loading) view.showNotice(notice, "wait", `All ${count(index.documents, "text")} are in now`, ["This answer is from before."], "Ask again", again);
+  else if (!index.loading) view.showNotice(notice, "wait", `All ${count(index.documents, "text")} are in`, ["This answer was found among fewer."], "Ask again", again);
 }
 
 async function loadCluster() {

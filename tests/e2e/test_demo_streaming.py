@@ -93,7 +93,7 @@ def watch_the_page(url: str, profile: Path) -> None:
         assert browser.find_elements(By.CSS_SELECTOR, "[data-hit-text]")
         wait.until(lambda b: not b.find_element(By.ID, "loading").is_displayed())
         notice = browser.find_element(By.ID, "notice")
-        wait.until(lambda _: "All 8,000 texts are in now" in notice.text)
+        wait.until(lambda _: "All 8,000 texts are in" in notice.text)
         notice.find_element(By.TAG_NAME, "button").click()
         wait.until(lambda _: not notice.is_displayed())
         assert browser.execute_script("return window.sameDocument") is True
