@@ -188,8 +188,9 @@ def demo(
         with _serving(folder, host, port, json, loading=loading) as serving:
             if loading:
                 with IndexProgress(err, quiet=json) as progress:
-                    build.load(manifest, serving.shards, progress)
+                    report = build.load(manifest, serving.shards, progress)
                 serving.loaded()
+                err.print(f"all {report.documents:,} words are in")
             threading.Event().wait()
 
 
@@ -343,6 +344,7 @@ app.command("eval")(cli_quality.evaluate)
 app.command()(cli_documents.add)
 app.command()(cli_documents.delete)
 app.command()(cli_documents.get)
+app.command()(cli_maintenance.verify)
 app.command()(cli_maintenance.backup)
 app.command()(cli_maintenance.restore)
 app.command()(cli_maintenance.export)

@@ -26,6 +26,7 @@ from cluster.cli_console import Json, err, out, print_json, terminable
 from shard_worker.errors import InvalidRequest
 
 if TYPE_CHECKING:
+    from cluster.verify import VerifyReport
     from router.client import Client
 
 ADMIN_TIMEOUT_S = 7 * 86_400.0
@@ -89,6 +90,45 @@ def backup(
             "removed": f"{report['blocks_removed']:,} blocks that the earlier backup needed",
         }
     )
+
+
+def verify(
+    index_folder: Index,
+    repair: Annotated[
+        bool,
+        typer.Option(help="Make anew what is derived: bits, lists, hints, the id map."),
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Check every byte of an index that is not being served; exit status 1 where anything is wrong.
+
+    Says what is wrong, where, and what to do. --repair never touches codes and documents.
+    """
+    from cluster.verify import verify as run
+
+    with _items("checking", json) as progress:
+        report = run(index_folder.absolute(), repair=repair, on_rows=progress)
+    if json:
+        print_json({"sound": report.is_sound, **dataclasses.asdict(report)})
+    else:
+        _print_findings(report)
+    if not report.is_sound:
+        raise typer.Exit(1)
+
+
+def _print_findings(report: VerifyReport) -> None:
+    for line in report.repaired:
+        out.print(line, markup=False, soft_wrap=True)
+    for finding in report.findings:
+        times = f" ({finding.count:,} times)" if finding.count > 1 else ""
+        out.print(f"[red]{escape(finding.file)}[/red]: {escape(finding.problem)}{times}")
+        for place in finding.examples:
+            row = "" if place.row is None else f"row {place.row}"
+            document = "" if place.id is None else f"id {place.id!r}"
+            out.print(f"    {', '.join(filter(None, (row, document)))}", markup=False)
+        out.print(f"    → {finding.remedy}", markup=False)
+    if report.is_sound:
+        out.print(f"{report.rows:,} rows in {report.shards} shards are sound")
 
 
 def restore(

@@ -7,13 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cluster.manifest import Manifest
-from shard_worker.layout import (
-    STORE_FOLDER,
-    FolderLock,
-    check_identity,
-    read_identity,
-    shard_folder,
-)
+from shard_worker.layout import check_identity, read_identity, shard_folder
+from shard_worker.only_store import open_only_store
 from shard_worker.shard import Shard
 from shard_worker.store import Store
 
@@ -34,9 +29,5 @@ def open_store(index: Path, manifest: Manifest, number: int) -> Iterator[Store]:
     """The store of one shard, to be read, without its bits. Raises as ``open_shard`` does."""
     folder, identity = shard_folder(index, number), manifest.identity(number)
     check_identity(folder, read_identity(folder), identity)
-    lock = FolderLock(folder)
-    try:
-        with contextlib.closing(Store(folder / STORE_FOLDER, identity)) as store:
-            yield store
-    finally:
-        lock.release()
+    with open_only_store(folder, identity) as store:
+        yield store

@@ -519,6 +519,13 @@ class Store:
             )
         return rows
 
+    def entries(self) -> dict[str, int]:
+        """How many entries each database has."""
+        with self._env.begin() as txn:
+            return {
+                name: txn.stat(database)["entries"] for name, database in self._databases.items()
+            }
+
     def copy_data(self, descriptor: int) -> None:
         """Write a copy of the data file as it is committed now; writes go on meanwhile.
 
