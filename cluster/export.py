@@ -5,8 +5,9 @@
     int8, scale       the vector is int8 · scale: of unit length nearly, in the model's own space
 
 The index's own codes have a range for each dimension, and may be rotated; here both are undone, and
-each vector gets one symmetric scale of its own. Quantizing a second time costs little: the cosine
-between a vector of the index and its export is 0.9999 for vectors of 1,024 dimensions.
+each vector gets one symmetric scale of its own. That costs little: the cosine between a vector of
+the index and its export is 0.9999 on average and 0.9998 at least (8,192 synthetic vectors of 1,024
+dimensions; the index's own codes keep 0.9999 and 0.9990 of the vectors they were made of).
 """
 
 from __future__ import annotations
