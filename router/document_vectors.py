@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
@@ -25,6 +27,14 @@ TURN_TEXTS = 32
 BATCH_TEXTS_MAX = 2 * TURN_TEXTS
 
 
+ENCODE_NICE = 19
+
+
+def _yield_to_queries() -> None:
+    """Give this thread, and those that the model starts from it, the lowest priority (Linux)."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), ENCODE_NICE)
+
+
 class DocumentEncoder(Protocol):
     """What is needed of an encoder: float32 (n, dimension), unit vectors."""
 
@@ -38,7 +48,7 @@ class DocumentVectors:
         """``load`` is called in that thread, and again with the next batch when it raises."""
         self._load = load
         self._encoder: DocumentEncoder | None = None
-        self._thread = ThreadPoolExecutor(1, "encode")
+        self._thread = ThreadPoolExecutor(1, "encode", initializer=_yield_to_queries)
         self._batcher: Batcher[str, NDArray[np.float32]] = Batcher(
             self._encode_batch, BATCH_TEXTS_MAX
         )

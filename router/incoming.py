@@ -158,7 +158,8 @@ class DocumentReader:
         found = parse_vector(value, self._dimension) if is_list else self._decoded(value)
         if isinstance(found, str):
             raise RefusedDocument(found)
-        if bad_rows(found[None, :])[0]:
+        square = float(found @ found)
+        if not 0 < square < np.inf and bad_rows(found[None, :])[0]:
             finite = bool(np.isfinite(found).all())
             raise RefusedDocument(
                 "vector is all zeros" if finite else "vector holds NaN or infinity"

@@ -18,7 +18,7 @@ from shard_worker.errors import InvalidRequest
 
 BATCH_DOCUMENTS = 256
 """Documents in one call unless told: a model of a hundred million parameters takes a minute."""
-BATCH_BYTES = 4 << 20
+BATCH_BYTES = 8 << 20
 IDS_BYTES = 1 << 20
 IDS_MAX = 10_000
 WRITE_TIMEOUT_S = 600.0
@@ -30,7 +30,7 @@ _DELETES = TypeAdapter(Deletes)
 def upsert_bodies(
     documents: Iterable[Mapping[str, Any]], batch: int = BATCH_DOCUMENTS
 ) -> Iterator[bytes]:
-    """Bodies of at most ``batch`` documents and about 4 MiB each.
+    """Bodies of at most ``batch`` documents and about 8 MiB each.
 
     Raises InvalidRequest for a document that JSON cannot hold.
     """

@@ -1,4 +1,4 @@
-"""WriterActor: the thin Ray wrapper round one WriteService, in a process of the lowest priority."""
+"""WriterActor: the thin Ray wrapper round one WriteService, in a process of low priority."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from router.encoder import Encoder
 from router.remote import RemoteLink
 from router.writes import WriteService
 
-NICE = 10
-"""Queries go first: the shards and the router run at 0."""
+NICE = 5
+"""Queries go first: the shards and the router run at 0; the model here runs at 19."""
 
 
 @ray.remote(max_restarts=-1, max_task_retries=0)

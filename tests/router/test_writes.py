@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -389,6 +390,20 @@ def test_a_single_document_does_not_wait_for_a_large_calls_end(index: Index) -> 
 
     asyncio.run(scenario())
     assert len(encoder.texts) == 1_001
+
+
+def test_the_model_runs_at_the_lowest_priority(index: Index) -> None:
+    seen: list[int] = []
+
+    class SeenEncoder(HashEncoder):
+        def encode_documents(self, texts: Sequence[str]) -> np.ndarray:
+            seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+            return self.encode_queries(texts)
+
+    encoder = SeenEncoder(DIMENSION)
+    index.writer = make_writer(index.links, index.service.description.calibration, encoder)
+    index.upsert(doc("a"))
+    assert seen == [19]
 
 
 def test_what_waits_for_a_shard_goes_in_one_call(tmp_path: Path) -> None:
