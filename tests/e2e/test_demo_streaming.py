@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -10,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from cluster.manifest import read_complete
+from cluster.worker import LOADING_NICE
 from tests.browser import chromium
 from tests.commands import answering, bitsift, family, wait_until
 
-WORDS = 8_000
+WORDS = 6_000
 LOAD_S = 120
 DEMO = """
 import pathlib, sys
@@ -44,6 +47,17 @@ def first_hit(url: str, text: str) -> str | None:
     return answer["hits"][0]["text"] if answer["hits"] else None
 
 
+def niceness(title: str, session: int) -> set[int]:
+    """Of all threads of the processes of a session whose title holds this."""
+    found = set()
+    for process in psutil.process_iter(["pid", "cmdline"]):
+        with contextlib.suppress(OSError, psutil.Error):  # ended meanwhile
+            if title in " ".join(process.info["cmdline"]) and os.getsid(process.pid) == session:
+                threads = [thread.id for thread in process.threads()]
+                found |= {os.getpriority(os.PRIO_PROCESS, thread) for thread in threads}
+    return found
+
+
 def test_the_demo_answers_while_it_loads_is_killed_and_goes_on(tmp_path: Path) -> None:
     words, index = corpus(tmp_path / "words.jsonl"), tmp_path / "index"
     command = [sys.executable, "-c", DEMO, words, "demo", "--index", index, "--port", 0, "--json"]
@@ -52,6 +66,9 @@ def test_the_demo_answers_while_it_loads_is_killed_and_goes_on(tmp_path: Path) -
         assert early["loading"] == {"done": early["documents"], "total": WORDS}
         assert wait_until(lambda: facts(url)["documents"], LOAD_S)
         found = first_hit(url, "the word for 17 things")
+        assert niceness("IndexWorker", process.pid) == {LOADING_NICE}
+        assert niceness("RouterActor", process.pid) == {0}
+        assert LOADING_NICE not in niceness("ShardActor", process.pid)
         killed = facts(url)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -73,7 +90,7 @@ def test_the_demo_answers_while_it_loads_is_killed_and_goes_on(tmp_path: Path) -
     report = read_complete(index)
     assert report is not None
     assert (report.documents, report.rejects) == (WORDS, 0)
-    assert 0 < report.encoded <= WORDS - killed["documents"]  # nothing was encoded twice
+    assert 0 < report.encoded <= WORDS - killed["documents"]  # nothing was stored twice
 
 
 def watch_the_page(url: str, profile: Path) -> None:
@@ -82,7 +99,7 @@ def watch_the_page(url: str, profile: Path) -> None:
         browser.get(f"{url}/")
         browser.execute_script("window.sameDocument = true")
         wait = WebDriverWait(browser, LOAD_S)
-        wait.until(lambda b: "of 8,000 texts are in" in b.find_element(By.ID, "loading").text)
+        wait.until(lambda b: "of 6,000 texts are in" in b.find_element(By.ID, "loading").text)
         example = browser.find_element(By.CSS_SELECTOR, "[data-example]")
         bar = browser.find_element(By.TAG_NAME, "progress")
         before = float(bar.get_property("value"))
@@ -93,7 +110,7 @@ def watch_the_page(url: str, profile: Path) -> None:
         assert browser.find_elements(By.CSS_SELECTOR, "[data-hit-text]")
         wait.until(lambda b: not b.find_element(By.ID, "loading").is_displayed())
         notice = browser.find_element(By.ID, "notice")
-        wait.until(lambda _: "All 8,000 texts are in" in notice.text)
+        wait.until(lambda _: "All 6,000 texts are in" in notice.text)
         notice.find_element(By.TAG_NAME, "button").click()
         wait.until(lambda _: not notice.is_displayed())
         assert browser.execute_script("return window.sameDocument") is True
