@@ -136,23 +136,28 @@ class IdMap:
         """The map as it is now; taken *before* a transaction begins, it misses no row."""
         return Lookup(self._database, self._parts)
 
-    def merge(self, begin: Callable[[], lmdb.Transaction], rows: int, step: Step) -> None:
-        """Put all that is pending into the database, of the ``rows`` there are now.
-
-        In several transactions, each of them inside of ``step()``, which is told the transaction
-        when all else is in it. Interrupted, it may be done again.
-        """
+    def gather(self) -> None:
+        """What is pending now is what the next ``merge`` takes. No write may run meanwhile."""
         merging, later = self._parts
         self._parts = Pending((*merging.runs, *later.runs)), Pending()
+
+    def merge(self, begin: Callable[[], lmdb.Transaction], rows: int, step: Step) -> None:
+        """Put what was gathered, all pending ids of the first ``rows`` rows, into the database.
+
+        In several transactions, each of them inside of ``step()``, which keeps other writes away
+        and is told the transaction when all else is in it. Interrupted, it may be done again.
+        """
         run = self._parts[0].merged()
         for start in range(0, len(run), MERGED_AT_ONCE):
             part = _Run(run.keys[start:][:MERGED_AT_ONCE], run.rows[start:][:MERGED_AT_ONCE])
             last = start + MERGED_AT_ONCE >= len(run)
-            with step() as committing, begin() as txn:
-                checksum = self._merge_part(txn, part)
-                committing(txn, rows if last else self.merged_rows, checksum)
-            self.checksum = checksum
-        self.merged_rows, self._parts = rows, (Pending(), self._parts[1])
+            with step() as committing:
+                with begin() as txn:
+                    checksum = self._merge_part(txn, part)
+                    committing(txn, rows if last else self.merged_rows, checksum)
+                self.checksum = checksum
+                if last:
+                    self.merged_rows, self._parts = rows, (Pending(), self._parts[1])
 
     def _merge_part(self, txn: lmdb.Transaction, part: _Run) -> int:
         """Put one part; returns the checksum of the database then."""

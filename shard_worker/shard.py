@@ -346,7 +346,9 @@ class Shard:
         affordable = self.exact_scan_ms <= self._settings.exact_budget_ms
         if query.mode is Mode.EXACT or (query.mode is Mode.AUTO and affordable):
             return None
-        return None if self._current.index.listed is None else query.nprobe or self._nprobe
+        if self._current.index.listed is None:
+            return None
+        return query.nprobe or self._nprobe or None  # none while new lists are being measured
 
     @property
     def exact_scan_ms(self) -> float:

@@ -25,6 +25,7 @@ import dataclasses
 import functools
 import logging
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -244,10 +245,11 @@ class Store:
                 counters = self._counters_after(written)
                 if counters != self.counters:  # else nothing was changed, and nothing is synced
                     self._put_counters(txn, counters)
-        first, self.counters = self.counters.rows, counters
+        first = self.rows
         keys = [part.keys[part.stored] for part in done]
         added = np.arange(first, counters.rows, dtype=np.int64)
         self._ids.add(np.concatenate(keys), added)
+        self.counters = counters  # after the ids: who knows of a row finds its id
         self.held.learn_blocks(first, counters.rows)
         return written
 
@@ -307,8 +309,11 @@ class Store:
         if not self._ids.pending or not self._merging.acquire(blocking=wait):
             return
         try:
+            with writing:
+                rows = self.rows
+                self._ids.gather()
             begin = functools.partial(self._env.begin, write=True)
-            self._ids.merge(begin, self.rows, functools.partial(self._merge_step, writing))
+            self._ids.merge(begin, rows, functools.partial(self._merge_step, writing))
         finally:
             self._merging.release()
 
@@ -484,12 +489,21 @@ class Store:
 
     def find_all(self, ids: Sequence[str]) -> list[int | None]:
         """For each id the row that holds it, or None."""
-        lookup = self._ids.lookup()
-        with self._env.begin() as txn:
-            return [
-                self.held.row_of(txn, lookup, document_id, key)
-                for document_id, key in zip(ids, id_keys(ids), strict=True)
-            ]
+        while True:
+            known = self.rows
+            lookup = self._ids.lookup()
+            with self._env.begin() as txn:
+                rows = [
+                    self.held.row_of(txn, lookup, document_id, key)
+                    for document_id, key in zip(ids, id_keys(ids), strict=True)
+                ]
+                if None not in rows or self._rows_in(txn) == known:
+                    return rows
+            time.sleep(0)  # replaced in between: what took the place is not in ``lookup`` yet
+
+    def _rows_in(self, txn: lmdb.Transaction) -> int:
+        packed = txn.get(_COUNTERS, b"", db=self._databases["meta"])
+        return Counters(**unpack_meta(bytes(packed))).rows
 
     def positions_of(self, ids: Sequence[str]) -> list[int | None]:
         """For each id the load position it is stored with, or None where it is not stored."""

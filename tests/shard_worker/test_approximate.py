@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from shard_worker import shard as shard_module
 from shard_worker import tuning
 from shard_worker.codes import Calibration, normalize
 from shard_worker.errors import StorageFull
@@ -90,6 +91,23 @@ def test_each_mode_scans_or_probes_as_it_says(tmp_path: Path, passes: list[int |
     shard.search([Query(query, mode=Mode.AUTO)])
     shard.search([Query(query, mode=Mode.APPROXIMATE, nprobe=3)])
     assert passes == [None, status.nprobe, 3]
+    shard.close()
+
+
+def test_while_new_lists_are_measured_they_are_scanned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = filled(tmp_path / "s", 2_000)
+    query, found = vectors(1, 5)[0], list[list[int]]()
+    plain = shard_module.choose_nprobe
+
+    def choose(*arguments):  # type: ignore[no-untyped-def]
+        found.append(rows_found(shard, query, mode=Mode.APPROXIMATE))
+        return plain(*arguments)
+
+    monkeypatch.setattr(shard_module, "choose_nprobe", choose)
+    shard.train()
+    assert found == [rows_found(shard, query, mode=Mode.EXACT)]
     shard.close()
 
 

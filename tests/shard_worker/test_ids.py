@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 
 from shard_worker import admission, ids, packing, store
 from shard_worker.errors import WritesStopped
-from shard_worker.ids import Pending
+from shard_worker.ids import IdMap, Pending
 from shard_worker.store import Store
 from shard_worker.types import Documents, Outcome, ShardIdentity
 
@@ -82,12 +84,50 @@ def test_writes_go_on_between_the_parts_of_a_merge(tmp_path: Path) -> None:
         held.write([batch(names(at, at + 1), at)])
 
     held.merge_ids(cast(contextlib.AbstractContextManager[None], _Again(writing)))
-    assert (held.counters.merged_rows, held.pending_ids) == (35, 4)
-    assert [held.find(name) for name in names(0, 39)] == list(range(39))
+    assert (held.counters.merged_rows, held.pending_ids) == (35, 5)
+    assert [held.find(name) for name in names(0, 40)] == list(range(40))
     assert held.ids_are_intact()
     held.close()
     held = Store(tmp_path / "s", IDENTITY)
-    assert [held.find(name) for name in names(0, 39)] == list(range(39))
+    assert [held.find(name) for name in names(0, 40)] == list(range(40))
+    held.close()
+
+
+def test_no_id_is_lost_between_a_writer_and_a_merge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, lock, done = Store.create(tmp_path / "s", IDENTITY), threading.Lock(), threading.Event()
+    merged, stored = list[int](), list[int]()
+    monkeypatch.setattr(ids, "MERGED_AT_ONCE", 1_000)
+    plain = IdMap.add
+
+    def add(self: IdMap, keys: Any, rows: Any) -> None:
+        time.sleep(0.002)  # committed, and the id not known yet: a merge must not count the row
+        plain(self, keys, rows)
+
+    monkeypatch.setattr(IdMap, "add", add)
+
+    def merge_on() -> None:
+        while not done.is_set():
+            held.merge_ids(lock)
+            with lock:  # where a kill here would leave it
+                merged.append(held.counters.merged_rows)
+                stored.append(stored_keys(held))
+            time.sleep(0.004)
+
+    merging = threading.Thread(target=merge_on)
+    merging.start()
+    for at in range(150):
+        with lock:
+            held.write([batch(names(at, at + 1), at)])
+    done.set()
+    merging.join()
+    assert merged == stored, "rows count as merged whose ids are not in the map"
+    assert len(set(merged)) > 2  # several merges, while writes went on
+    for _ in range(2):  # now, and after a kill
+        assert [held.find(name) for name in names(0, 150)] == list(range(150))
+        held.close()
+        held = Store(tmp_path / "s", IDENTITY)
     held.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from shard_worker import shard as shard_module
 from shard_worker.errors import Corrupt, NotFound, StorageFull, WritesStopped
+from shard_worker.ids import IdMap
 from shard_worker.index import BinaryIndex
 from shard_worker.packing import content_digest
 from shard_worker.types import LIVE_POSITION, Deletes, Mode, Outcome, Query, ShardSettings
@@ -154,6 +156,33 @@ def test_a_replaced_document_is_found_once_whenever_one_looks(tmp_path: Path) ->
     done.set()
     thread.join()
     assert set(seen) == {50}
+    shard.close()
+
+
+def test_a_document_that_is_replaced_is_there_all_the_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = new_shard(tmp_path / "s")
+    shard.append(batch(["a"], ["version 0"]))
+    plain = IdMap.add
+
+    def add(self: IdMap, keys: np.ndarray, rows: np.ndarray) -> None:
+        time.sleep(0.002)  # the old row is dead, the id of the new one not known yet
+        plain(self, keys, rows)
+
+    monkeypatch.setattr(IdMap, "add", add)
+    done = threading.Event()
+
+    def replace() -> None:
+        for version in range(1, 100):
+            shard.append(batch(["a"], [f"version {version}"]))
+        done.set()
+
+    writer = threading.Thread(target=replace)
+    writer.start()
+    seen = {shard.document("a").text for _ in iter(done.is_set, True)}
+    writer.join()
+    assert len(seen) > 1
     shard.close()
 
 
