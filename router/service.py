@@ -190,7 +190,10 @@ class SearchService:
             asked = wanted
             if missing > 0 and time.monotonic() < deadline:
                 wanted = min(len(ranking), asked + missing)
-        order = sorted(documents, key=lambda p: (-float(ranking.scores[p]), documents[p].id))
+        # An upsert that lands between a shard's candidates and its documents may show both rows.
+        by_age = sorted(documents, key=lambda place: int(ranking.rows[place]))
+        newest = {documents[place].id: place for place in by_age}.values()
+        order = sorted(newest, key=lambda p: (-float(ranking.scores[p]), documents[p].id))
         hits = [_hit(question, ranking, place, documents[place]) for place in order]
         return tuple(hits[: question.top_k]), coverage
 

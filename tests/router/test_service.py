@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from shard_worker.errors import (
     Unavailable,
 )
 from shard_worker.shard import Shard
-from shard_worker.types import Mode, Query
+from shard_worker.types import LIVE_POSITION, Candidates, Documents, Mode, Query
 from tests.fakes import BrokenLink, FrozenLink, LateTextsLink, make_service, make_shards
 
 DIMENSION = 64
@@ -298,3 +299,52 @@ def test_every_error_survives_pickling() -> None:
     for kind in kinds:
         again = pickle.loads(pickle.dumps(kind("what to do")))
         assert (type(again), again.message) == (kind, "what to do")
+
+
+class BothRowsLink(LocalLink):
+    """A real shard that answers with the candidates of its first search too, as if an upsert had
+    landed in mid-search. ``was_reached`` proves that it did.
+    """
+
+    first: list[Candidates] | None = None
+    was_reached = False
+
+    async def search(self, queries: Sequence[Query], timeout_s: float) -> list[Candidates]:
+        found = await super().search(queries, timeout_s)
+        if self.first is None:
+            self.first = found
+            return found
+        self.was_reached = True
+        return [
+            dataclasses.replace(
+                new,
+                **{
+                    name: np.concatenate([getattr(old, name), getattr(new, name)])
+                    for name in ("rows", "distances", "hamming_ranks", "estimates", "codes")
+                },
+                documents={},
+            )
+            for old, new in zip(self.first, found, strict=True)
+        ]
+
+
+def test_of_two_rows_of_one_document_the_newer_one_is_the_hit(tmp_path: Path) -> None:
+    units = clustered(3)
+    opened, calibration = make_shards(tmp_path, units, DIMENSION, 1)
+    link = BothRowsLink(opened[0])
+    service = make_service([link], calibration)
+    try:
+        asyncio.run(service.search(Question(vector=units[0])))
+        opened[0].append(
+            Documents(
+                ids=["0"], titles=[""], texts=["newer"], metadata=[""], positions=[LIVE_POSITION],
+                codes=calibration.quantize(units[:1])[0],
+            ),
+            replace=True,
+        )  # fmt: skip
+        hits = asyncio.run(service.search(Question(vector=units[0]))).hits
+        assert link.was_reached
+        assert sorted(hit.id for hit in hits) == ["0", "1", "2"]
+        assert hits[0].text == "newer"
+    finally:
+        opened[0].close()
