@@ -1,7 +1,7 @@
-"""The query plane: one question at a time, from text to answer.
+"""The query plane: one question at a time, from text to answer; and live writes beside it.
 
-It owns the encoder, the fan-out to the shards, the global rescoring, the HTTP gateway, the client
-and the web page. It refuses to know how an index is built or where shards are placed.
+It owns the encoder, the fan-out to the shards, the global rescoring, the HTTP gateway, the writer,
+the client and the web page. It refuses to know how an index is built or where shards are placed.
 
     answer.py       what a search returns: Hit, Coverage, Timings, Answer
     description.py  what the router is told of its index: model, calibration, shards
@@ -17,11 +17,19 @@ and the web page. It refuses to know how an index is built or where shards are p
     schema.py       the request bodies of the HTTP interface
     gateway.py      the FastAPI application; problems.py its RFC 9457 error documents
     shell.py        the limit on bodies and the headers of every answer
+    document_routes.py  the routes that write and read documents; documents_schema.py their limits,
+                    admission.py how many bytes of them are under way at once
+    document_stream.py  the answer to a stream of documents, cut into whole lines by line_blocks.py
+    document_rules.py   what a document may be, in bulk loads too; incoming.py reads it from bytes
+    writes.py       WriteService: check, ask what is held, encode, quantize, send -> write_results.py
+    document_vectors.py  the model of live documents; shard_writes.py what waits for a shard
+    writer.py       WriterActor: the WriteService in a process of its own, one beside each router
     actor.py        RouterActor: service and gateway in one Ray process and event loop
-    client.py       Client and AsyncClient for programs; loads neither ray nor faiss nor torch
+    client.py       Client and AsyncClient for programs; loads neither ray nor faiss nor torch;
+                    sending.py makes the bodies of their writes
     web/            the page at /
 
 Invariants: every request has one absolute deadline on the monotonic clock; a shard that does not
 answer is named in the coverage, never hidden; the answer does not depend on the order in which
-shards answer.
+shards answer. A write is acknowledged after its shard's synced commit, and never sent twice from here.
 """
