@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.stages import CodedDocuments, calibrate, exact_top
-from shard_worker.adaptive import noise, reads
+from shard_worker.adaptive import rows_to_read
 from shard_worker.codes import Transform, best_first
 from shard_worker.errors import InvalidRequest
 from shard_worker.shard import POOL_ADAPTIVE
@@ -188,10 +188,9 @@ def _adaptive(
     pools = coded.pools(units, POOL_ADAPTIVE)
     for place, (query, pool, best) in enumerate(zip(units, pools, exact, strict=True)):
         estimates = coded.asymmetric(query, pool)
-        order = best_first(estimates, pool, len(pool))
-        sigma = noise(coded.calibration.centered(query), coded.bits[pool])
-        counts[place] = reads(estimates[order], sigma, TOP_K)
-        chosen = pool[order[: counts[place]]]
+        centered = coded.calibration.centered(query)
+        chosen = pool[rows_to_read(centered, coded.bits[pool], estimates, pool, TOP_K)]
+        counts[place] = len(chosen)
         answer = chosen[best_first(coded.scores(query, chosen), chosen, TOP_K)]
         found[place] = _shared([answer], [best])[0]
     return found, counts

@@ -2,8 +2,8 @@
 
 ``IndexBinaryFlat`` and ``IndexBinaryIVF`` own their codes. One copy of the bits must serve the
 exact scan, the approximate one and single rows alike, so the kernels behind them are called on
-numpy arrays: ``hammings_knn_hc`` is what ``IndexBinaryFlat.search`` runs, and ``ListScanner`` is
-an ``IndexBinaryIVF`` whose inverted lists are ranges of an array, one after the other.
+numpy arrays, and ``ListScanner`` is an ``IndexBinaryIVF`` whose inverted lists are ranges of an
+array, one after the other.
 """
 
 from __future__ import annotations
@@ -14,6 +14,12 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+COUNTED_MIN = 64
+"""From so many rows on, counting beats the heap: one query, 1 M codes of 128 bytes, 800 rows:
+5.0 ms against 11.4; 40 rows: 4.6 both; a nearest centroid is found 20 % slower (one busy core)."""
+COUNTERS_BYTES_MAX = 16 << 20
+"""Buckets of this size together for several queries: malloc hands out more as fresh pages each
+time, and touching those took three times as long as the scan of 50,000 codes."""
 Found = tuple[NDArray[np.int32], NDArray[np.int64]]
 """Distances int32 (n, k) in bits, ascending, and positions int64 (n, k), -1 where there is none."""
 
@@ -33,17 +39,46 @@ def nearest(
     assert bits.flags.c_contiguous
     assert queries.flags.c_contiguous
     count = min(count, len(bits))
-    distances, positions = _empty(len(queries), count)
     if count == 0 or len(queries) == 0:
-        return distances, positions
+        return _empty(len(queries), count)
+    selector = None if alive is None else faiss.IDSelectorBitmap(alive)
+    if count < COUNTED_MIN:
+        return _by_heap(bits, queries, count, selector)
+    together = max(1, COUNTERS_BYTES_MAX // ((bits.shape[1] * 8 + 1) * count * 8))
+    found = [
+        _by_counting(bits, queries[first : first + together], count, selector)
+        for first in range(0, len(queries), together)
+    ]
+    if len(found) == 1:
+        return found[0]
+    return np.concatenate([d for d, _ in found]), np.concatenate([p for _, p in found])
+
+
+def _by_heap(
+    bits: NDArray[np.uint8], queries: NDArray[np.uint8], count: int, selector: Any
+) -> Found:
+    """What ``IndexBinaryFlat.search`` runs."""
+    distances, positions = _empty(len(queries), count)
     heap = faiss.int_maxheap_array_t()
     heap.nh, heap.k = len(queries), count
     heap.ids, heap.val = faiss.swig_ptr(positions), faiss.swig_ptr(distances)
-    selector = None if alive is None else faiss.IDSelectorBitmap(alive)
     pointers = faiss.swig_ptr(queries), faiss.swig_ptr(bits)
     faiss.hammings_knn_hc(
         heap, *pointers, len(bits), bits.shape[1], True, faiss.EXACT_TOPK, selector
     )
+    return distances, positions
+
+
+def _by_counting(
+    bits: NDArray[np.uint8], queries: NDArray[np.uint8], count: int, selector: Any
+) -> Found:
+    """What it runs with ``use_heap`` off: rows are put into buckets, one for each distance."""
+    distances, positions = _empty(len(queries), count)
+    pointer = faiss.swig_ptr
+    faiss.hammings_knn_mc(
+        pointer(queries), pointer(bits), len(queries), len(bits), count, bits.shape[1],
+        pointer(distances), pointer(positions), selector,
+    )  # fmt: skip
     return distances, positions
 
 

@@ -17,7 +17,7 @@ import orjson
 import zstandard
 from numpy.typing import NDArray
 
-from shard_worker.blocks import BlockReader, codes_of, is_intact
+from shard_worker.blocks import BlockReader
 from shard_worker.datafile import DATA_FILE
 from shard_worker.errors import BitsiftError, ChecksumMismatch, Corrupt
 from shard_worker.ids import Lookup
@@ -62,20 +62,26 @@ class HeldRows:
 
     def read_codes(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
         """int8 codes (n, width) of ``rows`` (n,), and which of them passed their checksum (n,)."""
-        wanted, salts = rows.tolist(), row_salt(rows).tolist()
-        records = self._blocks.read(wanted)
-        good = [is_intact(r, self.width, salt) for r, salt in zip(records, salts, strict=True)]
-        if not all(good):
+        records = self._blocks.read(rows)
+        table, intact = self._table(records, rows)
+        if not intact.all():
             with self._env.begin(buffers=True) as txn:
-                for place in np.flatnonzero(~np.array(good)).tolist():
-                    records[place] = self.record(txn, wanted[place])
-                    good[place] = is_intact(records[place], self.width, salts[place])
-        codes = np.zeros((len(rows), self.width), dtype=np.int8)
-        intact = np.array(good, dtype=np.bool_)
-        codes[intact] = codes_of(
-            [r for r, fine in zip(records, good, strict=True) if fine], self.width
-        )
-        return codes, intact
+                for place in np.flatnonzero(~intact).tolist():
+                    records[place] = self.record(txn, int(rows[place]))
+            table, intact = self._table(records, rows)
+        return table[:, : self.width].view(np.int8), intact
+
+    def _table(
+        self, records: list[bytes], rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """``records`` as uint8 (n, width + 4), and which of them are those of their rows."""
+        size, width, checksum = self.record_bytes, self.width, google_crc32c.value
+        if any(len(record) != size for record in records):
+            records = [record if len(record) == size else bytes(size) for record in records]
+        table = np.frombuffer(b"".join(records), dtype=np.uint8).reshape(-1, size)
+        crcs = np.array([checksum(record[:width]) for record in records], dtype=np.uint32)
+        stored = np.ascontiguousarray(table[:, width:]).view("<u4").ravel()
+        return table, np.asarray(crcs ^ row_salt(rows) == stored)
 
     def record(self, txn: lmdb.Transaction, row: int) -> bytes:
         """Code and checksum of ``row`` by LMDB, its block remembered; empty if it is missing."""
@@ -122,12 +128,9 @@ class HeldRows:
 
     def intact(self, first: int, records: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Which of the consecutive ``records`` (n, width + 4) from row ``first`` on are sound."""
-        checksum, width, size = google_crc32c.value, self.width, self.record_bytes
-        flat = np.ascontiguousarray(records).tobytes()
-        crcs = [checksum(flat[at : at + width]) for at in range(0, len(flat), size)]
-        stored = np.ascontiguousarray(records[:, width:]).view("<u4").ravel()
-        rows = np.arange(first, first + len(records), dtype=np.int64)
-        return np.asarray(np.array(crcs, dtype=np.uint32) ^ row_salt(rows) == stored)
+        flat, size = np.ascontiguousarray(records).tobytes(), self.record_bytes
+        parts = [flat[at : at + size] for at in range(0, len(flat), size)]
+        return self._table(parts, np.arange(first, first + len(records), dtype=np.int64))[1]
 
     def learn_blocks(self, first: int, rows: int) -> None:
         """Remember where the blocks that became full lie, while their pages are still warm."""

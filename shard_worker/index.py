@@ -147,6 +147,8 @@ class _Parts:
         return alive
 
     def bits_of(self, slots: NDArray[np.int64], row_bytes: int) -> NDArray[np.uint8]:
+        if self.listed is None and len(self.segments) == 1:
+            return self.segments[0].bits[slots]
         found = np.empty((len(slots), row_bytes), dtype=np.uint8)
         if self.listed is not None:
             inside = np.flatnonzero(slots < self.first)
@@ -261,6 +263,8 @@ class BinaryIndex:
         count: int,
     ) -> Pool:
         """The nearest of what the parts of the index found for one query."""
+        if len(found) == 1 and parts.listed is None:  # in order already
+            return Pool(*found[0], parts.bits_of(found[0][1], self.row_bytes))
         distances = np.concatenate([np.empty(0, np.int32), *(part[0] for part in found)])
         slots = np.concatenate([np.empty(0, np.int64), *(part[1] for part in found)])
         rows = parts.rows_of(slots)

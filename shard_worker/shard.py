@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from shard_worker.adaptive import noise, reads
+from shard_worker.adaptive import rows_to_read
 from shard_worker.clustering import lists_for
 from shard_worker.codes import Calibration, asymmetric_scores, best_first
 from shard_worker.compaction import Compaction, remove_leftovers
@@ -359,9 +359,10 @@ class Shard:
         """Asymmetric scores choose the candidates of the pool; their int8 codes are read."""
         vector = self._calibration.centered(query.vector)
         estimates = asymmetric_scores(vector, pool.bits)
-        best = best_first(estimates, pool.rows, query.candidates or len(pool))
         if query.candidates is None:
-            best = best[: reads(estimates[best], noise(vector, pool.bits), query.top_k)]
+            best = rows_to_read(vector, pool.bits, estimates, pool.rows, query.top_k)
+        else:
+            best = best_first(estimates, pool.rows, query.candidates)
         codes, intact = generation.store.held.read_codes(pool.rows[best])
         self._count_corrupt(pool.rows[best][~intact])
         best, codes = best[intact], codes[intact]
