@@ -89,7 +89,9 @@ class Compaction:
     def settle(self) -> None:
         """After ``finish``: keep the snapshot of the bits, remove the rest of what lay aside."""
         listed = self._index.listed
-        if listed is not None:
+        if listed is None:
+            (self._folder / LISTS_FILE).unlink(missing_ok=True)
+        else:
             listed.move(self._folder / LISTS_FILE)
             listed.hold()
         remove_leftovers(self._folder)
@@ -107,6 +109,8 @@ class Compaction:
         if listed is None:
             return
         self._copy(len(listed), with_bits=False)
+        if not self._store.rows:
+            return  # none of them is alive: no lists
         owner = self._index.owner
         path = write_living(self._aside, owner, listed, self._numbers)
         nobody = np.empty(0, dtype=np.int64)

@@ -13,6 +13,7 @@ from shard_worker import shard as shard_module
 from shard_worker.compaction import Compaction
 from shard_worker.errors import StorageFull
 from shard_worker.layout import NEXT_FOLDER
+from shard_worker.lists import LISTS_FILE
 from shard_worker.types import Document, Mode, Query, ShardSettings
 from tests.shard_worker.small_shard import (
     batch,
@@ -68,6 +69,23 @@ def test_the_same_documents_are_there_and_the_dead_are_gone(
     assert contents(shard) == expected | {"0": "newest 0", "new": "newest"}
     assert shard.compact()
     assert contents(shard) == expected | {"0": "newest 0", "new": "newest"}
+    shard.close()
+
+
+def test_lists_of_which_nothing_is_alive_are_given_up(tmp_path: Path) -> None:
+    shard = new_shard(tmp_path / "s", LISTS)
+    shard.append(batch(NAMES, [f"old {name}" for name in NAMES]))
+    shard.train()
+    shard.append(batch(NAMES, [f"new {name}" for name in NAMES]))
+    assert shard.compact()
+    for _ in range(2):
+        assert (shard.status().lists, shard.status().documents) == (0, 400)
+        assert best_of(shard, "new 7", Mode.APPROXIMATE).id == "7"
+        assert not (tmp_path / "s" / LISTS_FILE).exists()
+        shard.close()
+        shard = open_shard(tmp_path / "s", LISTS)
+    shard.train()
+    assert best_of(shard, "new 7", Mode.APPROXIMATE).id == "7"
     shard.close()
 
 
