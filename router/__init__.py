@@ -19,9 +19,10 @@ the client and the web page. It refuses to know how an index is built or where s
     shell.py        the limit on bodies and the headers of every answer
     document_routes.py  the routes that write and read documents; documents_schema.py their limits,
                     admission.py how many bytes of them are under way at once
-    document_stream.py  the answer to a stream of documents, cut into whole lines by line_blocks.py
+    document_stream.py  the answer to a stream of documents; line_blocks.py cuts it into lines
     document_rules.py   what a document may be, in bulk loads too; incoming.py reads it from bytes
-    writes.py       WriteService: check, ask what is held, encode, quantize, send -> write_results.py
+    writes.py       WriteService: check, ask what is held, encode, quantize, send ->
+                    write_results.py
     document_vectors.py  the model of live documents; shard_writes.py what waits for a shard
     writer.py       WriterActor: the WriteService in a process of its own, one beside each router
     actor.py        RouterActor: service and gateway in one Ray process and event loop
@@ -31,5 +32,6 @@ the client and the web page. It refuses to know how an index is built or where s
 
 Invariants: every request has one absolute deadline on the monotonic clock; a shard that does not
 answer is named in the coverage, never hidden; the answer does not depend on the order in which
-shards answer. A write is acknowledged after its shard's synced commit, and never sent twice from here.
+shards answer. A write is acknowledged after its shard's synced commit, and nothing here sends one
+twice.
 """

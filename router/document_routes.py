@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import orjson
 from fastapi import FastAPI, Request, Response
@@ -61,7 +61,7 @@ def add_documents(app: FastAPI, shards: FanOut, writer: Writer) -> None:
     body = {"requestBody": upsert_body_schema()}
 
     @app.post(DOCUMENTS_PATH, response_model=Upserts, responses=_PROBLEMS, openapi_extra=body)
-    async def upsert(http: Request) -> Response:
+    async def upsert(http: Request, results: Literal["all", "errors"] = "all") -> Response:
         """Add documents, or put them in the place of those with the same ids.
 
         Answered when they are on the shards' disks, with a result for each; from then on every
@@ -70,11 +70,12 @@ def add_documents(app: FastAPI, shards: FanOut, writer: Writer) -> None:
 
         As `application/x-ndjson`, any number of documents, one a line: each is answered by a line
         as soon as it is durable, and the last line is `{"totals": {…}, "error": null}`. Read while
-        you send, or the answers that nobody reads stop the sending.
+        you send, or the answers that nobody reads stop the sending; a client that cannot asks for
+        `results=errors`: only what is rejected or failed has a line then.
         """
         kind = _content_type(http)
         if kind == NDJSON:
-            return DocumentStream(http, writer, admission)
+            return DocumentStream(http, writer, admission, only_errors=results == "errors")
         _require_json(kind, f"application/json or {NDJSON}")
         length = http.headers.get("content-length", "")
         announced = int(length) if length.isdigit() else 0

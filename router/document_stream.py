@@ -29,7 +29,9 @@ _HELD_BYTES = 4 * BLOCK_BYTES
 class LineWriter(Protocol):
     """Writes whole lines: see ``WriteService.upsert_lines``."""
 
-    async def upsert_lines(self, block: bytes, first_line: int) -> tuple[bytes, dict[str, int]]: ...
+    async def upsert_lines(
+        self, block: bytes, first_line: int, only_errors: bool
+    ) -> tuple[bytes, dict[str, int]]: ...
 
 
 class DocumentStream(Response):
@@ -39,12 +41,15 @@ class DocumentStream(Response):
 
     media_type = NDJSON
 
-    def __init__(self, http: Request, writer: LineWriter, admission: Admission) -> None:
+    def __init__(
+        self, http: Request, writer: LineWriter, admission: Admission, *, only_errors: bool
+    ) -> None:
         super().__init__()
         del self.headers["content-length"]
         self._http = http
         self._writer = writer
         self._admission = admission
+        self._only_errors = only_errors
         self._totals: Counter[str] = Counter()
         self._started = False
 
@@ -76,7 +81,9 @@ class DocumentStream(Response):
             long = InvalidRequest(f"the line has more than {LINE_BYTES_MAX:,} bytes")
             return self._of_all([block.first_line], WriteStatus.REJECTED, long)
         try:
-            lines, counts = await self._writer.upsert_lines(block.data, block.first_line)
+            lines, counts = await self._writer.upsert_lines(
+                block.data, block.first_line, self._only_errors
+            )
         except BitsiftError as error:
             numbered = enumerate(block.data.split(b"\n"), start=block.first_line)
             failed = [number for number, line in numbered if line.strip()]

@@ -76,8 +76,10 @@ class RemoteWriter:
     async def upsert(self, body: bytes) -> bytes:
         return await _call(self._actor.upsert.remote(await _sendable(body)), "the writer")
 
-    async def upsert_lines(self, block: bytes, first_line: int) -> tuple[bytes, dict[str, int]]:
-        reference = self._actor.upsert_lines.remote(await _sendable(block), first_line)
+    async def upsert_lines(
+        self, block: bytes, first_line: int, only_errors: bool
+    ) -> tuple[bytes, dict[str, int]]:
+        reference = self._actor.upsert_lines.remote(await _sendable(block), first_line, only_errors)
         return await _call(reference, "the writer")
 
     async def delete(self, body: bytes) -> bytes:

@@ -36,8 +36,10 @@ class WriterActor:
     async def upsert(self, body: bytes) -> bytes:
         return await self._service.upsert(body)
 
-    async def upsert_lines(self, block: bytes, first_line: int) -> tuple[bytes, dict[str, int]]:
-        return await self._service.upsert_lines(block, first_line)
+    async def upsert_lines(
+        self, block: bytes, first_line: int, only_errors: bool
+    ) -> tuple[bytes, dict[str, int]]:
+        return await self._service.upsert_lines(block, first_line, only_errors)
 
     async def delete(self, body: bytes) -> bytes:
         return await self._service.delete(body)

@@ -78,10 +78,13 @@ class WriteService:
         fates = await self._store(items)
         return _answer([item.id for item in items], fates, UPSERT_STATUSES)
 
-    async def upsert_lines(self, block: bytes, first_line: int) -> tuple[bytes, dict[str, int]]:
+    async def upsert_lines(
+        self, block: bytes, first_line: int, only_errors: bool
+    ) -> tuple[bytes, dict[str, int]]:
         """The same for whole lines of a stream: a line of JSON for each, and how many of each kind.
 
-        What befell all of them is in their results too.
+        ``only_errors`` leaves the lines of those out that are stored. What befell all of them is in
+        their results too.
         """
         items = await asyncio.to_thread(self._reader.read_lines, block, first_line)
         fates = await self._store(items)
@@ -97,6 +100,7 @@ class WriteService:
                 option=orjson.OPT_APPEND_NEWLINE,
             )
             for item, result in zip(items, results, strict=True)
+            if not only_errors or result.error is not None
         ]
         return b"".join(lines), _counts(results, UPSERT_STATUSES)
 

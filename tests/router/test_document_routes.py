@@ -55,10 +55,11 @@ class Gateway(Running):
     def upsert(self, *documents: Any) -> httpx.Response:
         return self.post("/v1/documents", {"documents": documents})
 
-    def stream(self, body: Any) -> list[dict[str, Any]]:
+    def stream(self, body: Any, results: str = "all") -> list[dict[str, Any]]:
         response = httpx.post(
-            f"{self.url}/v1/documents", content=body, headers={"content-type": NDJSON}, timeout=60
-        )
+            f"{self.url}/v1/documents", content=body, headers={"content-type": NDJSON}, timeout=60,
+            params={"results": results},
+        )  # fmt: skip
         assert response.status_code == 200, response.text
         assert response.headers["content-type"].startswith(NDJSON)
         return [json.loads(line) for line in response.text.splitlines()]
@@ -270,6 +271,17 @@ def test_a_stream_of_any_number_is_answered_line_by_line_and_with_totals(gateway
         "totals": {"created": 3_001, "updated": 0, "unchanged": 0, "rejected": 1, "failed": 0},
         "error": None,
     }
+
+
+def test_who_sends_all_before_it_reads_asks_for_errors_only(gateway: Gateway) -> None:
+    """60,000 answers would not fit between the two: neither side would go on."""
+    vector = json.dumps([1.0] * DIMENSION)
+    line = '{"id":"h%d","text":"x","vector":' + vector + "}\n"
+    body = "".join(line % (i % 100) for i in range(60_000)) + '{"id":""}\n'
+    result, last = gateway.stream(body.encode(), "errors")
+    assert result["line"] == 60_001
+    assert sum(last["totals"].values()) == 60_001
+    assert last["totals"]["rejected"] == 1
 
 
 def test_an_empty_stream_has_totals(gateway: Gateway) -> None:
