@@ -1,0 +1,158 @@
+"""Copy, restore, check and compact by the real command line, on a cluster that is written to."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from bitsift import Client
+from cluster.bench_index import write_index
+from cluster.manifest import read_manifest
+from cluster.opened import open_shard
+from cluster.synthetic import SyntheticSpec, synthetic_queries
+from shard_worker.codes import shard_of
+from shard_worker.errors import NotFound
+from tests.commands import COMMAND, answering, bitsift
+
+SPEC = SyntheticSpec(4_000, 256)
+SHARDS = 2
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("served") / "index"
+    write_index(folder, SPEC, SHARDS, texts=[f"some words {i}" for i in range(500)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def url(index: Path) -> Iterator[str]:
+    with answering([*COMMAND, "serve", index, "--port", "0", "--json"]) as (address, _):
+        yield address
+
+
+class Ledger:
+    """Adds documents one by one and notes which were acknowledged."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._stopping = threading.Event()
+        self.acknowledged: list[str] = []
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Ledger:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        vectors = synthetic_queries(SPEC, 500)
+        with Client(self._url) as client:
+            while not self._stopping.is_set():
+                number = len(self.acknowledged)
+                vector = vectors[number % len(vectors)].tolist()
+                name = f"live-{number}"
+                client.add([{"id": name, "text": f"text of {name}", "vector": vector}])
+                self.acknowledged.append(name)
+
+
+def test_a_backup_of_a_cluster_that_is_written_to_holds_a_committed_prefix(
+    index: Path, url: str, tmp_path: Path
+) -> None:
+    """Fault 17: everything acknowledged before it began, and of the rest a prefix in each shard."""
+    with Ledger(url) as ledger:
+        for _ in range(20):  # until writes were acknowledged while it ran
+            before = len(ledger.acknowledged)
+            report = json.loads(bitsift("backup", "--url", url, tmp_path / "dest", "--json").stdout)
+            if len(ledger.acknowledged) > before + 2:
+                break
+    acknowledged = ledger.acknowledged
+    assert len(acknowledged) > before + 2
+    assert report["blocks_new"] > 0
+    bitsift("restore", tmp_path / "dest", tmp_path / "restored")
+    checked = json.loads(bitsift("verify", tmp_path / "restored", "--json").stdout)
+    assert checked["sound"] is True
+    there = [is_there(tmp_path / "restored", name) for name in acknowledged]
+    assert all(there[:before])
+    for number in range(SHARDS):
+        own = [
+            held
+            for name, held in zip(acknowledged, there, strict=True)
+            if shard_of(name, SHARDS) == number
+        ]
+        assert own == sorted(own, reverse=True)
+
+
+def is_there(index: Path, name: str) -> bool:
+    manifest = read_manifest(index)
+    with open_shard(index, manifest, shard_of(name, manifest.shards)) as shard:
+        try:
+            return shard.document(name).text == f"text of {name}"
+        except NotFound:
+            return False
+
+
+def test_a_restored_index_is_served_with_the_same_answers(url: str, tmp_path: Path) -> None:
+    bitsift("backup", "--url", url, tmp_path / "dest")
+    bitsift("restore", tmp_path / "dest", tmp_path / "restored")
+    vectors = synthetic_queries(SPEC, 20)
+    with Client(url) as client:
+        expected = [client.search(vector=vector.tolist()).hits for vector in vectors]
+    serve = [*COMMAND, "serve", tmp_path / "restored", "--port", "0", "--json"]
+    with answering(serve) as (address, _), Client(address) as client:
+        assert [client.search(vector=vector.tolist()).hits for vector in vectors] == expected
+
+
+def test_a_running_cluster_is_compacted_and_goes_on_answering(url: str) -> None:
+    with Client(url) as client:
+        client.add(
+            [{"id": f"gone-{i}", "text": "x", "vector": [1.0] * SPEC.dim} for i in range(50)]
+        )
+        client.delete([f"gone-{i}" for i in range(50)])
+        vector = synthetic_queries(SPEC, 1)[0].tolist()
+        before = client.search(vector=vector).hits
+        compacted = json.loads(bitsift("compact", "--url", url, "--json").stdout)
+        assert compacted["rows_dropped"] >= 50
+        assert client.search(vector=vector).hits == before
+        states = client.cluster()["shards"]
+    assert {state["generation"] for state in states} == {1}
+
+
+def test_a_running_index_is_refused_by_the_commands_that_need_it_stopped(
+    index: Path, url: str, tmp_path: Path
+) -> None:
+    assert httpx.get(f"{url}/readyz").is_success
+    for arguments in (
+        ("verify", index), ("backup", index, tmp_path / "b"), ("compact", index),
+        ("export", index, tmp_path / "e.parquet"),
+    ):  # fmt: skip
+        done = bitsift(*arguments, check=False)
+        assert done.returncode == 1
+        assert "running cluster" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_corrupt_backup_is_refused_and_the_live_index_stays(url: str, tmp_path: Path) -> None:
+    bitsift("backup", "--url", url, tmp_path / "dest")
+    blocks = [path for path in (tmp_path / "dest" / "blocks").rglob("*") if path.is_file()]
+    largest = max(blocks, key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    done = bitsift("restore", tmp_path / "dest", tmp_path / "restored", check=False)
+    assert done.returncode == 1
+    assert largest.name in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["dest"]
+    with Client(url) as client:
+        assert len(client.search(vector=np.ones(SPEC.dim).tolist()).hits) == 10
+    shutil.rmtree(tmp_path / "dest")
