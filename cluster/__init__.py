@@ -17,6 +17,12 @@ Building and serving
     local.py           an index answered in this very process, without Ray
     demo.py            the reverse dictionary
 
+Looking after an index (verify, backup, restore, export, compact)
+    verify.py          every shard checked in a process of its own
+    backup.py          a stopped index into a repository; restore.py back, proven and renamed
+    export.py          Parquet for readers that know nothing of Bitsift
+    compact.py         dead rows dropped; opened.py opens shards for all of these, aside.py renames
+
 Judging (bitsift eval, bitsift doctor)
     judged.py          a BEIR folder; relevance.py scores what was found in it
     scratch.py         real shards in a temporary folder; stages.py takes the funnel apart

@@ -190,7 +190,10 @@ def _next_message(connection: Connection, process: BaseProcess, task: Task) -> M
     except EOFError:
         process.join()
         code = process.exitcode or 0
-        how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+        if code >= 0:  # an error of this program, which has said so itself
+            shard = task.identity.shard
+            return BitsiftError(f"the check of shard {shard} broke off with exit status {code}")
+        how = signal.Signals(-code).name
         problem = f"reading it killed the process ({how}): what leads to its pages is damaged"
         file = f"{task.folder.name}/{STORE_FOLDER}"
         finding = Finding(task.identity.shard, file, problem, Remedy.RESTORE)

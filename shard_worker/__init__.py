@@ -21,6 +21,8 @@ to know of models, HTTP or other shards: no torch, no web framework, no cluster.
     wire.py     queries and candidates as bytes between router and shard
     deadline.py a point in time that crosses processes
     actor.py    ShardActor: the thin Ray wrapper round one Shard
+    verify.py   all that must agree in a stopped shard; repair.py makes anew what is derived
+    backup.py   a running shard copied in blocks into a repository.py
 
 Invariants: a row's codes and text never change once committed (an upsert is a new row and a dead
 old one); the bits are always the signs of the decoded int8 codes, so they can be rebuilt from the

@@ -1,0 +1,88 @@
+"""How long it takes to check, copy, restore and export an index of a million rows.
+
+    python benchmarks/upkeep.py [--rows 1M] [--dim 1024] [--shards 2] [--folder .bitsift/upkeep]
+
+Synthetic vectors with WordNet's glosses as texts; an index that is in FOLDER already is used, and
+all is removed at the end. The bar: `bitsift verify` of 1 M x 1,024 in 60 s.
+Later backups come after 1, 100 and 10,000 upserts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cluster.backup import back_up
+from cluster.bench_index import glosses, write_index
+from cluster.export import export
+from cluster.machine import write_result
+from cluster.manifest import read_manifest
+from cluster.opened import open_shard
+from cluster.quantities import parse_count
+from cluster.restore import restore
+from cluster.synthetic import SyntheticSpec
+from cluster.verify import verify
+from shard_worker.types import LIVE_POSITION, Documents
+
+RESULTS = Path(__file__).with_name("results")
+TEXTS = 100_000
+
+
+def timed(name: str, figures: dict[str, Any], run: Callable[[], Any]) -> Any:
+    started = time.perf_counter()
+    result = run()
+    figures[f"{name}_s"] = round(time.perf_counter() - started, 1)
+    print(f"{name}: {figures[f'{name}_s']} s", flush=True)
+    return result
+
+
+def rewrite(index: Path, count: int) -> None:
+    """Give ``count`` documents of the first shard another content."""
+    manifest = read_manifest(index)
+    with open_shard(index, manifest, 0) as shard:
+        ids = [str(number * manifest.shards) for number in range(count)]
+        codes = np.zeros((count, manifest.calibration.width), dtype=np.int8)
+        blank = [""] * count
+        texts = [f"rewritten {name}" for name in ids]
+        shard.append(
+            Documents(ids, blank, texts, blank, [LIVE_POSITION] * count, codes), replace=True
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rows", type=parse_count, default=1_000_000)
+    parser.add_argument("--dim", type=int, default=1_024)
+    parser.add_argument("--shards", type=int, default=2)
+    parser.add_argument("--folder", type=Path, default=Path(".bitsift/upkeep"))
+    asked = parser.parse_args()
+    index, dest = asked.folder / "index", asked.folder / "backup"
+    figures: dict[str, Any] = {"rows": asked.rows, "dimension": asked.dim, "shards": asked.shards}
+    spec = SyntheticSpec(asked.rows, asked.dim)
+    if not index.exists():
+        write_index(index, spec, asked.shards, texts=glosses(TEXTS))
+    assert timed("verify", figures, lambda: verify(index)).is_sound
+    first = timed("backup", figures, lambda: back_up(index, str(dest)))
+    figures |= {"index_bytes": first.bytes, "backup_bytes": first.bytes_stored}
+    for count in (1, 100, 10_000):
+        rewrite(index, count)
+        name = f"backup_after_{count}"
+        figures[f"{name}_bytes"] = timed(
+            name, figures, lambda: back_up(index, str(dest))
+        ).bytes_stored
+    timed("restore", figures, lambda: restore(str(dest), asked.folder / "restored"))
+    exported = timed("export", figures, lambda: export(index, asked.folder / "export"))
+    figures["export_bytes"] = exported.bytes
+    shutil.rmtree(asked.folder)
+    bars = {"verify_s": {"bar": 60, "met": figures["verify_s"] <= 60}}
+    write_result(RESULTS / "upkeep.json", {**figures, "bars": bars})
+
+
+if __name__ == "__main__":
+    main()
