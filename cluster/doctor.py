@@ -19,7 +19,7 @@ from cluster.stages import CodedDocuments, calibrate, exact_top
 from shard_worker.adaptive import rows_to_read
 from shard_worker.codes import Transform, best_first
 from shard_worker.errors import InvalidRequest
-from shard_worker.shard import POOL_ADAPTIVE
+from shard_worker.funnel import POOL_ADAPTIVE
 from shard_worker.types import POOL_FACTOR
 
 TOP_K = 10

@@ -86,7 +86,7 @@ class _Segment:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Parts:
+class Parts:
     """What is searched: swapped as a whole, so that a reader sees one state of it, in which of a
     replaced document either the old row is alive or the new one.
 
@@ -105,7 +105,7 @@ class _Parts:
         """The first row of the tail."""
         return 0 if self.listed is None else len(self.listed)
 
-    def plus(self, bits: NDArray[np.uint8]) -> _Parts:
+    def plus(self, bits: NDArray[np.uint8]) -> Parts:
         """These, and rows behind them."""
         segments = self.segments
         while len(bits):
@@ -118,7 +118,7 @@ class _Parts:
             segments = (*segments[:-1], grown)
         return replace(self, segments=segments)
 
-    def without(self, dead: NDArray[np.int64]) -> _Parts:
+    def without(self, dead: NDArray[np.int64]) -> Parts:
         """These, with the rows ``dead`` (n,) dead."""
         listed_alive, segments = self.listed_alive, list(self.segments)
         inside = dead[dead < self.first]
@@ -180,7 +180,7 @@ class BinaryIndex:
         self.row_bytes = row_bytes
         self.generation = generation
         self._uuid = bytes.fromhex(index_uuid.replace("-", ""))
-        self._parts = _Parts()
+        self._parts = Parts()
         self._saved: dict[int, int] = {}
         """How many rows of each segment its snapshot file holds."""
 
@@ -223,9 +223,9 @@ class BinaryIndex:
         """Never return these rows (n,) again."""
         self.apply(np.empty((0, self.row_bytes), dtype=np.uint8), np.asarray(rows, dtype=np.int64))
 
-    def is_alive(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether each row (n,) is alive."""
-        return self._parts.is_alive(rows)
+    def moment(self) -> Parts:
+        """What is there now, for who looks at it more than once."""
+        return self._parts
 
     def search(
         self,
@@ -258,7 +258,7 @@ class BinaryIndex:
 
     def _pool(
         self,
-        parts: _Parts,
+        parts: Parts,
         found: Sequence[tuple[NDArray[np.int32], NDArray[np.int64]]],
         count: int,
     ) -> Pool:
@@ -295,7 +295,7 @@ class BinaryIndex:
 
     def adopt(self, listed: ListedBits, dead: NDArray[np.int64]) -> None:
         """Let ``listed`` take the place of the rows it holds. No other write may run meanwhile."""
-        parts = _Parts(listed)
+        parts = Parts(listed)
         for first in range(len(listed), len(self), SEGMENT_ROWS):
             tail = np.arange(first, min(first + SEGMENT_ROWS, len(self)), dtype=np.int64)
             parts = parts.plus(self.bits_of(tail))
@@ -363,7 +363,7 @@ class BinaryIndex:
             return
         if len(listed) > rows:
             raise _lost_rows(path, len(listed), rows)
-        self._parts = _Parts(listed)
+        self._parts = Parts(listed)
 
     def _read_segment(self, path: Path, first: int) -> _Segment:
         """The segment in a snapshot file. Raises ChecksumMismatch, OSError."""

@@ -1,9 +1,4 @@
-"""One partition of the index: store + bits + funnel. Knows nothing of Ray, HTTP or models.
-
-The funnel of a query: Hamming distance keeps some hundreds of rows, the fp32 query against their ±1
-codes orders them and says how many are worth reading, and only those are read from the disk as
-int8.
-"""
+"""One partition of the index: store + bits + funnel. Knows nothing of Ray, HTTP or models."""
 
 from __future__ import annotations
 
@@ -20,9 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from shard_worker.adaptive import rows_to_read
 from shard_worker.clustering import lists_for
-from shard_worker.codes import Calibration, asymmetric_scores, best_first
+from shard_worker.codes import Calibration
 from shard_worker.compaction import Compaction, remove_leftovers
 from shard_worker.errors import (
     BitsiftError,
@@ -32,10 +26,11 @@ from shard_worker.errors import (
     Unavailable,
     WritesStopped,
 )
+from shard_worker.funnel import Funnel
 from shard_worker.generation import Generation, row_of
 from shard_worker.group_commit import GroupCommit
 from shard_worker.ids import PENDING_MAX
-from shard_worker.index import BinaryIndex, Pool, open_index
+from shard_worker.index import BinaryIndex, open_index
 from shard_worker.layout import (
     SHARD_FILE,
     STORE_FOLDER,
@@ -56,8 +51,6 @@ from shard_worker.tuning import (
     write_tuning,
 )
 from shard_worker.types import (
-    CANDIDATES_FIXED,
-    POOL_FACTOR,
     Candidates,
     Deletes,
     Document,
@@ -73,10 +66,6 @@ from shard_worker.types import (
 
 log = logging.getLogger(__name__)
 
-POOL_ADAPTIVE, POOL_PER_HIT = 800, 16
-"""Rows that the Hamming stage keeps for a query whose reads are not fixed. Against 400, titles and
-XQuAD's questions asked of 28,672 WordNet glosses gain 0.010 recall@10, the judged sets nothing;
-sorting them costs 0.1 ms more."""
 GROWTH_MAX = 0.1
 """Lists are made anew when the rows beside them, which are always scanned, are a larger share."""
 SNAPSHOT_ROWS = 1 << 16
@@ -87,8 +76,6 @@ COMPACT_AGAIN_S = 600.0
 """After a compaction that failed, for want of disk mostly."""
 RETIRED_S = 90.0
 """How long the generation before a compaction stays open: longer than any request (60 s)."""
-_EXHAUSTIVE_SLACK = 8
-"""Rows kept beyond ``candidates`` while scanning in float32, before the exact cut in float64."""
 
 
 class Shard:
@@ -118,8 +105,7 @@ class Shard:
         self._busy: str | None = None
         self._retired: list[tuple[float, Generation]] = []
         self._compact_after = 0.0
-        self._corrupt_rows: set[int] = set()
-        self._lost_bits = 0
+        self._funnel = Funnel(self.identity.shard, calibration)
         try:
             self._current = self._open_generation()
         except BaseException:
@@ -174,8 +160,8 @@ class Shard:
         for start, codes, intact in store.held.scan_codes(first, rows):
             if not intact.all():
                 damaged = start + np.flatnonzero(~intact)
-                self._lost_bits += len(damaged)
-                self._count_corrupt(damaged)
+                self._funnel.lost_bits += len(damaged)
+                self._funnel.corrupt_rows.update(damaged.tolist())
             yield self._calibration.bits(codes)
 
     @contextlib.contextmanager
@@ -313,33 +299,15 @@ class Shard:
             sealed = tuple(path for path in names if path.exists())
             yield ShardSnapshot(generation.store.copy_data, sealed)
 
-    # --- the funnel ------------------------------------------------------------------------
+    # --- searching -------------------------------------------------------------------------
 
     def search(self, queries: Sequence[Query]) -> list[Candidates]:
         """The candidates of each query, one ``Candidates`` each, in order.
 
-        Queries of one kind share one pass over the bits, which costs less per query than one pass
-        each.
+        Queries of one kind share one pass over the bits.
         """
         with self._reading() as generation:
-            return self._search(generation, queries)
-
-    def _search(self, generation: Generation, queries: Sequence[Query]) -> list[Candidates]:
-        answers: list[Candidates | None] = [None] * len(queries)
-        scans: dict[tuple[int, int | None, int], list[int]] = {}
-        for place, query in enumerate(queries):
-            if query.mode is Mode.EXHAUSTIVE:
-                answers[place] = self._search_exhaustive(generation, query)
-            else:
-                kind = _pool_rows(query), self._lists_to_visit(query), _hits_due(query)
-                scans.setdefault(kind, []).append(place)
-        for (count, nprobe, enough), places in scans.items():
-            vectors = np.stack([queries[place].vector for place in places])
-            bits = self._calibration.query_bits(vectors)
-            pools = generation.index.search(bits, count, nprobe, enough)
-            for place, pool in zip(places, pools, strict=True):
-                answers[place] = self._narrow(generation, queries[place], pool)
-        return [answer for answer in answers if answer is not None]
+            return self._funnel.search(generation, queries, self._lists_to_visit)
 
     def _lists_to_visit(self, query: Query) -> int | None:
         """How many lists are probed; None for an exact scan."""
@@ -354,73 +322,6 @@ class Shard:
     def exact_scan_ms(self) -> float:
         """What an exact scan of all rows takes, from a measurement when the shard was opened."""
         return self._scan_s_per_row * len(self._current.index) * 1e3
-
-    def _narrow(self, generation: Generation, query: Query, pool: Pool) -> Candidates:
-        """Asymmetric scores choose the candidates of the pool; their int8 codes are read."""
-        vector = self._calibration.centered(query.vector)
-        estimates = asymmetric_scores(vector, pool.bits)
-        if query.candidates is None:
-            best = rows_to_read(vector, pool.bits, estimates, pool.rows, query.top_k)
-        else:
-            best = best_first(estimates, pool.rows, query.candidates)
-        codes, intact = generation.store.held.read_codes(pool.rows[best])
-        self._count_corrupt(pool.rows[best][~intact])
-        best, codes = best[intact], codes[intact]
-        return Candidates(
-            shard=self.identity.shard,
-            rows=generation.references(pool.rows[best]),
-            distances=pool.distances[best],
-            hamming_ranks=(best + 1).astype(np.int32),
-            estimates=estimates[best],
-            codes=codes,
-            corrupt=int((~intact).sum()) + self._lost_bits,
-            documents=self._likely_winners(generation, query, pool.rows[best], codes),
-        )
-
-    def _likely_winners(
-        self,
-        generation: Generation,
-        query: Query,
-        rows: NDArray[np.int64],
-        codes: NDArray[np.int8],
-    ) -> dict[int, Document]:
-        """The documents of the best ``top_k`` of this shard, if they are wanted, by reference."""
-        if not query.with_documents:
-            return {}
-        best = best_first(self._calibration.scores(query.vector, codes), rows, query.top_k)
-        wanted = generation.references(rows[best]).tolist()
-        found = zip(wanted, self.documents(wanted), strict=True)
-        return {row: document for row, document in found if isinstance(document, Document)}
-
-    def _search_exhaustive(self, generation: Generation, query: Query) -> Candidates:
-        """Score every living row's int8 code: slow, the yardstick for everything else."""
-        wanted = _hits_due(query)
-        kept, corrupt = wanted + _EXHAUSTIVE_SLACK, 0
-        folded = query.vector * self._calibration.step
-        held, index = generation.store.held, generation.index
-        scores, rows = np.empty(0, dtype=np.float32), np.empty(0, dtype=np.int64)
-        for first, codes, intact in held.scan_codes(0, len(index)):
-            block = np.arange(first, first + len(codes), dtype=np.int64)
-            alive = index.is_alive(block)
-            corrupt += int((alive & ~intact).sum())
-            self._count_corrupt(block[alive & ~intact])
-            alive &= intact
-            scores = np.concatenate([scores, codes[alive].astype(np.float32) @ folded])
-            rows = np.concatenate([rows, block[alive]])
-            best = best_first(scores, rows, kept)
-            scores, rows = scores[best], rows[best]
-        codes, intact = held.read_codes(rows)
-        rows, codes = rows[intact], codes[intact]
-        exact = self._calibration.scores(query.vector, codes)
-        best = best_first(exact, rows, wanted)
-        zeros = np.zeros(len(best), dtype=np.int32)
-        references = generation.references(rows[best])
-        return Candidates(
-            self.identity.shard, references, zeros, zeros, exact[best], codes[best], corrupt
-        )
-
-    def _count_corrupt(self, rows: NDArray[np.int64]) -> None:
-        self._corrupt_rows.update(rows.tolist())
 
     # --- documents -------------------------------------------------------------------------
 
@@ -444,7 +345,7 @@ class Shard:
                 damaged = [
                     row for row, it in zip(rows, found, strict=True) if isinstance(it, Corrupt)
                 ]
-                self._corrupt_rows.update(damaged)
+                self._funnel.corrupt_rows.update(damaged)
                 return found
         gone = Unavailable(
             f"{self.folder} was compacted more than {RETIRED_S:.0f} s ago: ask again"
@@ -520,7 +421,7 @@ class Shard:
             documents=store.rows - store.dead_rows,
             bits_bytes=index.memory_bytes,
             disk_bytes=sum(_disk_bytes(path) for path in self.folder.rglob("*")),
-            corrupt_rows_seen=len(self._corrupt_rows),
+            corrupt_rows_seen=len(self._funnel.corrupt_rows),
             lists=0 if index.listed is None else index.listed.lists,
             clustered_rows=0 if index.listed is None else len(index.listed),
             training=self._busy == "training",
@@ -549,15 +450,3 @@ def _disk_bytes(path: Path) -> int:
         return path.stat().st_blocks * 512 if path.is_file() else 0
     except FileNotFoundError:
         return 0
-
-
-def _hits_due(query: Query) -> int:
-    """How many candidates a query gets at least, while there are rows."""
-    return query.candidates or max(CANDIDATES_FIXED, query.top_k)
-
-
-def _pool_rows(query: Query) -> int:
-    """How many rows the Hamming stage keeps."""
-    if query.candidates is None:
-        return max(POOL_ADAPTIVE, POOL_PER_HIT * query.top_k)
-    return query.candidates * POOL_FACTOR

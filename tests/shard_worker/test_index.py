@@ -58,7 +58,7 @@ def test_dead_rows_are_never_found_and_never_shorten_the_answer(
     assert not dead & set(found.tolist())
     assert len(found) == min(count, rows - len(dead))
     everything = np.arange(rows, dtype=np.int64)
-    assert set(everything[~index.is_alive(everything)].tolist()) == dead
+    assert set(everything[~index.moment().is_alive(everything)].tolist()) == dead
 
 
 def test_bits_of_rows_come_back_from_every_segment() -> None:

@@ -79,7 +79,7 @@ def test_grouped_bits_answer_an_exact_scan_as_ungrouped_ones_do(
         np.testing.assert_array_equal(bits[pool.rows], pool.bits)
         assert not dead & set(pool.rows.tolist())
     everything = np.arange(rows, dtype=np.int64)
-    assert set(everything[~index.is_alive(everything)].tolist()) == dead
+    assert set(everything[~index.moment().is_alive(everything)].tolist()) == dead
     np.testing.assert_array_equal(index.bits_of(everything), bits)
 
 
