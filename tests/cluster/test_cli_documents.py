@@ -68,15 +68,17 @@ def test_files_are_added_packed_or_not_and_added_again_change_nothing(
 def test_bad_lines_are_shown_with_file_and_line_and_the_others_are_stored(
     url: str, tmp_path: Path
 ) -> None:
-    source = put(tmp_path / "bad.jsonl", line("b1"), '{"id":', line(""), "5", line("b2"))
+    source = put(
+        tmp_path / "bad.jsonl", line("b0"), line("b1"), '{"id":', line(""), "5", line("b2")
+    )
     done = bitsift("add", source, "--url", url)
     assert done.exit_code == 1
-    for said in ("bad.jsonl:2: rejected: broken json", "bad.jsonl:3: rejected: empty id",
-                 "bad.jsonl:4: rejected: a json int", "2 created, 3 rejected"):  # fmt: skip
+    for said in ("bad.jsonl:3: rejected: broken json", "bad.jsonl:4: rejected: empty id",
+                 "bad.jsonl:5: rejected: a json int", "3 created, 3 rejected"):  # fmt: skip
         assert said in done.output.replace("\n", " ") or said in done.output, done.output
     report = json.loads(bitsift("add", source, "--url", url, "--json").stdout)
-    assert (report["unchanged"], report["rejected"]) == (2, 3)
-    assert sorted(error["line"] for error in report["errors"]) == [2, 3, 4]
+    assert (report["unchanged"], report["rejected"]) == (3, 3)
+    assert sorted(error["line"] for error in report["errors"]) == [3, 4, 5]
     with Client(url) as client:
         assert client.get("b2").id == "b2"
 

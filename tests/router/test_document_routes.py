@@ -365,13 +365,16 @@ def test_a_stream_that_stops_is_ended_and_says_so(
     duplex.close()
 
 
-def test_a_sender_that_goes_away_leaves_room_for_others(gateway: Gateway) -> None:
+def test_a_sender_that_goes_away_leaves_room_for_others_and_is_no_error(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
     for _ in range(document_routes.CALLS_MAX + 1):
         duplex = Duplex(gateway.url)
         duplex.send(b'{"id":"gone","text":"x"}\n{"id":"half')
         duplex.line()
         duplex.close()
     assert gateway.stream(b'{"id":"next","text":"x"}')[-1]["totals"]["created"] == 1
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 def test_the_routes_are_described(gateway: Gateway) -> None:

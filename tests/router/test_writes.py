@@ -388,7 +388,7 @@ def test_a_single_document_does_not_wait_for_a_large_calls_end(index: Index) -> 
         gate.set()
         await small
         place = next(n for n, batch in enumerate(encoder.batches) if "small" in batch)
-        assert place <= 3
+        assert sum(len(batch) for batch in encoder.batches[:place]) <= 200
         await large
 
     asyncio.run(scenario())
