@@ -11,11 +11,15 @@ upsert before anything is written, and leaves deletes their room.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import lmdb
 
 from shard_worker.errors import Corrupt, FormatMismatch, StorageFull
 
@@ -25,6 +29,17 @@ _STEP_MIN = 256 << 10
 _STEP_SHARE = 128
 """More is allocated at a time than is needed, by this part of the file: it saves system calls."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DAMAGE = (
+    lmdb.BadDbiError,
+    lmdb.BadValsizeError,
+    lmdb.CorruptedError,
+    lmdb.IncompatibleError,
+    lmdb.InvalidError,
+    lmdb.NotFoundError,
+    lmdb.PageNotFoundError,
+    lmdb.VersionMismatchError,
+)
+"""What LMDB raises where pages are not what they should be."""
 _PAGE_HEADER_BYTES = 16
 _MAGIC = 0xBEEFC0DE
 _VERSION = 1
@@ -40,6 +55,15 @@ class _Meta:
     page_bytes: int
     last_page: int
     transaction: int
+
+
+@contextlib.contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """What LMDB, or who reads what it holds, stumbles over becomes Corrupt, naming the file."""
+    try:
+        yield
+    except (*DAMAGE, struct.error, ValueError) as error:
+        raise Corrupt(f"{path} is damaged ({error}); restore it from a backup") from error
 
 
 def check_data_file(path: Path) -> None:

@@ -5,6 +5,7 @@ Each method takes the transaction it reads in, or begins a short one of its own.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from shard_worker.blocks import BlockReader
-from shard_worker.datafile import DATA_FILE
+from shard_worker.datafile import DAMAGE, DATA_FILE
 from shard_worker.errors import BitsiftError, ChecksumMismatch, Corrupt
 from shard_worker.ids import Lookup
 from shard_worker.packing import (
@@ -85,11 +86,14 @@ class HeldRows:
 
     def record(self, txn: lmdb.Transaction, row: int) -> bytes:
         """Code and checksum of ``row`` by LMDB, its block remembered; empty if it is missing."""
-        waiting = txn.get(ROW.pack(row), db=self._databases["tail"])
-        if waiting is not None:
-            return bytes(waiting)
         block, offset = divmod(row, self.block_rows)
-        packed = memoryview(txn.get(ROW.pack(block), b"", db=self._databases["codes"]))
+        try:
+            waiting = txn.get(ROW.pack(row), db=self._databases["tail"])
+            if waiting is not None:
+                return bytes(waiting)
+            packed = memoryview(txn.get(ROW.pack(block), b"", db=self._databases["codes"]))
+        except DAMAGE:
+            return b""
         self._blocks.learn(block, packed)
         return bytes(packed[offset * self.record_bytes : (offset + 1) * self.record_bytes])
 
@@ -102,11 +106,11 @@ class HeldRows:
         for block in range(first // self.block_rows, -(-rows // self.block_rows)):
             start, stop = block * self.block_rows, min(rows, (block + 1) * self.block_rows)
             wanted = (stop - start) * self.record_bytes
-            with self._env.begin(buffers=True) as txn:
+            records = np.zeros(wanted, dtype=np.uint8)
+            with self._env.begin(buffers=True) as txn, contextlib.suppress(*DAMAGE):
                 full = txn.get(ROW.pack(block), db=self._databases["codes"])
                 packed = self._tail(txn, start, stop) if full is None else full
                 held = np.frombuffer(packed, dtype=np.uint8)[:wanted]
-                records = np.zeros(wanted, dtype=np.uint8)
                 records[: len(held)] = held
             skipped = max(0, first - start)
             yield start + skipped, records.reshape(-1, self.record_bytes)[skipped:]
@@ -164,7 +168,10 @@ class HeldRows:
 
     def content(self, txn: lmdb.Transaction, row: int) -> Content:
         """The document of ``row`` as it is stored. Raises ChecksumMismatch or Corrupt."""
-        packed = txn.get(ROW.pack(row), db=self._databases["documents"])
+        try:
+            packed = txn.get(ROW.pack(row), db=self._databases["documents"])
+        except DAMAGE as error:
+            raise Corrupt(f"{self.path}: row {row}: {error}; restore it from a backup") from error
         if packed is None or len(packed) <= CRC_BYTES:
             raise Corrupt(f"{self.path}: the document of row {row} is missing")
         body = bytes(packed[CRC_BYTES:])

@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 
 from shard_worker import ids as id_map
 from shard_worker.admission import Admitted, admit
-from shard_worker.datafile import DATA_FILE, Room, check_data_file
+from shard_worker.datafile import DATA_FILE, Room, check_data_file, damage_named
 from shard_worker.errors import (
     ChecksumMismatch,
     Corrupt,
@@ -55,6 +55,7 @@ from shard_worker.packing import (
     sum_of,
     unpack_meta,
 )
+from shard_worker.tree import leads_to_all_keys
 from shard_worker.types import (
     Document,
     Documents,
@@ -120,12 +121,15 @@ class Store:
         that of another shard.
         """
         check_data_file(folder / DATA_FILE)
-        self._open(folder, identity.width, max_bytes)
+        with damage_named(folder / DATA_FILE):
+            self._open(folder, identity.width, max_bytes)
         try:
-            self._check_identity(identity)
-            self.counters = self._read_counters()
-            self._ids = self._id_map()
-            self.read_ids(self.counters.merged_rows)
+            with damage_named(folder / DATA_FILE):
+                self._check_identity(identity)
+                self.counters = self._read_counters()
+                self._check_dead()
+                self._ids = self._id_map()
+                self.read_ids(self.counters.merged_rows)
         except BaseException:
             self.close()
             raise
@@ -141,7 +145,7 @@ class Store:
         """Make an empty store in ``folder`` and open it."""
         folder.mkdir(exist_ok=True)
         made = cls.__new__(cls)
-        made._open(folder, identity.width, max_bytes)
+        made._open(folder, identity.width, max_bytes, create=True)
         with made._env.begin(write=True) as txn:
             facts = dataclasses.asdict(identity)
             txn.put(_IDENTITY, pack_meta(facts), db=made._databases["meta"])
@@ -149,7 +153,7 @@ class Store:
         made.close()
         return cls(folder, identity, max_bytes)
 
-    def _open(self, folder: Path, width: int, max_bytes: int) -> None:
+    def _open(self, folder: Path, width: int, max_bytes: int, *, create: bool = False) -> None:
         self.path = folder
         self.writes_stopped: str | None = None
         self._merging = threading.Lock()
@@ -158,7 +162,13 @@ class Store:
             readahead=False, sync=True, metasync=True, lock=True,
         )  # fmt: skip
         self._env.reader_check()  # those of a killed process would keep old pages for ever
-        self._databases = {name: self._env.open_db(name.encode()) for name in _DATABASES}
+        try:
+            self._databases = {
+                name: self._env.open_db(name.encode(), create=create) for name in _DATABASES
+            }
+        except BaseException:
+            self._env.close()
+            raise
         self._page_bytes = self._env.stat()["psize"]
         self._room = Room(folder / DATA_FILE, max_bytes)
         self.held = HeldRows(folder, self._env, self._databases, width)
@@ -185,6 +195,25 @@ class Store:
                 f"not of {transaction}, its last; restore it from a backup"
             )
         return Counters(**facts)
+
+    def _check_dead(self) -> None:
+        """A dead row that is not found would be alive."""
+        if not self._leads_to_all_keys("dead"):
+            raise Corrupt(
+                f"{self.path / DATA_FILE}: the list of dead rows is damaged; restore it from a "
+                "backup"
+            )
+
+    def _leads_to_all_keys(self, name: str) -> bool:
+        """Whether all keys of a database are found. No write may run meanwhile. Raises Corrupt."""
+        path = self.path / DATA_FILE
+        with self._env.begin() as txn:
+            record = bytes(txn.get(name.encode(), b""))
+        with path.open("rb") as data:
+            try:
+                return leads_to_all_keys(data.fileno(), self._page_bytes, record)
+            except Corrupt as error:
+                raise Corrupt(f"{path}: {name}: {error}; restore it from a backup") from error
 
     def _meta(self, txn: lmdb.Transaction, key: bytes) -> dict[str, Any]:
         try:
@@ -349,8 +378,13 @@ class Store:
         self.merge_ids(contextlib.nullcontext())
 
     def ids_are_intact(self) -> bool:
-        """Whether the id map on the disk is what was written. Reads all of it."""
-        with self._env.begin() as txn:
+        """Whether the id map on the disk is what was written, and leads to all ids.
+
+        Reads all of it; no write may run meanwhile. Raises Corrupt where its pages are not a tree.
+        """
+        if not self._leads_to_all_keys("ids"):
+            return False
+        with damage_named(self.path / DATA_FILE), self._env.begin() as txn:
             return self._ids.stored_checksum(txn) == self._ids.checksum
 
     # --- compaction ------------------------------------------------------------------------
@@ -492,7 +526,7 @@ class Store:
         while True:
             known = self.rows
             lookup = self._ids.lookup()
-            with self._env.begin() as txn:
+            with damage_named(self.path / DATA_FILE), self._env.begin() as txn:
                 rows = [
                     self.held.row_of(txn, lookup, document_id, key)
                     for document_id, key in zip(ids, id_keys(ids), strict=True)
@@ -521,8 +555,8 @@ class Store:
             ]
 
     def dead(self) -> Rows:
-        """All dead rows, int64 (n,), ascending. Raises ChecksumMismatch."""
-        with self._env.begin() as txn:
+        """All dead rows, int64 (n,), ascending. Raises ChecksumMismatch, Corrupt."""
+        with damage_named(self.path / DATA_FILE), self._env.begin() as txn:
             rows = self.held.dead(txn)
             counters = Counters(**self._meta(txn, _COUNTERS))
         found = len(rows), sum_of(rows.astype(np.uint64))
