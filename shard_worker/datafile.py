@@ -31,6 +31,7 @@ _STEP_SHARE = 128
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DAMAGE = (
     lmdb.BadDbiError,
+    lmdb.BadTxnError,  # after one of the others
     lmdb.BadValsizeError,
     lmdb.CorruptedError,
     lmdb.IncompatibleError,
