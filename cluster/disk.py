@@ -11,7 +11,7 @@ from shard_worker.blocks import BLOCKS_FILE
 from shard_worker.layout import LOCK_FILE, STORE_FOLDER
 
 _MAP_BYTES = 1 << 40
-_DATABASES = ("codes", "ids", "documents", "dead", "meta")
+_DATABASES = ("codes", "tail", "ids", "documents", "dead", "meta")
 
 
 def stores_of(index: Path) -> list[Path]:
@@ -22,8 +22,8 @@ def stores_of(index: Path) -> list[Path]:
 def disk_use(index: Path) -> dict[str, int]:
     """Bytes of each part of an index.
 
-    The LMDB databases by the pages that they hold, ``codes`` with their file of hints; ``free``
-    pages are in the file and used again; ``bits`` are the other files of the shards, the lists of
+    The LMDB databases by the pages that they hold, ``codes`` with the tail and their file of hints;
+    ``free`` pages are in the file and used again; ``bits`` are the other files of the shards, the lists of
     an approximate search among them.
     ``without_texts`` is all but ``documents``; ``payload`` is codes and bits alone. No process may
     have the store open for writing through *this* process (LMDB's rule: once per process).
@@ -38,7 +38,7 @@ def disk_use(index: Path) -> dict[str, int]:
     files = [path for path in index.glob("shard-*/*") if path.is_file() and path.name != LOCK_FILE]
     use["bits"] = sum(path.stat().st_size for path in files)
     hints = index.glob(f"shard-*/{STORE_FOLDER}/{BLOCKS_FILE}")
-    use["codes"] += sum(path.stat().st_size for path in hints)
+    use["codes"] += use.pop("tail") + sum(path.stat().st_size for path in hints)
     total = sum(use.values())
     without_texts = total - use["documents"]
     payload = use["codes"] + use["bits"]
