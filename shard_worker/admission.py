@@ -46,6 +46,12 @@ class _Admission:
             return None
         return self.held.row_of(self.txn, self.lookup, document_id, self.keys[place])
 
+    def newest_row_of(self, document_id: str, place: int) -> int | None:
+        """The last row of the id at ``place``, living or dead."""
+        if not self.known[place]:
+            return None
+        return self.held.newest_row_of(self.txn, self.lookup, document_id, self.keys[place])
+
 
 def admit(held: HeldRows, txn: lmdb.Transaction, lookup: Lookup, operation: Operation) -> Admitted:
     """Decide on ``operation`` by what ``txn`` sees; nothing is written yet."""
@@ -90,10 +96,13 @@ def _upserts(admission: _Admission, batch: Documents) -> Admitted:
 
 
 def _loaded(admission: _Admission, batch: Documents) -> Admitted:
-    """Of several documents of one id the first counts, and one that is there stays."""
+    """Of several documents of one id the first counts, and one that is there stays.
+
+    One that was deleted stays deleted: a load that was killed and goes on brings it again.
+    """
     outcomes, winners = [], dict[str, int]()
     for place, document_id in enumerate(batch.ids):
-        row = admission.row_of(document_id, place)
+        row = admission.newest_row_of(document_id, place)
         if row is not None:
             outcomes.append(_of_held(admission, row, batch.positions[place]))
         elif document_id in winners:

@@ -216,7 +216,14 @@ class HeldRows:
     def row_of(
         self, txn: lmdb.Transaction, lookup: Lookup, document_id: str, key: np.uint64
     ) -> int | None:
-        """The living row that holds ``document_id``, or None; ``key`` is its ``id_keys``.
+        """The living row that holds ``document_id``, or None; ``key`` is its ``id_keys``."""
+        row = self.newest_row_of(txn, lookup, document_id, key)
+        return None if row is None or self.is_dead(txn, row) else row
+
+    def newest_row_of(
+        self, txn: lmdb.Transaction, lookup: Lookup, document_id: str, key: np.uint64
+    ) -> int | None:
+        """The last row that was given to ``document_id``, which may have been deleted since.
 
         A damaged document whose hash is that of the id counts as the one that is looked for: two
         ids with one hash of 64 bits are far less likely.
@@ -227,7 +234,7 @@ class HeldRows:
             except Corrupt:
                 found = True
             if found:
-                return None if self.is_dead(txn, row) else row
+                return row
         return None
 
     def is_dead(self, txn: lmdb.Transaction, row: int) -> bool:

@@ -364,7 +364,7 @@ class Shard:
         return found
 
     def positions_of(self, ids: Sequence[str]) -> list[int | None]:
-        """For each id the load position it is stored with, None where it is not stored."""
+        """For each id the load position it was stored with last, None where it never was."""
         with self._reading() as generation:
             return generation.store.positions_of(ids)
 

@@ -521,14 +521,15 @@ class Store:
         (row,) = self.find_all([document_id])
         return row
 
-    def find_all(self, ids: Sequence[str]) -> list[int | None]:
-        """For each id the row that holds it, or None."""
+    def find_all(self, ids: Sequence[str], *, deleted: bool = False) -> list[int | None]:
+        """For each id the row that holds it, or with ``deleted`` held it last, or None."""
+        find = self.held.newest_row_of if deleted else self.held.row_of
         while True:
             known = self.rows
             lookup = self._ids.lookup()
             with damage_named(self.path / DATA_FILE), self._env.begin() as txn:
                 rows = [
-                    self.held.row_of(txn, lookup, document_id, key)
+                    find(txn, lookup, document_id, key)
                     for document_id, key in zip(ids, id_keys(ids), strict=True)
                 ]
                 if None not in rows or self._rows_in(txn) == known:
@@ -540,8 +541,11 @@ class Store:
         return Counters(**unpack_meta(bytes(packed))).rows
 
     def positions_of(self, ids: Sequence[str]) -> list[int | None]:
-        """For each id the load position it is stored with, or None where it is not stored."""
-        rows = self.find_all(ids)
+        """For each id the load position it was stored with last, or None where it never was.
+
+        Deleted documents count, until a compaction: a load that goes on must not bring them back.
+        """
+        rows = self.find_all(ids, deleted=True)
         with self._env.begin() as txn:
             return [None if row is None else self.held.content(txn, row)[4] for row in rows]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 import threading
 import time
@@ -15,7 +16,16 @@ from shard_worker.errors import Corrupt, NotFound, StorageFull, WritesStopped
 from shard_worker.ids import IdMap
 from shard_worker.index import BinaryIndex
 from shard_worker.packing import content_digest
-from shard_worker.types import LIVE_POSITION, Deletes, Mode, Outcome, Query, ShardSettings
+from shard_worker.types import (
+    GIVEN_VECTOR_POSITION,
+    LIVE_POSITION,
+    Deletes,
+    Documents,
+    Mode,
+    Outcome,
+    Query,
+    ShardSettings,
+)
 from tests.shard_worker.small_shard import (
     batch,
     best_of,
@@ -282,3 +292,18 @@ def test_an_older_state_in_the_place_of_the_newest_is_refused(tmp_path: Path) ->
     path.write_bytes(bytes(data))
     with pytest.raises(Corrupt, match="in the state of transaction"):
         open_shard(tmp_path / "s")
+
+
+def test_a_load_that_goes_on_does_not_bring_back_what_was_deleted_meanwhile(tmp_path: Path) -> None:
+    def loaded() -> Documents:
+        return dataclasses.replace(batch(["a", "b"], ["one", "two"], position=7), replace=False)
+
+    shard = new_shard(tmp_path / "s")
+    shard.append(loaded())
+    shard.delete(["a"])
+    shard.append(batch(["b"], ["live"]))
+    assert shard.positions_of(["a", "b", "c"]) == [7, GIVEN_VECTOR_POSITION, None]
+    assert shard.append(loaded()) == [Outcome.SAME, Outcome.DUPLICATE]
+    assert contents(shard) == {"b": "live"}
+    assert shard.append(batch(["a"], ["again"])) == [Outcome.STORED]
+    shard.close()
