@@ -7,23 +7,30 @@ on. Several shards are checked at once, one a core.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import psutil
+
 from cluster.manifest import COMPLETE_FILE, MANIFEST_FILE, Manifest, read_complete, read_manifest
 from shard_worker.codes import Calibration
+from shard_worker.datafile import DATA_FILE
 from shard_worker.errors import BitsiftError, Corrupt, NotFound, Unavailable
 from shard_worker.findings import Finding, Remedy
 from shard_worker.layout import STORE_FOLDER, shard_folder
 from shard_worker.repair import repair_shard
 from shard_worker.types import ShardIdentity
 from shard_worker.verify import verify_shard
+
+_READ_BYTES = 8 << 20
 
 OnRows = Callable[[int, int], None]
 """Called with the rows that were read so far in all shards, and those that will be."""
@@ -173,6 +180,8 @@ def run_task(connection: Connection, task: Task) -> None:
         connection.send(Rows(read, total))
 
     where = task.folder, task.identity, task.calibration
+    reading = threading.Thread(target=_read_ahead, args=(task.folder,), daemon=True)
+    reading.start()
     try:
         findings = verify_shard(*where, rows)
         repaired = repair_shard(*where, findings) if task.repair else []
@@ -181,6 +190,18 @@ def run_task(connection: Connection, task: Task) -> None:
         connection.send(Checked(findings, tuple(repaired)))
     except BitsiftError as error:
         connection.send(error)
+
+
+def _read_ahead(folder: Path) -> None:
+    """Read the data file in order, where it fits in RAM beside the other shards' files.
+
+    LMDB asks the disk for its pages one by one, and waits for each.
+    """
+    with contextlib.suppress(OSError), (folder / STORE_FOLDER / DATA_FILE).open("rb") as file:
+        if os.fstat(file.fileno()).st_size < psutil.virtual_memory().available / 4:
+            buffer = bytearray(_READ_BYTES)
+            while file.readinto(buffer):
+                pass
 
 
 def _next_message(connection: Connection, process: BaseProcess, task: Task) -> Message:
