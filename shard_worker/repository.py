@@ -40,6 +40,8 @@ from shard_worker.errors import (
 from shard_worker.layout import sync_folder
 
 BLOCK_BYTES = 1 << 20
+"""A change in a block sends all of it: one upsert among 1 M x 1,024 costs 3 MB, of 1.3 GB. An index
+of 45 GB is 45,000 objects."""
 MARK_FILE = "backup.json"
 BLOCKS_FOLDER = "blocks"
 REPOSITORY_VERSION = 1
