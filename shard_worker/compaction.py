@@ -8,6 +8,7 @@ is, with a checksum that still does not fit: compaction launders nothing.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shard_worker.datafile import DATA_FILE
+from shard_worker.errors import StorageFull
 from shard_worker.generation import Generation
 from shard_worker.index import BinaryIndex
 from shard_worker.layout import NEXT_FOLDER, STORE_FOLDER, sync_folder
@@ -57,7 +59,8 @@ class Compaction:
 
         Raises StorageFull, WritesStopped; then call ``abandon``.
         """
-        self._old.store.merge_ids(writing)
+        with contextlib.suppress(StorageFull):  # those left over are read from the documents
+            self._old.store.merge_ids(writing)
         merged = self._old.store.counters.merged_rows
         self._copy_lists()
         self._copy(merged)

@@ -352,7 +352,8 @@ class Store:
     ) -> Iterator[id_map.Committing]:
         """One transaction of a merge: room for it, and the counters that belong to it."""
         with writing, self._guarded():
-            self._room.make(self.used_bytes, id_map.MERGED_AT_ONCE * _ID_BYTES)
+            ids = min(self._ids.pending, id_map.MERGED_AT_ONCE)
+            self._room.make(self.used_bytes, ids * _ID_BYTES + _SLACK_BYTES)
             after = self.counters
 
             def committing(txn: lmdb.Transaction, merged_rows: int, checksum: int) -> None:
