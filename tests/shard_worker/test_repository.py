@@ -5,6 +5,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -78,14 +79,14 @@ def test_a_damaged_block_is_named(data: st.DataObject, tmp_path_factory) -> None
 def test_a_block_that_unpacks_to_more_than_a_block_is_refused_without_being_unpacked(
     tmp_path: Path,
 ) -> None:
-    import zstandard
-
     repository = Repository(str(tmp_path))
     digest = put(repository, b"small")
     bomb = zstandard.ZstdCompressor().compress(bytes(64 * BLOCK_BYTES))
-    (tmp_path / "blocks" / name_of(digest)).write_bytes(bomb)
-    with pytest.raises(ChecksumMismatch, match=digest):
-        repository.read_block(digest)
+    claim = b"\x28\xb5\x2f\xfd\xe0" + (1 << 50).to_bytes(8, "little") + bytes(16)
+    for content in (bomb, claim):
+        (tmp_path / "blocks" / name_of(digest)).write_bytes(content)
+        with pytest.raises(ChecksumMismatch, match=digest):
+            repository.read_block(digest)
 
 
 @pytest.mark.parametrize(
