@@ -177,6 +177,7 @@ class Shard:
         Searches and writes go on meanwhile. Raises StorageFull, WritesStopped.
         """
         self._close_retired()
+        self._current.store.reap_readers()
         if self.wants_training():
             self.train()
         if self.wants_compaction():

@@ -161,7 +161,7 @@ class Store:
             str(folder), map_size=max_bytes, max_dbs=8, max_readers=READERS_MAX, writemap=False,
             readahead=False, sync=True, metasync=True, lock=True,
         )  # fmt: skip
-        self._env.reader_check()  # those of a killed process would keep old pages for ever
+        self.reap_readers()
         try:
             self._databases = {
                 name: self._env.open_db(name.encode(), create=create) for name in _DATABASES
@@ -227,6 +227,10 @@ class Store:
         database, counters = self._databases["ids"], self.counters
         newest = self._newest_of_each
         return id_map.IdMap(database, newest, counters.merged_rows, counters.ids_sum)
+
+    def reap_readers(self) -> None:
+        """Forget readers whose process was killed: they would keep old pages for ever."""
+        self._env.reader_check()
 
     def close(self) -> None:
         self.held.close()

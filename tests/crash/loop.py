@@ -7,7 +7,6 @@ there and no other; the one that each client had under way is there whole or not
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 import signal
 import statistics
@@ -20,6 +19,7 @@ from shard_worker.shard import Shard
 from tests.crash import points
 from tests.crash.clients import Searcher, Writer, connect, start
 from tests.crash.documents import IDENTITY
+from tests.crash.processes import fresh_processes
 from tests.crash.server import serve
 
 WRITERS, SEARCHERS = 3, 1
@@ -35,8 +35,7 @@ class CrashLoop:
         self._folder = folder
         self._shard = folder / "shard"
         self._random = random.Random(seed)
-        self._processes = multiprocessing.get_context("forkserver")
-        self._processes.set_forkserver_preload(["tests.crash.server"])
+        self._processes = fresh_processes()
         self._writers = [Writer(number, folder, seed + number) for number in range(WRITERS)]
         self._searchers = [Searcher(self._writers, seed + i) for i in range(SEARCHERS)]
         self._failures: list[BaseException] = []

@@ -13,7 +13,6 @@ import random
 import shutil
 import signal
 import struct
-import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -32,6 +31,7 @@ from shard_worker.layout import shard_folder
 from shard_worker.shard import Shard
 from shard_worker.types import GIVEN_VECTOR_POSITION, Documents, Mode
 from tests.crash.documents import DIMENSION, vectors_of
+from tests.crash.processes import fresh_processes
 
 SHARDS = 2
 _UUID = "00000000-0000-0000-0000-000000000044"
@@ -228,25 +228,23 @@ def classify(index: Path, copy: Path, flip: Flip, documents: int, expected: dict
 
 def _in_a_child(copy: Path, documents: int, expected: dict[str, Any]) -> str:
     word = copy / "what-came-of-it"
-    child = os.fork()
-    if child == 0:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 2)
-        word.write_text(_judged(copy, documents, expected))
-        os._exit(0)
-    deadline = time.monotonic() + _WITHIN_S
-    while True:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            break
-        if time.monotonic() > deadline:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            return f"{KILLED}: by this test, after {_WITHIN_S:.0f} s"
-        time.sleep(0.002)
-    if os.WIFSIGNALED(status):
-        return f"{KILLED}: {signal.Signals(os.WTERMSIG(status)).name}"
+    arguments = copy, documents, expected, word
+    child = fresh_processes().Process(target=_judge, args=arguments)
+    child.start()
+    child.join(_WITHIN_S)
+    if child.exitcode is None:
+        child.kill()
+        child.join()
+        return f"{KILLED}: by this test, after {_WITHIN_S:.0f} s"
+    if child.exitcode < 0:
+        return f"{KILLED}: {signal.Signals(-child.exitcode).name}"
     return word.read_text()
+
+
+def _judge(copy: Path, documents: int, expected: dict[str, Any], word: Path) -> None:
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    word.write_text(_judged(copy, documents, expected))
 
 
 def _judged(copy: Path, documents: int, expected: dict[str, Any]) -> str:
