@@ -8,6 +8,7 @@ is promised (recall@40 of the candidates at a tenth of the exact scan's time).
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 
@@ -15,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shard_worker.codes import Calibration, asymmetric_scores, best_first
-from shard_worker.errors import BitsiftError
+from shard_worker.errors import BitsiftError, NotFound
 from shard_worker.hamming import nearest
 from shard_worker.index import BinaryIndex, Pool
 from shard_worker.layout import read_json, write_json
 from shard_worker.types import CANDIDATES_FIXED, POOL_FACTOR
+
+log = logging.getLogger(__name__)
 
 TUNING_FILE = "bits-lists.json"
 RECALL_TARGET = 0.985
@@ -59,8 +62,9 @@ def choose_nprobe(
     nprobe = -(-index.listed.lists // 512)
     while True:
         found = _candidates(vectors, index, calibration, nprobe)
-        shared = [len(np.intersect1d(a, b)) / len(a) for a, b in zip(*exact, found, strict=True)]
-        curve[nprobe] = round(float(np.mean(shared)), 4)
+        pairs = [(a, b) for a, b in zip(*exact, found, strict=True) if len(a)]
+        shared = [len(np.intersect1d(a, b)) / len(a) for a, b in pairs]
+        curve[nprobe] = round(float(np.mean(shared)), 4) if shared else 1.0  # no row is alive
         if curve[nprobe] >= RECALL_TARGET or nprobe >= index.listed.lists:
             return nprobe, curve
         nprobe = min(-(-3 * nprobe // 2), index.listed.lists)
@@ -110,5 +114,8 @@ def read_tuning(folder: Path, rows: int) -> int | None:
     try:
         data = read_json(folder / TUNING_FILE)
         return int(data["nprobe"]) if data["rows"] == rows else None
-    except (BitsiftError, KeyError, TypeError, ValueError):
+    except NotFound:
+        return None
+    except (BitsiftError, KeyError, TypeError, ValueError) as error:
+        log.warning("how many lists to visit is measured anew: %s", error)
         return None

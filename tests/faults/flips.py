@@ -7,7 +7,9 @@ Each flip is opened and asked in a process of its own, for a damaged page may we
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import logging
 import os
 import random
 import shutil
@@ -41,6 +43,7 @@ _WITHIN_S = 60.0
 SAME = "the same answers"
 REFUSED = "refused when it was opened"
 REPORTED = "reported in the answer"
+ANEW = "what is derived was made anew, and logged"
 KILLED = "the process was killed"
 SILENT = "SILENTLY DIFFERENT"
 
@@ -197,19 +200,10 @@ async def _searches(service: SearchService) -> dict[str, Any]:
 
 
 def differing(expected: dict[str, Any], found: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """Questions that got another answer without a word, and those with an error.
-
-    An approximate search whose lists are lost scans: then it gives the answers of an exact one.
-    """
-    silent, reported = [], []
-    for question, answer in found.items():
-        if "error" in answer:
-            reported.append(question)
-        elif answer != expected[question]:
-            exact = question.replace("approximate", "exact")
-            if answer != expected[exact]:
-                silent.append(question)
-    return silent, reported
+    """Questions that got another answer without a word in it, and those with an error."""
+    reported = [question for question, answer in found.items() if "error" in answer]
+    differ = [q for q, answer in found.items() if q not in reported and answer != expected[q]]
+    return differ, reported
 
 
 def classify(index: Path, copy: Path, flip: Flip, documents: int, expected: dict[str, Any]) -> str:
@@ -248,13 +242,20 @@ def _judge(copy: Path, documents: int, expected: dict[str, Any], word: Path) -> 
 
 
 def _judged(copy: Path, documents: int, expected: dict[str, Any]) -> str:
+    logged = io.StringIO()
+    logging.basicConfig(stream=logged, level=logging.WARNING, force=True)
     try:
         found = json.loads(json.dumps(ask(copy, documents)))
     except BitsiftError as error:
         return f"{REFUSED}: {type(error).__name__}: {error}"
     except Exception:
         return f"{REFUSED}: unexpectedly: {traceback.format_exc()[-600:]}"
-    silent, reported = differing(expected, found)
-    if silent:
-        return f"{SILENT}: {silent[:5]}"
+    differ, reported = differing(expected, found)
+    if (
+        all(question.startswith("approximate") for question in differ)
+        and "anew" in logged.getvalue()
+    ):
+        return f"{ANEW}: {len(differ)} approximate answers are others"
+    if differ:
+        return f"{SILENT}: {differ[:5]}"
     return f"{REPORTED}: {len(reported)} questions" if reported else SAME
