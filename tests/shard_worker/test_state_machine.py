@@ -1,0 +1,152 @@
+"""A shard against a dict: whatever is done to it, in whatever order, it holds what the dict holds,
+and ranks it as a scan of the decoded int8 codes does.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from shard_worker.layout import STORE_FOLDER
+from shard_worker.errors import NotFound
+from shard_worker.shard import Shard
+from shard_worker.types import Document, Mode, Outcome, Query, ShardSettings
+from tests.crash.documents import CALIBRATION, IDENTITY, codes_of, upserts, vectors_of
+from tests.crash.server import contents
+
+IDS = [*map(str, range(30)), "x" * 600, "é", "e\u0301", "../up", "a\x00b"]
+ids = st.sampled_from(IDS)
+texts = st.integers(0, 40).map(lambda number: f"text {number}")
+SETTINGS = ShardSettings(exact_budget_ms=0.0)
+ALL_LISTS = 1 << 19
+"""An nprobe that visits every list: then an approximate search finds what an exact one does."""
+
+
+class ShardMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="bitsift-machine-"))
+        self.number = 0
+        Shard.create(self.place, IDENTITY)
+        self.shard = self.open()
+        self.model: dict[str, str] = {}
+
+    @property
+    def place(self) -> Path:
+        return self.folder / str(self.number)
+
+    def open(self) -> Shard:
+        return Shard(self.place, CALIBRATION, IDENTITY, SETTINGS)
+
+    def teardown(self) -> None:
+        self.shard.close()
+        shutil.rmtree(self.folder)
+
+    # --- what is done to it ----------------------------------------------------------------
+
+    @rule(batch=st.dictionaries(ids, texts, min_size=1, max_size=12))
+    def upsert(self, batch: dict[str, str]) -> None:
+        expected = [
+            Outcome.STORED if name not in self.model
+            else Outcome.SAME if self.model[name] == text
+            else Outcome.REPLACED
+            for name, text in batch.items()
+        ]  # fmt: skip
+        assert self.shard.append(upserts(batch)) == expected
+        self.model |= batch
+
+    @rule(names=st.lists(ids, min_size=1, max_size=8, unique=True))
+    def delete(self, names: list[str]) -> None:
+        known = [name in self.model for name in names]
+        outcomes = [Outcome.DELETED if it else Outcome.MISSING for it in known]
+        assert self.shard.delete(names) == outcomes
+        for name in names:
+            self.model.pop(name, None)
+
+    @rule()
+    def compact(self) -> None:
+        before = self.shard.status()
+        assert self.shard.compact() == (before.rows > before.documents)
+        assert self.shard.status().rows == len(self.model)
+
+    @rule()
+    def save_bits(self) -> None:
+        self.shard.save_bits()
+
+    @precondition(lambda self: self.shard.status().rows > 0)
+    @rule()
+    def train(self) -> None:
+        self.shard.train()
+
+    @rule()
+    def crash(self) -> None:
+        """What a killed process leaves is what is on the disk: that is opened, not the original."""
+        before = self.place
+        self.number += 1
+        shutil.copytree(before, self.place)
+        self.shard.close()
+        shutil.rmtree(before)
+        self.shard = self.open()
+
+    @rule()
+    def restart(self) -> None:
+        self.shard.close()
+        self.shard = self.open()
+
+    @rule()
+    def restore_from_a_snapshot(self) -> None:
+        """A hot copy, opened in the place of the original, which goes on to be written to."""
+        before = self.place
+        self.number += 1
+        (self.place / STORE_FOLDER).mkdir(parents=True)
+        with self.shard.snapshot() as snapshot:
+            for path in snapshot.sealed:
+                shutil.copy(path, self.place)
+            self.shard.append(upserts({"between": "of neither"}))
+            self.shard.delete(["between"])
+            with (self.place / STORE_FOLDER / "data.mdb").open("wb") as file:
+                snapshot.copy_data(file.fileno())
+        self.shard.append(upserts({"after": "the snapshot"}))
+        self.shard.close()
+        shutil.rmtree(before)
+        self.shard = self.open()
+
+    # --- what must hold --------------------------------------------------------------------
+
+    @rule(text=texts, mode=st.sampled_from(list(Mode)))
+    def search(self, text: str, mode: Mode) -> None:
+        (vector,) = vectors_of([text])
+        (found,) = self.shard.search([Query(vector, 1_000, mode, nprobe=ALL_LISTS)])
+        scores = CALIBRATION.scores(vector, found.codes).tolist()
+        documents = self.shard.documents(found.rows.tolist())
+        ranked = sorted(
+            (-score, it.id, it.text) for score, it in zip(scores, documents, strict=True)
+            if isinstance(it, Document)
+        )  # fmt: skip
+        names = list(self.model)
+        codes = codes_of(list(self.model.values())).reshape(-1, IDENTITY.width)
+        brute = np.asarray(CALIBRATION.scores(vector, codes)).tolist()
+        expected = sorted((-s, n, self.model[n]) for s, n in zip(brute, names, strict=True))
+        assert ranked == expected
+
+    @rule(name=ids)
+    def get(self, name: str) -> None:
+        try:
+            held = self.shard.document(name).text
+        except NotFound:
+            held = None
+        assert held == self.model.get(name)
+
+    @invariant()
+    def it_holds_what_the_dict_holds(self) -> None:
+        assert contents(self.shard) == self.model
+
+
+ShardMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
+TestAShardIsADict = ShardMachine.TestCase
