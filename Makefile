@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo install test lint format bench bench-40m constraints clean
+.PHONY: help demo install test crash-test lint format bench bench-40m constraints clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -23,6 +23,9 @@ install: $(VENV)/.installed-dev ## make .venv: Bitsift and everything to work on
 
 test: $(VENV)/.installed-dev ## run every test
 	$(BIN)/python -m pytest
+
+crash-test: $(VENV)/.installed-dev ## kill a shard 240 times under load and look for what it lost; some minutes
+	$(BIN)/python -m tests.crash
 
 lint: $(VENV)/.installed-dev ## ruff, mypy (strict), import-linter
 	$(BIN)/ruff check .
