@@ -39,7 +39,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 class Compaction:
-    """The next generation of a shard while it is made. Used by one thread."""
+    """The next generation of a shard while it is made; left with an error, it is removed."""
 
     def __init__(
         self, folder: Path, old: Generation, identity: ShardIdentity, max_bytes: int
@@ -51,20 +51,28 @@ class Compaction:
         self._copied = 0
         self._numbers = np.empty(0, dtype=np.int64)  # by old row; -1 for rows that were dead
         number = old.number + 1
-        self._store = Store.create(self._aside, identity, number, max_bytes)
+        try:
+            self._store = Store.create(self._aside, identity, number, max_bytes)
+        except BaseException:
+            remove_leftovers(folder)
+            raise
         self._index = BinaryIndex(old.index.row_bytes, identity.index_uuid, number)
+
+    def __enter__(self) -> Compaction:
+        return self
 
     def run(self, writing: AbstractContextManager[Any]) -> None:
         """Copy all that is there now; ``writing`` is the lock of the writer. Minutes for millions.
 
-        Raises StorageFull, WritesStopped; then call ``abandon``.
+        Raises StorageFull, WritesStopped.
         """
         with contextlib.suppress(StorageFull):  # those left over are read from the documents
             self._old.store.merge_ids(writing)
         merged = self._old.store.counters.merged_rows
         self._copy_lists()
         self._copy(merged)
-        self._store.put_ids(self._living_ids(merged))
+        living = int(np.count_nonzero(self._numbers[:merged] >= 0))
+        self._store.put_ids(self._living_ids(merged), living)
         while self._old.store.rows - self._copied > _FEW_ROWS:
             self._copy_with_ids(self._old.store.rows)
 
@@ -101,10 +109,11 @@ class Compaction:
         self._store.held.save_hints(self._store.path, self._store.rows)
         self._index.save(self._folder)
 
-    def abandon(self) -> None:
-        """Leave the old generation as it is."""
-        self._store.close()
-        remove_leftovers(self._folder)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """After an error the old generation is left as it is."""
+        if kind is not None:
+            self._store.close()
+            remove_leftovers(self._folder)
 
     def _copy_lists(self) -> None:
         """The rows that are in lists: first, so that they are the first rows again."""

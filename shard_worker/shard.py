@@ -256,17 +256,14 @@ class Shard:
         with self._doing("compacting") as old:
             if old.store.dead_rows == 0:
                 return False
+            before, self._compact_after = self._compact_after, time.monotonic() + COMPACT_AGAIN_S
             bytes_max = self._settings.store_bytes_max
-            compaction = Compaction(self.folder, old, self.identity, bytes_max)
-            try:
+            with Compaction(self.folder, old, self.identity, bytes_max) as compaction:
                 compaction.run(self._writes.lock)
                 with self._writes.lock:
                     new = compaction.finish()
                     self._current = new
-            except BaseException:
-                self._compact_after = time.monotonic() + COMPACT_AGAIN_S
-                compaction.abandon()
-                raise
+            self._compact_after = before
             self._retired.append((time.monotonic() + RETIRED_S, old))
             compaction.settle()
             if old.index.listed is not None and new.index.listed is not None:

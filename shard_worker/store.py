@@ -75,8 +75,10 @@ IDS_CHECKED_AT_START = 1 << 23
 _COUNTERS, _IDENTITY = b"counters", b"identity"
 _REREAD_ROWS = 1 << 16
 """Documents held at a time while the ids of a killed load are read again."""
-_DEAD_BYTES, _ID_BYTES, _SLACK_BYTES = 256, 128, 256 << 10
+_DEAD_BYTES, _ID_BYTES, _SLACK_BYTES = 32, 128, 256 << 10
 """Room asked for: what a dead row or an id may add, both in half-filled pages, and for all else."""
+_SMALL_VALUE_BYTES = 2_000
+"""LMDB puts larger values into pages of their own."""
 Rows = NDArray[np.int64]
 
 
@@ -142,15 +144,17 @@ class Store:
         generation: int = 0,
         max_bytes: int = STORE_BYTES_MAX,
     ) -> Store:
-        """Make an empty store in ``folder`` and open it."""
-        folder.mkdir(exist_ok=True)
+        """Make an empty store in ``folder`` and open it. Raises StorageFull."""
         made = cls.__new__(cls)
-        made._open(folder, identity.width, max_bytes, create=True)
-        with made._env.begin(write=True) as txn:
-            facts = dataclasses.asdict(identity)
-            txn.put(_IDENTITY, pack_meta(facts), db=made._databases["meta"])
-            made._put_counters(txn, Counters(generation=generation))
-        made.close()
+        try:
+            folder.mkdir(exist_ok=True)
+            made._open(folder, identity.width, max_bytes, create=True)
+            with contextlib.closing(made), made._env.begin(write=True) as txn:
+                facts = dataclasses.asdict(identity)
+                txn.put(_IDENTITY, pack_meta(facts), db=made._databases["meta"])
+                made._put_counters(txn, Counters(generation=generation))
+        except (lmdb.Error, OSError) as error:
+            raise StorageFull(f"{folder}: no store can be made ({error})") from error
         return cls(folder, identity, max_bytes)
 
     def _open(self, folder: Path, width: int, max_bytes: int, *, create: bool = False) -> None:
@@ -270,14 +274,12 @@ class Store:
         nothing is done then.
         """
         lookup = self._ids.lookup()
-        with self._guarded():
-            self._make_room(operations)
-            with self._env.begin(write=True) as txn:
-                done = [admit(self.held, txn, lookup, operation) for operation in operations]
-                written = self._put(txn, operations, done)
-                counters = self._counters_after(written)
-                if counters != self.counters:  # else nothing was changed, and nothing is synced
-                    self._put_counters(txn, counters)
+        with self._guarded(), self._env.begin(write=True) as txn:
+            done = [admit(self.held, txn, lookup, operation) for operation in operations]
+            written = self._put(txn, operations, done)
+            counters = self._counters_after(written)
+            if counters != self.counters:  # else nothing was changed, and nothing is synced
+                self._put_counters(txn, counters)
         first = self.rows
         keys = [part.keys[part.stored] for part in done]
         added = np.arange(first, counters.rows, dtype=np.int64)
@@ -286,37 +288,46 @@ class Store:
         self.held.learn_blocks(first, counters.rows)
         return written
 
-    def _make_room(self, operations: Sequence[Operation]) -> None:
-        """Room for the documents among ``operations``; deletes live on the reserve.
-
-        Texts are at most 4 bytes a character.
-        """
-        needed = 0
-        for batch in operations:
-            if isinstance(batch, Documents):
-                columns = batch.ids, batch.titles, batch.texts, batch.metadata
-                characters = sum(sum(map(len, column)) for column in columns)
-                needed += len(batch) * (2 * self.held.record_bytes + _DEAD_BYTES) + 4 * characters
-        if needed:
-            self._room.make(self.used_bytes, needed + _SLACK_BYTES)
-
     def _put(
         self, txn: lmdb.Transaction, operations: Sequence[Operation], done: Sequence[Admitted]
     ) -> Written:
-        """Codes, documents and dead rows of what was admitted."""
+        """Codes, documents and dead rows of what was admitted, when there is room for them."""
         row, codes = self.rows, [np.empty((0, self.held.width), dtype=np.int8)]
-        with txn.cursor(db=self._databases["documents"]) as cursor:
-            for operation, part in zip(operations, done, strict=True):
-                if isinstance(operation, Documents) and len(part.stored):
-                    codes.append(operation.codes[part.stored])
-                    packed = pack_documents(operation, part.stored.tolist(), row)
-                    cursor.putmulti(packed, append=True)
-                    row += len(part.stored)
+        documents = list[tuple[bytes, bytes]]()
+        for operation, part in zip(operations, done, strict=True):
+            if isinstance(operation, Documents) and len(part.stored):
+                codes.append(operation.codes[part.stored])
+                documents += pack_documents(operation, part.stored.tolist(), row)
+                row += len(part.stored)
         together = np.concatenate(codes)
-        self._put_records(txn, pack_codes(together, self.rows))
+        self._put_rows(txn, pack_codes(together, self.rows), documents)
         dead = np.unique(np.concatenate([part.dead for part in done]))
         self._put_dead(txn, dead)
         return Written([part.outcomes for part in done], together, dead)
+
+    def _put_rows(
+        self,
+        txn: lmdb.Transaction,
+        records: NDArray[np.uint8],
+        documents: Sequence[tuple[bytes, bytes]],
+    ) -> None:
+        """Append ``records`` (n, width + 4) and the items of ``documents``. Raises StorageFull.
+
+        Room is asked for here, while all is still in RAM; deletes live on the reserve. A small
+        value shares a page with others, of which a third may stay empty; a large one has its own.
+        """
+        if not len(records):
+            return
+        sizes = (len(value) for _, value in documents)
+        needed = sum(
+            size * 3 // 2 + 64 if size <= _SMALL_VALUE_BYTES else size + 2 * self._page_bytes
+            for size in sizes
+        )
+        needed += records.nbytes * 21 // 20 + len(records) * _DEAD_BYTES + _SLACK_BYTES
+        self._room.make(self.used_bytes, needed)
+        self._put_records(txn, records)
+        with txn.cursor(db=self._databases["documents"]) as cursor:
+            cursor.putmulti(documents, append=True)
 
     def _put_dead(self, txn: lmdb.Transaction, rows: Rows) -> None:
         with txn.cursor(db=self._databases["dead"]) as cursor:
@@ -401,19 +412,17 @@ class Store:
         ``documents``, both with the checksums of their new row numbers. Their ids come later.
         """
         counters = dataclasses.replace(self.counters, rows=self.rows + len(records))
-        size = records.nbytes + sum(len(value) for _, value in documents)
-        with self._guarded():
-            self._room.make(self.used_bytes, 2 * size + _SLACK_BYTES)
-            with self._env.begin(write=True) as txn:
-                self._put_records(txn, records)
-                with txn.cursor(db=self._databases["documents"]) as cursor:
-                    cursor.putmulti(documents, append=True)
-                self._put_counters(txn, counters)
+        with self._guarded(), self._env.begin(write=True) as txn:
+            self._put_rows(txn, records, documents)
+            self._put_counters(txn, counters)
         first, self.counters = self.rows, counters
         self.held.learn_blocks(first, self.rows)
 
-    def put_ids(self, parts: Iterator[list[tuple[bytes, bytes]]]) -> None:
-        """Fill the empty id map with the ids of all rows, in ascending order of their keys."""
+    def put_ids(self, parts: Iterator[list[tuple[bytes, bytes]]], rows: int) -> None:
+        """Fill the empty id map with the ids of the first ``rows`` rows, in the order of their keys.
+
+        Those of the rows behind them are read from the documents.
+        """
         checksum = 0
         for entries in parts:
             with self._guarded():
@@ -425,15 +434,13 @@ class Store:
                     cursor.putmulti(entries, append=True)
                     self._put_counters(txn, self.counters)
             checksum += id_map.checksum_of(entries)
-        self._put_merged(checksum % (1 << 64))
-
-    def _put_merged(self, checksum: int) -> None:
-        """Say that the ids of all rows are in the map."""
-        counters = dataclasses.replace(self.counters, merged_rows=self.rows, ids_sum=checksum)
+        checksum %= 1 << 64
+        counters = dataclasses.replace(self.counters, merged_rows=rows, ids_sum=checksum)
         with self._guarded(), self._env.begin(write=True) as txn:
             self._put_counters(txn, counters)
         self.counters = counters
         self._ids = self._id_map()
+        self.read_ids(rows)
 
     def bury(self, rows: Rows) -> None:
         """Mark rows (n,) dead."""

@@ -67,7 +67,8 @@ def test_the_shard_beside_faiss_and_the_bytes_of_a_row(tmp_path: Path) -> None:
     lines: list[str] = []
     result = write_result(tmp_path / "bench.json", run_bench(request, lines.append))
     assert set(result["bars"]) == {*GROUPS["shard"], *GROUPS["approximate"]}
-    assert result["figures"]["disk_bytes_per_row"] < 1.2 * (64 + 64 / 8)
+    # Of 3,000 rows a third wait in the tail, one by one.
+    assert result["figures"]["disk_bytes_per_row"] < 1.25 * (64 + 64 / 8)
     assert result["figures"]["recall_candidates"] > 0.9
     plot_bars(result, tmp_path / "bench.svg")
     xml.etree.ElementTree.parse(tmp_path / "bench.svg")

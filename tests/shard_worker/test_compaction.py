@@ -227,3 +227,21 @@ def test_damage_is_not_laundered(tmp_path: Path) -> None:
     (found,) = shard.search([Query(vector_of("old 350"), candidates=400, mode=Mode.EXHAUSTIVE)])
     assert (len(found), found.corrupt) == (349, 1)
     shard.close()
+
+
+def test_ids_that_could_not_be_merged_before_are_there_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard, expected = filled(tmp_path / "s")
+    shard.train()  # the lists hold more rows than the id map
+
+    def full(*_: object, **__: object) -> None:
+        raise StorageFull("no room for ids")
+
+    monkeypatch.setattr("shard_worker.store.Store.merge_ids", full)
+    assert shard.compact()
+    for _ in range(2):
+        assert {name: shard.document(name).text for name in expected} == expected
+        shard.close()
+        shard = open_shard(tmp_path / "s", LISTS)
+    shard.close()
