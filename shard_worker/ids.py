@@ -22,7 +22,7 @@ import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
-from shard_worker.packing import ROW, pack_keys, pack_rows, sum_of, unpack_rows
+from shard_worker.packing import ROW, SHORT_ROW, pack_keys, pack_rows, sum_of, unpack_rows
 
 PENDING_MAX = 1 << 21
 """Rows gathered before they are merged: 16 bytes of RAM each."""
@@ -211,18 +211,29 @@ class Lookup:
         return sorted({*rows, *unpack_rows(bytes(held or b""))}, reverse=True)
 
 
-def entries_of(txn: lmdb.Transaction, database: Any) -> Iterator[list[tuple[bytes, bytes]]]:
-    """All (key, packed rows) of the database, in order, some thousand at a time."""
+def entries_of(
+    txn: lmdb.Transaction, database: Any, at_once: int = 1 << 12
+) -> Iterator[list[tuple[bytes, bytes]]]:
+    """All (key, packed rows) of the database, in order, ``at_once`` of them together."""
     with txn.cursor(db=database) as cursor:
         items = cursor.iternext()
-        while entries := [(bytes(k), bytes(v)) for k, v in itertools.islice(items, MERGED_AT_ONCE)]:
+        while entries := [(bytes(k), bytes(v)) for k, v in itertools.islice(items, at_once)]:
             yield entries
 
 
 def checksum_of(entries: Sequence[tuple[bytes, bytes]]) -> int:
     """The part of (key, packed rows) in the checksum of a database of ids."""
-    pairs = [(key, row) for key, held in entries for row in unpack_rows(held)]
-    keys = np.frombuffer(b"".join([key for key, _ in pairs]), dtype=">u8").astype(np.uint64)
-    rows = np.array([row for _, row in pairs], dtype=np.uint64)
+    single = [entry for entry in entries if len(entry[1]) == SHORT_ROW.size]
+    keys, rows = [key for key, _ in single], [held for _, held in single]
+    total = _sum_of_entries(keys, np.frombuffer(b"".join(rows), dtype=">u4"))
+    if len(single) < len(entries):  # several rows, or numbers of more than 32 bits
+        pairs = [(k, row) for k, v in entries if len(v) != SHORT_ROW.size for row in unpack_rows(v)]
+        rest = np.array([row for _, row in pairs], dtype=np.uint64)
+        total += _sum_of_entries([key for key, _ in pairs], rest)
+    return total % (1 << 64)
+
+
+def _sum_of_entries(keys: Sequence[bytes], rows: NDArray[Any]) -> int:
+    numbers = np.frombuffer(b"".join(keys), dtype=">u8").astype(np.uint64)
     with np.errstate(over="ignore"):
-        return sum_of(keys * np.uint64(0x9E3779B97F4A7C15) + rows)
+        return sum_of(numbers * np.uint64(0x9E3779B97F4A7C15) + rows.astype(np.uint64))

@@ -419,7 +419,7 @@ class Store:
         self.held.learn_blocks(first, self.rows)
 
     def put_ids(self, parts: Iterator[list[tuple[bytes, bytes]]], rows: int) -> None:
-        """Fill the empty id map with the ids of the first ``rows`` rows, in the order of their keys.
+        """Fill the empty id map with the ids of the first ``rows`` rows, by ascending key.
 
         Those of the rows behind them are read from the documents.
         """
@@ -453,7 +453,7 @@ class Store:
     def entries_of_ids(self) -> Iterator[list[tuple[bytes, bytes]]]:
         """All (key, packed rows) that the id map has on the disk, ascending."""
         with self._env.begin() as txn:
-            yield from id_map.entries_of(txn, self._databases["ids"])
+            yield from id_map.entries_of(txn, self._databases["ids"], id_map.MERGED_AT_ONCE)
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:
