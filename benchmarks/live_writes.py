@@ -126,10 +126,12 @@ class Writes:
         started, turn = time.perf_counter(), 0
         while not self._ending.is_set():
             first = turn * 1_000 % len(self._vectors)
-            done = self._client.add(
+            part = enumerate(self._vectors[first : first + 1_000])
+            batch = [
                 {"id": f"live-{first + place}", "text": f"turn {turn}", "vector": vector}
-                for place, vector in enumerate(self._vectors[first : first + 1_000])
-            )
+                for place, vector in part
+            ]
+            done = self._client.add(batch, batch=1_000)
             assert done.created + done.updated == 1_000, done
             self.written += 1_000
             turn += 1

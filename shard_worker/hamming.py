@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 COUNTED_MIN = 64
 """From so many rows on, counting beats the heap: one query, 1 M codes of 128 bytes, 800 rows:
 5.0 ms against 11.4; 40 rows: 4.6 both; a nearest centroid is found 20 % slower (one busy core)."""
-COUNTERS_BYTES_MAX = 16 << 20
-"""Buckets of this size together for several queries: malloc hands out more as fresh pages each
-time, and touching those took three times as long as the scan of 50,000 codes."""
+COUNTERS_BYTES_MAX = 27 << 20
+"""Buckets of this size together for several queries, which share each piece of the bits while it is
+in the cache: 0.5 M codes of 128 bytes, two processes: 3.1 ms a query alone, 2.5 by fours. Of more
+than 32 MB malloc gives fresh pages each time, and touching those costs more than is gained."""
 Found = tuple[NDArray[np.int32], NDArray[np.int64]]
 """Distances int32 (n, k) in bits, ascending, and positions int64 (n, k), -1 where there is none."""
 

@@ -217,20 +217,20 @@ def entries_of(
     """All (key, packed rows) of the database, in order, ``at_once`` of them together."""
     with txn.cursor(db=database) as cursor:
         items = cursor.iternext()
-        while entries := [(bytes(k), bytes(v)) for k, v in itertools.islice(items, at_once)]:
+        while entries := list(itertools.islice(items, at_once)):
             yield entries
 
 
 def checksum_of(entries: Sequence[tuple[bytes, bytes]]) -> int:
     """The part of (key, packed rows) in the checksum of a database of ids."""
-    single = [entry for entry in entries if len(entry[1]) == SHORT_ROW.size]
-    keys, rows = [key for key, _ in single], [held for _, held in single]
-    total = _sum_of_entries(keys, np.frombuffer(b"".join(rows), dtype=">u4"))
-    if len(single) < len(entries):  # several rows, or numbers of more than 32 bits
-        pairs = [(k, row) for k, v in entries if len(v) != SHORT_ROW.size for row in unpack_rows(v)]
-        rest = np.array([row for _, row in pairs], dtype=np.uint64)
-        total += _sum_of_entries([key for key, _ in pairs], rest)
-    return total % (1 << 64)
+    if not entries:
+        return 0
+    keys, values = zip(*entries, strict=True)
+    if set(map(len, values)) == {SHORT_ROW.size}:  # nearly always
+        return _sum_of_entries(keys, np.frombuffer(b"".join(values), dtype=">u4"))
+    pairs = [(key, row) for key, held in entries for row in unpack_rows(held)]
+    rows = np.array([row for _, row in pairs], dtype=np.uint64)
+    return _sum_of_entries([key for key, _ in pairs], rows)
 
 
 def _sum_of_entries(keys: Sequence[bytes], rows: NDArray[Any]) -> int:

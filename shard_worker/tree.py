@@ -68,10 +68,15 @@ class _Page:
             raise Corrupt(f"page {number} is damaged")
 
     def keys(self) -> list[bytes]:
+        """All keys of a branch page, the first and the last of a leaf.
+
+        A damaged one between those of a leaf does not pass the checksum of all entries.
+        """
         data, size = self._data, _NODE.size
+        nodes = self._nodes if self.is_branch else {self._nodes[0]: 0, self._nodes[-1]: 0}
         return [
             data[node + size : node + size + int.from_bytes(data[node + 6 : node + 8], "little")]
-            for node in self._nodes
+            for node in nodes
         ]
 
     def children(self) -> list[int]:
