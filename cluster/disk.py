@@ -22,9 +22,9 @@ def stores_of(index: Path) -> list[Path]:
 def disk_use(index: Path) -> dict[str, int]:
     """Bytes of each part of an index.
 
-    The LMDB databases by the pages that they hold, ``codes`` with the tail and their file of hints;
-    ``free`` pages are in the file and used again; ``bits`` are the other files of the shards, the lists of
-    an approximate search among them.
+    The LMDB databases by the pages that they hold, ``codes`` with the tail and their file of
+    hints; ``free`` pages are in the file, used again or reserved; ``bits`` are the other files of
+    the shards, the lists of an approximate search among them.
     ``without_texts`` is all but ``documents``; ``payload`` is codes and bits alone. No process may
     have the store open for writing through *this* process (LMDB's rule: once per process).
     """

@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import lmdb
 import numpy as np
@@ -216,7 +216,7 @@ def entries_of(
 ) -> Iterator[list[tuple[bytes, bytes]]]:
     """All (key, packed rows) of the database, in order, ``at_once`` of them together."""
     with txn.cursor(db=database) as cursor:
-        items = cursor.iternext()
+        items = cast(Iterator[tuple[bytes, bytes]], cursor.iternext())
         while entries := list(itertools.islice(items, at_once)):
             yield entries
 

@@ -13,8 +13,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from shard_worker.layout import STORE_FOLDER
 from shard_worker.errors import NotFound
+from shard_worker.layout import STORE_FOLDER
 from shard_worker.shard import Shard
 from shard_worker.types import Document, Mode, Outcome, Query, ShardSettings
 from tests.crash.documents import CALIBRATION, IDENTITY, codes_of, upserts, vectors_of
