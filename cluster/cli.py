@@ -17,6 +17,7 @@ from rich.table import Table
 from cluster import cli_bench, cli_documents, cli_maintenance, cli_quality
 from cluster.cli_console import Json, err, out, print_json, terminable
 from cluster.cli_progress import IndexProgress
+from cluster.quantities import parse_bytes
 from router.answer import Answer
 from router.query_vectors import QUERY_CACHE_DEFAULT
 from shard_worker.codes import Transform
@@ -148,6 +149,25 @@ def serve(
         float,
         typer.Option(min=0, help="Scan all bits of a shard while that takes no longer."),
     ] = ShardSettings().exact_budget_ms,
+    compact_share: Annotated[
+        float,
+        typer.Option(
+            "--compact-above",
+            min=0.01,
+            max=1,
+            help="Compact a shard by itself when "
+            "more than this share of its rows is dead; 1 = never.",
+        ),
+    ] = ShardSettings().compact_share,
+    store_bytes_max: Annotated[
+        int,
+        typer.Option(
+            "--store-max",
+            parser=parse_bytes,
+            metavar="SIZE",
+            help="The most that the data file of a shard may grow to: 500G.",
+        ),
+    ] = ShardSettings().store_bytes_max,
     ray_address: RayAddress = None,
     json: Json = False,
 ) -> None:
@@ -156,7 +176,9 @@ def serve(
     from cluster.manifest import open_manifest
 
     open_manifest(index_folder)  # a wrong folder is refused before a cluster is started
-    settings = ShardSettings(exact_budget_ms)
+    settings = ShardSettings(
+        exact_budget_ms, compact_share=compact_share, store_bytes_max=store_bytes_max
+    )
     serving = _serving(
         index_folder, host, port, json, backend=backend, query_cache=query_cache, settings=settings
     )

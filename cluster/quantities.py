@@ -17,3 +17,18 @@ def parse_count(text: str | int) -> int:
     if count < 1:
         raise InvalidRequest(f"{text!r} is not a number of documents; write 40M, 300k or 1000000")
     return count
+
+
+_BYTE_UNITS = {unit: 1 << 10 * power for power, unit in enumerate(("", "k", "m", "g", "t"))}
+
+
+def parse_bytes(text: str | int) -> int:
+    """A size: ``500G``, ``1.5 TiB``, ``1048576``; K, M, G and T are powers of 1,024.
+
+    Raises InvalidRequest.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", str(text).strip().lower())
+    size = round(float(found[1]) * _BYTE_UNITS[found[2]]) if found else 0
+    if size < 1:
+        raise InvalidRequest(f"{text!r} is no size in bytes; write 500G, 1.5T or 1048576")
+    return size

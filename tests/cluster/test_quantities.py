@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.quantities import parse_count
+from cluster.quantities import parse_bytes, parse_count
 from shard_worker.errors import InvalidRequest
 
 
@@ -26,3 +26,17 @@ def test_numbers_are_read_as_people_write_them(text: str | int, count: int) -> N
 def test_what_is_no_number_of_documents_is_refused(text: str) -> None:
     with pytest.raises(InvalidRequest, match="not a number of documents"):
         parse_count(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("500G", 500 << 30), ("1.5 TiB", 3 << 39), ("64mb", 64 << 20), ("1048576", 1 << 20), (7, 7)],
+)
+def test_sizes_are_read_as_people_write_them(text: str | int, size: int) -> None:
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "much", "-3G", "0", "1.5X", "G", "1e6"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest, match="no size in bytes"):
+        parse_bytes(text)
