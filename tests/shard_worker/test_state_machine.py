@@ -13,8 +13,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from cluster.manifest import BuildReport, Manifest, write_complete, write_manifest
+from cluster.restore import restore
+from shard_worker.backup import Backup, copy_shard
 from shard_worker.errors import NotFound
-from shard_worker.layout import STORE_FOLDER
+from shard_worker.layout import shard_folder
 from shard_worker.shard import Shard
 from shard_worker.types import Document, Mode, Outcome, Query, ShardSettings
 from tests.crash.documents import CALIBRATION, IDENTITY, codes_of, upserts, vectors_of
@@ -23,6 +26,9 @@ from tests.crash.server import contents
 IDS = [*map(str, range(30)), "x" * 600, "é", "e\u0301", "../up", "a\x00b"]
 ids = st.sampled_from(IDS)
 texts = st.integers(0, 40).map(lambda number: f"text {number}")
+MANIFEST = Manifest(
+    IDENTITY.index_uuid, "machine", "2026-11-24", IDENTITY.shards, CALIBRATION, None, {}, 0
+)
 SETTINGS = ShardSettings(exact_budget_ms=0.0)
 ALL_LISTS = 1 << 19
 """An nprobe that visits every list: then an approximate search finds what an exact one does."""
@@ -34,12 +40,18 @@ class ShardMachine(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp(prefix="bitsift-machine-"))
         self.number = 0
         Shard.create(self.place, IDENTITY)
+        write_manifest(self.index, MANIFEST)
+        write_complete(self.index, BuildReport(0, 0, 0, 0.0, 0, 0, 0, 0, (0,)))
         self.shard = self.open()
         self.model: dict[str, str] = {}
 
     @property
-    def place(self) -> Path:
+    def index(self) -> Path:
         return self.folder / str(self.number)
+
+    @property
+    def place(self) -> Path:
+        return shard_folder(self.index, 0)
 
     def open(self) -> Shard:
         return Shard(self.place, CALIBRATION, IDENTITY, SETTINGS)
@@ -87,9 +99,9 @@ class ShardMachine(RuleBasedStateMachine):
     @rule()
     def crash(self) -> None:
         """What a killed process leaves is what is on the disk: that is opened, not the original."""
-        before = self.place
+        before = self.index
         self.number += 1
-        shutil.copytree(before, self.place)
+        shutil.copytree(before, self.index)
         self.shard.close()
         shutil.rmtree(before)
         self.shard = self.open()
@@ -100,21 +112,16 @@ class ShardMachine(RuleBasedStateMachine):
         self.shard = self.open()
 
     @rule()
-    def restore_from_a_snapshot(self) -> None:
-        """A hot copy, opened in the place of the original, which goes on to be written to."""
-        before = self.place
-        self.number += 1
-        (self.place / STORE_FOLDER).mkdir(parents=True)
-        with self.shard.snapshot() as snapshot:
-            for path in snapshot.sealed:
-                shutil.copy(path, self.place)
-            self.shard.append(upserts({"between": "of neither"}))
-            self.shard.delete(["between"])
-            with (self.place / STORE_FOLDER / "data.mdb").open("wb") as file:
-                snapshot.copy_data(file.fileno())
-        self.shard.append(upserts({"after": "the snapshot"}))
+    def back_up_and_restore(self) -> None:
+        """What is written after a backup is not in what is made of it."""
+        before, dest = self.index, str(self.folder / "backup")
+        backup = Backup(dest, IDENTITY.index_uuid)
+        backup.finish([copy_shard(self.shard, dest)])
+        self.shard.append(upserts({"after": "the backup"}))
         self.shard.close()
         shutil.rmtree(before)
+        self.number += 1
+        restore(dest, self.index)
         self.shard = self.open()
 
     # --- what must hold --------------------------------------------------------------------
