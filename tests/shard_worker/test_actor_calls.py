@@ -29,8 +29,8 @@ def actor(tmp_path: Path):  # type: ignore[no-untyped-def]
     made = plain(str(tmp_path / "missing"), calibration.to_json(), identity)
     yield made
     made.close()
-    # It logs a traceback, for which Python 3.11 parses source, as pytest does for the next test: two
-    # threads at that at once may raise "AST constructor recursion depth mismatch" (gh-106905).
+    # It logs a traceback, for which Python 3.11 parses source, as pytest does for the next test;
+    # two threads at once may raise "AST constructor recursion depth mismatch" (gh-106905).
     for thread in threading.enumerate():
         if thread.name == "open":
             thread.join(10)
