@@ -9,9 +9,7 @@ import lmdb
 
 from shard_worker.blocks import BLOCKS_FILE
 from shard_worker.layout import LOCK_FILE, STORE_FOLDER
-
-_MAP_BYTES = 1 << 40
-_DATABASES = ("codes", "tail", "ids", "documents", "dead", "meta")
+from shard_worker.store import DATABASES, STORE_BYTES_MAX
 
 
 def stores_of(index: Path) -> list[Path]:
@@ -28,7 +26,7 @@ def disk_use(index: Path) -> dict[str, int]:
     ``without_texts`` is all but ``documents``; ``payload`` is codes and bits alone. No process may
     have the store open for writing through *this* process (LMDB's rule: once per process).
     """
-    use = dict.fromkeys((*_DATABASES, "free", "bits"), 0)
+    use = dict.fromkeys((*DATABASES, "free", "bits"), 0)
     for store in stores_of(index):
         pages = _pages_of(store)
         page_bytes = pages.pop("page_bytes")
@@ -47,10 +45,12 @@ def disk_use(index: Path) -> dict[str, int]:
 
 def _pages_of(store: Path) -> dict[str, int]:
     folder = str(store.parent)
-    with lmdb.open(folder, map_size=_MAP_BYTES, max_dbs=8, readonly=True, readahead=False) as env:
+    with lmdb.open(
+        folder, map_size=STORE_BYTES_MAX, max_dbs=8, readonly=True, readahead=False
+    ) as env:
         found = {"page_bytes": int(env.stat()["psize"])}
         with env.begin() as txn:
-            for name in _DATABASES:
+            for name in DATABASES:
                 stat = txn.stat(env.open_db(name.encode(), txn=txn, create=False))
                 found[name] = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
     return found

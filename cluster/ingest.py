@@ -29,7 +29,7 @@ from cluster.source_plan import Fields, SourcePlan
 from cluster.sources import plan_sources
 from shard_worker.codes import Transform
 from shard_worker.errors import InvalidRequest
-from shard_worker.layout import shard_folder
+from shard_worker.layout import MANIFEST_FILE, REJECTS_FILE, shard_folder
 from shard_worker.shard import Shard
 
 MAX_REJECTS = 1_000
@@ -137,7 +137,7 @@ class Build:
 
         Raises InvalidRequest when ``index`` is something else, or was built from another request.
         """
-        if not (self.index / manifests.MANIFEST_FILE).exists():
+        if not (self.index / MANIFEST_FILE).exists():
             self._check_leftovers()
             return None
         held, request = manifests.read_manifest(self.index).request, self._request()
@@ -153,7 +153,7 @@ class Build:
     def _check_leftovers(self) -> None:
         """Before there is a manifest, nothing but empty shards may lie in the folder."""
         names = [path.name for path in self.index.iterdir()] if self.index.exists() else []
-        if not all(n.startswith("shard-") or n == manifests.REJECTS_FILE for n in names):
+        if not all(n.startswith("shard-") or n == REJECTS_FILE for n in names):
             raise InvalidRequest(f"{self.index} exists and is not an index; choose another --out")
 
     def _request(self) -> dict[str, Any]:
@@ -173,7 +173,7 @@ class Build:
         Empty shards come first, then the manifest: an interrupted attempt leaves no manifest.
         """
         self.index.mkdir(parents=True, exist_ok=True)
-        if (self.index / manifests.MANIFEST_FILE).exists():
+        if (self.index / MANIFEST_FILE).exists():
             return manifests.read_manifest(self.index)
         look = first_look(self.plan, self.encoder, self.transform, on_progress)
         manifest = Manifest(
@@ -200,7 +200,7 @@ class Build:
         Raises what `build_index` raises, Unavailable when a shard cannot be opened.
         """
         wait_open(actors)
-        rejects = self.index / manifests.REJECTS_FILE
+        rejects = self.index / REJECTS_FILE
         load = Load(self.plan, self.encoder, self.encoders, self.max_rejects, rejects)
         counts = load.run(manifest, actors, on_progress)
         ray.get([actor.save_bits.remote() for actor in actors])

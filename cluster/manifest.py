@@ -14,12 +14,8 @@ from typing import Any
 from router.description import IndexDescription
 from shard_worker.codes import Calibration, padded
 from shard_worker.errors import Corrupt, NotFound, Unavailable
-from shard_worker.layout import read_json, write_json
+from shard_worker.layout import COMPLETE_FILE, MANIFEST_FILE, read_json, write_json
 from shard_worker.types import ShardIdentity
-
-MANIFEST_FILE = "manifest.json"
-COMPLETE_FILE = "complete.json"
-REJECTS_FILE = "rejects.jsonl"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

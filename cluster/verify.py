@@ -20,12 +20,12 @@ from pathlib import Path
 
 import psutil
 
-from cluster.manifest import COMPLETE_FILE, MANIFEST_FILE, Manifest, read_complete, read_manifest
+from cluster.manifest import Manifest, read_complete, read_manifest
 from shard_worker.codes import Calibration
 from shard_worker.datafile import DATA_FILE
 from shard_worker.errors import BitsiftError, Corrupt, NotFound, Unavailable
 from shard_worker.findings import Finding, Remedy
-from shard_worker.layout import STORE_FOLDER, shard_folder
+from shard_worker.layout import COMPLETE_FILE, MANIFEST_FILE, STORE_FOLDER, shard_folder
 from shard_worker.repair import repair_shard
 from shard_worker.types import ShardIdentity
 from shard_worker.verify import verify_shard

@@ -8,11 +8,10 @@ import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
-from shard_worker.blocks import is_intact
 from shard_worker.errors import Corrupt
 from shard_worker.held import HeldRows
 from shard_worker.ids import Lookup
-from shard_worker.packing import id_keys, salt_of
+from shard_worker.packing import id_keys
 from shard_worker.types import GIVEN_VECTOR_POSITION, Deletes, Documents, Operation, Outcome
 
 _NO_ROWS = np.empty(0, dtype=np.int64)
@@ -138,7 +137,7 @@ def _is_same(admission: _Admission, row: int, batch: Documents, place: int) -> b
     if content[1:4] != (batch.titles[place], batch.texts[place], batch.metadata[place]):
         return False
     record = held.record(txn, row)
-    if not is_intact(record, held.width, salt_of(row)):
+    if not held.intact(row, [record])[0]:
         return False
     if batch.positions[place] != GIVEN_VECTOR_POSITION:
         return content[4] != GIVEN_VECTOR_POSITION

@@ -22,11 +22,16 @@ from typing import IO, Self
 
 from shard_worker.datafile import DATA_FILE
 from shard_worker.errors import InvalidRequest, Unavailable
-from shard_worker.layout import STORE_FOLDER, shard_folder
+from shard_worker.layout import (
+    COMPLETE_FILE,
+    MANIFEST_FILE,
+    REJECTS_FILE,
+    STORE_FOLDER,
+    shard_folder,
+)
 from shard_worker.repository import BLOCK_BYTES, Repository, digest_of, name_of
 from shard_worker.shard import Shard
 
-MANIFEST_FILE, COMPLETE_FILE, REJECTS_FILE = "manifest.json", "complete.json", "rejects.jsonl"
 INDEX_FILES = (MANIFEST_FILE, COMPLETE_FILE, REJECTS_FILE)
 """What belongs to the whole index and lies beside its shards; the copy of shard 0 brings it."""
 _SENDERS = 8

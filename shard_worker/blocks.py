@@ -121,11 +121,3 @@ class BlockReader:
         crc, pages = data[:4], data[4:]
         if len(pages) % 4 == 0 and google_crc32c.value(pages).to_bytes(4, "little") == crc:
             self._pages = np.frombuffer(pages, dtype=np.uint32).copy()
-
-
-def is_intact(record: bytes, width: int, salt: int) -> bool:
-    """Whether the checksum behind the code of ``width`` bytes is that of the code in its row."""
-    if len(record) <= width:
-        return False
-    crc = int.from_bytes(record[width:], "little")
-    return bool(google_crc32c.value(record[:width]) ^ salt == crc)

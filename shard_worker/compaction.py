@@ -89,10 +89,11 @@ class Compaction:
         if len(died):
             self._store.bury(died)
             self._index.mark_dead(died)
-        self._store.path = self._store.held.path = self._folder / STORE_FOLDER
-        (self._aside / DATA_FILE).replace(self._store.path / DATA_FILE)
+        place = self._folder / STORE_FOLDER
+        (self._aside / DATA_FILE).replace(place / DATA_FILE)
+        self._store.moved_to(place)
         try:
-            sync_folder(self._store.path)
+            sync_folder(place)
         except OSError as error:  # a crash may bring either generation back: write to neither
             self._store.stop_writes(f"the compacted store is not safe on the disk: {error}")
         return Generation(self._store, self._index)

@@ -111,7 +111,7 @@ class Room:
 
     def __init__(self, path: Path, max_bytes: int) -> None:
         """``max_bytes`` is the most that the file may grow to."""
-        self._path = path
+        self.path = path
         self._max_bytes = max_bytes
         self._file = os.open(path, os.O_RDWR)
         self._allocated = 0  # of what other programs left there, nothing is known
@@ -127,7 +127,7 @@ class Room:
         needed = used_bytes + wanted_bytes + RESERVE_BYTES
         if needed > self._max_bytes:
             raise StorageFull(
-                f"{self._path} would grow beyond the configured {self._max_bytes} bytes; "
+                f"{self.path} would grow beyond the configured {self._max_bytes} bytes; "
                 "raise the limit, or delete documents and compact"
             )
         if needed <= self._allocated:
@@ -144,5 +144,5 @@ class Room:
                 self._allocated = target
                 return
         raise StorageFull(
-            f"{self._path} cannot grow by {wanted_bytes} bytes ({failure.strerror}); add disk space"
+            f"{self.path} cannot grow by {wanted_bytes} bytes ({failure.strerror}); add disk space"
         ) from failure

@@ -128,13 +128,13 @@ class HeldRows:
     ) -> Iterator[tuple[int, NDArray[np.int8], NDArray[np.bool_]]]:
         """Yield (first row, codes (n, width), which of them passed their checksum (n,))."""
         for start, records in self.scan_records(first, rows):
-            yield start, records[:, : self.width].view(np.int8), self.intact(start, records)
+            flat, size = records.tobytes(), self.record_bytes
+            parts = [flat[at : at + size] for at in range(0, len(flat), size)]
+            yield start, records[:, : self.width].view(np.int8), self.intact(start, parts)
 
-    def intact(self, first: int, records: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """Which of the consecutive ``records`` (n, width + 4) from row ``first`` on are sound."""
-        flat, size = np.ascontiguousarray(records).tobytes(), self.record_bytes
-        parts = [flat[at : at + size] for at in range(0, len(flat), size)]
-        return self._table(parts, np.arange(first, first + len(records), dtype=np.int64))[1]
+    def intact(self, first: int, records: list[bytes]) -> NDArray[np.bool_]:
+        """Which of the consecutive ``records`` from row ``first`` on are sound: bool (n,)."""
+        return self._table(records, np.arange(first, first + len(records), dtype=np.int64))[1]
 
     def learn_blocks(self, first: int, rows: int) -> None:
         """Remember where the blocks that became full lie, while their pages are still warm."""

@@ -28,6 +28,8 @@ from shard_worker.errors import (
 from shard_worker.types import ShardIdentity
 
 FORMAT_VERSION = 1
+MANIFEST_FILE, COMPLETE_FILE, REJECTS_FILE = "manifest.json", "complete.json", "rejects.jsonl"
+"""Of the whole index, beside its shards: see cluster/manifest.py."""
 SHARD_FILE = "shard.json"
 LOCK_FILE = "shard.lock"
 STORE_FOLDER = "store"

@@ -68,7 +68,8 @@ from shard_worker.types import (
 log = logging.getLogger(__name__)
 
 READERS_MAX = 256
-_DATABASES = ("codes", "tail", "documents", "ids", "dead", "meta")
+DATABASES = ("codes", "tail", "documents", "ids", "dead", "meta")
+"""Their names; what each holds is said above."""
 STORE_BYTES_MAX = ShardSettings().store_bytes_max
 IDS_CHECKED_AT_START = 1 << 23
 """A larger id map is checked by ``bitsift verify`` only."""
@@ -158,7 +159,6 @@ class Store:
         return cls(folder, identity, max_bytes)
 
     def _open(self, folder: Path, width: int, max_bytes: int, *, create: bool = False) -> None:
-        self.path = folder
         self.writes_stopped: str | None = None
         self._merging = threading.Lock()
         self._env = lmdb.open(
@@ -168,7 +168,7 @@ class Store:
         self.reap_readers()
         try:
             self._databases = {
-                name: self._env.open_db(name.encode(), create=create) for name in _DATABASES
+                name: self._env.open_db(name.encode(), create=create) for name in DATABASES
             }
         except BaseException:
             self._env.close()
@@ -190,23 +190,30 @@ class Store:
 
     def _read_counters(self) -> Counters:
         with self._env.begin() as txn:
-            facts, transaction = self._meta(txn, _COUNTERS), txn.id()
-        if facts.keys() != Counters.__dataclass_fields__.keys():
-            raise FormatMismatch(f"{self.path / DATA_FILE} has counters of another version")
-        if facts["transaction"] != transaction:
+            counters, transaction = self._counters_in(txn), txn.id()
+        if counters.transaction != transaction:
             raise Corrupt(
-                f"{self.path / DATA_FILE} is in the state of transaction {facts['transaction']}, "
+                f"{self.path / DATA_FILE} is in the state of transaction {counters.transaction}, "
                 f"not of {transaction}, its last; restore it from a backup"
             )
+        return counters
+
+    def _counters_in(self, txn: lmdb.Transaction) -> Counters:
+        """The counters that ``txn`` sees. Raises ChecksumMismatch, FormatMismatch."""
+        facts = self._meta(txn, _COUNTERS)
+        if facts.keys() != Counters.__dataclass_fields__.keys():
+            raise FormatMismatch(f"{self.path / DATA_FILE} has counters of another version")
         return Counters(**facts)
 
     def _check_dead(self) -> None:
         """A dead row that is not found would be alive."""
         if not self._leads_to_all_keys("dead"):
-            raise Corrupt(
-                f"{self.path / DATA_FILE}: the list of dead rows is damaged; restore it from a "
-                "backup"
-            )
+            raise Corrupt(self._damaged_dead)
+
+    @property
+    def _damaged_dead(self) -> str:
+        path = self.path / DATA_FILE
+        return f"{path}: the list of dead rows is damaged; restore it from a backup"
 
     def _leads_to_all_keys(self, name: str) -> bool:
         """Whether all keys of a database are found. No write may run meanwhile. Raises Corrupt."""
@@ -240,6 +247,16 @@ class Store:
         self.held.close()
         self._room.close()
         self._env.close()
+
+    @property
+    def path(self) -> Path:
+        """The folder it lies in."""
+        return self.held.path
+
+    def moved_to(self, folder: Path) -> None:
+        """Its data file was given a name in ``folder``: for what is said and kept from now on."""
+        self.held.path = folder
+        self._room.path = folder / DATA_FILE
 
     @property
     def rows(self) -> int:
@@ -544,13 +561,9 @@ class Store:
                     find(txn, lookup, document_id, key)
                     for document_id, key in zip(ids, id_keys(ids), strict=True)
                 ]
-                if None not in rows or self._rows_in(txn) == known:
+                if None not in rows or self._counters_in(txn).rows == known:
                     return rows
             time.sleep(0)  # replaced in between: what took the place is not in ``lookup`` yet
-
-    def _rows_in(self, txn: lmdb.Transaction) -> int:
-        packed = txn.get(_COUNTERS, b"", db=self._databases["meta"])
-        return Counters(**unpack_meta(bytes(packed))).rows
 
     def positions_of(self, ids: Sequence[str]) -> list[int | None]:
         """For each id the load position it was stored with last, or None where it never was.
@@ -574,13 +587,10 @@ class Store:
         """All dead rows, int64 (n,), ascending. Raises ChecksumMismatch, Corrupt."""
         with damage_named(self.path / DATA_FILE), self._env.begin() as txn:
             rows = self.held.dead(txn)
-            counters = Counters(**self._meta(txn, _COUNTERS))
+            counters = self._counters_in(txn)
         found = len(rows), sum_of(rows.astype(np.uint64))
         if found != (counters.dead, counters.dead_sum):
-            raise ChecksumMismatch(
-                f"{self.path / DATA_FILE}: the list of dead rows is damaged; restore it from a "
-                "backup"
-            )
+            raise ChecksumMismatch(self._damaged_dead)
         return rows
 
     def entries(self) -> dict[str, int]:

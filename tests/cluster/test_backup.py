@@ -6,6 +6,7 @@ import subprocess
 import sys
 import uuid
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from cluster.backup import back_up
 from cluster.bench_index import write_index
 from cluster.compact import compact
-from cluster.manifest import COMPLETE_FILE, read_manifest
+from cluster.manifest import read_manifest
 from cluster.opened import open_shard
 from cluster.restore import restore
 from cluster.synthetic import SyntheticSpec, synthetic_queries
@@ -27,6 +28,7 @@ from shard_worker.errors import (
     StorageFull,
     Unavailable,
 )
+from shard_worker.layout import COMPLETE_FILE
 from shard_worker.repository import BLOCK_BYTES, MARK_FILE, Repository, digest_of, name_of
 from shard_worker.shard import Shard
 from shard_worker.types import LIVE_POSITION, Document, Documents, Mode, Query
@@ -95,6 +97,14 @@ def blocks_of(dest: Path) -> set[str]:
 
 
 # --- a whole round ---------------------------------------------------------------------------
+
+
+def marked(dest: Path) -> tuple[Repository, dict[str, Any]]:
+    """The repository in ``dest``, and the mark of the backup in it."""
+    repository = Repository(str(dest))
+    mark = repository.read_mark()
+    assert mark is not None
+    return repository, mark
 
 
 def test_a_restored_index_gives_identical_answers_in_every_mode(
@@ -367,9 +377,7 @@ def test_a_mark_that_leads_out_of_the_index_is_refused(
     index: Path, dest: Path, tmp_path: Path, name: str
 ) -> None:
     back_up(index, str(dest))
-    repository = Repository(str(dest))
-    mark = repository.read_mark()
-    assert mark is not None
+    repository, mark = marked(dest)
     mark["files"][0]["name"] = name
     repository.write_mark(mark)
     with pytest.raises(Corrupt, match="no file of an index"):
@@ -382,9 +390,7 @@ def test_a_backup_whose_shard_cannot_be_opened_makes_no_index(
 ) -> None:
     """Whole by its digests, and still no index: the restore proves what it made."""
     back_up(index, str(dest))
-    repository = Repository(str(dest))
-    mark = repository.read_mark()
-    assert mark is not None
+    repository, mark = marked(dest)
     data = next(file for file in mark["files"] if file["name"].endswith("data.mdb"))
     first = bytearray(repository.read_block(data["blocks"][0]))
     first[16:48] = bytes(32)
@@ -400,9 +406,7 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
     index: Path, dest: Path, tmp_path: Path
 ) -> None:
     back_up(index, str(dest))
-    repository = Repository(str(dest))
-    mark = repository.read_mark()
-    assert mark is not None
+    repository, mark = marked(dest)
     blocks = 1 + 2 * shutil.disk_usage(tmp_path).free // BLOCK_BYTES
     mark["files"] = [{"name": "huge", "bytes": blocks * BLOCK_BYTES, "blocks": ["0" * 64] * blocks}]
     repository.write_mark(mark)

@@ -17,24 +17,17 @@ from typer.testing import CliRunner
 from cluster import cli_documents
 from cluster.cli import app
 from router.client import Client
-from router.fanout import LocalLink
 from shard_worker.errors import NotFound, StorageFull
 from tests.fakes import BrokenLink, make_service, make_shards, make_writer
-from tests.gateways import Running
+from tests.gateways import Running, running_empty
 
 DIMENSION = 64
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    nothing = np.empty((0, DIMENSION), dtype=np.float32)
-    shards, calibration = make_shards(tmp_path_factory.mktemp("cli"), nothing, DIMENSION, 2)
-    links = [LocalLink(shard) for shard in shards]
-    running = Running(make_service(links, calibration), make_writer(links, calibration))
-    yield running.url
-    running.stop()
-    for shard in shards:
-        shard.close()
+    with running_empty(tmp_path_factory.mktemp("cli"), DIMENSION) as running:
+        yield running.url
 
 
 def bitsift(*arguments: object, stdin: bytes | None = None) -> Result:

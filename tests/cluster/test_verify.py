@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 
 from cluster.bench_index import write_index
-from cluster.manifest import COMPLETE_FILE, MANIFEST_FILE, read_manifest
+from cluster.manifest import read_manifest
 from cluster.opened import open_shard
 from cluster.synthetic import SyntheticSpec
 from cluster.verify import verify
 from shard_worker.errors import NotFound, Unavailable
 from shard_worker.findings import Remedy
+from shard_worker.layout import COMPLETE_FILE, MANIFEST_FILE
 
 SPEC = SyntheticSpec(6_000, 64)
 SHARDS = 3

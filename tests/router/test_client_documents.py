@@ -11,26 +11,19 @@ import numpy as np
 import pytest
 
 from router.client import AsyncClient, Client
-from router.fanout import LocalLink
 from router.sending import BATCH_BYTES, delete_bodies, upsert_bodies
 from router.write_results import WriteStatus
 from shard_worker.errors import InvalidRequest, NotFound, StorageFull
 from tests.fakes import BrokenLink, make_service, make_shards, make_writer
-from tests.gateways import Running
+from tests.gateways import Running, running_empty
 
 DIMENSION = 64
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    nothing = np.empty((0, DIMENSION), dtype=np.float32)
-    shards, calibration = make_shards(tmp_path_factory.mktemp("client"), nothing, DIMENSION, 2)
-    links = [LocalLink(shard) for shard in shards]
-    running = Running(make_service(links, calibration), make_writer(links, calibration))
-    yield running.url
-    running.stop()
-    for shard in shards:
-        shard.close()
+    with running_empty(tmp_path_factory.mktemp("client"), DIMENSION) as running:
+        yield running.url
 
 
 def docs(count: int, name: str = "d") -> Iterator[dict[str, Any]]:

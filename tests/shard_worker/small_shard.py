@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,7 +36,7 @@ CALIBRATION = Calibration.from_sample(unit_vectors(2_000, 99), DIMENSION)
 
 def vector_of(text: str) -> np.ndarray:
     """The unit vector float32 (DIMENSION,) that stands for ``text`` here."""
-    return np.asarray(unit_vectors(1, abs(hash(text)) % (1 << 32))[0])
+    return np.asarray(unit_vectors(1, zlib.crc32(text.encode()))[0])
 
 
 def batch(
@@ -75,3 +76,13 @@ def contents(shard: Shard) -> dict[str, str]:
     by_id = {d.id: d.text for d in documents if isinstance(d, Document)}
     assert len(by_id) == len(documents), "one id twice"
     return by_id
+
+
+def flip_a_bit_where(data: Path, needle: bytes) -> None:
+    """Damage every copy of ``needle`` in the file ``data``: freed pages may hold an earlier one."""
+    found = bytearray(data.read_bytes())
+    assert found.count(needle), "the fault found nothing to damage"
+    start = -1
+    while (start := found.find(needle, start + 1)) >= 0:
+        found[start + len(needle) // 2] ^= 1
+    data.write_bytes(bytes(found))

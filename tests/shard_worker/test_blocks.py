@@ -16,6 +16,7 @@ from shard_worker.blocks import BLOCKS_FILE, BlockReader
 from shard_worker.datafile import DATA_FILE
 from shard_worker.store import Store
 from shard_worker.types import Documents, ShardIdentity
+from tests.shard_worker.small_shard import flip_a_bit_where
 
 WIDTH = 1_024
 IDENTITY = ShardIdentity(str(uuid.UUID(int=7)), 0, 1, WIDTH, WIDTH)
@@ -130,12 +131,7 @@ def test_a_damaged_code_is_reported_whichever_way_it_is_read(folder: Path) -> No
     store = filled(folder)
     store.held.save_hints(folder, store.rows)
     store.close()
-    data = bytearray((folder / DATA_FILE).read_bytes())
-    place = data.find(CODES[1_000].tobytes())
-    while place >= 0:  # freed pages may hold an earlier copy
-        data[place + 17] ^= 1
-        place = data.find(CODES[1_000].tobytes(), place)
-    (folder / DATA_FILE).write_bytes(bytes(data))
+    flip_a_bit_where(folder / DATA_FILE, CODES[1_000].tobytes())
     store = Store(folder, IDENTITY)
     _, intact = store.held.read_codes(ROWS)
     assert intact.tolist() == (ROWS != 1_000).tolist()

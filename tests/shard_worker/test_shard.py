@@ -20,6 +20,7 @@ from shard_worker.errors import ChecksumMismatch, Corrupt, FormatMismatch, NotFo
 from shard_worker.packing import rows_per_block
 from shard_worker.shard import Shard
 from shard_worker.types import Document, Documents, Mode, Outcome, Query, ShardIdentity
+from tests.shard_worker.small_shard import flip_a_bit_where
 
 DIMENSION = 64
 IDENTITY = ShardIdentity(str(uuid.UUID(int=1)), 0, 1, DIMENSION, DIMENSION)
@@ -195,23 +196,13 @@ def test_a_restart_gives_the_same_answers_with_and_without_a_snapshot(folder: Pa
             path.unlink()
 
 
-def flip_a_bit_where(folder: Path, needle: bytes) -> None:
-    path = folder / "store" / "data.mdb"
-    data = bytearray(path.read_bytes())
-    assert data.count(needle), "the fault found nothing to damage"
-    start = -1
-    while (start := data.find(needle, start + 1)) >= 0:
-        data[start + len(needle) // 2] ^= 1
-    path.write_bytes(bytes(data))
-
-
 def test_a_flipped_bit_in_a_code_is_reported_and_never_returned(folder: Path) -> None:
     shard = opened(folder)
     units = unit_vectors(100)
     shard.append(batch(units, [str(i) for i in range(100)]))
     shard.save_bits()
     shard.close()
-    flip_a_bit_where(folder, CALIBRATION.quantize(units[7:8])[0].tobytes())
+    flip_a_bit_where(folder / "store" / "data.mdb", CALIBRATION.quantize(units[7:8])[0].tobytes())
     shard = opened(folder)
     (found,) = shard.search([Query(units[7])])
     assert found.corrupt == 1
@@ -227,7 +218,7 @@ def test_a_flipped_bit_in_a_text_is_an_error_not_a_text(folder: Path) -> None:
     marker = uuid.UUID(int=0xABCDEF0123456789).hex
     shard.append(batch(unit_vectors(3), ["a", "b", "c"], texts=["x", marker, "z"]))
     shard.close()
-    flip_a_bit_where(folder, marker.encode()[-16:])
+    flip_a_bit_where(folder / "store" / "data.mdb", marker.encode()[-16:])
     shard = opened(folder)
     one, other, third = shard.documents([0, 1, 2])
     assert isinstance(other, ChecksumMismatch)

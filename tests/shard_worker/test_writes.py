@@ -30,6 +30,7 @@ from tests.shard_worker.small_shard import (
     batch,
     best_of,
     contents,
+    flip_a_bit_where,
     new_shard,
     open_shard,
     vector_of,
@@ -264,13 +265,7 @@ def test_damage_of_the_bits_and_of_a_code_at_once_is_said_with_every_answer(tmp_
     code = shard.search([Query(vector_of("7"), mode=Mode.EXACT)])[0].codes[0].tobytes()
     assert np.any(np.frombuffer(code, dtype=np.int8))
     shard.close()
-    path = tmp_path / "s" / "store" / "data.mdb"
-    data = bytearray(path.read_bytes())
-    at = data.find(code)
-    while at >= 0:
-        data[at] ^= 1
-        at = data.find(code)
-    path.write_bytes(bytes(data))
+    flip_a_bit_where(tmp_path / "s" / "store" / "data.mdb", code)
     shard = open_shard(tmp_path / "s")  # there is no snapshot: all bits come from the codes
     (found,) = shard.search([Query(vector_of("unrelated"), mode=Mode.EXACT)])
     assert found.corrupt >= 1
