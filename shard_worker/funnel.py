@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from shard_worker.adaptive import rows_to_read
 from shard_worker.codes import Calibration, asymmetric_scores, best_first
-from shard_worker.errors import Corrupt
+from shard_worker.errors import BitsiftError, Corrupt
 from shard_worker.generation import Generation
 from shard_worker.index import Pool
 from shard_worker.types import (
@@ -102,15 +102,18 @@ class Funnel:
         if not query.with_documents:
             return {}
         best = best_first(self._calibration.scores(query.vector, codes), rows, query.top_k)
-        found = generation.store.held.documents(rows[best].tolist())
-        references = generation.references(rows[best]).tolist()
-        self.corrupt_rows.update(
-            row
-            for row, it in zip(rows[best].tolist(), found, strict=True)
-            if isinstance(it, Corrupt)
-        )
-        pairs = zip(references, found, strict=True)
+        found = self.documents(generation, rows[best].tolist())
+        pairs = zip(generation.references(rows[best]).tolist(), found, strict=True)
         return {reference: it for reference, it in pairs if isinstance(it, Document)}
+
+    def documents(
+        self, generation: Generation, rows: Sequence[int]
+    ) -> list[Document | BitsiftError]:
+        """The documents of ``rows``; in the place of a damaged one, the error that says so."""
+        found = generation.store.held.documents(rows)
+        pairs = zip(rows, found, strict=True)
+        self.corrupt_rows.update(row for row, it in pairs if isinstance(it, Corrupt))
+        return found
 
     def _score_all(self, generation: Generation, query: Query) -> Candidates:
         """Score every living row's int8 code: slow, the yardstick for everything else."""

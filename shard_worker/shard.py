@@ -20,7 +20,6 @@ from shard_worker.codes import Calibration
 from shard_worker.compaction import Compaction, remove_leftovers
 from shard_worker.errors import (
     BitsiftError,
-    Corrupt,
     NotFound,
     StorageFull,
     Unavailable,
@@ -164,11 +163,6 @@ class Shard:
                 self._funnel.corrupt_rows.update(damaged.tolist())
             yield self._calibration.bits(codes)
 
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[Generation]:
-        with self._current.reading() as generation:
-            yield generation
-
     # --- upkeep ----------------------------------------------------------------------------
 
     def maintain(self) -> None:
@@ -176,7 +170,8 @@ class Shard:
 
         Searches and writes go on meanwhile. Raises StorageFull, WritesStopped.
         """
-        self._close_retired()
+        with self._upkeep:
+            self._close_retired()
         self._current.store.reap_readers()
         if self.wants_training():
             self.train()
@@ -256,22 +251,25 @@ class Shard:
         with self._doing("compacting") as old:
             if old.store.dead_rows == 0:
                 return False
-            before, self._compact_after = self._compact_after, time.monotonic() + COMPACT_AGAIN_S
             bytes_max = self._settings.store_bytes_max
-            with Compaction(self.folder, old, self.identity, bytes_max) as compaction:
-                compaction.run(self._writes.lock)
-                with self._writes.lock:
-                    new = compaction.finish()
-                    self._current = new
-            self._compact_after = before
-            self._retired.append((time.monotonic() + RETIRED_S, old))
+            try:
+                with Compaction(self.folder, old, self.identity, bytes_max) as compaction:
+                    compaction.run(self._writes.lock)
+                    with self._writes.lock:
+                        new = compaction.finish()
+                        # First kept, then replaced: its documents may be asked for at any moment.
+                        self._retired.append((time.monotonic() + RETIRED_S, old))
+                        self._current = new
+            except BaseException:
+                self._compact_after = time.monotonic() + COMPACT_AGAIN_S
+                raise
             compaction.settle()
             if old.index.listed is not None and new.index.listed is not None:
                 keep_tuning(self.folder, len(old.index.listed), len(new.index.listed))
         return True
 
     def _close_retired(self) -> None:
-        """Let go of generations that no query can ask for any more."""
+        """Let go of generations that no query can ask for any more; ``_upkeep`` is held."""
         due = [generation for at, generation in self._retired if time.monotonic() > at]
         self._retired = [(at, g) for at, g in self._retired if g not in due]
         for generation in due:
@@ -291,7 +289,7 @@ class Shard:
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[ShardSnapshot]:
         """The shard as it is now, to be copied while searches, writes and compaction go on."""
-        with self._reading() as generation:
+        with self._current.reading() as generation:
             bits = sorted(self.folder.glob("bits-*.bits"))
             names = [self.folder / SHARD_FILE, *bits, self.folder / TUNING_FILE]
             sealed = tuple(path for path in names if path.exists())
@@ -304,7 +302,7 @@ class Shard:
 
         Queries of one kind share one pass over the bits.
         """
-        with self._reading() as generation:
+        with self._current.reading() as generation:
             return self._funnel.search(generation, queries, self._lists_to_visit)
 
     def _lists_to_visit(self, query: Query) -> int | None:
@@ -339,12 +337,7 @@ class Shard:
         for generation in (self._current, *(held for _, held in self._retired)):
             if generation.number == number:
                 with generation.reading():
-                    found = generation.store.held.documents(rows)
-                damaged = [
-                    row for row, it in zip(rows, found, strict=True) if isinstance(it, Corrupt)
-                ]
-                self._funnel.corrupt_rows.update(damaged)
-                return found
+                    return self._funnel.documents(generation, rows)
         gone = Unavailable(
             f"{self.folder} was compacted more than {RETIRED_S:.0f} s ago: ask again"
         )
@@ -352,7 +345,7 @@ class Shard:
 
     def document(self, document_id: str) -> Document:
         """The living document with this id. Raises NotFound or ChecksumMismatch."""
-        with self._reading() as generation:
+        with self._current.reading() as generation:
             row = generation.store.find(document_id)
             if row is None:
                 raise NotFound(f"there is no document with id {document_id!r}")
@@ -363,7 +356,7 @@ class Shard:
 
     def positions_of(self, ids: Sequence[str]) -> list[int | None]:
         """For each id the load position it was stored with last, None where it never was."""
-        with self._reading() as generation:
+        with self._current.reading() as generation:
             return generation.store.positions_of(ids)
 
     def holds(self, ids: Sequence[str], digests: Sequence[bytes]) -> list[bool]:
@@ -371,7 +364,7 @@ class Shard:
 
         False as well where its vector was given, not made by the model.
         """
-        with self._reading() as generation:
+        with self._current.reading() as generation:
             return generation.store.holds(ids, digests)
 
     # --- writing ---------------------------------------------------------------------------

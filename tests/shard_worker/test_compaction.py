@@ -19,6 +19,7 @@ from tests.shard_worker.small_shard import (
     batch,
     best_of,
     contents,
+    flip_a_bit_where,
     new_shard,
     open_shard,
     vector_of,
@@ -161,6 +162,25 @@ def test_searches_and_writes_go_on_during_compactions(tmp_path: Path) -> None:
     shard.close()
 
 
+def test_documents_of_a_search_are_there_at_the_very_moment_of_the_swap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard, _ = filled(tmp_path / "s")
+    (found,) = shard.search([Query(vector_of("new 7"), mode=Mode.EXACT)])
+    references = found.rows.tolist()
+    before, seen = shard.documents(references), list[object]()
+    plain = Compaction.__exit__
+
+    def leaving(self: Compaction, *error: object) -> None:
+        seen.append(shard.documents(references))  # the new generation is there already
+        plain(self, *error)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Compaction, "__exit__", leaving)
+    shard.compact()
+    assert seen == [before]
+    shard.close()
+
+
 def test_the_generation_before_answers_for_a_while_and_is_then_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,13 +235,7 @@ def test_damage_is_not_laundered(tmp_path: Path) -> None:
     (found,) = shard.search([Query(vector_of("old 350"), mode=Mode.EXACT)])
     code = found.codes[0].tobytes()
     shard.close()
-    path = tmp_path / "s" / "store" / "data.mdb"
-    data = bytearray(path.read_bytes())
-    at = data.find(code)
-    while at >= 0:
-        data[at] ^= 1
-        at = data.find(code)
-    path.write_bytes(bytes(data))
+    flip_a_bit_where(tmp_path / "s" / "store" / "data.mdb", code)
     shard = open_shard(tmp_path / "s")
     shard.compact()
     (found,) = shard.search([Query(vector_of("old 350"), candidates=400, mode=Mode.EXHAUSTIVE)])
