@@ -354,7 +354,7 @@ def _print_status(facts: dict[str, Any]) -> None:
             shard["state"],
             f"{shard['documents']:,}",
             *(f"{size / 1e6:,.1f} MB" for size in sizes),
-            escape(shard["reason"] or ""),
+            escape(shard["reason"] or shard["writes_stopped"] or ""),
         )
     out.print(table)
     out.print(f"encoder: {facts['cluster']['encoder']}", markup=False)
