@@ -47,8 +47,9 @@ log = logging.getLogger(__name__)
 
 RETRY_S = 5.0
 UPKEEP_CHECK_S = 5.0
-_THREADS = {"search": 1, "read": 2, "write": 8, "upkeep": 1}
-"""Writers wait for each other in the shard, which commits what waits together."""
+_THREADS = {"search": 1, "read": 2, "load": 1, "write": 8, "upkeep": 1}
+"""Writers wait for each other in the shard, which commits what waits together. Not those of a bulk
+load: its batches are large, and would all be in RAM at once."""
 SWITCH_INTERVAL_S = 2e-4
 """How long a thread may keep Python's lock from another that wants it. A search asks for it some
 hundred times, and Python's 5 ms would make it wait for writes and upkeep each time."""
@@ -135,7 +136,7 @@ class ShardActor:
     def positions_of(self, ids: Sequence[str]) -> list[int | None]:
         return self._ready().positions_of(ids)
 
-    @ray.method(concurrency_group="write")
+    @ray.method(concurrency_group="load")
     def append(self, batch: Documents, replace: bool = False) -> list[Outcome]:
         return self._ready().append(batch, replace=replace)
 

@@ -50,7 +50,7 @@ class Compaction:
         self._old = old
         self._copied = 0
         self._numbers = np.empty(0, dtype=np.int64)  # by old row; -1 for rows that were dead
-        number = old.number + 1
+        number = old.store.generation + 1
         try:
             self._store = Store.create(self._aside, identity, number, max_bytes)
         except BaseException:

@@ -16,6 +16,7 @@ from shard_worker.codes import Calibration, asymmetric_scores, best_first
 from shard_worker.errors import BitsiftError, Corrupt
 from shard_worker.generation import Generation
 from shard_worker.index import Pool
+from shard_worker.store import Store
 from shard_worker.types import (
     CANDIDATES_FIXED,
     POOL_FACTOR,
@@ -102,15 +103,13 @@ class Funnel:
         if not query.with_documents:
             return {}
         best = best_first(self._calibration.scores(query.vector, codes), rows, query.top_k)
-        found = self.documents(generation, rows[best].tolist())
+        found = self.documents(generation.store, rows[best].tolist())
         pairs = zip(generation.references(rows[best]).tolist(), found, strict=True)
         return {reference: it for reference, it in pairs if isinstance(it, Document)}
 
-    def documents(
-        self, generation: Generation, rows: Sequence[int]
-    ) -> list[Document | BitsiftError]:
+    def documents(self, store: Store, rows: Sequence[int]) -> list[Document | BitsiftError]:
         """The documents of ``rows``; in the place of a damaged one, the error that says so."""
-        found = generation.store.held.documents(rows)
+        found = store.held.documents(rows)
         pairs = zip(rows, found, strict=True)
         self.corrupt_rows.update(row for row, it in pairs if isinstance(it, Corrupt))
         return found

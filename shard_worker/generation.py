@@ -20,32 +20,23 @@ from shard_worker.store import Store
 _ROW_BITS = 40
 
 
-class Generation:
-    """A store and its bits, closed when they are retired and nobody reads them any more."""
+class OpenStore:
+    """The store of one generation, closed when it is retired and nobody reads it any more."""
 
-    def __init__(self, store: Store, index: BinaryIndex) -> None:
-        assert store.generation == index.generation, (store.generation, index.generation)
+    def __init__(self, store: Store) -> None:
         self.store = store
-        self.index = index
+        self.number = store.generation
         self._lock = threading.Lock()
         self._readers = 0
         self._retired = False
 
-    @property
-    def number(self) -> int:
-        return self.index.generation
-
-    def references(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """References to ``rows`` (n,) of this generation."""
-        return rows | (self.number << _ROW_BITS)
-
     @contextlib.contextmanager
-    def reading(self) -> Iterator[Generation]:
+    def reading(self) -> Iterator[Store]:
         """Keep it open while something is read."""
         with self._lock:
             self._readers += 1
         try:
-            yield self
+            yield self.store
         finally:
             with self._lock:
                 self._readers -= 1
@@ -59,6 +50,29 @@ class Generation:
             idle, self._retired = self._readers == 0 and not self._retired, True
         if idle:
             self.store.close()
+
+
+class Generation:
+    """A store and its bits. What is kept of one that was replaced is its open store only."""
+
+    def __init__(self, store: Store, index: BinaryIndex) -> None:
+        assert store.generation == index.generation, (store.generation, index.generation)
+        self.open_store = OpenStore(store)
+        self.index = index
+
+    @property
+    def store(self) -> Store:
+        return self.open_store.store
+
+    def references(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """References to ``rows`` (n,) of this generation."""
+        return rows | (self.open_store.number << _ROW_BITS)
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Generation]:
+        """Keep its store open while something is read."""
+        with self.open_store.reading():
+            yield self
 
 
 def row_of(reference: int) -> tuple[int, int]:

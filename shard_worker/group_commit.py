@@ -33,24 +33,28 @@ class _Ticket:
 
 
 class GroupCommit:
-    """Brings operations of any number of threads to ``commit``, one transaction at a time."""
+    """Brings operations of any number of threads together, one transaction at a time.
 
-    def __init__(self, commit: Commit) -> None:
-        self._commit = commit
+    It is told with each call how to commit and keeps no reference: its owner would be kept alive by
+    it, with all bits in RAM, until Python looks for cycles.
+    """
+
+    def __init__(self) -> None:
         self._waiting: deque[_Ticket] = deque()
         self.lock = threading.Lock()
         """Held while something is written; whoever holds it keeps others from writing."""
 
-    def write(self, operations: Sequence[Operation]) -> list[list[Outcome]]:
+    def write(self, operations: Sequence[Operation], commit: Commit) -> list[list[Outcome]]:
         """The outcomes of each operation, when all are durable.
 
-        Raises what ``commit`` raised for the first that failed; those before it were done.
+        ``commit`` does what others wait for as well, so all callers give the same. Raises what it
+        raised for the first operation that failed; those before it were done.
         """
         tickets = [_Ticket(operation) for operation in operations]
         self._waiting.extend(tickets)
         with self.lock:
             while not all(ticket.is_done for ticket in tickets):
-                self._write_together(self._take())
+                self._write_together(self._take(), commit)
         for ticket in tickets:
             if ticket.error is not None:
                 raise ticket.error
@@ -69,13 +73,13 @@ class GroupCommit:
             taken.append(self._waiting.popleft())
         return taken
 
-    def _write_together(self, tickets: list[_Ticket]) -> None:
+    def _write_together(self, tickets: list[_Ticket], commit: Commit) -> None:
         try:
-            done = self._commit([ticket.operation for ticket in tickets])
+            done = commit([ticket.operation for ticket in tickets])
         except Exception as error:
             if len(tickets) > 1:  # one of them may be to blame: each for itself
                 for ticket in tickets:
-                    self._write_together([ticket])
+                    self._write_together([ticket], commit)
             else:
                 tickets[0].error = error
             return

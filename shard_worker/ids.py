@@ -112,14 +112,11 @@ class IdMap:
     ``rows_of`` and ``holds`` may be called by any thread; the rest by the one that writes.
     """
 
-    def __init__(
-        self, database: Any, newest: NewestOfEach, merged_rows: int, checksum: int
-    ) -> None:
+    def __init__(self, database: Any, merged_rows: int, checksum: int) -> None:
         """``checksum`` is that of the entries in the database; rows below ``merged_rows`` are."""
         self.merged_rows = merged_rows
         self.checksum = checksum
         self._database = database
-        self._newest = newest
         self._parts: tuple[Pending, Pending] = Pending(), Pending()  # being merged, and later ones
 
     @property
@@ -141,7 +138,13 @@ class IdMap:
         merging, later = self._parts
         self._parts = Pending((*merging.runs, *later.runs)), Pending()
 
-    def merge(self, begin: Callable[[], lmdb.Transaction], rows: int, step: Step) -> None:
+    def merge(
+        self,
+        begin: Callable[[], lmdb.Transaction],
+        rows: int,
+        step: Step,
+        newest: NewestOfEach,
+    ) -> None:
         """Put what was gathered, all pending ids of the first ``rows`` rows, into the database.
 
         In several transactions, each of them inside of ``step()``, which keeps other writes away
@@ -153,13 +156,13 @@ class IdMap:
             last = start + MERGED_AT_ONCE >= len(run)
             with step() as committing:
                 with begin() as txn:
-                    checksum = self._merge_part(txn, part)
+                    checksum = self._merge_part(txn, part, newest)
                     committing(txn, rows if last else self.merged_rows, checksum)
                 self.checksum = checksum
                 if last:
                     self.merged_rows, self._parts = rows, (Pending(), self._parts[1])
 
-    def _merge_part(self, txn: lmdb.Transaction, part: _Run) -> int:
+    def _merge_part(self, txn: lmdb.Transaction, part: _Run, newest: NewestOfEach) -> int:
         """Put one part; returns the checksum of the database then."""
         rows_by_key: defaultdict[bytes, list[int]] = defaultdict(list)
         for key, row in zip(pack_keys(part.keys), part.rows.tolist(), strict=True):
@@ -169,7 +172,7 @@ class IdMap:
             for known, held in before:
                 rows_by_key[known] += unpack_rows(held)
             after = [
-                (key, pack_rows(rows if len(rows) == 1 else self._newest(txn, rows)))
+                (key, pack_rows(rows if len(rows) == 1 else newest(txn, rows)))
                 for key, rows in rows_by_key.items()
             ]
             cursor.putmulti(after)

@@ -26,7 +26,7 @@ from shard_worker.errors import (
     WritesStopped,
 )
 from shard_worker.funnel import Funnel
-from shard_worker.generation import Generation, row_of
+from shard_worker.generation import Generation, OpenStore, row_of
 from shard_worker.group_commit import GroupCommit
 from shard_worker.ids import PENDING_MAX
 from shard_worker.index import BinaryIndex, open_index
@@ -74,7 +74,7 @@ COMPACT_ROWS_MIN = 1_000
 COMPACT_AGAIN_S = 600.0
 """After a compaction that failed, for want of disk mostly."""
 RETIRED_S = 90.0
-"""How long the generation before a compaction stays open: longer than any request (60 s)."""
+"""How long the store before a compaction stays open: longer than any request (60 s)."""
 
 
 class Shard:
@@ -98,11 +98,11 @@ class Shard:
         self._calibration = calibration
         self._settings = settings
         self._lock = FolderLock(folder)
-        self._writes = GroupCommit(self._commit)
+        self._writes = GroupCommit()
         self._upkeep = threading.Lock()
         """Held by training, compaction and snapshots of the bits: one of them at a time."""
         self._busy: str | None = None
-        self._retired: list[tuple[float, Generation]] = []
+        self._retired: list[tuple[float, OpenStore]] = []
         self._compact_after = 0.0
         self._funnel = Funnel(self.identity.shard, calibration)
         try:
@@ -126,9 +126,9 @@ class Shard:
 
     def close(self) -> None:
         """Release the directory. Nothing may be read or written any more."""
-        for _, generation in self._retired:
-            generation.retire()
-        self._current.retire()
+        for _, open_store in self._retired:
+            open_store.retire()
+        self._current.open_store.retire()
         self._lock.release()
 
     def _open_generation(self) -> Generation:
@@ -258,7 +258,7 @@ class Shard:
                     with self._writes.lock:
                         new = compaction.finish()
                         # First kept, then replaced: its documents may be asked for at any moment.
-                        self._retired.append((time.monotonic() + RETIRED_S, old))
+                        self._retired.append((time.monotonic() + RETIRED_S, old.open_store))
                         self._current = new
             except BaseException:
                 self._compact_after = time.monotonic() + COMPACT_AGAIN_S
@@ -269,11 +269,11 @@ class Shard:
         return True
 
     def _close_retired(self) -> None:
-        """Let go of generations that no query can ask for any more; ``_upkeep`` is held."""
-        due = [generation for at, generation in self._retired if time.monotonic() > at]
-        self._retired = [(at, g) for at, g in self._retired if g not in due]
-        for generation in due:
-            generation.retire()
+        """Let go of stores that no query can ask for any more; ``_upkeep`` is held."""
+        due = [open_store for at, open_store in self._retired if time.monotonic() > at]
+        self._retired = [(at, kept) for at, kept in self._retired if kept not in due]
+        for open_store in due:
+            open_store.retire()
 
     def save_bits(self) -> None:
         """Write all that is only in RAM, so that the next start need not read codes or ids.
@@ -334,10 +334,10 @@ class Shard:
         return [found[place] for place in range(len(places))]
 
     def _documents_of(self, number: int, rows: Sequence[int]) -> list[Document | BitsiftError]:
-        for generation in (self._current, *(held for _, held in self._retired)):
-            if generation.number == number:
-                with generation.reading():
-                    return self._funnel.documents(generation, rows)
+        for open_store in (self._current.open_store, *(kept for _, kept in self._retired)):
+            if open_store.number == number:
+                with open_store.reading() as store:
+                    return self._funnel.documents(store, rows)
         gone = Unavailable(
             f"{self.folder} was compacted more than {RETIRED_S:.0f} s ago: ask again"
         )
@@ -349,7 +349,7 @@ class Shard:
             row = generation.store.find(document_id)
             if row is None:
                 raise NotFound(f"there is no document with id {document_id!r}")
-            (found,) = self._documents_of(generation.number, [row])
+            (found,) = self._funnel.documents(generation.store, [row])
         if isinstance(found, BitsiftError):
             raise found
         return found
@@ -376,7 +376,7 @@ class Shard:
         disk has no room, WritesStopped when it failed: operations that raise were not done, those
         before them in the list were.
         """
-        return self._writes.write(operations)
+        return self._writes.write(operations, self._commit)
 
     def append(self, batch: Documents, *, replace: bool = False) -> list[Outcome]:
         """``write`` one batch; with ``replace`` it takes the place of what has its ids."""

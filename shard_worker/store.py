@@ -235,9 +235,8 @@ class Store:
             ) from error
 
     def _id_map(self) -> id_map.IdMap:
-        database, counters = self._databases["ids"], self.counters
-        newest = self._newest_of_each
-        return id_map.IdMap(database, newest, counters.merged_rows, counters.ids_sum)
+        counters = self.counters
+        return id_map.IdMap(self._databases["ids"], counters.merged_rows, counters.ids_sum)
 
     def reap_readers(self) -> None:
         """Forget readers whose process was killed: they would keep old pages for ever."""
@@ -374,7 +373,8 @@ class Store:
                 rows = self.rows
                 self._ids.gather()
             begin = functools.partial(self._env.begin, write=True)
-            self._ids.merge(begin, rows, functools.partial(self._merge_step, writing))
+            step = functools.partial(self._merge_step, writing)
+            self._ids.merge(begin, rows, step, self._newest_of_each)
         finally:
             self._merging.release()
 

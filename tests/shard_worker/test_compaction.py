@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -178,6 +180,18 @@ def test_documents_of_a_search_are_there_at_the_very_moment_of_the_swap(
     monkeypatch.setattr(Compaction, "__exit__", leaving)
     shard.compact()
     assert seen == [before]
+    shard.close()
+
+
+def test_the_bits_of_the_generation_before_are_given_back_at_once(tmp_path: Path) -> None:
+    shard, _ = filled(tmp_path / "s")
+    before = weakref.ref(shard._current.index)
+    gc.disable()
+    try:
+        shard.compact()
+        assert before() is None
+    finally:
+        gc.enable()
     shard.close()
 
 

@@ -34,7 +34,7 @@ class Ledger:
 @given(st.lists(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=3), max_size=8))
 def test_all_are_done_in_order_and_none_shares_an_id_with_its_group(lists: list[list[str]]) -> None:
     ledger = Ledger()
-    outcomes = GroupCommit(ledger.commit).write([Deletes(ids) for ids in lists])
+    outcomes = GroupCommit().write([Deletes(ids) for ids in lists], ledger.commit)
     assert [len(one) for one in outcomes] == [len(ids) for ids in lists]
     assert [ids for group in ledger.commits for ids in group] == [tuple(ids) for ids in lists]
     for group in ledger.commits:
@@ -44,12 +44,12 @@ def test_all_are_done_in_order_and_none_shares_an_id_with_its_group(lists: list[
 
 def test_those_who_wait_go_together_and_a_bad_one_fails_alone() -> None:
     ledger = Ledger()
-    group = GroupCommit(ledger.commit)
+    group = GroupCommit()
     results = dict[str, object]()
 
     def write(name: str) -> None:
         try:
-            results[name] = group.write([Deletes([name])])
+            results[name] = group.write([Deletes([name])], ledger.commit)
         except StorageFull as error:
             results[name] = error
 
@@ -71,6 +71,6 @@ def test_a_group_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(group_commit, "DOCUMENTS_MAX", 4)
     ledger = Ledger()
     names = [[f"{place}a", f"{place}b"] for place in range(5)]
-    GroupCommit(ledger.commit).write([Deletes(ids) for ids in names])
+    GroupCommit().write([Deletes(ids) for ids in names], ledger.commit)
     assert [len(one) for one in ledger.commits] == [2, 2, 1]
-    GroupCommit(ledger.commit).write([Deletes([str(i) for i in range(9)])])  # one may be larger
+    GroupCommit().write([Deletes([str(i) for i in range(9)])], ledger.commit)  # one may be larger

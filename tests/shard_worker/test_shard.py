@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import textwrap
 import uuid
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -310,3 +312,16 @@ def test_a_shard_process_loads_no_torch_and_no_web_server() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_closed_shard_gives_its_ram_back_at_once(folder: Path) -> None:
+    shard = opened(folder)
+    shard.append(batch(unit_vectors(50), [str(i) for i in range(50)]))
+    index, store = weakref.ref(shard._current.index), weakref.ref(shard._current.store)
+    gc.disable()  # a reference cycle would keep gigabytes until Python looks for it
+    try:
+        shard.close()
+        del shard
+        assert (index(), store()) == (None, None)
+    finally:
+        gc.enable()
