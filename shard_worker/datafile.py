@@ -25,9 +25,10 @@ from shard_worker.errors import Corrupt, FormatMismatch, StorageFull
 
 DATA_FILE = "data.mdb"
 RESERVE_BYTES = 1 << 20
-_STEP_MIN = 256 << 10
+_STEP_MIN, _STEP_MAX = 256 << 10, 8 << 20
 _STEP_SHARE = 128
-"""More is allocated at a time than is needed, by this part of the file: it saves system calls."""
+"""More is allocated at a time than is needed, by this part of the file up to 8 MiB: it saves system
+calls. The whole part would be 0.8 % of the disk, 0.3 GiB at 40 million rows."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DAMAGE = (
     lmdb.BadDbiError,
@@ -132,7 +133,7 @@ class Room:
             )
         if needed <= self._allocated:
             return
-        step = max(_STEP_MIN, used_bytes // _STEP_SHARE)
+        step = min(max(_STEP_MIN, used_bytes // _STEP_SHARE), _STEP_MAX)
         for target in (min(needed + step, self._max_bytes), needed):
             try:
                 os.posix_fallocate(self._file, used_bytes, target - used_bytes)
