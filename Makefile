@@ -6,10 +6,15 @@ BIN := $(VENV)/bin
 # `python -m pip`: a script's first line breaks where the folder's path is long or has a space.
 PIP := $(BIN)/python -m pip
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Two test files at a time, in the order of their names: the long ones come early. JOBS=0 runs them one by one.
+JOBS ?= 2
+PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+# `make test-fast` writes to RAM where there is 1 GiB of it: 14,000 calls of fsync. `make test` writes to the disk.
+FAST_ROOT = $(shell df -Pk /dev/shm 2>/dev/null | awk 'END { print ($$4 > 1048576 ? "/dev/shm" : "/tmp") }')
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo install test crash-test lint format bench bench-40m constraints clean
+.PHONY: help demo install test test-fast crash-test chaos lint format docs bench bench-40m constraints clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -21,11 +26,19 @@ demo: $(VENV)/.installed ## search 107,525 words by what they mean, on http://12
 
 install: $(VENV)/.installed-dev ## make .venv: Bitsift and everything to work on it, versions pinned
 
-test: $(VENV)/.installed-dev ## run every test
-	$(BIN)/python -m pytest
+test: $(VENV)/.installed-dev ## run every test, having installed the Debian packages they need
+	@sh .ci/packages test
+	$(PYTEST)
+
+test-fast: $(VENV)/.installed-dev ## the tests without Ray, a browser, a model or a sweep; a minute and a half
+	PYTEST_DEBUG_TEMPROOT=$(FAST_ROOT) $(PYTEST) -m "not slow and not long" tests/shard_worker tests/router tests/cluster tests/client tests/config tests/test_*.py
 
 crash-test: $(VENV)/.installed-dev ## kill a shard 240 times under load and look for what it lost; some minutes
 	$(BIN)/python -m tests.crash
+
+chaos: $(VENV)/.installed-dev ## nodes that end, freeze or are cut off; every process of a server killed, stopped, terminated; an hour
+	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m tests.chaos.kill_matrix
 
 lint: $(VENV)/.installed-dev ## ruff, mypy (strict), import-linter
 	$(BIN)/ruff check .
@@ -37,18 +50,20 @@ format: $(VENV)/.installed-dev ## put the code into its standard form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/.installed-dev ## write docs/configuration.md from the settings
+	$(BIN)/python -m cluster.settings_docs > docs/configuration.md
+
 bench: $(VENV)/.installed-dev ## measure this machine; results go to benchmarks/results
 	$(BIN)/bitsift bench
 
 bench-40m: $(VENV)/.installed-dev ## the headline run: 40 million x 1,024 here; 60 GB of disk, hours
 	$(BIN)/python benchmarks/forty_million.py
 
-constraints: ## write constraints.txt anew, from a clean resolution
+constraints: ## rewrite constraints.txt from a clean resolution
 	@PYTHON="$(PYTHON)" bash .ci/constraints
 
-clean: ## remove .venv, the demo's index, builds and caches
-	rm -rf $(VENV) .bitsift build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
-	find bitsift.py shard_worker router cluster tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+clean: ## remove .venv, the demo's index and caches, and nothing that make did not make
+	@sh .ci/clean
 
 # The stamps are written last, so an interrupted installation is taken up again and a finished one costs nothing.
 $(VENV)/bin/python:
@@ -56,13 +71,13 @@ $(VENV)/bin/python:
 	  echo "make: no '$(PYTHON)' here. Install Python 3.11 or newer, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "make: Bitsift needs Python 3.11 or newer, but $(PYTHON) is $$("$(PYTHON)" -V 2>&1). Name another: make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
-	  echo "make: $(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@sh .ci/packages venv "$(PYTHON)"
 	"$(PYTHON)" -m venv $(VENV)
+	@touch $(VENV)/.made-by-make
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing Bitsift into $(VENV): some minutes the first time"
-	$(PIP) install -qq -c constraints.txt -e .
+	$(PIP) install -qq -c constraints.txt -e '.[server]'
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.machine import write_result
+from bitsift.cluster.bench.machine import write_result
 from tests.faults import flips
 from tests.faults.flips import Flip
 

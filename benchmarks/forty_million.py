@@ -13,11 +13,11 @@ import sys
 import time
 from pathlib import Path
 
-from cluster.bench_large import LargeRun, measure_large
-from cluster.bench_plots import plot_large
-from cluster.quantities import parse_count
-from cluster.synthetic import SyntheticSpec
-from shard_worker.errors import BitsiftError
+from bitsift.cluster.bench.large import LargeRun, measure_large
+from bitsift.cluster.bench.plots import plot_large
+from bitsift.cluster.sources.synthetic import SyntheticSpec
+from bitsift.errors import BitsiftError
+from bitsift.quantities import parse_count
 
 RESULTS = Path(__file__).with_name("results")
 STARTED = time.monotonic()

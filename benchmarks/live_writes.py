@@ -1,8 +1,8 @@
-"""What a durable write costs, and what it costs those who search meanwhile.
+"""What a durable write costs, also for concurrent searches.
 
     python benchmarks/live_writes.py [PART …] [--folder .bitsift/live-writes]
 
-    single     one upsert of a ready-made vector over a bare synced LMDB commit, in turns
+    single     one upsert of a precomputed embedding over a bare synced LMDB commit, in turns
     sustained  upserts of 1,000 vectors a call over HTTP, while 8 clients search
     texts      10,000 texts added over HTTP, while one client searches
     rewrites   the file after 20 rewrites of the whole corpus, compacted by itself
@@ -29,32 +29,34 @@ import lmdb
 import numpy as np
 
 from bitsift import Client
-from cluster.bench_clients import ask, text_bodies, vector_bodies
-from cluster.bench_index import glosses, write_index
-from cluster.bench_serving import served
-from cluster.disk import drop_from_cache
-from cluster.launch import ray_cluster
-from cluster.machine import write_result
-from cluster.opened import open_shard
-from cluster.synthetic import SyntheticSpec, synthetic_block, synthetic_queries
-from cluster.timing import interleaved, percentiles
-from router.encoder import Encoder
-from router.models import DEFAULT_MODEL
-from shard_worker.codes import Calibration
-from shard_worker.layout import shard_folder
-from shard_worker.types import GIVEN_VECTOR_POSITION, Documents
+from bitsift.cluster.bench.clients import ask, text_bodies, vector_bodies
+from bitsift.cluster.bench.disk import drop_from_cache
+from bitsift.cluster.bench.index import glosses, write_index
+from bitsift.cluster.bench.machine import write_result
+from bitsift.cluster.bench.serving import served
+from bitsift.cluster.bench.timing import interleaved, percentiles
+from bitsift.cluster.maintenance.opened import open_shard
+from bitsift.cluster.serving.ray_cluster import ray_cluster
+from bitsift.cluster.sources.synthetic import SyntheticSpec, synthetic_block, synthetic_queries
+from bitsift.router.model.encoder import Encoder
+from bitsift.router.model.location import DEFAULT_MODEL
+from bitsift.shard_worker.codes import Calibration
+from bitsift.shard_worker.layout import shard_folder, store_folder
+from bitsift.shard_worker.operations import Upsert, statuses
+from bitsift.shard_worker.store.lmdb_file import LMDB_ENGINE
+from bitsift.shard_worker.types import GIVEN_VECTOR_POSITION
 
 RESULT = Path(__file__).with_name("results") / "live_writes.json"
 DIM = 1_024
 
 
-def documents(calibration: Calibration, vectors: np.ndarray, first: int, text: str) -> Documents:
+def documents(calibration: Calibration, vectors: np.ndarray, first: int, text: str) -> Upsert:
     names = [str(first + place) for place in range(len(vectors))]
     blank = [""] * len(names)
     codes, _ = calibration.quantize(calibration.units(vectors))
     positions = [GIVEN_VECTOR_POSITION] * len(names)
     texts = [f"{text} {name}" for name in names]
-    return Documents(names, blank, texts, blank, positions, codes, replace=True)
+    return Upsert(names, blank, texts, blank, positions, codes)
 
 
 def single(folder: Path) -> dict[str, Any]:
@@ -64,7 +66,7 @@ def single(folder: Path) -> dict[str, Any]:
     vectors = synthetic_block(spec, 0, 600)
     with (
         open_shard(folder / "single", manifest, 0) as shard,
-        lmdb.open(str(folder / "bare"), map_size=1 << 30) as env,
+        lmdb.open(str(folder / "bare"), map_size=1 << 30, lib_version=LMDB_ENGINE) as env,
     ):
 
         def bare(turn: int) -> None:
@@ -72,7 +74,11 @@ def single(folder: Path) -> dict[str, Any]:
                 txn.put(os.urandom(8), os.urandom(DIM + 100))
 
         def upsert(turn: int) -> None:
-            shard.append(documents(manifest.calibration, vectors[turn : turn + 1], 599 - turn, "x"))
+            statuses(
+                shard.write(
+                    [documents(manifest.calibration, vectors[turn : turn + 1], 599 - turn, "x")]
+                )
+            )
 
         seconds = interleaved({"commit": bare, "upsert": upsert}, 500, 50)
     found = {name: percentiles(values) for name, values in seconds.items()}
@@ -81,7 +87,7 @@ def single(folder: Path) -> dict[str, Any]:
 
 
 def sustained(folder: Path) -> dict[str, Any]:
-    """200,000 vectors in two shards; 8 clients ask over and over, alone and beside the writer."""
+    """200,000 vectors in two shards; 8 clients search all the time, without and with the writer."""
     spec = SyntheticSpec(200_000, DIM)
     write_index(folder / "sustained", spec, 2)
     queries = vector_bodies(synthetic_queries(spec, 2_000))
@@ -139,9 +145,11 @@ class Writes:
 
 
 def texts(folder: Path) -> dict[str, Any]:
-    """10,000 glosses are added to an index of 50,000 rows; one client asks, alone and beside it."""
+    """10,000 glosses are added to an index of 50,000 rows; one client searches, without it and
+    during it.
+    """
     spec = Encoder.load(DEFAULT_MODEL).spec
-    write_index(folder / "texts", SyntheticSpec(50_000, spec.dimension), 2, model=spec.to_json())
+    write_index(folder / "texts", SyntheticSpec(50_000, spec.dimension), 2, model=spec)
     every = glosses(30_000)
     added, asked = every[:10_000], text_bodies(every[10_000:])
     with ray_cluster(None), served(folder / "texts") as serving, Client(serving.url) as client:
@@ -175,12 +183,14 @@ def texts(folder: Path) -> dict[str, Any]:
 
 
 def rewrites(folder: Path) -> dict[str, Any]:
-    """20,000 documents, all replaced 20 times in calls of 1,000; upkeep runs beside the writes."""
+    """20,000 documents, all replaced 20 times in calls of 1,000; maintenance runs during the
+    writes.
+    """
     spec = SyntheticSpec(20_000, DIM)
     manifest = write_index(folder / "rewrites", spec)
     vectors = synthetic_block(spec, 0, spec.rows)
-    data = shard_folder(folder / "rewrites", 0) / "store" / "data.mdb"
-    once, peak = data.stat().st_blocks * 512, 0
+    place = shard_folder(folder / "rewrites", 0)
+    once, peak = (store_folder(place) / "data.mdb").stat().st_blocks * 512, 0
     with open_shard(folder / "rewrites", manifest, 0) as shard:
         ending = threading.Event()
 
@@ -194,14 +204,16 @@ def rewrites(folder: Path) -> dict[str, Any]:
             for first in range(0, spec.rows, 1_000):
                 part = vectors[(first + turn) % spec.rows :][:1_000]
                 part = part if len(part) == 1_000 else vectors[:1_000]
-                shard.append(documents(manifest.calibration, part, first, f"turn {turn}"))
-                files = [path for path in data.parents[1].rglob("data.mdb") if path.exists()]
+                statuses(
+                    shard.write([documents(manifest.calibration, part, first, f"turn {turn}")])
+                )
+                files = [path for path in place.rglob("data.mdb") if path.exists()]
                 peak = max(peak, sum(path.stat().st_blocks * 512 for path in files))
         ending.set()
         thread.join()
         shard.maintain()
         generation = shard.status().generation
-        after = data.stat().st_blocks * 512
+        after = (store_folder(place) / "data.mdb").stat().st_blocks * 512
     return {
         "bytes_once": once, "bytes_after": after, "after_over_once": round(after / once, 2),
         "peak_over_once": round(peak / once, 2), "compactions": generation,
@@ -211,8 +223,8 @@ def rewrites(folder: Path) -> dict[str, Any]:
 _OPEN = """
 import sys, time
 from pathlib import Path
-from cluster.manifest import read_manifest
-from cluster.opened import open_shard
+from bitsift.cluster.manifest import read_manifest
+from bitsift.cluster.maintenance.opened import open_shard
 index = Path(sys.argv[1])
 manifest = read_manifest(index)
 started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""`bitsift eval` on judged sets, split over 1, 2 and 4 shards; each is encoded once.
+"""`bitsift eval` on test collections, split over 1, 2 and 4 shards; each is encoded once.
 
 python benchmarks/quality.py FOLDER…      BEIR folders: corpus.jsonl, queries.jsonl, qrels.tsv
 """
@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cluster.evaluate import embed, evaluate
-from cluster.judged import read_judged
-from cluster.machine import write_result
-from router.encoder import Encoder
+from bitsift.cluster.bench.machine import write_result
+from bitsift.cluster.evaluation.evaluate import embed, evaluate
+from bitsift.cluster.evaluation.judged import read_judged
+from bitsift.router.model.encoder import Encoder
 
 RESULT = Path(__file__).with_name("results") / "quality.json"
 SHARDS = (1, 2, 4)

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cluster.machine import write_result
-from cluster.quantities import parse_count
+from bitsift.cluster.bench.machine import write_result
+from bitsift.quantities import parse_count
 
 RESULTS = Path(__file__).with_name("results")
 QUERIES, WARM_UP, K = 40, 5, 400

@@ -11,8 +11,8 @@ import json
 from pathlib import Path
 
 from bitsift import Client
-from cluster.demo import CORPUS
-from cluster.machine import write_result
+from bitsift.cluster.bench.machine import write_result
+from bitsift.cluster.demo import CORPUS
 
 
 def main() -> None:

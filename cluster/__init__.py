@@ -3,40 +3,32 @@
 It owns what happens once per index or once per process start. It refuses to be on the path of a
 query: that is the router's and the shards'.
 
-Building and serving
-    source_plan.py     what is to be read: files, formats, fields, in a fixed order
-    sources.py         finding and probing the files; readers.py and its streams read them
-    matrices.py        sources that are nothing but vectors; synthetic.py makes such vectors up
-    datasource.py      the readers as a Ray Data source, and the one-pass survey
-    manifest.py        INDEX/manifest.json and INDEX/complete.json
-    calibrate.py       the first look at the sources: their count, and the calibration
-    ingest.py          build_index: prepare, load, say that it has ended
-    load.py            the sources' records streamed into open shards
-    worker.py          what turns batches of records into rows of shards
-    launch.py          start and stop Ray, the shard actors and the router
-    local.py           an index answered in this very process, without Ray
-    demo.py            the reverse dictionary
+    manifest.py     INDEX/manifest.json and INDEX/complete.json
+    demo.py         the reverse dictionary
+    interrupts.py   how Ctrl-C and SIGTERM end a command
 
-Looking after an index (verify, backup, restore, export, compact)
-    verify.py          every shard checked in a process of its own
-    backup.py          a stopped index into a repository; restore.py back, proven and renamed
-    export.py          Parquet for readers that know nothing of Bitsift
-    compact.py         dead rows dropped; opened.py opens shards for all of these, aside.py renames
+    sources/        from files to tables of documents: files.py finds them and plan.py fixes their
+                    order, probe.py looks into them, readers.py streams them; matrices.py and
+                    synthetic.py are sources that are nothing but vectors
+    ingest/         a build: options.py what it can be told, calibrate.py the first look at the
+                    sources, build.py its steps, load.py and worker.py from records to rows of
+                    shards, datasource.py the sources as Ray Data sees them
+    serving/        a served index: launch.py starts and stops Ray's actors, supervisor.py and
+                    watch.py heal them, local.py searches an index in this process, without Ray,
+                    key_store.py edits a key file
+    fleet/          an index on many nodes: spec.py what it should be, observed.py what is seen of
+                    it, decide.py what follows, enact.py does it; an agent.py on each node
+    maintenance/    verify.py, backup.py, restore.py, export.py, compact.py and upgrade.py of a
+                    stopped index; aside.py writes under a temporary name, removal.py removes
+    evaluation/     evaluate.py measures every stage against exact fp32, on a test collection
+                    (judged.py); doctor.py says which settings suit a model
+    bench/          run.py measures this machine, large.py a large index, against bars.py; plan.py
+                    estimates what an index needs
+    cli/            the command `bitsift`: main.py and a module for each group of commands
 
-Judging (bitsift eval, bitsift doctor)
-    judged.py          a BEIR folder; relevance.py scores what was found in it
-    scratch.py         real shards in a temporary folder; stages.py takes the funnel apart
-    evaluate.py        every stage against exact fp32; evaluate_plot.py draws it
-    doctor.py          which settings suit a model; doctor_sample.py what it looks at
-
-Measuring (bitsift bench, bitsift plan)
-    bench.py           groups of figures beside their bars (bars.py); bench_*.py one group each
-    bench_large.py     a large index as it is built, trained, served: memory.py, disk.py, timing.py
-    plan.py            what N documents need, from such a run
-    machine.py         the machine a result was measured on
-
-    cli.py, cli_*.py   the command `bitsift`
-
-Invariants: the manifest is written before the first row and never again; an index without
-complete.json is served by none but who fills it; a build that is run again goes on where it was.
+Invariants: the manifest is written before the first row and never again; until complete.json
+exists, only the process building the index may serve it; a build that is run again resumes.
 """
+
+if __name__ != "bitsift.cluster":  # a second copy of every class: no isinstance would hold
+    raise ImportError("import bitsift.cluster: cluster is no name of its own")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cluster.ingest import Build, plan_build
+from bitsift.cluster.ingest.build import Build, plan_build
+from bitsift.cluster.ingest.options import BuildOptions
+from bitsift.config.tree import DEFAULTS, Backend
 
 CORPUS = Path(__file__).with_name("data") / "wordnet_en.jsonl.gz"
 """Open English WordNet, CC BY 4.0: see data/LICENSE-wordnet.md."""
@@ -20,6 +22,6 @@ EXAMPLES = (
 )
 
 
-def demo_build(folder: Path) -> Build:
+def demo_build(folder: Path, backend: Backend = DEFAULTS.model.backend) -> Build:
     """What makes the demo index in ``folder``."""
-    return plan_build([CORPUS], folder, examples=EXAMPLES)
+    return plan_build([CORPUS], folder, BuildOptions(examples=EXAMPLES, backend=backend))

@@ -1,7 +1,7 @@
-"""The facts of an index that are fixed when its build starts, and the mark that it ended.
+"""The facts of an index that are fixed when its build starts, and the mark that it finished.
 
 ``manifest.json`` is sealed: written once, before the first row. ``complete.json`` is written last;
-an index without it is a build that has not ended, served by none but who fills it.
+until it exists, the build has not finished, and only the process building the index may serve it.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from router.description import IndexDescription
-from shard_worker.codes import Calibration, padded
-from shard_worker.errors import Corrupt, NotFound, Unavailable
-from shard_worker.layout import COMPLETE_FILE, MANIFEST_FILE, read_json, write_json
-from shard_worker.types import ShardIdentity
+from bitsift.errors import Corrupt, NotFound, Unavailable
+from bitsift.router.description import IndexDescription, ModelSpec
+from bitsift.router.model.spec import EncoderSpec
+from bitsift.shard_worker.codes import Calibration, padded
+from bitsift.shard_worker.layout import COMPLETE_FILE, MANIFEST_FILE, read_json, write_json
+from bitsift.shard_worker.types import ShardIdentity
+
+SHARDS_MAX = 4_096
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,7 +33,7 @@ class Manifest:
     created: str
     shards: int
     calibration: Calibration
-    model: dict[str, Any] | None
+    model: ModelSpec | None
     request: dict[str, Any]
     records: int
     examples: tuple[str, ...] = ()
@@ -38,6 +41,12 @@ class Manifest:
     def identity(self, shard: int) -> ShardIdentity:
         dimension = self.calibration.dimension
         return ShardIdentity(self.uuid, shard, self.shards, dimension, padded(dimension))
+
+    def encoder(self, backend: str = "auto") -> EncoderSpec | None:
+        """The model that made the vectors, in exactly that state; None for precomputed ones."""
+        if self.model is None:
+            return None
+        return EncoderSpec(self.model.name, backend, self.model)
 
     def describe(self) -> IndexDescription:
         """What the router is told of this index."""
@@ -54,10 +63,11 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class BuildReport:
-    """What a build did. Bytes are those of all shards; ``seconds`` of the attempt that ended it.
+    """What a build did. Bytes are totals of all shards; ``seconds`` is the time of the last
+    attempt.
 
-    ``documents`` are in the index; ``encoded`` were encoded or quantized by this attempt, the
-    others were there before. ``clipped_values`` lay outside the calibrated range.
+    ``documents`` are in the index; ``encoded`` of them were encoded or quantized by this attempt,
+    the others by earlier ones. ``clipped_values`` lay outside the calibrated range.
     """
 
     documents: int
@@ -75,7 +85,9 @@ class BuildReport:
 def write_manifest(index: Path, manifest: Manifest) -> None:
     """Seal ``manifest.json``."""
     data = {field.name: getattr(manifest, field.name) for field in dataclasses.fields(Manifest)}
-    write_json(index / MANIFEST_FILE, {**data, "calibration": manifest.calibration.to_json()})
+    data["calibration"] = manifest.calibration.to_json()
+    data["model"] = None if manifest.model is None else manifest.model.to_json()
+    write_json(index / MANIFEST_FILE, data)
 
 
 def read_manifest(index: Path) -> Manifest:
@@ -87,17 +99,18 @@ def read_manifest(index: Path) -> Manifest:
     except KeyError as error:
         raise Corrupt(f"{path} lacks {error}; restore it from a backup") from error
     known["calibration"] = Calibration.from_json(data["calibration"])
+    known["model"] = None if data["model"] is None else ModelSpec.from_json(data["model"])
     known["examples"] = tuple(data["examples"])
     return Manifest(**known)
 
 
 def write_complete(index: Path, report: BuildReport) -> None:
-    """Say that the build has ended."""
+    """Mark the build as finished."""
     write_json(index / COMPLETE_FILE, dataclasses.asdict(report))
 
 
 def read_complete(index: Path) -> BuildReport | None:
-    """The report of the ended build, or None while it has not ended."""
+    """The report of the finished build, or None while it is unfinished."""
     try:
         data = read_json(index / COMPLETE_FILE)
     except NotFound:
@@ -110,13 +123,13 @@ def read_complete(index: Path) -> BuildReport | None:
 def open_manifest(index: Path) -> tuple[Manifest, BuildReport]:
     """Manifest and report of a finished index.
 
-    Raises NotFound when there is none, Unavailable while its build has not ended.
+    Raises NotFound when there is none, Unavailable while its build is unfinished.
     """
     if not (index / MANIFEST_FILE).exists():
         raise NotFound(f"{index} is not an index: it has no {MANIFEST_FILE}")
     manifest, report = read_manifest(index), read_complete(index)
     if report is None:
         raise Unavailable(
-            f"the build of {index} has not ended; run the same 'bitsift index' again to go on"
+            f"the build of {index} has not finished; run the same command again to resume"
         )
     return manifest, report

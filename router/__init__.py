@@ -1,33 +1,29 @@
-"""The query plane: one question at a time, from text to answer; and live writes beside it.
+"""The query plane: one query at a time, from text to answer; and live writes.
 
-It owns the encoder, the fan-out to the shards, the global rescoring, the HTTP gateway, the writer,
-the client and the web page. It refuses to know how an index is built or where shards are placed.
+It owns the encoder, the fan-out to the shards, the global ranking, the HTTP gateway, the writer and
+the web page. It refuses to know how an index is built.
 
-    answer.py       what a search returns: Hit, Coverage, Timings, Answer
-    description.py  what the router is told of its index: model, calibration, shards
-    models.py       ModelSpec: which model, which prompts, which revision
-    encoder.py      text -> fp32 with sentence-transformers; compiled.py runs it in OpenVINO,
-                    graph_cache.py keeps what was compiled
-    query_vectors.py  the vectors of queries asked before
-    batching.py     natural batching: take all that waits when the worker is free, no timers
-    fanout.py       ask every shard at once under one deadline; failures become coverage
-    merge.py        global rescoring of gathered candidates
-    service.py      SearchService: encode, fan out, rescore, fetch texts -> Answer
-    remote.py       a ShardActor seen as a shard; Ray's exceptions translated in one place
-    schema.py       the request bodies of the HTTP interface
-    gateway.py      the FastAPI application; problems.py its RFC 9457 error documents
-    shell.py        the limit on bodies and the headers of every answer
-    document_routes.py  the routes that write and read documents; documents_schema.py their limits,
-                    admission.py how many bytes of them are under way at once
-    document_stream.py  the answer to a stream of documents; line_blocks.py cuts it into lines
-    document_rules.py   what a document may be, in bulk loads too; incoming.py reads it from bytes
-    writes.py       WriteService: check, ask what is held, encode, quantize, send ->
-                    write_results.py
-    document_vectors.py  the model of live documents; shard_writes.py what waits for a shard
-    writer.py       WriterActor: the WriteService in a process of its own, one beside each router
     actor.py        RouterActor: service and gateway in one Ray process and event loop
-    client.py       Client and AsyncClient for programs; loads neither ray nor faiss nor torch;
-                    sending.py makes the bodies of their writes
+    service.py      SearchService: encode, fan out, merge, fetch texts -> Answer
+    description.py  what the router knows of its index: model, calibration, shards
+    batching.py     natural batching: take all that waits when the worker is free, no timers
+    merge.py        one order of all gathered candidates
+    hits.py         the documents of the winners
+    answer_bytes.py, admission.py   the memory of answers and of writes in progress
+    loop_lag.py     how late the event loop is; turns.py, collector.py and heap.py keep it prompt
+    json_scan.py    where the parts of a JSON text begin and end, without parsing it
+
+    http/           the gateway (gateway.py) and its limits (protocol.py, shell.py, bodies.py); who
+                    may ask for what (access.py, gate.py, authorization.py, keys.py); the routes
+                    (search_routes.py, document_routes.py, admin.py); errors (problems.py)
+    model/          encoder.py: text -> fp32 with sentence-transformers; compiled.py runs it in
+                    OpenVINO; query_vectors.py caches the vectors of queries
+    shards/         fanout.py asks every shard at once under one deadline; placement.py says which
+                    shards own an id, and where their replicas are; replica_set.py is several
+                    replicas of a shard seen as one link; ray_calls.py is the one place where Ray's
+                    exceptions are translated
+    write/          service.py: check, encode, quantize, send; incoming.py reads documents from
+                    bytes, document_rules.py says what one may be, writer.py is the Ray actor
     web/            the page at /
 
 Invariants: every request has one absolute deadline on the monotonic clock; a shard that does not
@@ -35,3 +31,6 @@ answer is named in the coverage, never hidden; the answer does not depend on the
 shards answer. A write is acknowledged after its shard's synced commit, and nothing here sends one
 twice.
 """
+
+if __name__ != "bitsift.router":  # a second copy of every class: no isinstance would hold
+    raise ImportError("import bitsift.router: router is no name of its own")

@@ -3,28 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
+import os
 import socket
 import threading
+from dataclasses import replace
 from typing import Any
 
 import ray
 import uvicorn
+from fastapi import FastAPI
 
-from router.description import IndexDescription
-from router.encoder import Encoder
-from router.fanout import FanOut
-from router.gateway import create_app
-from router.query_vectors import QUERY_CACHE_DEFAULT
-from router.remote import RemoteLink, RemoteWriter
-from router.service import SearchService
+from bitsift.errors import InvalidRequest
+from bitsift.router import collector
+from bitsift.router.description import IndexDescription
+from bitsift.router.http.access import AccessSettings
+from bitsift.router.http.gateway import create_admin_app, create_app
+from bitsift.router.http.limits import HttpLimits
+from bitsift.router.http.protocol import Connections
+from bitsift.router.http.tls_door import protocol_of
+from bitsift.router.model.query_vectors import QUERY_CACHE_DEFAULT
+from bitsift.router.model.spec import EncoderSpec
+from bitsift.router.service import SearchService
+from bitsift.router.shards.fanout import FanOut
+from bitsift.router.shards.placed import PlacedShards
+from bitsift.router.shards.placement import ReplicaTable
+from bitsift.router.shards.remote import RemoteWriter
+from bitsift.shard_worker.search.precedence import share_quickly
 
 log = logging.getLogger(__name__)
 
-CONNECTIONS_MAX = 1_000
+BACKLOG = 2_048
+"""Connections that the kernel holds until they are accepted."""
 KEEP_ALIVE_S = 30
 DRAIN_S = 5
+TOLD_S = 1.0
+"""Time for the answers to requests that were cut off."""
 
 
 @ray.remote(max_restarts=-1, max_task_retries=0)
@@ -34,65 +48,128 @@ class RouterActor:
     def __init__(
         self,
         description: IndexDescription,
-        shards: list[Any],
+        table: ReplicaTable,
         writer: Any,
-        encoder: dict[str, Any] | None,
+        encoder: EncoderSpec | None,
         query_cache: int = QUERY_CACHE_DEFAULT,
+        access: AccessSettings = AccessSettings(),  # noqa: B008 (frozen)
+        min_ready_shards: int | None = None,
     ) -> None:
-        """``writer`` is the WriterActor of these shards.
+        """``table`` says where the shards are, until ``place`` is called; ``writer`` is the
+        WriterActor of the same shards.
 
-        ``encoder`` holds the arguments of ``Encoder.load``; None for ready-made vectors.
-        ``query_cache`` is how many vectors of queries are remembered.
+        ``encoder`` is None for precomputed embeddings.
+        ``query_cache`` is how many vectors of queries are remembered, ``min_ready_shards`` what
+        /readyz waits for (readiness.py). ``access`` says who may ask for what.
         """
-        links = [RemoteLink(number, actor) for number, actor in enumerate(shards)]
-        self._service = SearchService(description, FanOut(links), None, query_cache)
+        share_quickly()
+        self._min_ready_shards = min_ready_shards
+        self._shards = PlacedShards(table)
+        shards = FanOut(self._shards.links)
+        self._service = SearchService(description, shards, None, query_cache)
         self._writer = RemoteWriter(writer)
-        self._encoder_arguments = encoder
         self._failure: str | None = None
-        self._server: uvicorn.Server | None = None
-        self._serving: asyncio.Task[None] | None = None
+        self._access = access
+        self._servers: list[tuple[uvicorn.Server, asyncio.Task[None]]] = []
+        self._urls: tuple[str, str | None] | None = None
         if encoder is not None:
-            threading.Thread(target=self._load_encoder, name="encoder", daemon=True).start()
+            loading = threading.Thread(target=self._load_encoder, args=(encoder,), daemon=True)
+            loading.start()
 
-    def _load_encoder(self) -> None:
+    def _load_encoder(self, spec: EncoderSpec) -> None:
         try:
-            encoder = Encoder.load(**(self._encoder_arguments or {}))
+            encoder = spec.load()
             encoder.warm_up()
-            gc.collect()
-            gc.freeze()  # a collection that walks all of torch's objects stops answers for 0.3 s
+            collector.settle()
             self._service.encoder = encoder
-        except Exception as error:  # anything: it must reach the operator
+        except BaseException as error:  # anything: it must reach the operator
             self._failure = f"{type(error).__name__}: {error}"
             log.exception("the encoder cannot be loaded")
 
-    async def listen(self, host: str, port: int) -> str:
-        """Start the gateway; returns its address. Raises OSError when the port is taken."""
+    async def listen(
+        self, host: str, port: int, admin_port: int | None = None
+    ) -> tuple[str, str | None]:
+        """Start the gateway; returns its address, and that of the admin routes if it is another.
+
+        Raises InvalidRequest when a port is taken or a host is invalid; as ``AccessSettings.check``
+        when its files changed. Asked again, it says the addresses.
+        """
+        if self._urls is None:
+            self._urls = self._listen(host, port, replace(self._access, admin_port=admin_port))
+            collector.settle()
+        return self._urls
+
+    async def listen_again(self, host: str, port: int, admin_port: int | None) -> int:
+        """``listen``, and the pid of the process that does: it is another after a restart."""
+        await self.listen(host, port, admin_port)
+        return os.getpid()
+
+    def _listen(self, host: str, port: int, access: AccessSettings) -> tuple[str, str | None]:
+        app = create_app(self._service, self._writer, access, host, self._min_ready_shards)
         listener = _listener(host, port)
+        if access.admin_port is None:
+            return self._start(app, listener, host), None
+        try:
+            admin_app = create_admin_app(self._service, access)
+            admin_listener = _listener(access.admin_host, access.admin_port)
+        except BaseException:
+            listener.close()
+            raise
+        admin_url = self._start(admin_app, admin_listener, access.admin_host)
+        return self._start(app, listener, host), admin_url
+
+    def _start(self, app: FastAPI, listener: socket.socket, host: str) -> str:
+        """Answer on ``listener``; returns the address."""
+        tls = self._access.tls
         config = uvicorn.Config(
-            create_app(self._service, self._writer),
+            app,
             log_level="warning",
             access_log=False,
-            limit_concurrency=CONNECTIONS_MAX,
+            http=protocol_of(Connections(HttpLimits.of_this_process()), tls),  # type: ignore[arg-type]
+            ws="none",
+            backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=DRAIN_S,
         )
-        self._server = uvicorn.Server(config)
-        self._serving = asyncio.create_task(self._server.serve(sockets=[listener]))
-        return f"http://{host}:{listener.getsockname()[1]}"
+        server = uvicorn.Server(config)
+        self._servers.append((server, asyncio.create_task(server.serve(sockets=[listener]))))
+        name = f"[{host}]" if ":" in host else host
+        return f"{'https' if tls is not None else 'http'}://{name}:{listener.getsockname()[1]}"
+
+    async def place(self, table: ReplicaTable) -> int:
+        """Ask the replicas of ``table`` from now on; returns the epoch that is in force.
+
+        No query is lost: those under way end where they are. Raises InvalidRequest for a table
+        older than the one in force, or of another number of shards.
+        """
+        return self._shards.place(table)
+
+    async def write_through(self, writer: Any) -> None:
+        """``writer`` takes the place of the WriterActor that was given before."""
+        self._writer.hand_over(writer)
 
     async def loading(self, total: int | None) -> None:
-        """Say that a load of ``total`` records fills the shards meanwhile; None: it has ended."""
+        """Announce that a load of ``total`` records is filling the shards; None: it has ended."""
         self._service.loading_total = total
+
+    async def heal(self, events: list[dict[str, str]]) -> None:
+        """Say in /v1/cluster what the supervisor healed lately, the newest last."""
+        self._service.healed = events
 
     async def encoder_failure(self) -> str | None:
         """Why the encoder could not be loaded, or None."""
         return self._failure
 
     async def stop(self) -> None:
-        """Stop listening, finish the requests in flight."""
-        if self._server is not None and self._serving is not None:
-            self._server.should_exit = True
-            await self._serving
+        """Stop listening and finish the requests in flight; those that take too long get an
+        error.
+        """
+        for server, _ in self._servers:
+            server.should_exit = True
+        await asyncio.gather(*(serving for _, serving in self._servers))
+        told = [task for server, _ in self._servers for task in server.server_state.tasks]
+        if told:  # cancelled by now (cut_off.py)
+            await asyncio.wait(told, timeout=TOLD_S)
 
 
 def _listener(host: str, port: int) -> socket.socket:
@@ -104,8 +181,10 @@ def _listener(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-    except OSError:
+    except (OSError, TypeError, ValueError) as error:
         listener.close()
-        raise
-    listener.listen(2048)
+        raise InvalidRequest(
+            f"cannot listen on {host}:{port} ({error}); choose another host or port"
+        ) from error
+    listener.listen(BACKLOG)
     return listener

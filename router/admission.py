@@ -1,4 +1,4 @@
-"""How much of writing goes on at once. What comes beyond it is told to come again."""
+"""Limits how much goes on at once, by count and by the RAM it may take. Excess gets a 429."""
 
 from __future__ import annotations
 
@@ -6,39 +6,61 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from shard_worker.errors import Overloaded
+from bitsift.errors import Overloaded
 
 
 class Admission:
-    """At most ``calls_max`` calls that hold ``bytes_max`` bytes together; in one event loop."""
+    """At most ``calls_max`` calls, and ``bytes_max`` bytes together; in one event loop.
 
-    def __init__(self, calls_max: int, bytes_max: int) -> None:
+    The two are apart, because a call that is still being sent takes RAM but does not run yet: so
+    slow senders never take the places of others.
+    """
+
+    def __init__(self, what: str, calls_max: int, bytes_max: int) -> None:
+        """``what`` names the calls in messages: "writes"."""
+        self._what = what
         self._calls_max = calls_max
         self._bytes_max = bytes_max
         self._calls = 0
         self._bytes = 0
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is in use: everything that was taken has been given back."""
+        return self._calls == self._bytes == 0
+
     @contextmanager
-    def call(self, announced_bytes: int) -> Iterator[Held]:
-        """A call that says how much it brings. Raises Overloaded."""
+    def call(self) -> Iterator[None]:
+        """A call that runs. Raises Overloaded."""
         if self._calls >= self._calls_max:
-            raise Overloaded(f"{self._calls} writes are under way already; try again")
-        held = Held(self)
+            raise Overloaded(f"{self._calls} {self._what} are already in progress; try again later")
         self._calls += 1
         try:
-            held.at_least(announced_bytes)
-            yield held
+            yield
         finally:
             self._calls -= 1
-            self._bytes -= held.size_bytes
 
-    def take(self, more: int) -> None:
-        """Count ``more`` bytes. Raises Overloaded."""
+    @contextmanager
+    def hold(self, size_bytes: int = 0) -> Iterator[Held]:
+        """RAM that is counted until the end. Raises Overloaded."""
+        held = Held(self)
+        try:
+            held.resize(size_bytes)
+            yield held
+        finally:
+            held.resize(0)
+
+    def check(self, more: int) -> None:
+        """Raise Overloaded if ``more`` bytes could not be held now."""
         if self._bytes + more > self._bytes_max:
             raise Overloaded(
-                f"writes under way hold {self._bytes:,} bytes already, at most {self._bytes_max:,} "
-                "are held; try again"
+                f"{self._what} in progress already take {self._bytes:,} bytes of at most "
+                f"{self._bytes_max:,}, and this one needs {more:,} more; try again later"
             )
+
+    def _resize(self, more: int) -> None:
+        if more > 0:
+            self.check(more)
         self._bytes += more
 
 
@@ -49,8 +71,7 @@ class Held:
     admission: Admission
     size_bytes: int = 0
 
-    def at_least(self, size_bytes: int) -> None:
-        """Hold so many from now on. Raises Overloaded."""
-        if size_bytes > self.size_bytes:
-            self.admission.take(size_bytes - self.size_bytes)
-            self.size_bytes = size_bytes
+    def resize(self, size_bytes: int) -> None:
+        """Hold so many from now on, more or fewer. Raises Overloaded."""
+        self.admission._resize(size_bytes - self.size_bytes)
+        self.size_bytes = size_bytes

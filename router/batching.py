@@ -1,71 +1,216 @@
 """Natural batching: while one batch runs, arrivals wait; then all that wait go together.
 
-No timers. An idle system adds no delay to a single call; a busy one pays one call per batch.
+No timers. An idle system adds no delay to a single call; a busy one pays one call per batch. Items
+that nobody waits for any more leave the queue unprocessed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
+
+from bitsift.errors import Overloaded, RequestOutcome, Unavailable, reason
+
+log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+WAITING_MAX = 4_096
+"""Items that wait in one queue."""
+RESULTS_PER_TURN = 2
+"""Results handed out before other work of the event loop has its turn: each wakes a caller, who
+goes on at once; sixty-four of them together would stop the loop for some 10 ms."""
+_NEWEST_SHARE = 0.2
+"""Weight of the newest batch in the measured time of an item."""
+
 
 class Batcher(Generic[Item, Result]):
-    """Run ``run`` on batches of at most ``limit`` items, one batch at a time, in arrival order.
+    """Run ``run`` on batches that weigh ``limit`` at most, in arrival order, one at a time or as
+    many as there are ``lanes``.
 
-    Lives in one event loop. An exception from ``run`` reaches every caller of that batch.
+    An item weighs 1, or what ``weigh`` says; one that is heavier than ``limit`` goes alone.
+
+    Lives in one event loop. An exception in the place of a result is raised to its caller. What
+    ``run`` raises, whatever it is, reaches every caller of that batch; then the next one is run.
     """
 
     def __init__(
-        self, run: Callable[[list[Item]], Awaitable[Sequence[Result]]], limit: int
+        self,
+        run: Callable[[list[Item]], Awaitable[Sequence[Result | Exception]]],
+        limit: int,
+        *,
+        weigh: Callable[[Item], int] = lambda _: 1,
+        ends_when_left: bool = False,
+        lanes: Callable[[], int] = lambda: 1,
     ) -> None:
+        """``ends_when_left`` cancels a ``run`` that no caller waits for any more.
+
+        Not for writes: the next batch would begin while the shard is still at this one.
+        ``lanes`` says how many batches may be run at once at the moment.
+        """
         self._run = run
         self._limit = limit
-        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
-        self._worker: asyncio.Task[None] | None = None
+        self._weigh = weigh
+        self._ends_when_left = ends_when_left
+        self._queue: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._waiting = 0
+        """Of those in the queue, how many are still waited for."""
+        self._batches: set[_Batch] = set()
+        self._item_s = 0.0
+        self._lanes = lanes
+        self._workers: set[asyncio.Task[None]] = set()
 
     async def submit(self, item: Item) -> Result:
         """The result for ``item``. A caller that is cancelled while waiting leaves the queue."""
         return await self.enqueue(item)
 
     def enqueue(self, item: Item) -> asyncio.Future[Result]:
-        """The same as a future, for callers that wait for several; cancelled, it leaves too."""
+        """The same as a future, for callers that wait for several; cancelled, it leaves too.
+
+        Overloaded is its exception where ``WAITING_MAX`` wait already.
+        """
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, future))
-        if self._worker is None:
-            self._worker = asyncio.create_task(self._work())
+        if self._waiting >= WAITING_MAX:
+            future.set_exception(
+                Overloaded(f"{self._waiting:,} calls are already waiting; try again later")
+            )
+            return future
+        future.add_done_callback(self._left_queue)
+        self._queue.append((item, future))
+        self._waiting += 1
+        if len(self._workers) < self._lanes():
+            self._workers.add(asyncio.create_task(self._work()))
         return future
+
+    def wait_s(self) -> float:
+        """How long an item that arrives now would wait for its result, judging by recent
+        batches.
+        """
+        awaited = sum(batch.awaited for batch in self._batches)
+        return (self._waiting + awaited) * self._item_s / max(1, self._lanes())
+
+    def _left_queue(self, _: asyncio.Future[Result]) -> None:
+        self._waiting -= 1
 
     async def _work(self) -> None:
         try:
-            while self._waiting:
-                batch = self._take()
-                if batch:
-                    await self._run_batch(batch)
+            while self._queue:
+                await self._run_batch(self._take())
         finally:
-            self._worker = None
+            self._workers.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+            for _, future in self._queue:  # none, unless the event loop ends
+                future.cancel()
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
-        batch: list[tuple[Item, asyncio.Future[Result]]] = []
-        while self._waiting and len(batch) < self._limit:
-            item, future = self._waiting.popleft()
+        taken: list[tuple[Item, asyncio.Future[Result]]] = []
+        weight = 0
+        while self._queue:
+            item, future = self._queue[0]
             if not future.done():
-                batch.append((item, future))
-        return batch
+                weight += self._weigh(item)
+                if taken and weight > self._limit:
+                    break
+                future.remove_done_callback(self._left_queue)
+                self._waiting -= 1
+                taken.append((item, future))
+            self._queue.popleft()
+        return taken
 
-    async def _run_batch(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
-        try:
-            results = await self._run([item for item, _ in batch])
-            assert len(results) == len(batch), (len(results), len(batch))
-        except Exception as error:  # handed to every caller of this batch
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(error)
+    async def _run_batch(self, taken: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+        if not taken:
             return
-        for (_, future), result in zip(batch, results, strict=True):
-            if not future.done():
+        futures = [future for _, future in taken]
+        batch = _Batch(futures, ends_when_left=self._ends_when_left)
+        self._batches.add(batch)
+        try:
+            await self._answer(batch, taken)
+        finally:
+            self._batches.discard(batch)
+
+    async def _answer(
+        self, batch: _Batch, taken: list[tuple[Item, asyncio.Future[Result]]]
+    ) -> None:
+        results: Sequence[Result | Exception]
+        started = time.monotonic()
+        try:
+            with batch:
+                results = await self._run([item for item, _ in taken])
+            if batch.was_left:
+                return
+            assert len(results) == len(taken), (len(results), len(taken))
+        except BaseException as error:
+            if batch.is_cancelled_from_outside(error):
+                batch.cancel()
+                raise
+            log.debug("a batch of %d failed", len(taken), exc_info=error)
+            results = [_as_exception(error)] * len(taken)
+        else:
+            newest_s = (time.monotonic() - started) / len(taken)
+            weight = _NEWEST_SHARE if self._item_s else 1.0
+            self._item_s += weight * (newest_s - self._item_s)
+        await batch.hand_out(results)
+
+
+class _Batch:
+    """The callers of one batch. As a context: its run, which may end when all of them have left."""
+
+    def __init__(self, futures: list[asyncio.Future[Any]], *, ends_when_left: bool) -> None:
+        self._futures = futures
+        self._ends_when_left = ends_when_left
+        self._task: asyncio.Task[Any] | None = None
+        self.awaited = len(futures)
+        self.was_left = False
+        for future in futures:
+            future.add_done_callback(self._one_less)
+
+    def _one_less(self, _: asyncio.Future[Any]) -> None:
+        self.awaited -= 1
+        if not self.awaited and self._task is not None and self._ends_when_left:
+            self.was_left = True
+            self._task.cancel()
+
+    def __enter__(self) -> None:
+        self._task = asyncio.current_task()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        """Swallows the cancellation of its own making."""
+        task, self._task = self._task, None
+        assert task is not None
+        return self.was_left and kind is asyncio.CancelledError and task.uncancel() == 0
+
+    def is_cancelled_from_outside(self, error: BaseException) -> bool:
+        """Whether the event loop ends; ``run`` may raise CancelledError of its own as well."""
+        task = asyncio.current_task()
+        cancelled = isinstance(error, asyncio.CancelledError)
+        return cancelled and task is not None and task.cancelling() > 0
+
+    def cancel(self) -> None:
+        for future in self._futures:
+            future.cancel()
+
+    async def hand_out(self, results: Sequence[Any]) -> None:
+        """Answer every caller that is still there, a few at a time."""
+        for place, (future, result) in enumerate(zip(self._futures, results, strict=True)):
+            if place and place % RESULTS_PER_TURN == 0:
+                await asyncio.sleep(0)
+            if future.done():
+                continue
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
                 future.set_result(result)
+
+
+def _as_exception(error: BaseException) -> Exception:
+    """``error`` in a form that callers can raise: SystemExit or the like would end their event
+    loop.
+    """
+    if isinstance(error, Exception):
+        return error
+    failed = Unavailable(f"the call ended with {reason(error)}")
+    return failed.with_outcome(RequestOutcome.UNKNOWN)

@@ -1,15 +1,21 @@
-"""Global rescoring: all gathered candidates, one matrix product, one scale."""
+"""One order of all gathered candidates: by their decoded int8 scores, which have one scale.
+
+A shard computes them itself: a score does not depend on the rows that are scored with it
+(``Calibration.scores``), so it is the same as if the router had all codes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shard_worker.codes import Calibration
-from shard_worker.types import Candidates
+from bitsift.shard_worker.types import Candidates
+
+ROWS_MAX = 1 << 40
+"""More than one shard can have: (shard, row) as one number, which sorts in a fifth of the time."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,6 +37,13 @@ class Ranking:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def down_to(self, min_score: float | None) -> Ranking:
+        """Those that score ``min_score`` or more, as an answer says their scores."""
+        if min_score is None or not len(self):
+            return self
+        kept = int(np.count_nonzero(self.scores.astype(np.float64) >= min_score))
+        return Ranking(*(getattr(self, field.name)[:kept] for field in fields(self)))
+
     def through_ties(self, count: int) -> int:
         """How many leading candidates reach the score of the ``count``-th: ties are cut by id."""
         if count >= len(self):
@@ -38,10 +51,8 @@ class Ranking:
         return int(np.count_nonzero(self.scores >= self.scores[count - 1]))
 
 
-def rescore(
-    calibration: Calibration, vector: NDArray[np.float32], gathered: Sequence[Candidates]
-) -> Ranking:
-    """Rank the candidates of all shards by their decoded int8 score against ``vector`` (width,).
+def merge(gathered: Sequence[Candidates], dimension: int) -> Ranking:
+    """Rank the candidates of all shards by their scores; ``dimension`` is the index's.
 
     Equal scores stand in (shard, row) order here; the service orders them by document id.
     """
@@ -51,15 +62,17 @@ def rescore(
     shards = np.repeat([part.shard for part in parts], [len(part) for part in parts])
     rows = np.concatenate([part.rows for part in parts])
     estimates = np.concatenate([part.estimates for part in parts])
-    scores = calibration.scores(vector, np.concatenate([part.codes for part in parts]))
-    best = np.lexsort((rows, shards, -scores))
+    scores = np.concatenate([part.scores for part in parts])
+    by_row = np.argsort(shards * ROWS_MAX + rows)
+    best = by_row[np.argsort(-scores[by_row], kind="stable")]
     ranks = np.empty(len(rows), dtype=np.int64)
-    ranks[np.lexsort((rows, shards, -estimates))] = np.arange(1, len(rows) + 1)
+    by_estimate = by_row[np.argsort(-estimates[by_row], kind="stable")]
+    ranks[by_estimate] = np.arange(1, len(rows) + 1)
     return Ranking(
         shards=shards[best].astype(np.int64),
         rows=rows[best],
         scores=scores[best],
-        asymmetric=(estimates[best] / np.sqrt(calibration.dimension)).astype(np.float32),
+        asymmetric=(estimates[best] / np.sqrt(dimension)).astype(np.float32),
         asymmetric_ranks=ranks[best],
         distances=np.concatenate([part.distances for part in parts])[best],
         hamming_ranks=np.concatenate([part.hamming_ranks for part in parts])[best],

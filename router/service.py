@@ -1,91 +1,54 @@
-"""SearchService: one question from text to answer. Knows nothing of Ray or HTTP."""
+"""SearchService: one query from text to answer. Independent of Ray and HTTP."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from router.answer import (
-    Answer,
-    Coverage,
-    Explanation,
-    HammingStage,
-    Hit,
-    ScoreStage,
-    Timings,
+from bitsift.errors import (
+    DeadlineExceeded,
+    Overloaded,
+    RequestOutcome,
+    ShardUnavailable,
+    Unavailable,
 )
-from router.description import IndexDescription
-from router.fanout import FanOut
-from router.merge import Ranking, rescore
-from router.query_vectors import QUERY_CACHE_DEFAULT, QueryEncoder, QueryVectors
-from shard_worker.errors import DeadlineExceeded, InvalidRequest, ShardUnavailable
-from shard_worker.types import CANDIDATES_MAX, NPROBE_MAX, Document, Mode, Query
+from bitsift.options import SearchOptions
+from bitsift.results import Answer, Coverage, Hit, Timings
+from bitsift.router.answer_bytes import AnswerBytes, ReadMemory
+from bitsift.router.description import IndexDescription
+from bitsift.router.hits import Winners, first_bytes, make_hit
+from bitsift.router.loop_lag import LoopLag
+from bitsift.router.merge import merge
+from bitsift.router.model.query_vectors import QUERY_CACHE_DEFAULT, QueryEncoder, QueryVectors
+from bitsift.router.shards.fanout import FanOut
+from bitsift.shard_worker.deadline import Deadline
+from bitsift.shard_worker.types import Query
 
-TOP_K_DEFAULT = 10
-TOP_K_MAX = CANDIDATES_MAX
-TIMEOUT_DEFAULT_S = 5.0
-TIMEOUT_MAX_S = 60.0
-QUERY_CHARACTERS_MAX = 8_192
+_GONE = (Unavailable.__name__, ShardUnavailable.__name__)
 SENDING_SHARDS_MAX = 4
-"""So many shards send the documents of their own best along with the candidates, which spares a
-second round of calls; more would read many documents that no one sees."""
-FIELDS = frozenset({"title", "text", "metadata"})
+"""Up to so many shards send the documents of their own best along with the candidates, which saves
+a second round of calls; with more shards, many documents would be read in vain."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Question:
-    """One question: ``text`` or a ready-made ``vector`` (dimension,), and how to answer it.
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What was found, what it was counted as, and when on the monotonic clock.
 
-    ``candidates`` and ``nprobe`` None leave it to each shard how much it reads and visits.
+    ``lost_its_replica``: documents are missing, because whoever had their rows has gone.
     """
 
-    text: str | None = None
-    vector: NDArray[np.float32] | None = None
-    top_k: int = TOP_K_DEFAULT
-    candidates: int | None = None
-    mode: Mode = Mode.AUTO
-    nprobe: int | None = None
-    timeout_s: float = TIMEOUT_DEFAULT_S
-    include: frozenset[str] = FIELDS
-    explain: bool = False
-    require_complete: bool = False
-
-    def __post_init__(self) -> None:
-        """Check at the border. Raises InvalidRequest."""
-        if (self.text is None) == (self.vector is None):
-            raise InvalidRequest("ask with a text or with a vector, exactly one of them")
-        if self.text is not None:
-            _check_text(self.text)
-        _check_range("top_k", self.top_k, 1, TOP_K_MAX)
-        if self.candidates is not None:
-            _check_range("candidates", self.candidates, 1, CANDIDATES_MAX)
-        if self.nprobe is not None:
-            _check_range("nprobe", self.nprobe, 1, NPROBE_MAX)
-        if not 0 < self.timeout_s <= TIMEOUT_MAX_S:
-            raise InvalidRequest(f"the timeout must be above 0 and at most {TIMEOUT_MAX_S:.0f} s")
-        unknown = self.include - FIELDS
-        if unknown:
-            raise InvalidRequest(f"cannot include {sorted(unknown)}; choose of {sorted(FIELDS)}")
-
-
-def _check_text(text: str) -> None:
-    if not text.strip():
-        raise InvalidRequest("the query is empty")
-    _check_range("characters of the query", len(text), 1, QUERY_CHARACTERS_MAX)
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidRequest("the query holds a lone surrogate: not valid Unicode") from error
-
-
-def _check_range(name: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise InvalidRequest(f"{name}: {value} is not between {low} and {high}")
+    hits: tuple[Hit, ...]
+    coverage: Coverage
+    lost_its_replica: bool
+    size_bytes: int
+    fanned_out_s: float
+    rescored_s: float
 
 
 class SearchService:
@@ -98,16 +61,19 @@ class SearchService:
         encoder: QueryEncoder | None,
         query_cache: int = QUERY_CACHE_DEFAULT,
     ) -> None:
-        """``encoder`` None: it is still loading, or the index has ready-made vectors only.
+        """``encoder`` None: it is still loading, or the index has precomputed embeddings only.
 
-        ``query_cache`` is how many vectors of queries are remembered by their text.
-        ``loading_total`` is how many records a load that runs meanwhile will have brought, None
-        while none runs.
+        ``query_cache`` is how many vectors of queries are cached by their text.
+        ``loading_total`` is how many records a running load will bring in total; None if none is
+        running. ``healed`` is what was healed lately (cluster/serving).
         """
         self.description = description
         self.loading_total: int | None = None
+        self.healed: Sequence[Mapping[str, str]] = ()
         self.shards = shards
         self.query_vectors = QueryVectors(description, encoder, query_cache)
+        self.memory = ReadMemory()
+        self.loop_lag = LoopLag()
         # A rotation takes seconds to make: now, not in the event loop at the first question.
         description.calibration.units(np.ones((1, description.dimension)))
 
@@ -119,123 +85,100 @@ class SearchService:
     def encoder(self, encoder: QueryEncoder | None) -> None:
         self.query_vectors.encoder = encoder
 
-    async def search(self, question: Question) -> Answer:
-        """The answer to one question.
+    async def search(self, options: SearchOptions, answer: AnswerBytes | None = None) -> Answer:
+        """The answer to one search; its documents are counted in ``answer``, if it is given.
 
-        Raises InvalidRequest, Unavailable (no encoder), DeadlineExceeded when nothing was encoded
-        in time, ShardUnavailable when completeness was required or no shard answered.
+        ``options`` have been checked. Raises InvalidRequest (a vector of another dimension),
+        Overloaded when it cannot be answered in its time or the documents have no room, Unavailable
+        (no encoder), DeadlineExceeded when nothing was found in time, ShardUnavailable when
+        completeness was required or no shard answered.
         """
+        if answer is None:
+            with contextlib.closing(AnswerBytes(self.memory)) as answer:
+                return await self.search(options, answer)
         started = time.monotonic()
-        deadline = started + question.timeout_s
-        vector = await self._vector(question, deadline)
+        deadline_s = started + options.timeout_s
+        self._check_queues(options)
+        options = replace(options, vector=await self._vector(options, deadline_s))
         encoded = time.monotonic()
-        query = _shard_query(vector, question, len(self.shards) <= SENDING_SHARDS_MAX)
-        gathered, coverage = await self.shards.search(query, deadline)
-        _check_coverage(coverage, question)
-        fanned_out = time.monotonic()
-        ranking = rescore(self.description.calibration, vector, gathered)
-        rescored = time.monotonic()
+        found = await self._find(options, deadline_s, answer)
+        if found.lost_its_replica and time.monotonic() < deadline_s:  # others may have all of it
+            answer.give_back(found.size_bytes)
+            found = await self._find(options, deadline_s, answer)
+        _check_coverage(found.coverage, options)
+        stages = (started, encoded, found.fanned_out_s, found.rescored_s, time.monotonic())
+        partial = bool(found.coverage.failures)
+        return Answer(found.hits, found.coverage, _timings(*stages), partial=partial)
+
+    async def _find(self, options: SearchOptions, deadline_s: float, answer: AnswerBytes) -> _Found:
+        """Candidates of all shards, and the documents of the best."""
+        gathered, coverage = await self.shards.search(self._query(options, deadline_s))
+        _check_coverage(coverage, options)
+        fanned_out_s = time.monotonic()
+        ranking = merge(gathered, self.description.dimension).down_to(options.min_score)
+        rescored_s = time.monotonic()
         sent = {
-            (part.shard, row): document
-            for part in gathered
-            for row, document in part.documents.items()
+            (part.shard, row): held for part in gathered for row, held in part.documents.items()
         }
-        hits, coverage = await self._hits(question, ranking, sent, coverage, deadline)
-        _check_coverage(coverage, question)
-        done = time.monotonic()
-        stages = (started, encoded, fanned_out, rescored, done)
-        return Answer(hits, coverage, _timings(*stages), partial=bool(coverage.failures))
+        origins = {part.shard: part.origin for part in gathered}
+        fields = frozenset(options.include)
+        winners = Winners(self.shards, ranking, origins, sent, fields, deadline_s)
+        found = await winners.page(options.offset, options.top_k, answer)
+        hits = tuple(
+            make_hit(ranking, place, document, winners.fields, explain=options.explain)
+            for place, document in found
+        )
+        coverage = replace(coverage, failures=(*coverage.failures, *winners.failures))
+        lost = any(failure.error in _GONE for failure in winners.failures)
+        return _Found(hits, coverage, lost, winners.size_bytes, fanned_out_s, rescored_s)
 
-    async def _vector(self, question: Question, deadline: float) -> NDArray[np.float32]:
+    def _check_queues(self, options: SearchOptions) -> None:
+        """Raises Overloaded when what waits already leaves no time for this search."""
+        wait_s = self.shards.wait_s(options.mode)
+        if options.query is not None:
+            wait_s += self.query_vectors.wait_s(options.query)
+        if wait_s > options.timeout_s:
+            raise Overloaded(
+                f"waiting queries need {wait_s:.1f} s, but this one has only "
+                f"{options.timeout_s:.3f} s; try again later"
+            )
+
+    def _query(self, options: SearchOptions, deadline_s: float) -> Query:
+        """What every shard is asked. Of a later page none knows which of its own are on it."""
+        shards = len(self.shards)
+        sends = shards <= SENDING_SHARDS_MAX and not options.offset
+        return Query(options, first_bytes(shards) if sends else 0, Deadline(deadline_s))
+
+    async def _vector(self, options: SearchOptions, deadline_s: float) -> NDArray[np.float32]:
         """The unit query vector, float32 (width,)."""
-        if question.vector is not None:
-            units = self.description.calibration.units(question.vector[None, :])
+        if options.vector is not None:
+            units = self.description.calibration.units(np.asarray(options.vector)[None, :])
             return np.asarray(units[0])
-        assert question.text is not None
+        assert options.query is not None, "neither a text nor a vector"
         try:
-            async with asyncio.timeout(deadline - time.monotonic()):
-                return await self.query_vectors.of(question.text)
+            async with asyncio.timeout(deadline_s - time.monotonic()):
+                return await self.query_vectors.of(options.query)
         except TimeoutError as error:
-            raise DeadlineExceeded(
-                f"the query was not encoded in {question.timeout_s:.3f} s"
-            ) from error
-
-    async def _hits(
-        self,
-        question: Question,
-        ranking: Ranking,
-        sent: Mapping[tuple[int, int], Document],
-        coverage: Coverage,
-        deadline: float,
-    ) -> tuple[tuple[Hit, ...], Coverage]:
-        """The winners' documents: ``sent`` already, by (shard, row), or fetched.
-
-        A damaged one is replaced by the next and reported.
-        """
-        documents: dict[int, Document] = {}
-        asked = 0
-        wanted = ranking.through_ties(question.top_k)
-        while asked < wanted:
-            places = range(asked, wanted)
-            rows: dict[int, list[int]] = {}
-            keys = {p: (int(ranking.shards[p]), int(ranking.rows[p])) for p in places}
-            for shard, row in keys.values():
-                if (shard, row) not in sent:
-                    rows.setdefault(shard, []).append(row)
-            fetched, failures = await self.shards.documents(rows, deadline)
-            known = {**sent, **fetched}
-            documents |= {place: known[key] for place, key in keys.items() if key in known}
-            coverage = replace(coverage, failures=(*coverage.failures, *failures))
-            missing = question.top_k - len(documents)
-            asked = wanted
-            if missing > 0 and time.monotonic() < deadline:
-                wanted = min(len(ranking), asked + missing)
-        # An upsert that lands between a shard's candidates and its documents may show both rows.
-        by_age = sorted(documents, key=lambda place: int(ranking.rows[place]))
-        newest = {documents[place].id: place for place in by_age}.values()
-        order = sorted(newest, key=lambda p: (-float(ranking.scores[p]), documents[p].id))
-        hits = [_hit(question, ranking, place, documents[place]) for place in order]
-        return tuple(hits[: question.top_k]), coverage
+            late = DeadlineExceeded(f"the query was not encoded in {options.timeout_s:.3f} s")
+            raise late.with_outcome(RequestOutcome.NOT_DONE) from error
 
 
-def _shard_query(vector: NDArray[np.float32], question: Question, with_documents: bool) -> Query:
-    """What every shard is asked; fixed candidates are ``top_k`` at least: one may hold all."""
-    fixed = question.candidates
-    candidates = None if fixed is None else max(fixed, question.top_k)
-    return Query(vector, candidates, question.mode, question.nprobe, question.top_k, with_documents)
+def _check_coverage(coverage: Coverage, options: SearchOptions) -> None:
+    """Raises if no shard answered, or if completeness was required and missed.
 
-
-def _check_coverage(coverage: Coverage, question: Question) -> None:
-    """Raise ShardUnavailable when nothing answered, or completeness was asked for and missed."""
-    if coverage.failures and (question.require_complete or coverage.answered == 0):
+    That is DeadlineExceeded or Overloaded where no shard had another reason, else ShardUnavailable.
+    """
+    if coverage.failures and (options.require_complete or coverage.answered == 0):
         reasons = "; ".join(f"shard {f.shard}: {f.message}" for f in coverage.failures)
-        raise ShardUnavailable(
+        kinds = {failure.error for failure in coverage.failures}
+        error: type[Unavailable | Overloaded] = ShardUnavailable
+        for same in (DeadlineExceeded, Overloaded):
+            if not coverage.answered and kinds == {same.__name__}:
+                error = same
+        raise error(
             f"{coverage.answered} of {coverage.shards} shards answered completely "
-            f"in {question.timeout_s:.3f} s ({reasons})"
-        )
-
-
-def _hit(question: Question, ranking: Ranking, place: int, document: Document) -> Hit:
-    explain = None
-    if question.explain:
-        hamming = None
-        if ranking.hamming_ranks[place]:
-            hamming = HammingStage(int(ranking.hamming_ranks[place]), int(ranking.distances[place]))
-        asymmetric = ScoreStage(
-            int(ranking.asymmetric_ranks[place]), float(ranking.asymmetric[place])
-        )
-        explain = Explanation(
-            hamming, asymmetric, ScoreStage(place + 1, float(ranking.scores[place]))
-        )
-    return Hit(
-        id=document.id,
-        score=float(ranking.scores[place]),
-        title=document.title if "title" in question.include else None,
-        text=document.text if "text" in question.include else None,
-        metadata=document.metadata if "metadata" in question.include else None,
-        shard=int(ranking.shards[place]),
-        explain=explain,
-    )
+            f"in {options.timeout_s:.3f} s ({reasons})"
+        ).with_outcome(RequestOutcome.NOT_DONE)
 
 
 def _timings(

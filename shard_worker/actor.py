@@ -1,4 +1,4 @@
-"""ShardActor: the thin Ray wrapper round one Shard.
+"""ShardActor: the thin Ray wrapper around one Shard.
 
 It opens its shard in a background thread, in a state machine (LOADING, READY, FAILED with the
 reason), because an exception in a Ray constructor leaves the actor dead for good. A FAILED shard
@@ -14,57 +14,54 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-import faiss
 import ray
 
-from shard_worker.backup import ShardCopy, copy_shard
-from shard_worker.codes import Calibration
-from shard_worker.deadline import Deadline
-from shard_worker.errors import DeadlineExceeded, ShardUnavailable
-from shard_worker.shard import Shard
-from shard_worker.types import (
-    Document,
-    Documents,
-    Outcome,
+from bitsift.errors import BitsiftError, RequestOutcome, ShardUnavailable
+from bitsift.shard_worker.codes import Calibration
+from bitsift.shard_worker.fencing import check_epoch
+from bitsift.shard_worker.maintenance.backup import copy_shard
+from bitsift.shard_worker.search.precedence import lowest_priority, share_quickly
+from bitsift.shard_worker.search.underway import Underway
+from bitsift.shard_worker.shard import Shard
+from bitsift.shard_worker.types import (
+    Candidates,
     ShardIdentity,
     ShardSettings,
     ShardStatus,
+    spare_hits,
 )
-from shard_worker.wire import (
+from bitsift.shard_worker.wire.frames import UNSTAMPED, Kind, Stamp
+from bitsift.shard_worker.wire.search import (
     pack_candidates,
     pack_documents,
-    pack_outcomes,
     unpack_queries,
-    unpack_writes,
+    unpack_reads,
 )
+from bitsift.shard_worker.wire.structures import pack_fact
+from bitsift.shard_worker.wire.write import pack_outcomes, unpack_writes
 
 log = logging.getLogger(__name__)
 
 RETRY_S = 5.0
 UPKEEP_CHECK_S = 5.0
-_THREADS = {"search": 1, "read": 2, "load": 1, "write": 8, "upkeep": 1}
-"""Writers wait for each other in the shard, which commits what waits together. Not those of a bulk
-load: its batches are large, and would all be in RAM at once."""
-SWITCH_INTERVAL_S = 2e-4
-"""How long a thread may keep Python's lock from another that wants it. A search asks for it some
-hundred times, and Python's 5 ms would make it wait for writes and upkeep each time."""
+_THREADS = {
+    "search": 1, "exhaustive": 1, "read": 2, "load": 1, "write": 8, "upkeep": 1, "give_up": 1,
+}  # fmt: skip
+"""Writers wait for each other in the shard, which commits what waits together. Bulk loads write in
+a group of one thread: their batches are large, and would all be in RAM at once."""
 UPKEEP_AGAIN_S = 60.0
-"""After an upkeep that failed."""
+"""Pause after failed maintenance."""
 
 
 @ray.remote(  # type: ignore[call-overload]
     max_restarts=-1, max_task_retries=0, num_cpus=1, concurrency_groups=_THREADS
 )
 class ShardActor:
-    """One shard of one index, in a process of its own. Imports no torch.
-
-    Its FAISS is pinned to one thread: a machine gets one shard per core (DESIGN §5).
-    """
+    """One shard of one index, in a process of its own. Imports no torch."""
 
     def __init__(
         self,
@@ -72,86 +69,131 @@ class ShardActor:
         calibration: dict[str, object],
         identity: ShardIdentity,
         settings: ShardSettings | None = None,
+        epoch: int | None = None,
     ) -> None:
-        """``settings`` None: a bulk load, which groups no rows into lists meanwhile."""
-        faiss.omp_set_num_threads(1)
-        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        """``settings`` None: a bulk load, which builds no lists.
+
+        ``epoch`` is that of a replica's start (fencing.py); None: there is one copy only.
+        """
+        share_quickly()
         self._folder = Path(folder)
         self._calibration = Calibration.from_json(calibration)
         self._identity = identity
         self._settings = settings
+        self._epoch = epoch
         self._shard: Shard | None = None
         self._reason: str | None = None
+        self._underway = Underway()
         self._stopping = threading.Event()
         threading.Thread(target=self._open, name="open", daemon=True).start()
 
     def _open(self) -> None:
         while self._shard is None and not self._stopping.is_set():
             try:
+                self._check_epoch()
                 settings = self._settings or ShardSettings()
                 self._shard = Shard(self._folder, self._calibration, self._identity, settings)
                 self._reason = None
-            except Exception as error:  # anything: the reason must reach the operator
+            except BaseException as error:  # anything: the reason must reach the operator
                 self._reason = f"{type(error).__name__}: {error}"
                 log.exception("shard %d cannot be opened", self._identity.shard)
                 self._stopping.wait(RETRY_S)
         if self._settings is not None:
             self._keep_up()
 
+    def _check_epoch(self) -> None:
+        if self._epoch is not None:
+            check_epoch(self._folder, self._epoch)
+
     def _keep_up(self) -> None:
-        """Train, compact and save when it is due, at the lowest priority."""
-        _give_way()
+        """Train, compact and save when it is due, at the lowest priority.
+
+        An actor in whose place another was started meanwhile closes the shard.
+        """
+        lowest_priority()
         while not self._stopping.wait(UPKEEP_CHECK_S):
             try:
+                self._check_epoch()
+            except BitsiftError as error:
+                log.error("shard %d is closed: %s", self._identity.shard, error)
+                self.close()
+                self._reason = f"{type(error).__name__}: {error}"
+                return
+            try:
                 self._ready().maintain()
-            except Exception:  # searches go on
-                log.exception("the upkeep of shard %d failed", self._identity.shard)
+            except BaseException:  # searches go on
+                log.exception("the maintenance of shard %d failed", self._identity.shard)
                 self._stopping.wait(UPKEEP_AGAIN_S)
 
     def _ready(self) -> Shard:
         if self._shard is None:
             state = "loading" if self._reason is None else f"failed: {self._reason}"
-            raise ShardUnavailable(f"shard {self._identity.shard} is {state}")
+            error = ShardUnavailable(f"shard {self._identity.shard} is {state}")
+            raise error.with_outcome(RequestOutcome.NOT_DONE)
         return self._shard
 
+    def _stamp(self) -> Stamp:
+        """Which opened copy of the shard answers, and the newest version that it knows."""
+        shard = self._shard
+        return UNSTAMPED if shard is None else Stamp(shard.replica, shard.newest_version)
+
     @ray.method(concurrency_group="search")
-    def search(self, queries: bytes, deadline: Deadline) -> bytes:
+    def search(self, call: str, queries: bytes) -> bytes:
         """Packed candidates of each of the packed queries (wire.py).
 
-        Work whose time is over is dropped. The router cancels it as well, where it still can.
+        A query whose time is over, or that was given up, has a DeadlineExceeded in its place.
+        ``call`` is how the caller names this call in ``give_up``.
         """
-        late_s = deadline.late_s()
-        if late_s > 0:
-            raise DeadlineExceeded(
-                f"shard {self._identity.shard} came to this {late_s:.3f} s after its deadline"
-            )
-        return pack_candidates(self._ready().search(unpack_queries(queries)))
+        asked = unpack_queries(queries)
+        with self._underway.call(call, [query.deadline for query in asked]):
+            found = self._ready().answers(asked)
+        kept = [
+            answer.leading(spare_hits(query.options.depth))
+            if isinstance(answer, Candidates) and not query.options.explain
+            else answer
+            for query, answer in zip(asked, found, strict=True)
+        ]
+        return pack_candidates(kept, self._stamp())
+
+    @ray.method(concurrency_group="exhaustive")
+    def exhaustive(self, call: str, queries: bytes) -> bytes:
+        """The same for ``exhaustive`` queries, in a thread of their own, of the lowest priority."""
+        lowest_priority()
+        asked = unpack_queries(queries)
+        with self._underway.call(call, [query.deadline for query in asked]):
+            return pack_candidates(self._ready().answers(asked), self._stamp())
 
     @ray.method(concurrency_group="read")
-    def documents(self, rows: Sequence[int]) -> bytes:
-        """Packed documents of ``rows`` (wire.py)."""
-        return pack_documents(self._ready().documents(rows))
+    def documents(self, call: str, reads: bytes) -> bytes:
+        """Packed documents of each of the packed reads (wire.py), or why it failed."""
+        asked = unpack_reads(reads)
+        with self._underway.call(call, [read.deadline for read in asked]):
+            return pack_documents(self._ready().read_each(asked), self._stamp())
 
-    @ray.method(concurrency_group="read")
-    def positions_of(self, ids: Sequence[str]) -> list[int | None]:
-        return self._ready().positions_of(ids)
-
-    @ray.method(concurrency_group="load")
-    def append(self, batch: Documents, replace: bool = False) -> list[Outcome]:
-        return self._ready().append(batch, replace=replace)
+    @ray.method(concurrency_group="give_up")
+    def give_up(self, call: str, places: Sequence[int]) -> None:
+        """Nobody waits any more for what stands at ``places`` of ``call``."""
+        self._underway.give_up(call, places)
 
     @ray.method(concurrency_group="write")
     def write(self, operations: bytes) -> bytes:
-        """Do packed operations durably; packed outcomes of each (wire.py)."""
-        return pack_outcomes(self._ready().write(unpack_writes(operations)))
+        """Do packed operations durably; packed outcomes of each (write_wire.py).
+
+        A bulk load calls it in the group ``load``.
+        """
+        asked = unpack_writes(operations)
+        return pack_outcomes(self._ready().write(asked), self._stamp())
 
     @ray.method(concurrency_group="read")
-    def document(self, document_id: str) -> Document:
-        return self._ready().document(document_id)
+    def foresee(self, operations: bytes) -> bytes:
+        """What ``write`` would say of packed operations now; nothing is done."""
+        asked = unpack_writes(operations, Kind.HINTS)
+        return pack_outcomes(self._ready().foresee(asked), self._stamp())
 
     @ray.method(concurrency_group="read")
-    def holds(self, ids: Sequence[str], digests: Sequence[bytes]) -> list[bool]:
-        return self._ready().holds(ids, digests)
+    def document(self, document_id: str) -> bytes:
+        """The packed document with this id."""
+        return pack_documents([[self._ready().document(document_id)]], self._stamp())
 
     @ray.method(concurrency_group="upkeep")
     def save_bits(self) -> None:
@@ -164,28 +206,31 @@ class ShardActor:
 
     @ray.method(concurrency_group="upkeep")
     def compact(self) -> bool:
-        """Drop dead rows now; minutes for millions of rows. Returns whether there were any."""
+        """Drop deleted rows now; takes minutes for millions of rows. Returns whether there were
+        any.
+        """
         return self._ready().compact()
 
     @ray.method(concurrency_group="upkeep")
-    def backup(self, dest: str) -> ShardCopy:
+    def backup(self, dest: str) -> bytes:
         """Copy the shard to the backup repository ``dest``, at the lowest priority."""
-        _give_way()
-        return copy_shard(self._ready(), dest)
+        lowest_priority()
+        return pack_fact(copy_shard(self._ready(), dest), self._stamp())
 
-    def status(self) -> ShardStatus:
-        """Never raises: the state and the reason are the answer."""
+    def status(self) -> bytes:
+        """A packed ShardStatus. Never raises: the state and the reason are the answer."""
         base = ShardStatus(self._identity.shard, "LOADING")
         if self._shard is not None:
             base = self._shard.status()
         elif self._reason is not None:
             base = dataclasses.replace(base, state="FAILED", reason=self._reason)
-        return dataclasses.replace(
+        status = dataclasses.replace(
             base,
             resident_bytes=resident_bytes(),
             node=ray.get_runtime_context().get_node_id(),
             pid=os.getpid(),
         )
+        return pack_fact(status, self._stamp())
 
     def close(self) -> None:
         """Release the directory; the process may be killed after this."""
@@ -193,11 +238,6 @@ class ShardActor:
         if self._shard is not None:
             self._shard.close()
             self._shard = None
-
-
-def _give_way() -> None:
-    """Give this thread, and those that it starts, the lowest priority (Linux)."""
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 def resident_bytes() -> int:

@@ -1,7 +1,7 @@
 """The codes: fp32 -> int8 -> bits, and the scores computed from them. Pure numpy, no I/O.
 
 * **int8** is affine per dimension, ``code = clip(round((x - low) / step) - 128)``, with one
-  calibration for the whole index (DESIGN §3).
+  calibration for the whole index.
 * **bits** are the signs of the decoded int8 vector, so they can be rebuilt from the store.
 * The three scores, cheapest first: Hamming distance (FAISS), *asymmetric* (fp32 query against the
   ±1 code) and *decoded* (fp32 query against the decoded int8 code, an estimate of the cosine).
@@ -20,7 +20,6 @@ score, only the bits and what quantizing loses:
 from __future__ import annotations
 
 import functools
-import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -28,10 +27,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shard_worker.errors import FormatMismatch, InvalidRequest
+from bitsift.errors import FormatMismatch, InvalidRequest
 
 DIMENSION_MIN = 32
-DIMENSION_MAX = 4096
 CALIBRATION_VERSION = 1
 TRANSFORMED_VERSION = 2
 """Of a calibration with a transform: a program that knows of none must refuse it."""
@@ -45,12 +43,6 @@ _STEP_MIN = 1e-7
 def padded(dimension: int) -> int:
     """Bytes of int8 code per row: ``dimension`` rounded up to whole bytes of bits."""
     return (dimension + 7) // 8 * 8
-
-
-def shard_of(document_id: str, shards: int) -> int:
-    """The shard that owns a document id: BLAKE2b-64 of its UTF-8 bytes, modulo ``shards``."""
-    digest = hashlib.blake2b(document_id.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") % shards
 
 
 def bad_rows(vectors: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
@@ -102,7 +94,7 @@ def normalize(vectors: NDArray[np.floating[Any]], dimension: int) -> NDArray[np.
 
 
 class Transform(StrEnum):
-    """What is done to vectors before their signs are taken."""
+    """Transform applied to vectors before their signs are taken."""
 
     NONE = "none"
     CENTER = "center"
@@ -168,7 +160,7 @@ class Calibration:
         """Calibrate to the range seen in ``units``, float32 (n, padded(dimension)) unit vectors.
 
         ``units`` are not rotated yet. The centre is their mean.
-        Min/max, percentiles and k·sd measured alike (FIELD-NOTES), so the plain range is taken.
+        Min/max, percentiles and k·sd measured alike, so the plain range is taken.
         A sample under ``SMALL_SAMPLE`` has not seen the range; it is widened to ±4/sqrt(dimension),
         four standard deviations of a random unit vector, so that later documents do not clip.
         """

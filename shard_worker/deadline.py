@@ -1,30 +1,111 @@
-"""A point in time that crosses processes: on a machine's monotonic clock, which no one sets.
+"""When an answer is due, and whether anyone still waits for it: what every long loop checks.
 
-The wall clock will not do: it jumps, and two machines disagree about it. The monotonic clock counts
-from the machine's start and is the same for all its processes, so a deadline names the boot it
-belongs to. On another machine it cannot be judged: there the router's cancellation ends late work.
+What crosses processes is the time that is left, never a point in time: the wall clock jumps, and
+two machines' monotonic clocks have nothing in common. A message also says when it was sent, on the
+clock of its machine's boot; a receiver of the same boot takes off what it spent in queues. Between
+machines that part is not known and not counted: the router's cancellation ends late work there.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import dataclass
+import uuid
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-_BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+import numpy as np
+from numpy.typing import NDArray
+
+from bitsift.errors import DeadlineExceeded
+
+_BOOT = uuid.UUID(Path("/proc/sys/kernel/random/boot_id").read_text().strip()).bytes
+_WAITED_MAX_S = 120.0
+"""No request lives half as long. A longer wait means that the two clocks are not the same after
+all (containers may shift theirs: time_namespaces(7)), so it says nothing."""
+
+Check = Callable[[], None]
+"""Called between the steps of long work. Raises DeadlineExceeded when it is for nobody."""
 
 
-@dataclass(frozen=True, slots=True)
 class Deadline:
-    """``at_s`` on the monotonic clock of the machine whose boot is ``boot``."""
+    """``at_s`` on this process's monotonic clock; infinite by default. Any thread may look at it.
 
-    at_s: float
-    boot: str = _BOOT
+    ``give_up`` says that nobody waits any more, however much time is left.
+    """
+
+    __slots__ = ("_given_up", "_listeners", "at_s")
+
+    def __init__(self, at_s: float = math.inf) -> None:
+        self.at_s = at_s
+        self._given_up = False
+        self._listeners: list[Callable[[], None]] = []
 
     @classmethod
     def after(cls, seconds: float) -> Deadline:
         return cls(time.monotonic() + seconds)
 
+    def remaining_s(self) -> float:
+        """Seconds that are left; negative when it has passed, infinite where there is none."""
+        return self.at_s - time.monotonic()
+
     def late_s(self) -> float:
-        """How long ago it was; at most 0 while it lies ahead, and 0 on another machine."""
-        return time.monotonic() - self.at_s if self.boot == _BOOT else 0.0
+        """How long ago it was; negative while it lies ahead."""
+        return -self.remaining_s()
+
+    def is_open(self) -> bool:
+        """Whether somebody waits and there is time."""
+        return not self._given_up and time.monotonic() < self.at_s
+
+    def check(self) -> None:
+        """Raises DeadlineExceeded when nobody waits any more, or the time is over."""
+        if self._given_up:
+            raise DeadlineExceeded("cancelled: nobody is waiting for this any more")
+        if time.monotonic() > self.at_s:
+            raise DeadlineExceeded(f"stopped {self.late_s():.3f} s after the deadline")
+
+    def give_up(self) -> None:
+        """Nobody waits any more. Listeners are told, in this thread, once."""
+        self._given_up = True
+        listeners, self._listeners = self._listeners, []
+        for tell in listeners:
+            tell()
+
+    def on_give_up(self, tell: Callable[[], None]) -> None:
+        """Call ``tell`` when it is given up; at once if it was."""
+        if self._given_up:
+            tell()
+        else:
+            self._listeners.append(tell)
+
+    def branch(self) -> Deadline:
+        """The same moment for one of several attempts: given up with this one, or before it."""
+        branch = Deadline(self.at_s)
+        self.on_give_up(branch.give_up)
+        return branch
+
+    def forget(self, tell: Callable[[], None]) -> None:
+        """Do not call ``tell`` any more."""
+        if tell in self._listeners:
+            self._listeners.remove(tell)
+
+
+def still_open(deadlines: Sequence[Deadline]) -> NDArray[np.intp]:
+    """The places of those of ``deadlines`` that are open."""
+    return np.flatnonzero([deadline.is_open() for deadline in deadlines])
+
+
+Sent = tuple[bytes, float]
+"""The boot of a sender's machine, and seconds on the monotonic clock of that boot."""
+
+
+def sent_now() -> Sent:
+    """What a message that leaves now says of the moment."""
+    return _BOOT, time.monotonic()
+
+
+def arrived(remaining_s: float, sent: Sent) -> Deadline:
+    """The deadline, here, of a message that had ``remaining_s`` left when it was ``sent``."""
+    boot, at_s = sent
+    waited_s = time.monotonic() - at_s if boot == _BOOT else 0.0
+    return Deadline.after(remaining_s - (waited_s if 0 < waited_s < _WAITED_MAX_S else 0.0))

@@ -1,8 +1,8 @@
 """One generation of a shard: the store and the bits whose row numbers belong together.
 
-Compaction numbers the rows anew. A query that was answered by the generation before may still ask
-for its documents, so that one stays open for a while, and what leaves the shard are *references*:
-the row with the number of its generation in the bits above it.
+Compaction renumbers the rows. A query that was answered by the generation before may still ask
+for its documents, so that one stays open for a while, and rows leave the shard with their *origin*:
+the opened copy of the shard and the generation that they are of (types.py).
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import threading
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
-from shard_worker.index import BinaryIndex
-from shard_worker.store import Store
-
-_ROW_BITS = 40
+from bitsift.errors import Unavailable
+from bitsift.shard_worker.bits.index import BinaryIndex
+from bitsift.shard_worker.leftovers import remove_store
+from bitsift.shard_worker.store import Store
+from bitsift.shard_worker.store.lmdb_file import DATA_FILE, unusable_named
 
 
 class OpenStore:
@@ -26,30 +26,42 @@ class OpenStore:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.number = store.generation
+        self.is_replaced = False
+        """Whether its files are to go when it is closed: ``shard.json`` names another store."""
         self._lock = threading.Lock()
         self._readers = 0
         self._retired = False
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Store]:
-        """Keep it open while something is read."""
+        """Keep it open while something is read. Raises Unavailable where it is closed already, and
+        ShardUnavailable where the disk fails.
+        """
         with self._lock:
+            if self._retired and self._readers == 0:
+                raise Unavailable(f"{self.store.path} has been closed: ask again")
             self._readers += 1
         try:
-            yield self.store
+            with unusable_named(self.store.path / DATA_FILE):
+                yield self.store
         finally:
             with self._lock:
                 self._readers -= 1
                 last = self._retired and self._readers == 0
             if last:
-                self.store.close()
+                self._close()
 
     def retire(self) -> None:
-        """Close it as soon as nobody reads it. No one may begin to read it after this."""
+        """Close it as soon as nobody reads it."""
         with self._lock:
             idle, self._retired = self._readers == 0 and not self._retired, True
         if idle:
-            self.store.close()
+            self._close()
+
+    def _close(self) -> None:
+        self.store.close()
+        if self.is_replaced:
+            remove_store(self.store.path)
 
 
 class Generation:
@@ -64,17 +76,26 @@ class Generation:
     def store(self) -> Store:
         return self.open_store.store
 
-    def references(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """References to ``rows`` (n,) of this generation."""
-        return rows | (self.open_store.number << _ROW_BITS)
+    def check(self, *, in_doubt: bool = False) -> None:
+        """Raise WritesStopped where the bits in RAM are not those of the store's rows.
+
+        Rows written then would have their bits at wrong places, and a snapshot would seal that. The
+        writer's lock is held. ``in_doubt`` as in ``Commits.stop``.
+        """
+        bits, rows = len(self.index), self.store.rows
+        if bits != rows:
+            reason = f"RAM has the bits of {bits} rows, the store has {rows} rows"
+            raise self.store.stop_writes(reason, in_doubt=in_doubt)
+
+    def damaged_rows(self) -> int:
+        """How many living rows are known to be damaged: met by a search, or without bits."""
+        moment = self.index.moment()
+        known = self.store.held.damaged | moment.lost
+        rows = np.array([row for row in known if row < len(moment)], dtype=np.int64)
+        return int(np.count_nonzero(moment.is_alive(rows)))
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Generation]:
         """Keep its store open while something is read."""
         with self.open_store.reading():
             yield self
-
-
-def row_of(reference: int) -> tuple[int, int]:
-    """Generation and row that a reference leads to."""
-    return reference >> _ROW_BITS, reference & ((1 << _ROW_BITS) - 1)

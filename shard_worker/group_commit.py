@@ -1,22 +1,29 @@
 """Group commit: what several threads want to write at once is written in one transaction.
 
-A synced commit takes as long for one document as for hundreds. Whoever finds the writer free writes
-for all who wait; there is no thread of its own, no timer, and no delay for one who is alone.
+A synced commit takes as long for one document as for hundreds. The caller that finds the writer
+free writes for all that wait; there is no separate thread, no timer, and no delay for a single
+caller.
 """
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from shard_worker.types import Operation, Outcome
+from bitsift.errors import RequestOutcome, ShardUnavailable, WritesStopped, reason
+from bitsift.shard_worker.operations import Operation
+from bitsift.write_status import WriteStatus
 
 DOCUMENTS_MAX = 10_000
-"""Documents of several callers that are written together; one caller may bring more."""
+"""Documents of several callers that are written together; a single caller may bring more."""
 
-Commit = Callable[[Sequence[Operation]], list[list[Outcome]]]
-"""Does all operations, no two of which share an id, in one transaction, or none of them."""
+Commit = Callable[[Sequence[Operation]], list[list[WriteStatus]]]
+"""Does all operations, no two of which share an id, in one transaction. An Exception means that
+nothing was done, except WritesStopped: then all of it may have been.
+"""
 
 
 class _Ticket:
@@ -24,12 +31,13 @@ class _Ticket:
 
     def __init__(self, operation: Operation) -> None:
         self.operation = operation
-        self.outcomes: list[Outcome] | None = None
+        self.ids = frozenset(operation.ids)
+        self.statuses: list[WriteStatus] | None = None
         self.error: Exception | None = None
 
     @property
     def is_done(self) -> bool:
-        return self.outcomes is not None or self.error is not None
+        return self.statuses is not None or self.error is not None
 
 
 class GroupCommit:
@@ -44,38 +52,66 @@ class GroupCommit:
         self.lock = threading.Lock()
         """Held while something is written; whoever holds it keeps others from writing."""
 
-    def write(self, operations: Sequence[Operation], commit: Commit) -> list[list[Outcome]]:
-        """The outcomes of each operation, when all are durable.
+    def write(
+        self, operations: Sequence[Operation], commit: Commit
+    ) -> list[list[WriteStatus] | Exception]:
+        """The statuses of each operation, durable by then, or what ``commit`` raised for it.
 
-        ``commit`` does what others wait for as well, so all callers give the same. Raises what it
-        raised for the first operation that failed; those before it were done.
+        ``commit`` does what others wait for as well, so all callers give the same. A BaseException
+        that is no Exception is raised to the one whose thread met it.
         """
         tickets = [_Ticket(operation) for operation in operations]
         self._waiting.extend(tickets)
         with self.lock:
-            while not all(ticket.is_done for ticket in tickets):
-                self._write_together(self._take(), commit)
-        for ticket in tickets:
-            if ticket.error is not None:
-                raise ticket.error
-        return [ticket.outcomes or [] for ticket in tickets]
+            try:
+                while not all(ticket.is_done for ticket in tickets):
+                    self._write_some(commit)
+            finally:
+                self._forget(tickets)
+        return [ticket.error or ticket.statuses or [] for ticket in tickets]
 
-    def _take(self) -> list[_Ticket]:
-        """The first that wait, up to a limit, and up to one that shares an id with another."""
+    def _forget(self, tickets: list[_Ticket]) -> None:
+        """Leave nothing in the queue of a caller that leaves by an error."""
+        for ticket in tickets:
+            if not ticket.is_done:
+                with contextlib.suppress(ValueError):
+                    self._waiting.remove(ticket)
+
+    def _write_some(self, commit: Commit) -> None:
+        """Write for those who wait first. Whatever is raised, each of them is answered."""
         taken: list[_Ticket] = []
+        try:
+            self._take(taken)
+            self._write_together(taken, commit)
+        except BaseException as error:  # compiled libraries raise such, too
+            for ticket in taken:
+                if not ticket.is_done:
+                    ticket.error = ShardUnavailable(
+                        f"the write was abandoned ({reason(error)}); whether it was done is "
+                        "unknown: read the documents before sending it again"
+                    ).with_outcome(RequestOutcome.UNKNOWN)
+            raise
+
+    def _take(self, taken: list[_Ticket]) -> None:
+        """Move the first that wait, up to a limit, and up to one that shares an id with another."""
         ids: set[str] = set()
+        documents = 0
         while self._waiting:
-            operation = self._waiting[0].operation
-            full = len(ids) + len(operation) > DOCUMENTS_MAX
-            if taken and (full or not ids.isdisjoint(operation.ids)):
+            ticket = self._waiting[0]
+            documents += len(ticket.operation)
+            if taken and (documents > DOCUMENTS_MAX or not ids.isdisjoint(ticket.ids)):
                 break
-            ids.update(operation.ids)
-            taken.append(self._waiting.popleft())
-        return taken
+            ids |= ticket.ids
+            taken.append(ticket)
+            self._waiting.popleft()
 
     def _write_together(self, tickets: list[_Ticket], commit: Commit) -> None:
         try:
             done = commit([ticket.operation for ticket in tickets])
+        except WritesStopped as error:  # it may have been done, and none of them would be now
+            for ticket in tickets:
+                ticket.error = copy.copy(error)
+            return
         except Exception as error:
             if len(tickets) > 1:  # one of them may be to blame: each for itself
                 for ticket in tickets:
@@ -83,5 +119,5 @@ class GroupCommit:
             else:
                 tickets[0].error = error
             return
-        for ticket, outcomes in zip(tickets, done, strict=True):
-            ticket.outcomes = outcomes
+        for ticket, its in zip(tickets, done, strict=True):
+            ticket.statuses = its

@@ -1,39 +1,45 @@
 """Names and identity of a shard directory, and the one way a file is replaced.
 
-INDEX/shard-00000/shard.json        which shard of which index this is
-INDEX/shard-00000/shard.lock        held exclusively by the one process that has it open
-INDEX/shard-00000/store/data.mdb    LMDB (store.py)
-INDEX/shard-00000/store.next        what compaction makes; left over when it was interrupted
-INDEX/shard-00000/bits-00000.bits   segments of the binary index (index.py), derived
+What each file holds, and since which version of the format, is said in store/format.py.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import os
+import re
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import google_crc32c
 import orjson
 
-from shard_worker.errors import (
+from bitsift.errors import (
     ChecksumMismatch,
     Corrupt,
     FormatMismatch,
     NotFound,
     Unavailable,
 )
-from shard_worker.types import ShardIdentity
+from bitsift.shard_worker.format_version import CURRENT, FORMAT_1, Format, format_in
+from bitsift.shard_worker.types import ShardIdentity
 
-FORMAT_VERSION = 1
 MANIFEST_FILE, COMPLETE_FILE, REJECTS_FILE = "manifest.json", "complete.json", "rejects.jsonl"
-"""Of the whole index, beside its shards: see cluster/manifest.py."""
+"""Files of the whole index, next to its shards: see cluster/manifest.py."""
 SHARD_FILE = "shard.json"
 LOCK_FILE = "shard.lock"
-STORE_FOLDER = "store"
-NEXT_FOLDER = "store.next"
+STORE_FOLDER = re.compile(r"store(-\d{5,})?")
+"""Where the data file of a generation lies; in format 1, of every generation."""
+PARTIAL = re.compile(
+    r"((manifest|complete|shard|bits-lists)\.json|bits-(\d{5}|lists)\.bits|blocks\.pages)"
+    r"(\.[0-9a-f]{32})?\.partial"
+)
+"""Our files while they are written; version 0.1.0 put no random number into the name."""
 
 
 def shard_folder(index: Path, shard: int) -> Path:
@@ -50,45 +56,80 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A new file, to be written, that becomes ``path`` whole or not at all.
+
+    Written aside, under a name that nothing else has; then fsync, rename, fsync the folder. Where
+    the block fails nothing is left; what a killed process left ``remove_partials`` removes.
+    """
+    with renamed_over(path) as file:
+        yield file
+    sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def renamed_over(path: Path) -> Iterator[IO[bytes]]:
+    """The same up to the rename. Only ``sync_folder`` makes it sure against a crash."""
+    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    with aside.open("xb") as file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            aside.replace(path)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+
+
 def replace_file(path: Path, *parts: bytes | memoryview) -> None:
-    """Write ``path`` whole or not at all: write aside, fsync, rename, fsync the folder."""
-    aside = path.with_name(path.name + ".partial")
-    with aside.open("wb") as file:
+    """Make ``path`` of ``parts``, whole or not at all."""
+    with replacing(path) as file:
         for part in parts:
             file.write(part)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
-    sync_folder(path.parent)
+
+
+def remove_partials(folder: Path) -> None:
+    """Remove what killed processes left of ``replacing`` in ``folder``, where none may run now."""
+    for path in folder.iterdir():
+        if PARTIAL.fullmatch(path.name) and not path.is_dir():
+            path.unlink()
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in ``path``.
 
-    Raises NotFound, FormatMismatch (another format version), ChecksumMismatch, or Corrupt.
+    Raises NotFound, FormatMismatch (of a version that is not read), ChecksumMismatch, or Corrupt.
     """
+    return _read_versioned(path)[1]
+
+
+def _read_versioned(path: Path) -> tuple[Format, dict[str, Any]]:
     try:
         data = orjson.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise NotFound(f"{path} does not exist") from error
     except orjson.JSONDecodeError as error:
         raise Corrupt(f"{path} is not valid JSON ({error}); restore it from a backup") from error
-    version = data.get("format_version") if isinstance(data, dict) else None
-    if version != FORMAT_VERSION:
-        raise FormatMismatch(
-            f"{path} has format version {version}, this program reads version {FORMAT_VERSION}"
-        )
+    version = format_in(path, data.get("format_version") if isinstance(data, dict) else None)
     if data.pop("checksum", None) != _checksum(data):
         raise ChecksumMismatch(f"{path} is damaged; restore it from a backup")
-    return dict(data)
+    del data["format_version"]
+    return version, data
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
     """Write ``data`` atomically, format version first, checksum last."""
-    data = {"format_version": FORMAT_VERSION, **data}
+    replace_file(path, packed_json(data))
+
+
+def packed_json(data: dict[str, Any]) -> bytes:
+    """What ``write_json`` writes."""
+    data = {"format_version": str(CURRENT), **data}
     # Read back, so that the checksum is of what a reader will have: floats are printed shortest.
     data["checksum"] = _checksum(orjson.loads(orjson.dumps(data)))
-    replace_file(path, orjson.dumps(data, option=orjson.OPT_INDENT_2))
+    return orjson.dumps(data, option=orjson.OPT_INDENT_2)
 
 
 def _checksum(data: dict[str, Any]) -> str:
@@ -96,22 +137,55 @@ def _checksum(data: dict[str, Any]) -> str:
     return f"{google_crc32c.value(orjson.dumps(data)):08x}"
 
 
-def write_identity(folder: Path, identity: ShardIdentity) -> None:
-    """Make ``folder`` the directory of this shard."""
-    write_json(folder / SHARD_FILE, dataclasses.asdict(identity))
+@dataclass(frozen=True, slots=True)
+class ShardFile:
+    """What ``shard.json`` says: which shard a directory is, and where its current store lies.
+
+    ``others`` are facts of a newer minor version, which are kept.
+    """
+
+    identity: ShardIdentity
+    store: str
+    format: Format = CURRENT
+    others: Mapping[str, Any] = field(default_factory=dict)
+
+    def packed(self) -> bytes:
+        """The bytes of the file, in the current format."""
+        facts = dataclasses.asdict(self.identity) | {"store": self.store}
+        return packed_json({**facts, **self.others})
+
+
+def read_shard_file(folder: Path) -> ShardFile:
+    """What ``shard.json`` in ``folder`` says. Raises as ``read_json`` does."""
+    path = folder / SHARD_FILE
+    version, data = _read_versioned(path)
+    try:
+        known = {key: data.pop(key) for key in ShardIdentity.__dataclass_fields__}
+        store = "store" if version.major == FORMAT_1.major else data.pop("store")
+    except KeyError as error:
+        raise Corrupt(f"{path} lacks {error}; restore it from a backup") from error
+    if not isinstance(store, str) or not STORE_FOLDER.fullmatch(store):
+        raise Corrupt(f"{path} names {store!r}, which is not the folder of a store; restore it")
+    return ShardFile(ShardIdentity(**known), store, version, data)
 
 
 def read_identity(folder: Path) -> ShardIdentity:
-    """What ``shard.json`` in ``folder`` says. Raises as ``read_json`` does."""
-    data = read_json(folder / SHARD_FILE)
-    try:
-        return ShardIdentity(**{key: data[key] for key in ShardIdentity.__dataclass_fields__})
-    except KeyError as error:
-        raise Corrupt(f"{folder / SHARD_FILE} lacks {error}; restore it from a backup") from error
+    """Which shard the directory ``folder`` is. Raises as ``read_json`` does."""
+    return read_shard_file(folder).identity
+
+
+def store_folder(folder: Path) -> Path:
+    """Where the current store of the shard directory ``folder`` lies. Raises as ``read_json``."""
+    return folder / read_shard_file(folder).store
+
+
+def store_name(generation: int) -> str:
+    """The folder of a store below that of its shard: one name a generation, never used again."""
+    return f"store-{generation:05d}"
 
 
 def check_identity(folder: Path, found: ShardIdentity, expected: ShardIdentity) -> None:
-    """Refuse a directory that was mounted in the wrong place, naming both."""
+    """Refuse a directory mounted in the wrong place, naming both."""
     if found != expected:
         raise FormatMismatch(
             f"{folder} holds shard {found.shard} of {found.shards} of index {found.index_uuid}, "
@@ -126,7 +200,9 @@ class FolderLock:
     def __init__(self, folder: Path) -> None:
         """Raises Unavailable when another process has the directory open."""
         path = folder / LOCK_FILE
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        if path.is_symlink():
+            raise Unavailable(f"{path} is a link to a file that would be overwritten; remove it")
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -136,8 +212,9 @@ class FolderLock:
                 f"{folder} is open in another process (pid {owner}); stop that one first, "
                 "or ask the running cluster instead"
             ) from error
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
+        with contextlib.suppress(OSError):  # the pid is for messages; a disk may be full
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
 
     def release(self) -> None:
         os.close(self._descriptor)

@@ -1,80 +1,70 @@
-"""One partition of the index: store + bits + funnel. Knows nothing of Ray, HTTP or models."""
+"""One partition of the index: store + bits + funnel. Independent of Ray, HTTP and models."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import logging
-import threading
+import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from shard_worker.clustering import lists_for
-from shard_worker.codes import Calibration
-from shard_worker.compaction import Compaction, remove_leftovers
-from shard_worker.errors import (
+from bitsift.errors import (
     BitsiftError,
+    DeadlineExceeded,
     NotFound,
-    StorageFull,
+    ShardUnavailable,
     Unavailable,
-    WritesStopped,
+    reason,
 )
-from shard_worker.funnel import Funnel
-from shard_worker.generation import Generation, OpenStore, row_of
-from shard_worker.group_commit import GroupCommit
-from shard_worker.ids import PENDING_MAX
-from shard_worker.index import BinaryIndex, open_index
-from shard_worker.layout import (
+from bitsift.shard_worker.bits.tuning import TUNING_FILE
+from bitsift.shard_worker.clock import NO_VERSION, HybridClock
+from bitsift.shard_worker.codes import Calibration
+from bitsift.shard_worker.compaction import OnRows
+from bitsift.shard_worker.generation import Generation
+from bitsift.shard_worker.generations import RETIRED_S, Generations
+from bitsift.shard_worker.group_commit import GroupCommit
+from bitsift.shard_worker.housekeeping import Upkeep
+from bitsift.shard_worker.layout import (
     SHARD_FILE,
-    STORE_FOLDER,
     FolderLock,
+    ShardFile,
     check_identity,
     read_identity,
+    replace_file,
+    store_name,
     sync_folder,
-    write_identity,
 )
-from shard_worker.store import IDS_CHECKED_AT_START, Store
-from shard_worker.tuning import QUERIES as TUNING_QUERIES
-from shard_worker.tuning import (
-    TUNING_FILE,
-    choose_nprobe,
-    keep_tuning,
-    read_tuning,
-    scan_seconds_per_row,
-    write_tuning,
-)
-from shard_worker.types import (
+from bitsift.shard_worker.opening import open_generation
+from bitsift.shard_worker.operations import Delete, Documents, Operation, Outcome
+from bitsift.shard_worker.search.funnel import Answers, Funnel
+from bitsift.shard_worker.search.probing import Probing
+from bitsift.shard_worker.store import Store, Written
+from bitsift.shard_worker.store.counters import Past
+from bitsift.shard_worker.store.ids import PENDING_MAX
+from bitsift.shard_worker.store.lmdb_file import DATA_FILE, unusable_named
+from bitsift.shard_worker.types import (
+    EVERYTHING,
     Candidates,
-    Deletes,
     Document,
-    Documents,
-    Mode,
-    Operation,
-    Outcome,
+    Found,
+    Origin,
     Query,
+    Read,
     ShardIdentity,
     ShardSettings,
     ShardStatus,
+    Wanted,
 )
+from bitsift.write_status import WriteStatus
 
 log = logging.getLogger(__name__)
 
-GROWTH_MAX = 0.1
-"""Lists are made anew when the rows beside them, which are always scanned, are a larger share."""
-SNAPSHOT_ROWS = 1 << 16
-"""A snapshot of the bits is written when it lacks so many rows: a start replays fewer, in 1-2 s."""
-COMPACT_ROWS_MIN = 1_000
-"""Fewer dead rows are not worth a compaction."""
-COMPACT_AGAIN_S = 600.0
-"""After a compaction that failed, for want of disk mostly."""
-RETIRED_S = 90.0
-"""How long the store before a compaction stays open: longer than any request (60 s)."""
+CLOSE_WAIT_S = 5.0
+"""How long closing waits for what still writes: a commit takes milliseconds, a compaction ends with
+the rows that it is at. Training does not end before it is done."""
 
 
 class Shard:
@@ -90,258 +80,226 @@ class Shard:
         """Open the shard in ``folder``, replaying into RAM what its bits snapshot lacks.
 
         Raises NotFound when there is no shard, FormatMismatch when it is another one, Corrupt when
-        its store is not what ``shard.json`` promises, Unavailable when another process has it open.
+        its store is not what ``shard.json`` promises, Unavailable when another process has it open,
+        ShardUnavailable when its disk fails.
         """
         self.folder = folder
-        self.identity = read_identity(folder)
-        check_identity(folder, self.identity, expected)
         self._calibration = calibration
         self._settings = settings
-        self._lock = FolderLock(folder)
         self._writes = GroupCommit()
-        self._upkeep = threading.Lock()
-        """Held by training, compaction and snapshots of the bits: one of them at a time."""
-        self._busy: str | None = None
-        self._retired: list[tuple[float, OpenStore]] = []
-        self._compact_after = 0.0
-        self._funnel = Funnel(self.identity.shard, calibration)
-        try:
-            self._current = self._open_generation()
-        except BaseException:
-            self._lock.release()
-            raise
+        self.replica = secrets.randbelow((1 << 64) - 1) + 1
+        self._probing = Probing(folder, calibration, settings)
+        with unusable_named(folder):
+            self.identity = read_identity(folder)
+            check_identity(folder, self.identity, expected)
+            self._funnel = Funnel(self.identity.shard, self.replica, calibration)
+            self._lock: FolderLock | None = FolderLock(folder)
+            try:
+                self._generations = Generations(folder, self._opened())
+            except BaseException:
+                self._unlock()
+                raise
+        self._clock = HybridClock(self._current.store.counters.newest_version)
+        self._upkeep = Upkeep(
+            folder, settings, self._generations, self._probing, self._writes.lock,
+        )  # fmt: skip
+
+    @property
+    def _closed(self) -> bool:
+        return self._generations.is_closed
+
+    @property
+    def _current(self) -> Generation:
+        return self._generations.current
 
     @staticmethod
-    def create(folder: Path, identity: ShardIdentity) -> None:
+    def create(
+        folder: Path,
+        identity: ShardIdentity,
+        past: Past = Past(),  # noqa: B008 (frozen)
+    ) -> None:
         """Make an empty shard directory; ``shard.json`` comes last and makes it valid."""
         folder.mkdir(parents=True, exist_ok=True)
-        Store.create(folder / STORE_FOLDER, identity).close()
-        sync_folder(folder / STORE_FOLDER)
-        write_identity(folder, identity)
+        file = ShardFile(identity, store_name(0))
+        Store.create(folder / file.store, identity, past=past).close()
+        sync_folder(folder / file.store)
+        replace_file(folder / SHARD_FILE, file.packed())
         sync_folder(folder.parent)
 
-    @staticmethod
-    def exists(folder: Path) -> bool:
-        return (folder / SHARD_FILE).exists()
-
     def close(self) -> None:
-        """Release the directory. Nothing may be read or written any more."""
-        for _, open_store in self._retired:
-            open_store.retire()
-        self._current.open_store.retire()
-        self._lock.release()
+        """Stop writes and release the directory; no reads are allowed after that.
 
-    def _open_generation(self) -> Generation:
-        remove_leftovers(self.folder)
-        identity = self.identity
-        store = Store(self.folder / STORE_FOLDER, identity, self._settings.store_bytes_max)
+        Waits for what still writes, ``CLOSE_WAIT_S`` at most. Beyond that the directory stays
+        locked until this process ends: whoever opens it next must never meet a compaction that
+        renames and removes files.
+        """
+        self._generations.is_closed = True
+        deadline = time.monotonic() + CLOSE_WAIT_S
+        with contextlib.ExitStack() as held:
+            for lock in (self._upkeep.lock, self._writes.lock):
+                if not lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                    doing = self._upkeep.busy or "writing"
+                    log.warning("%s stays locked until this process ends: %s", self.folder, doing)
+                    return
+                held.callback(lock.release)
+            held.callback(self._unlock)
+            held.callback(self._generations.close)
+
+    def _unlock(self) -> None:
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            lock.release()
+
+    def _opened(self) -> Generation:
+        """The current generation, its lists measured."""
+        bytes_max = self._settings.store_bytes_max
+        generation = open_generation(self.folder, self.identity, self._calibration, bytes_max)
         try:
-            self._check_ids(store)
-            index = BinaryIndex(identity.width // 8, identity.index_uuid, store.generation)
-            rebuild = functools.partial(self._bits_from_store, store)
-            open_index(self.folder, index, store.rows, rebuild)
-            index.mark_dead(store.dead())
-            self._nprobe = self._opened_lists(store, index)
-            self._scan_s_per_row = scan_seconds_per_row(index)
+            self._probing.measure(generation)
         except BaseException:
-            store.close()
+            generation.store.close()
             raise
-        return Generation(store, index)
-
-    def _check_ids(self, store: Store) -> None:
-        """The id map is derived from the documents: a damaged one is made anew."""
-        if store.counters.merged_rows <= IDS_CHECKED_AT_START and not store.ids_are_intact():
-            log.warning("%s: the id map is damaged and is made anew", self.folder)
-            store.rebuild_ids()
-
-    def _bits_from_store(self, store: Store, first: int, rows: int) -> Iterator[NDArray[np.uint8]]:
-        """The bits of rows; those of damaged codes are lost, and every answer says so."""
-        for start, codes, intact in store.held.scan_codes(first, rows):
-            if not intact.all():
-                damaged = start + np.flatnonzero(~intact)
-                self._funnel.lost_bits += len(damaged)
-                self._funnel.corrupt_rows.update(damaged.tolist())
-            yield self._calibration.bits(codes)
+        return generation
 
     # --- upkeep ----------------------------------------------------------------------------
 
     def maintain(self) -> None:
         """Do what is due of training, compaction and a snapshot of the bits.
 
-        Searches and writes go on meanwhile. Raises StorageFull, WritesStopped.
+        Searches and writes go on meanwhile. Raises StorageFull, WritesStopped, Unavailable.
         """
-        with self._upkeep:
-            self._close_retired()
-        self._current.store.reap_readers()
-        if self.wants_training():
-            self.train()
-        if self.wants_compaction():
-            self.compact()
-        if self._current.index.unsaved_rows >= SNAPSHOT_ROWS:
-            self.save_bits()
-
-    @contextlib.contextmanager
-    def _doing(self, what: str) -> Iterator[Generation]:
-        """One kind of upkeep at a time, on the generation that stays meanwhile."""
-        with self._upkeep:
-            self._busy = what
-            try:
-                yield self._current
-            finally:
-                self._busy = None
+        self._upkeep.maintain()
 
     def wants_training(self) -> bool:
         """Whether there are enough rows for lists, and many more than the lists were made for."""
-        rows, listed = len(self._current.index), self._current.index.listed
-        clustered = 0 if listed is None else len(listed)
-        grown = rows - clustered > GROWTH_MAX * clustered
-        return rows >= self._settings.train_rows_min and grown and self._busy is None
+        return self._upkeep.wants_training()
 
     def train(self) -> None:
-        """Group the bits of all rows into lists, for approximate searches; minutes for millions.
+        """Group the bits of all rows into lists, for approximate searches.
 
-        Searches and writes go on meanwhile; the new lists take the place of the old bits at once.
-        Raises StorageFull when the file of lists does not fit on the disk.
+        Takes minutes for millions of rows. Searches and writes go on; the new lists replace the
+        old bits at once. Raises StorageFull when the file of lists does not fit on the disk,
+        Unavailable when the disk fails, Corrupt while rows are without bits: lists would hide that
+        for good.
         """
-        with self._doing("training") as generation:
-            index = generation.index
-            if len(index) == 0:
-                return
-            try:
-                listed = index.write_lists(self.folder, lists_for(len(index)))
-            except OSError as error:
-                raise StorageFull(f"{self.folder}: no approximate index ({error})") from error
-            with self._writes.lock:
-                index.adopt(listed, generation.store.dead())
-            index.save(self.folder)
-            self._nprobe = self._opened_lists(generation.store, index)
-            self._scan_s_per_row = scan_seconds_per_row(index)
-
-    def _opened_lists(self, store: Store, index: BinaryIndex) -> int:
-        """Take the lists into RAM; the nprobe that was measured for them, or is now."""
-        if index.listed is None:
-            return 0
-        index.listed.hold()
-        nprobe = read_tuning(self.folder, len(index.listed))
-        if nprobe is None:
-            nprobe, curve = choose_nprobe(index, self._calibration, self._some_vectors(store))
-            write_tuning(self.folder, len(index.listed), nprobe, curve)
-        return nprobe
-
-    def _some_vectors(self, store: Store) -> NDArray[np.float32]:
-        """Decoded unit vectors of random rows, float32 (n, width), to tune with."""
-        count = min(TUNING_QUERIES, store.rows)
-        rows = np.random.default_rng(store.rows).choice(store.rows, count, False)
-        codes, intact = store.held.read_codes(rows)
-        vectors = self._calibration.decode(codes[intact])
-        return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+        self._upkeep.train()
 
     def wants_compaction(self) -> bool:
         """Whether so many rows are dead that it pays to copy the living ones."""
-        store = self._current.store
-        many = store.dead_rows > max(COMPACT_ROWS_MIN, self._settings.compact_share * store.rows)
-        return many and self._busy is None and time.monotonic() > self._compact_after
+        return self._upkeep.wants_compaction()
 
     def compact(self) -> bool:
-        """Copy the living rows into a new generation, which takes the place of this one.
+        """Copy the rows that are not deleted into a new generation, which replaces this one.
 
         Searches and writes go on; at the end writes wait for a moment. The disk holds both until
-        then. Returns whether there was anything to drop. Raises StorageFull, WritesStopped.
+        then. Returns whether there was anything to drop. Raises StorageFull, WritesStopped,
+        Unavailable when the shard is closed meanwhile or the disk fails.
         """
-        with self._doing("compacting") as old:
-            if old.store.dead_rows == 0:
-                return False
-            bytes_max = self._settings.store_bytes_max
-            try:
-                with Compaction(self.folder, old, self.identity, bytes_max) as compaction:
-                    compaction.run(self._writes.lock)
-                    with self._writes.lock:
-                        new = compaction.finish()
-                        # First kept, then replaced: its documents may be asked for at any moment.
-                        self._retired.append((time.monotonic() + RETIRED_S, old.open_store))
-                        self._current = new
-            except BaseException:
-                self._compact_after = time.monotonic() + COMPACT_AGAIN_S
-                raise
-            compaction.settle()
-            if old.index.listed is not None and new.index.listed is not None:
-                keep_tuning(self.folder, len(old.index.listed), len(new.index.listed))
-        return True
+        return self._upkeep.compact()
 
-    def _close_retired(self) -> None:
-        """Let go of stores that no query can ask for any more; ``_upkeep`` is held."""
-        due = [open_store for at, open_store in self._retired if time.monotonic() > at]
-        self._retired = [(at, kept) for at, kept in self._retired if kept not in due]
-        for open_store in due:
-            open_store.retire()
+    def upgrade(self, on_rows: OnRows = lambda _, __: None) -> bool:
+        """Compact a shard in an earlier format, which brings it into the current one.
+
+        Returns whether it was in an earlier one. The rest as ``compact``.
+        """
+        return self._upkeep.upgrade(on_rows)
 
     def save_bits(self) -> None:
         """Write all that is only in RAM, so that the next start need not read codes or ids.
 
-        Searches and writes go on meanwhile.
+        Searches and writes go on meanwhile. Raises StorageFull, WritesStopped, Unavailable.
         """
-        with self._doing("saving") as generation:
-            generation.store.merge_ids(self._writes.lock)
-            store = generation.store
-            store.held.save_hints(store.path, store.rows)
-            generation.index.save(self.folder)
+        self._upkeep.save_bits()
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[ShardSnapshot]:
         """The shard as it is now, to be copied while searches, writes and compaction go on."""
-        with self._current.reading() as generation:
+        with contextlib.ExitStack() as reading:
+            with self._writes.lock:  # neither generation nor what names it is replaced now
+                generation = reading.enter_context(self._current.reading())
+                file = (self.folder / SHARD_FILE).read_bytes()
             bits = sorted(self.folder.glob("bits-*.bits"))
-            names = [self.folder / SHARD_FILE, *bits, self.folder / TUNING_FILE]
+            names = [*bits, self.folder / TUNING_FILE]
             sealed = tuple(path for path in names if path.exists())
-            yield ShardSnapshot(generation.store.copy_data, sealed)
+            store = generation.store
+            yield ShardSnapshot(store.copy_data, store.path / DATA_FILE, sealed, file)
 
     # --- searching -------------------------------------------------------------------------
 
     def search(self, queries: Sequence[Query]) -> list[Candidates]:
         """The candidates of each query, one ``Candidates`` each, in order.
 
-        Queries of one kind share one pass over the bits.
+        Queries of one kind share one pass over the bits. Raises DeadlineExceeded when one of them
+        came to its deadline.
         """
-        with self._current.reading() as generation:
-            return self._funnel.search(generation, queries, self._lists_to_visit)
+        found = []
+        for answer in self.answers(queries):
+            if isinstance(answer, DeadlineExceeded):
+                raise answer
+            found.append(answer)
+        return found
 
-    def _lists_to_visit(self, query: Query) -> int | None:
-        """How many lists are probed; None for an exact scan."""
-        affordable = self.exact_scan_ms <= self._settings.exact_budget_ms
-        if query.mode is Mode.EXACT or (query.mode is Mode.AUTO and affordable):
-            return None
-        if self._current.index.listed is None:
-            return None
-        return query.nprobe or self._nprobe or None  # none while new lists are being measured
+    def answers(self, queries: Sequence[Query]) -> Answers:
+        """The same, with the DeadlineExceeded of one query in its place: the others go on."""
+        with self._current.reading() as generation:
+            visit = functools.partial(self._probing.lists_to_visit, generation)
+            return self._funnel.search(generation, queries, visit)
 
     @property
     def exact_scan_ms(self) -> float:
         """What an exact scan of all rows takes, from a measurement when the shard was opened."""
-        return self._scan_s_per_row * len(self._current.index) * 1e3
+        return self._probing.exact_scan_ms(len(self._current.index))
 
     # --- documents -------------------------------------------------------------------------
 
-    def documents(self, references: Sequence[int]) -> list[Document | BitsiftError]:
-        """The documents of rows that ``search`` returned; for a damaged one, the error that says
-        so in its place.
-        """
-        places = [row_of(reference) for reference in references]
-        found: dict[int, Document | BitsiftError] = {}
-        for number in {number for number, _ in places}:
-            of_number = [place for place, (its, _) in enumerate(places) if its == number]
-            rows = [places[place][1] for place in of_number]
-            found.update(zip(of_number, self._documents_of(number, rows), strict=True))
-        return [found[place] for place in range(len(places))]
+    @property
+    def newest_version(self) -> int:
+        """The greatest version of a document that was written or seen here."""
+        return self._clock.newest
 
-    def _documents_of(self, number: int, rows: Sequence[int]) -> list[Document | BitsiftError]:
-        for open_store in (self._current.open_store, *(kept for _, kept in self._retired)):
-            if open_store.number == number:
+    @property
+    def origin(self) -> Origin:
+        """Of the rows that are found now."""
+        return self._funnel.origin(self._current)
+
+    def documents(
+        self, origin: Origin, rows: Sequence[int], wanted: Wanted = EVERYTHING
+    ) -> list[Found]:
+        """``read`` without a deadline."""
+        return self.read(Read(origin, rows, wanted))
+
+    def read(self, read: Read) -> list[Found]:
+        """The documents of rows that ``search`` returned: what is wanted of them.
+
+        In the place of a damaged one stands the error that says so, of one that does not fit
+        ``Unread``, of all of them Unavailable where the rows are of another copy of this shard or
+        of a generation that is closed. Raises DeadlineExceeded.
+        """
+        if read.origin.replica != self.replica:
+            return [
+                self._unknown("another copy of it, or to this one before it was reopened")
+            ] * len(read.rows)
+        for open_store in self._generations.open_stores():
+            if open_store.number == read.origin.generation:
                 with open_store.reading() as store:
-                    return self._funnel.documents(store, rows)
-        gone = Unavailable(
-            f"{self.folder} was compacted more than {RETIRED_S:.0f} s ago: ask again"
-        )
-        return [gone] * len(rows)
+                    return self._funnel.documents(
+                        store, read.rows, read.wanted, read.deadline.check
+                    )
+        said = f"a generation that was compacted more than {RETIRED_S:.0f} s ago"
+        return [self._unknown(said)] * len(read.rows)
+
+    def _unknown(self, said: str) -> Unavailable:
+        return Unavailable(f"{self.folder}: the rows belong to {said}; search again")
+
+    def read_each(self, reads: Sequence[Read]) -> list[list[Found] | DeadlineExceeded]:
+        """``read`` of several; in the place of one that came to its deadline its error."""
+        found: list[list[Found] | DeadlineExceeded] = []
+        for read in reads:
+            try:
+                found.append(self.read(read))
+            except DeadlineExceeded as error:
+                found.append(error)
+        return found
 
     def document(self, document_id: str) -> Document:
         """The living document with this id. Raises NotFound or ChecksumMismatch."""
@@ -352,92 +310,91 @@ class Shard:
             (found,) = self._funnel.documents(generation.store, [row])
         if isinstance(found, BitsiftError):
             raise found
+        assert isinstance(found, Document), found  # everything fits where all bytes may be used
         return found
-
-    def positions_of(self, ids: Sequence[str]) -> list[int | None]:
-        """For each id the load position it was stored with last, None where it never was."""
-        with self._current.reading() as generation:
-            return generation.store.positions_of(ids)
-
-    def holds(self, ids: Sequence[str], digests: Sequence[bytes]) -> list[bool]:
-        """For each id whether its document says what ``content_digest`` gave ``digests``.
-
-        False as well where its vector was given, not made by the model.
-        """
-        with self._current.reading() as generation:
-            return generation.store.holds(ids, digests)
 
     # --- writing ---------------------------------------------------------------------------
 
-    def write(self, operations: Sequence[Operation]) -> list[list[Outcome]]:
-        """Do ``operations`` durably, in order, and make them searchable; the outcomes of each.
+    def write(self, operations: Sequence[Operation]) -> list[Outcome]:
+        """Do ``operations`` durably, in order, and make them searchable: the one door for writes.
 
-        What several threads ask for at once is committed together. Raises StorageFull when the
-        disk has no room, WritesStopped when it failed: operations that raise were not done, those
-        before them in the list were.
+        What several threads ask for at once is committed together. In the place of an operation
+        that failed stands its error; the others are done. StorageFull when the disk has no room,
+        Unavailable when the shard is closed, or a version is far ahead of the clock: it was not
+        done. WritesStopped when the disk failed: it may be there after a restart.
         """
-        return self._writes.write(operations, self._commit)
+        done = self._writes.write(operations, self._commit)
+        return [self._failed(one) if isinstance(one, Exception) else one for one in done]
 
-    def append(self, batch: Documents, *, replace: bool = False) -> list[Outcome]:
-        """``write`` one batch; with ``replace`` it takes the place of what has its ids."""
-        (outcomes,) = self.write([dataclasses.replace(batch, replace=batch.replace or replace)])
-        return outcomes
+    def foresee(self, operations: Sequence[Operation]) -> list[list[WriteStatus]]:
+        """A dry run of ``write``: its result is only a hint, for ``write`` decides."""
+        with self._current.reading() as generation:
+            return generation.store.foresee(operations)
 
-    def delete(self, ids: Sequence[str]) -> list[Outcome]:
-        """``write`` one deletion."""
-        (outcomes,) = self.write([Deletes(ids)])
-        return outcomes
+    def _failed(self, error: Exception) -> BitsiftError:
+        """``error`` as it may leave the shard, whatever it is: other processes get it."""
+        if isinstance(error, BitsiftError):
+            return error
+        log.error("a write to shard %d failed", self.identity.shard, exc_info=error)
+        return ShardUnavailable(f"shard {self.identity.shard} failed ({reason(error)})")
 
-    def _commit(self, operations: Sequence[Operation]) -> list[list[Outcome]]:
+    def _commit(self, operations: Sequence[Operation]) -> list[list[WriteStatus]]:
         """One transaction, then the same in RAM: the order that a crash in between may undo."""
-        store, index = self._current.store, self._current.index
-        written = store.write(operations)
-        try:
+        self._generations.check_open()
+        generation = self._current
+        generation.check()
+        store, index = generation.store, generation.index
+
+        for operation in operations:
+            self._clock.observe(operation.version)
+
+        def to_ram(written: Written) -> None:
             index.apply(self._calibration.bits(written.codes), written.dead)
-        except BaseException as error:  # RAM and disk differ now: a restart makes them equal
-            raise store.stop_writes(f"the bits in RAM were not updated: {error!r}") from error
+
+        # Where all bring one, replicas that took the same writes know the same newest version.
+        given = all(one.version for one in operations if isinstance(one, Documents | Delete))
+        version = NO_VERSION if given else self._clock.tick()
+        statuses = store.write(operations, to_ram, version=version).statuses
+        generation.check(in_doubt=True)
         if store.pending_ids >= PENDING_MAX:
             try:
                 store.merge_ids(contextlib.nullcontext(), wait=False)
-            except (StorageFull, WritesStopped) as error:  # what was written is durable
+            except Exception as error:  # whatever it is: what was written is durable, and found
                 log.warning("ids stay in RAM: %s", error)
-        return written.outcomes
+        return statuses
 
     def status(self) -> ShardStatus:
-        store, index = self._current.store, self._current.index
+        generation = self._current
+        store, index = generation.store, generation.index
         return ShardStatus(
             shard=self.identity.shard,
             state="READY",
             rows=store.rows,
             documents=store.rows - store.dead_rows,
             bits_bytes=index.memory_bytes,
-            disk_bytes=sum(_disk_bytes(path) for path in self.folder.rglob("*")),
-            corrupt_rows_seen=len(self._funnel.corrupt_rows),
+            disk_bytes=self._generations.disk_bytes(),
+            corrupt_rows_seen=generation.damaged_rows(),
             lists=0 if index.listed is None else index.listed.lists,
             clustered_rows=0 if index.listed is None else len(index.listed),
-            training=self._busy == "training",
-            nprobe=self._nprobe,
+            training=self._upkeep.busy == "training",
+            nprobe=self._probing.nprobe,
             exact_scan_ms=round(self.exact_scan_ms, 3),
             generation=store.generation,
-            compacting=self._busy == "compacting",
+            compacting=self._upkeep.busy == "compacting",
             writes_stopped=store.writes_stopped,
+            format=str(store.format),
+            version=store.counters.newest_version,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class ShardSnapshot:
-    """One state of a shard. ``copy_data`` writes its data file, as it is committed at that moment,
-    to a file descriptor; ``sealed`` are the other files that belong to it: replaced whole, never
-    written to, and derived but for ``shard.json``.
+    """One state of a shard. ``copy_data`` writes its data file, which is ``data``, as it is
+    committed at that moment, to a file descriptor; ``sealed`` are derived files that belong to it:
+    replaced whole, never written to. ``shard_file`` is what ``shard.json`` says of it.
     """
 
     copy_data: Callable[[int], None]
+    data: Path
     sealed: tuple[Path, ...]
-
-
-def _disk_bytes(path: Path) -> int:
-    """What a file occupies; it may vanish meanwhile."""
-    try:
-        return path.stat().st_blocks * 512 if path.is_file() else 0
-    except FileNotFoundError:
-        return 0
+    shard_file: bytes

@@ -3,64 +3,94 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bitsift.errors import BitsiftError
+from bitsift.options import DOCUMENT_FIELDS, SearchOptions
+from bitsift.shard_worker.deadline import Deadline
+
 CANDIDATES_FIXED = 40
 """What a shard reads for a query on average, and exactly where it decides nothing itself."""
-CANDIDATES_MAX = 1_000
-NPROBE_MAX = 1 << 20
+SPARE_HITS_MIN = 20
 POOL_FACTOR = 10
-"""The Hamming stage keeps this many times ``candidates`` (DESIGN §3: 400 for 40)."""
+"""The Hamming stage keeps this many times ``candidates`` (400 for 40)."""
 
 LIVE_POSITION = -1
 """``Documents.positions`` of a document that no bulk load brought; the model made its vector."""
 GIVEN_VECTOR_POSITION = -2
 """The same of a document that came with a vector of its own, into an index that has a model."""
 
+FIELDS = frozenset(DOCUMENT_FIELDS)
+"""What a document holds besides its id."""
 
-class Mode(StrEnum):
-    """How a shard finds its candidates.
 
-    ``auto`` scans all bits while that fits the latency budget, else it probes the nearest lists;
-    ``exact`` always scans; ``approximate`` probes lists where the shard has them; ``exhaustive``
-    scores every int8 row.
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How much of documents is wanted: which ``fields``, and ``bytes_max`` of them together.
+
+    Bytes are those of the stored JSON, uncompressed: about what they take in an answer.
     """
 
-    AUTO = "auto"
-    EXACT = "exact"
-    APPROXIMATE = "approximate"
-    EXHAUSTIVE = "exhaustive"
+    fields: frozenset[str] = FIELDS
+    bytes_max: int = 1 << 62
+
+
+EVERYTHING = Wanted()
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """In the place of a document that did not fit: it takes ``size_bytes``, as Wanted counts."""
+
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Query:
-    """One question to one shard.
+    """One search as a shard is asked for it: its ``options``, with the vector to compare with.
 
-    ``vector`` is float32 of shape (width,): L2-normalised, padded to the index's code width.
-    ``candidates`` None lets the shard decide by the query's scores how many rows it reads
-    (adaptive.py), so that the best ``top_k`` are among them. ``nprobe`` is how many lists an
-    approximate search visits; None takes the shard's own figure. ``with_documents`` asks for the
-    documents of the shard's own best ``top_k`` along with the candidates.
+    ``documents_bytes_max`` asks for the documents of the shard's own best hits along with the
+    candidates, as far as they fit into so many bytes. Work on it stops at its ``deadline``.
     """
 
-    vector: NDArray[np.float32]
-    candidates: int | None = None
-    mode: Mode = Mode.AUTO
-    nprobe: int | None = None
-    top_k: int = 10
-    with_documents: bool = False
+    options: SearchOptions
+    documents_bytes_max: int = 0
+    deadline: Deadline = field(default_factory=Deadline)
 
     def __post_init__(self) -> None:
+        assert isinstance(self.options.vector, np.ndarray), type(self.options.vector)
         assert self.vector.ndim == 1, self.vector.shape
         assert self.vector.dtype == np.float32, self.vector.dtype
-        assert self.candidates is None or 1 <= self.candidates <= CANDIDATES_MAX, self.candidates
-        assert self.nprobe is None or 1 <= self.nprobe <= NPROBE_MAX, self.nprobe
-        assert 1 <= self.top_k <= CANDIDATES_MAX, self.top_k
+
+    @property
+    def vector(self) -> NDArray[np.float32]:
+        """float32 (width,): L2-normalised, padded to the index's code width."""
+        return cast("NDArray[np.float32]", self.options.vector)
+
+    @property
+    def reads(self) -> int | None:
+        """How many rows are read; None lets the shard decide by the scores (adaptive.py).
+
+        One shard may hold all hits, so it is never fewer than those.
+        """
+        fixed = self.options.candidates
+        return None if fixed is None else max(fixed, self.options.depth)
+
+    @property
+    def hits_due(self) -> int:
+        """How many candidates it gets at least, while there are rows."""
+        return self.reads or max(CANDIDATES_FIXED, self.options.depth)
+
+
+def spare_hits(depth: int) -> int:
+    """How many of its candidates a shard sends: more than ``depth``, in the place of hits whose
+    documents turn out to be damaged.
+    """
+    return 2 * depth + SPARE_HITS_MIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,32 +100,51 @@ class ShardSettings:
     ``auto`` scans while the scan is measured to take at most ``exact_budget_ms``. A shard of
     ``train_rows_min`` rows or more groups its bits into lists by itself. It is compacted when more
     than ``compact_share`` of its rows are dead. Its data file grows to at most ``store_bytes_max``.
+    What was deleted less than ``tombstone_grace_s`` ago is remembered through compactions.
     """
 
     exact_budget_ms: float = 50.0
     train_rows_min: int = 2_000_000
     compact_share: float = 0.25
     store_bytes_max: int = 1 << 40
+    tombstone_grace_s: float = 7 * 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where row numbers mean something: in one generation of one opened copy of a shard.
+
+    ``replica`` (64 bits) is drawn whenever a copy is opened, and kept nowhere: however a folder is
+    copied, restored or put in the place of another, no two that are open have the same.
+    ``generation`` counts the compactions, each of which renumbers the rows.
+    """
+
+    replica: int
+    generation: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidates:
     """The rows of one shard that one query should consider, best estimate first.
 
-    ``rows`` int64 (n,), references that only this shard can read (generation.py);
+    ``rows`` int64 (n,), row numbers of ``origin``;
     ``distances`` int32 (n,), Hamming distance in bits;
     ``hamming_ranks`` int32 (n,), 1-based rank in the Hamming stage of this shard;
     ``estimates`` float32 (n,), the asymmetric score (fp32 query against ±1 code, unscaled);
-    ``codes`` int8 (n, width); ``corrupt`` counts rows left out because their checksum failed.
+    ``scores`` float32 (n,), the decoded int8 score, which decides;
+    ``codes`` int8 (n, width), in the shard only: they are not sent, then (n, 0);
+    ``corrupt`` counts rows left out because their checksum failed.
     In ``exhaustive`` mode no bit is read: distances and ranks are 0, estimates are the scores.
     ``documents`` holds, by row, those that the query asked for and that could be read.
     """
 
     shard: int
+    origin: Origin
     rows: NDArray[np.int64]
     distances: NDArray[np.int32]
     hamming_ranks: NDArray[np.int32]
     estimates: NDArray[np.float32]
+    scores: NDArray[np.float32]
     codes: NDArray[np.int8]
     corrupt: int = 0
     documents: Mapping[int, Document] = field(default_factory=dict)
@@ -103,82 +152,57 @@ class Candidates:
     def __post_init__(self) -> None:
         n = len(self.rows)
         assert self.distances.shape == self.hamming_ranks.shape == self.estimates.shape == (n,)
+        assert self.scores.shape == (n,), self.scores.shape
         assert self.codes.ndim == 2, self.codes.shape
         assert len(self.codes) == n, self.codes.shape
 
     def __len__(self) -> int:
         return len(self.rows)
 
+    def leading(self, count: int) -> Candidates:
+        """Those that reach the score of the ``count``-th best, in the same order."""
+        if len(self) <= count:
+            return self
+        lowest = np.partition(self.scores, len(self) - count)[len(self) - count]
+        kept = np.flatnonzero(self.scores >= lowest)
+        return replace(
+            self,
+            rows=self.rows[kept],
+            distances=self.distances[kept],
+            hamming_ranks=self.hamming_ranks[kept],
+            estimates=self.estimates[kept],
+            scores=self.scores[kept],
+            codes=self.codes[kept],
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One stored document. ``metadata`` is a JSON object; ``position`` where a load read it."""
+    """One stored document. ``metadata`` is a JSON object; ``position`` where a load read it.
+
+    ``size_bytes`` is what it takes as ``Wanted`` counts, 0 where it was not read from a store.
+    """
 
     id: str
     title: str
     text: str
     metadata: dict[str, Any]
     position: int = LIVE_POSITION
+    size_bytes: int = field(default=0, compare=False)
+
+
+Found = Document | Unread | BitsiftError
+"""What stands in the place of a document that was asked for."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Documents:
-    """A batch of documents to store, column by column, with their int8 codes.
+class Read:
+    """The documents of ``rows`` of one shard, row numbers of ``origin``, as it returned both."""
 
-    ``codes`` int8 (n, width). ``metadata`` holds JSON object texts, ``""`` for none. ``positions``
-    are stable numbers of the records in a bulk load (``LIVE_POSITION`` otherwise): the same
-    record delivered twice has the same position, another record with the same id has not.
-    With ``replace`` they take the place of the documents that have their ids, of several with one
-    id the last; without, the first one stays.
-    """
-
-    ids: Sequence[str]
-    titles: Sequence[str]
-    texts: Sequence[str]
-    metadata: Sequence[str]
-    positions: Sequence[int]
-    codes: NDArray[np.int8]
-    replace: bool = False
-
-    def __post_init__(self) -> None:
-        n = len(self.ids)
-        lengths = {len(self.titles), len(self.texts), len(self.metadata), len(self.positions)}
-        assert lengths <= {n}, (n, lengths)
-        assert self.codes.ndim == 2, self.codes.shape
-        assert len(self.codes) == n, self.codes.shape
-        assert self.codes.dtype == np.int8, self.codes.dtype
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-
-@dataclass(frozen=True, slots=True)
-class Deletes:
-    """Ids whose documents are to be deleted."""
-
-    ids: Sequence[str]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-
-Operation = Documents | Deletes
-"""What a shard writes: all of one operation or nothing of it."""
-
-
-class Outcome(StrEnum):
-    """What became of one document of a batch, or of one id to delete."""
-
-    STORED = "stored"
-    REPLACED = "replaced"
-    """Stored in the place of another content of this id."""
-    SAME = "same"
-    """This very content was there already; nothing changed."""
-    DUPLICATE = "duplicate"
-    """Another record holds this id and was not to be replaced; nothing changed."""
-    DELETED = "deleted"
-    MISSING = "missing"
-    """There is no document to delete; nothing changed."""
+    origin: Origin
+    rows: Sequence[int]
+    wanted: Wanted = EVERYTHING
+    deadline: Deadline = field(default_factory=Deadline)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +226,8 @@ class ShardStatus:
     ``lists`` is 0 while the shard has no approximate index; ``clustered_rows`` are in lists, the
     rest is scanned always; ``nprobe`` is the default, measured when the lists were made;
     ``exact_scan_ms`` what one exact scan takes. ``writes_stopped`` says why the shard takes no
-    writes, None while it does; ``generation`` counts its compactions.
+    writes, None while it does; ``generation`` counts its compactions, ``format`` is its files',
+    ``version`` the newest of what was written.
     """
 
     shard: int
@@ -221,6 +246,8 @@ class ShardStatus:
     generation: int = 0
     compacting: bool = False
     writes_stopped: str | None = None
+    format: str = ""
     resident_bytes: int = 0
     node: str = ""
     pid: int = 0
+    version: int = 0

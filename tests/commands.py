@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-COMMAND = [sys.executable, "-m", "cluster.cli"]
+STOP_S = 60
+COMMAND = [sys.executable, "-m", "bitsift.cluster.cli"]
+DEMO = """
+import pathlib, sys
+import bitsift.cluster.cli.main, bitsift.cluster.demo
+bitsift.cluster.demo.CORPUS = pathlib.Path(sys.argv.pop(1))
+bitsift.cluster.cli.main.main()
+"""
 
 
 def bitsift(*arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -21,6 +31,18 @@ def bitsift(*arguments: object, check: bool = True) -> subprocess.CompletedProce
     )
     assert not check or done.returncode == 0, done.stderr
     return done
+
+
+def free_port() -> int:
+    """A port of loopback for a server that is given its number.
+
+    Not of those that the kernel gives to connections of its choice (from 32,768 on): another
+    process might get it before the server does.
+    """
+    for port in random.sample(range(20_000, 30_000), 100):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("100 ports are taken")
 
 
 @contextlib.contextmanager
@@ -47,14 +69,57 @@ def answering(command: Sequence[object]) -> Iterator[tuple[str, subprocess.Popen
     assert wait_until(lambda: not family(process.pid)), family(process.pid)
 
 
+@contextlib.contextmanager
+def started(
+    *arguments: object,
+    environment: dict[str, str] | None = None,
+    program: Sequence[object] = COMMAND,
+) -> Iterator[subprocess.Popen[str]]:
+    """A command in a session of its own; killed with all that it started if it does not end."""
+    process = subprocess.Popen(
+        [*map(str, (*program, *arguments))], text=True, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | (environment or {}),
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=60)
+
+
+def lines_until(process: subprocess.Popen[str], step: str) -> str:
+    """What it has said on standard error, up to the line of ``step``."""
+    assert process.stderr is not None
+    said = ""
+    while step not in said:
+        line = process.stderr.readline()
+        assert line, said
+        said += line
+    return said
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit status and the rest of what it said, once nothing of its session is left."""
+    _, said = process.communicate(timeout=STOP_S)
+    assert wait_until(lambda: not family(process.pid)), family(process.pid)
+    return process.returncode, said
+
+
 def family(session: int) -> list[str]:
     """Command lines of the processes that still belong to a session."""
+    return [line for _, line in processes(session)]
+
+
+def processes(session: int) -> list[tuple[int, str]]:
+    """(pid, command line) of each process of a session."""
     found = []
     for folder in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError, IndexError):
             fields = (folder / "stat").read_text().rsplit(")", 1)[1].split()
             if int(fields[3]) == session and fields[0] != "Z":
-                found.append((folder / "cmdline").read_text().replace("\0", " "))
+                line = (folder / "cmdline").read_text().replace("\0", " ")
+                found.append((int(folder.name), line))
     return found
 
 

@@ -11,25 +11,23 @@ from typing import Any
 
 import numpy as np
 
-from router.description import IndexDescription
-from router.fanout import FanOut, LocalLink
-from router.service import SearchService
-from router.writes import WriteService
-from shard_worker.codes import Calibration, normalize, shard_of
-from shard_worker.errors import BitsiftError
-from shard_worker.shard import Shard
-from shard_worker.types import (
-    Candidates,
-    Document,
-    Documents,
-    Operation,
-    Outcome,
-    Query,
-    ShardIdentity,
-    ShardStatus,
-)
+from bitsift.errors import BitsiftError
+from bitsift.router.description import IndexDescription, ModelSpec
+from bitsift.router.service import SearchService
+from bitsift.router.shards.fanout import FanOut
+from bitsift.router.shards.local import LocalLink
+from bitsift.router.shards.placement import Placement
+from bitsift.router.write.service import WriteService
+from bitsift.shard_worker.codes import Calibration, normalize
+from bitsift.shard_worker.maintenance.backup import ShardCopy
+from bitsift.shard_worker.operations import Insert, Operation, Outcome
+from bitsift.shard_worker.shard import Shard
+from bitsift.shard_worker.types import Candidates, Document, Query, Read, ShardIdentity, ShardStatus
+from bitsift.write_status import WriteStatus
+from tests.writing import written
 
 UUID = "00000000-0000-0000-0000-000000000001"
+HASH_MODEL = ModelSpec("hash", "0", 64, "", "", None)
 
 
 class HashEncoder:
@@ -61,17 +59,17 @@ class BrokenLink:
         self.calls += 1
         raise self.error
 
-    async def documents(self, rows: Sequence[int]) -> list[Any]:
+    async def documents(self, reads: Sequence[Read]) -> list[Any]:
         self.calls += 1
         raise self.error
 
     async def document(self, document_id: str) -> Document:
         raise self.error
 
-    async def holds(self, ids: Sequence[str], digests: Sequence[bytes]) -> list[bool]:
+    async def foresee(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         raise self.error
 
-    async def write(self, operations: Sequence[Operation]) -> list[list[Outcome]]:
+    async def write(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         self.calls += 1
         raise self.error
 
@@ -89,7 +87,7 @@ class FrozenLink:
         await asyncio.Event().wait()
         raise AssertionError
 
-    async def documents(self, rows: Sequence[int]) -> list[Any]:
+    async def documents(self, reads: Sequence[Read]) -> list[Any]:
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -97,10 +95,22 @@ class FrozenLink:
         await asyncio.Event().wait()
         raise AssertionError
 
-    async def holds(self, ids: Sequence[str], digests: Sequence[bytes]) -> list[bool]:
-        return [False] * len(ids)
+    async def foresee(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
+        return [[WriteStatus.MISSING] * len(operation) for operation in operations]
 
-    async def write(self, operations: Sequence[Operation]) -> list[list[Outcome]]:
+    async def newest_version(self) -> int:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def backup(self, dest: str) -> ShardCopy:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def compact(self) -> bool:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def write(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         self.was_reached = True
         await asyncio.Event().wait()
         raise AssertionError
@@ -113,11 +123,16 @@ class FrozenLink:
 class LateTextsLink(LocalLink):
     """A real shard whose documents cannot be read."""
 
-    async def search(self, queries: Sequence[Query], timeout_s: float) -> list[Candidates]:
+    async def search(
+        self, queries: Sequence[Query], timeout_s: float
+    ) -> list[Candidates | BitsiftError]:
         found = await super().search(queries, timeout_s)
-        return [dataclasses.replace(candidates, documents={}) for candidates in found]
+        return [
+            one if isinstance(one, BitsiftError) else dataclasses.replace(one, documents={})
+            for one in found
+        ]
 
-    async def documents(self, rows: Sequence[int]) -> list[Any]:
+    async def documents(self, reads: Sequence[Read]) -> list[Any]:
         raise BitsiftError("the disk is gone")
 
 
@@ -129,23 +144,24 @@ def make_shards(
         units if len(units) else HashEncoder(dimension).encode_queries(["nothing"]), dimension
     )
     codes = calibration.quantize(units)[0] if len(units) else np.empty((0, units.shape[1]), "i1")
-    owners = np.array([shard_of(str(i), shards) for i in range(len(units))], dtype=np.int64)
+    parts = Placement(shards).by_owner([str(i) for i in range(len(units))])
     opened = []
     for number in range(shards):
         identity = ShardIdentity(UUID, number, shards, dimension, calibration.width)
         path = folder / f"shard-{number:05d}"
         Shard.create(path, identity)
         shard = Shard(path, calibration, identity)
-        mine = np.flatnonzero(owners == number).tolist()
-        shard.append(
-            Documents(
+        mine = parts[number].tolist() if number in parts else []
+        written(
+            shard,
+            Insert(
                 ids=[str(i) for i in mine],
                 titles=[f"title {i}" for i in mine],
                 texts=[texts[i] if texts else f"text {i}" for i in mine],
                 metadata=[f'{{"number":{i}}}' for i in mine],
                 positions=mine,
                 codes=codes[mine],
-            )
+            ),
         )
         opened.append(shard)
     return opened, calibration
@@ -161,7 +177,7 @@ def make_description(
         created="2026-01-01T00:00:00+00:00",
         shards=shards,
         calibration=calibration,
-        model={"name": "hash"} if has_model else None,
+        model=HASH_MODEL if has_model else None,
         examples=("one", "two"),
     )
 

@@ -12,41 +12,75 @@ from pathlib import Path
 import numpy as np
 import uvicorn
 
-from router.fanout import LocalLink
-from router.gateway import create_app
-from router.service import SearchService
-from router.writes import WriteService
+from bitsift.router.http.access import AccessSettings
+from bitsift.router.http.gateway import create_app
+from bitsift.router.http.limits import HttpLimits
+from bitsift.router.http.protocol import Connections
+from bitsift.router.http.tls import TlsFiles
+from bitsift.router.http.tls_door import protocol_of
+from bitsift.router.service import SearchService
+from bitsift.router.shards.local import LocalLink
+from bitsift.router.write.service import WriteService
 from tests.fakes import make_service, make_shards, make_writer
+from tests.threads import ended
+
+START_WITHIN_S = 60.0
 
 
 class Running:
     """A gateway on a free port of loopback."""
 
-    def __init__(self, service: SearchService, writer: WriteService) -> None:
+    def __init__(
+        self,
+        service: SearchService,
+        writer: WriteService,
+        access: AccessSettings = AccessSettings(),  # noqa: B008 (frozen)
+        limits: HttpLimits | None = None,
+        drain_s: int | None = None,
+        tls: TlsFiles | None = None,
+    ) -> None:
+        """``drain_s`` is how long it waits for answers when it stops; None: for ever."""
         self.service = service
+        self.connections = Connections(limits or HttpLimits())
         listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        scheme = "http" if tls is None else "https"
+        self.url = f"{scheme}://127.0.0.1:{listener.getsockname()[1]}"
         self.server = uvicorn.Server(
-            uvicorn.Config(create_app(service, writer), log_level="critical")
+            uvicorn.Config(
+                create_app(service, writer, access),
+                log_level="critical",
+                http=protocol_of(self.connections, tls),  # type: ignore[arg-type]
+                ws="none",
+                timeout_graceful_shutdown=drain_s,
+            )
         )
         self.thread = threading.Thread(target=self.server.run, args=([listener],))
         self.thread.start()
+        deadline = time.monotonic() + START_WITHIN_S
         while not self.server.started:
+            assert self.thread.is_alive(), "the server ended as it started"
+            assert time.monotonic() < deadline, f"not started in {START_WITHIN_S:.0f} s"
             time.sleep(0.01)
 
     def stop(self) -> None:
         self.server.should_exit = True
-        self.thread.join()
+        ended(self.thread)
 
 
 @contextlib.contextmanager
-def running_empty(folder: Path, dimension: int) -> Iterator[Running]:
+def running_empty(
+    folder: Path,
+    dimension: int,
+    access: AccessSettings = AccessSettings(),  # noqa: B008 (frozen)
+) -> Iterator[Running]:
     """A gateway over two real shards in ``folder`` that hold nothing yet."""
     nothing = np.empty((0, dimension), dtype=np.float32)
     shards, calibration = make_shards(folder, nothing, dimension, 2)
     links = [LocalLink(shard) for shard in shards]
-    running = Running(make_service(links, calibration), make_writer(links, calibration))
-    yield running
-    running.stop()
-    for shard in shards:
-        shard.close()
+    running = Running(make_service(links, calibration), make_writer(links, calibration), access)
+    try:
+        yield running
+    finally:
+        running.stop()
+        for shard in shards:
+            shard.close()

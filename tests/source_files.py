@@ -6,9 +6,9 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 
-from cluster.documents import SCHEMA
-from cluster.readers import read_documents
-from cluster.sources import plan_sources
+from bitsift.cluster.sources.documents import SCHEMA
+from bitsift.cluster.sources.files import plan_sources
+from bitsift.cluster.sources.readers import read_documents
 
 GOOD = b'{"id": "good", "text": "words"}\n'
 _NUMBERS = itertools.count()

@@ -14,7 +14,7 @@ def build_tiny_model(folder: Path, dimension: int = 1024) -> Path:
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-    from transformers import BertConfig, BertModel, BertTokenizerFast
+    from transformers import BertConfig, BertModel, BertTokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *".,:?!'-"]
@@ -26,7 +26,7 @@ def build_tiny_model(folder: Path, dimension: int = 1024) -> Path:
     )  # fmt: skip
     bert = folder / "bert"
     BertModel(config).save_pretrained(bert)
-    BertTokenizerFast(vocab={word: place for place, word in enumerate(words)}).save_pretrained(bert)
+    BertTokenizer(vocab={word: place for place, word in enumerate(words)}).save_pretrained(bert)
     transformer = Transformer(str(bert), max_seq_length=64)
     modules = [transformer, Pooling(dimension, "mean"), Normalize()]
     prompts = {"query": QUERY_PROMPT, "document": DOCUMENT_PROMPT}

@@ -1,12 +1,14 @@
 // The search page: what happens when. Rendering is in view.js, numbers in format.js.
 //
-// * One question is in flight at most; an answer is shown only if it belongs to the newest question.
-// * body[data-state] is empty | loading | done | error. It turns to loading with the keystroke, not with the request;
-//   body[data-query] names the question that the shown answer belongs to.
-// * The address bar holds the question (?q=…&explain=1), so a link to the page is a link to the answer.
-// * While the index is being filled, its facts are asked for every second: how much can be found already is shown beside
-//   answers and welcome alike. Nothing that a reader may be pointing at is replaced meanwhile.
-// * What can heal by itself (no connection, 429, 502, 503) is asked again, with growing pauses, obeying Retry-After.
+// * At most one query is in flight; an answer is shown only if it belongs to the newest query.
+// * body[data-state] is empty | loading | done | error. It becomes loading with the keystroke, not with the request;
+//   body[data-query] names the query that the shown answer belongs to.
+// * The address bar contains the query (?q=…&explain=1), so a link to the page is a link to the answer.
+// * While the index is being filled, its facts are requested every second: the number of searchable texts is shown next
+//   to answers and welcome alike. Nothing that a reader may be pointing at is replaced.
+// * A server with keys answers 401 until the reader has given one. It is kept in sessionStorage (this tab, this origin), sent
+//   as a header, and never put in an address, in the page or in the shell command.
+// * Temporary failures (no connection, 429, 502, 503) are retried with growing pauses, obeying Retry-After.
 
 import { count, head, milliseconds, number, quoted } from "./format.js";
 import * as view from "./view.js";
@@ -19,10 +21,12 @@ const LOADING_POLL_MS = 1000;
 const TOP_K = [10, 20, 40];
 const SIMILAR_CHARACTERS = 300;
 const HEALS_ITSELF = [0, 429, 502, 503];
+const KEY_NAME = "bitsift-key";
 
 const $ = (id) => document.getElementById(id);
 const page = document.body;
 const [form, input, clear, explain, status, notice] = ["form", "query", "clear", "explain-toggle", "status", "notice"].map($);
+const [gate, keyForm, keyInput, forget] = ["gate", "key-form", "key", "forget"].map($);
 const [results, more, welcome, timings, funnel] = ["results", "more", "welcome", "timings", "funnel"].map($);
 
 let index = null;
@@ -42,10 +46,10 @@ class Problem extends Error {
   }
 }
 
-async function call(path, options) {
+async function call(path, options = {}) {
   let response, content;
   try {
-    response = await fetch(path, options);
+    response = await fetch(path, { ...options, headers: { ...options.headers, ...keyHeader() } });
     content = await response.text();
   } catch {
     throw new Problem(0, "The server cannot be reached", "It may be starting, or the connection is down.");
@@ -54,7 +58,7 @@ async function call(path, options) {
   try {
     data = JSON.parse(content);
   } catch {
-    // No JSON: something between this page and the gateway spoke. Its status says enough.
+    // Not JSON: something between this page and the gateway answered. Its status says enough.
   }
   if (!response.ok) throw problemFrom(response, data);
   if (data && typeof data === "object") return data;
@@ -65,6 +69,48 @@ function problemFrom({ status, statusText, headers }, data) {
   const { title, detail } = data ?? {};
   const said = typeof detail === "string" ? detail : JSON.stringify(detail);
   return new Problem(status, title || statusText || "The server refused", said, Number(headers.get("retry-after")) || 0);
+}
+
+// --- the key ---
+
+let key = readKey();
+
+function readKey() {
+  try {
+    return sessionStorage.getItem(KEY_NAME);
+  } catch {
+    return null; // a browser that keeps nothing: the key lasts as long as the page
+  }
+}
+
+const keyHeader = () => (key ? { authorization: `Bearer ${key}` } : {});
+
+function keepKey(given) {
+  key = given;
+  try {
+    if (key) sessionStorage.setItem(KEY_NAME, key);
+    else sessionStorage.removeItem(KEY_NAME);
+  } catch {
+    // as above
+  }
+}
+
+/** The form takes the place of answers, and says what the server said against the key before. */
+function askForKey({ detail }) {
+  $("key-problem").textContent = key ? detail : "";
+  keyInput.setAttribute("aria-invalid", Boolean(key));
+  keyInput.value = "";
+  keepKey(null);
+  view.hideNotice(notice);
+  gate.hidden = false;
+  showKeyUse();
+  const isTyping = document.activeElement === input && question();
+  if (!isTyping) keyInput.focus();
+}
+
+function showKeyUse() {
+  forget.hidden = !key;
+  $("docs").hidden = Boolean(key) || !gate.hidden; // a link carries no key
 }
 
 // --- asking ---
@@ -137,7 +183,8 @@ function showEmpty() {
 function showAnswer(query, found, roundTrip) {
   answer = { ...found, hits: Array.isArray(found.hits) ? found.hits : [] };
   const size = answer.hits.length;
-  welcome.hidden = true;
+  welcome.hidden = gate.hidden = true;
+  showKeyUse();
   if (size) showHits();
   else view.showNothing(results, index);
   view.showTimings(timings, answer.timings_ms);
@@ -168,7 +215,7 @@ function showCoverage({ coverage, partial }) {
   if (!isPartial) return view.hideNotice(notice);
   const title = `Partial answer: ${coverage?.answered ?? "?"} of ${count(coverage?.shards ?? 0, "shard")} answered`;
   const lines = failures.map(({ shard, error, message }) => `Shard ${shard}: ${[error, message].filter(Boolean).join(", ")}`);
-  view.showNotice(notice, "partial", title, lines, "Ask again", () => ask({ keepCount: true }));
+  view.showNotice(notice, "partial", title, lines, "Search again", () => ask({ keepCount: true }));
   loadCluster();
 }
 
@@ -177,11 +224,12 @@ function showProblem(error, attempt, again) {
   const { status: code, title, detail, retryAfter } = error instanceof Problem ? error : new Problem(-1, "This page failed", String(error));
   const heals = HEALS_ITSELF.includes(code);
   dropAnswer();
+  setState("error");
+  if (code === 401) return askForKey(error);
   if (code === 0) view.showLoading($("loading"), null); // nobody knows
   const [kind, label] = heals ? ["wait", "Try now"] : ["error", "Try again"];
   view.showNotice(notice, kind, code > 0 ? `${title} (${code})` : title, [detail], label, () => again(attempt));
   if (heals) retryLater(Math.max(retryAfter, pause(attempt)), attempt + 1, again);
-  setState("error");
 }
 
 // --- asking again ---
@@ -209,11 +257,14 @@ async function loadIndex(attempt = 0) {
   try {
     index = await call("v1/index");
   } catch (error) {
-    // While a question is asked its own notice speaks; the facts beside it follow quietly.
+    // While a query is in flight, its own notice reports failures; the facts follow quietly.
+    if (question() && error.status === 401) return; // asked for again with the answer
     if (question()) indexTimer = setTimeout(loadIndex, pause(attempt) * 1000, attempt + 1);
     else showProblem(error, attempt, loadIndex);
     return;
   }
+  gate.hidden = true;
+  showKeyUse();
   view.showMemory($("memory"), index.memory);
   view.showLoading($("loading"), index.loading);
   if (index.loading) indexTimer = setTimeout(loadIndex, LOADING_POLL_MS);
@@ -229,7 +280,7 @@ function showMore() {
   if (page.dataset.state !== "done") return;
   const again = () => ask({ keepCount: true });
   if (!answer.hits.length) again();
-  else if (!index.loading) view.showNotice(notice, "wait", `All ${count(index.documents, "text")} are in`, ["This answer was found among fewer."], "Ask again", again);
+  else if (!index.loading) view.showNotice(notice, "wait", `All ${count(index.documents, "text")} are loaded`, ["This answer is from before that."], "Search again", again);
 }
 
 async function loadCluster() {
@@ -259,7 +310,7 @@ function rememberInAddress() {
   }
   const { include, ...body } = request(query);
   const url = new URL("v1/search", document.baseURI).href;
-  $("curl").textContent = `curl -s ${quoted(url)} \\\n  -H 'content-type: application/json' \\\n  -d ${quoted(JSON.stringify(body))}`;
+  $("curl").textContent = `curl -s ${quoted(url)} \\\n  -H 'content-type: application/json' \\\n${key ? '  -H "authorization: Bearer $BITSIFT_API_KEY" \\\n' : ""}  -d ${quoted(JSON.stringify(body))}`;
 }
 
 /** A step the reader chose (an example, "More like this"): Back returns from it, unlike from each letter typed. */
@@ -295,6 +346,15 @@ form.addEventListener("submit", (event) => {
   ask();
 });
 clear.addEventListener("click", clearQuestion);
+keyForm.addEventListener("submit", (event) => {
+  event.preventDefault();
+  keepKey(keyInput.value.trim());
+  ask();
+});
+forget.addEventListener("click", () => {
+  keepKey(null);
+  location.reload();
+});
 explain.addEventListener("change", () => {
   if (answer && !explain.checked) showHits();
   else if (question()) return ask({ keepCount: true });

@@ -264,14 +264,14 @@ export function showLoading(section, loading) {
   section.hidden = !loading;
   if (!loading) return section.replaceChildren();
   const { done, total } = loading;
-  if (!section.firstChild) section.append(h("p"), h("progress", { "aria-label": "texts that are in" }));
+  if (!section.firstChild) section.append(h("p"), h("progress", { "aria-label": "texts loaded" }));
   const [line, bar] = section.children;
-  line.textContent = `${integer(done)} of ${count(total, "text")} are in; more every second.`;
+  line.textContent = `${integer(done)} of ${count(total, "text")} are loaded; more every second.`;
   [bar.max, bar.value] = [Math.max(1, total), done];
 }
 
 export function showNothing(list, index) {
-  const why = index?.loading ? "The first texts are still on their way." : isEmpty(index) ? "This index holds no documents yet." : "No document came back. Try other words.";
+  const why = index?.loading ? "The first texts are still being loaded." : isEmpty(index) ? "This index holds no documents yet." : "No document was found. Try other words.";
   list.replaceChildren(h("li", { class: "nothing", id: "nothing" }, h("strong", null, "No hits"), h("span", null, why)));
 }
 

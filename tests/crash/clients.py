@@ -11,7 +11,7 @@ from multiprocessing.connection import Client, Connection
 from pathlib import Path
 from typing import Any
 
-from shard_worker.types import Mode
+from bitsift.options import Mode
 from tests.crash.ledger import Change, Expected, Ledger, read_ledger
 
 IDS_PER_WRITER = 150
@@ -88,13 +88,13 @@ class Writer:
         outcomes = connection.recv()
         self._ledger.write("acknowledged", number)
         there = [name in self.state.texts for name in names]
-        words = ("missing", "deleted") if deleting else ("stored", "replaced")
+        words = ("missing", "deleted") if deleting else ("created", "updated")
         assert outcomes == [words[known] for known in there], (outcomes, there)
         self._advance(change, done=True)
         self.acknowledged += 1
         if chance.random() < 0.1:  # delivered twice: changes nothing
             connection.send(sent)
-            assert set(connection.recv()) == {"missing" if deleting else "same"}
+            assert set(connection.recv()) == {"missing" if deleting else "unchanged"}
 
 
 class Searcher:

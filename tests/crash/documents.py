@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from shard_worker.codes import Calibration, normalize
-from shard_worker.types import GIVEN_VECTOR_POSITION, Documents, ShardIdentity
+from bitsift.shard_worker.codes import Calibration, normalize
+from bitsift.shard_worker.operations import Upsert
+from bitsift.shard_worker.types import GIVEN_VECTOR_POSITION, ShardIdentity
 
 DIMENSION = 64
 IDENTITY = ShardIdentity(str(uuid.UUID(int=4)), 0, 1, DIMENSION, DIMENSION)
@@ -34,8 +35,8 @@ def codes_of(texts: Sequence[str]) -> np.ndarray:
     return CALIBRATION.quantize(vectors_of(texts))[0]
 
 
-def upserts(texts: dict[str, str]) -> Documents:
+def upserts(texts: dict[str, str]) -> Upsert:
     """Documents to upsert, text by id."""
     blank, said = [""] * len(texts), list(texts.values())
     positions = [GIVEN_VECTOR_POSITION] * len(texts)
-    return Documents(list(texts), blank, said, blank, positions, codes_of(said), replace=True)
+    return Upsert(list(texts), blank, said, blank, positions, codes_of(said))

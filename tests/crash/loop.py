@@ -7,25 +7,28 @@ there and no other; the one that each client had under way is there whole or not
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import statistics
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from shard_worker.shard import Shard
+from bitsift.shard_worker.shard import Shard
 from tests.crash import points
 from tests.crash.clients import Searcher, Writer, connect, start
 from tests.crash.documents import IDENTITY
 from tests.crash.processes import fresh_processes
 from tests.crash.server import serve
+from tests.threads import ended
 
 WRITERS, SEARCHERS = 3, 1
 _RANDOM_AFTER_S = 0.02, 0.6
 _POINT_WITHIN_S = 3.0
-_START_WITHIN_S = 30.0
+_START_WITHIN_S = 120.0
 
 
 class CrashLoop:
@@ -71,7 +74,7 @@ class CrashLoop:
                 self._work(address, server, point)
         finally:
             server.kill()
-            server.join()
+            ended(server)
         assert server.exitcode == -signal.SIGKILL, f"the shard ended by {server.exitcode}"
         if self._failures:
             raise self._failures[0]
@@ -85,7 +88,10 @@ class CrashLoop:
         while not Path(address).exists():
             if not server.is_alive():
                 return False  # the point lay in its opening
-            assert time.monotonic() < deadline, "the shard did not start"
+            if time.monotonic() > deadline:
+                os.kill(server.pid, signal.SIGABRT)  # it says where it stands
+                ended(server)
+                raise AssertionError("the shard did not start")
             time.sleep(0.002)
         with connect(address) as connection:
             connection.send(("contents",))
@@ -99,7 +105,7 @@ class CrashLoop:
         return True
 
     def _work(self, address: str, server: Any, point: str | None) -> None:
-        clients = [*self._writers, *self._searchers]
+        clients: list[Writer | Searcher] = [*self._writers, *self._searchers]
         threads = [start(client.run, address, self._failures) for client in clients]
         if point is not None:
             server.join(_POINT_WITHIN_S)
@@ -107,7 +113,7 @@ class CrashLoop:
             time.sleep(self._random.uniform(*_RANDOM_AFTER_S))
         server.kill()
         for thread in threads:
-            thread.join()
+            ended(thread)
 
     def report(self) -> dict[str, Any]:
         """What was done and seen; what was lost would have been raised."""
@@ -127,6 +133,29 @@ class CrashLoop:
             "opened_ms_p50": round(1e3 * statistics.median(self._opened_s), 1),
             "opened_ms_max": round(1e3 * max(self._opened_s), 1),
         }
+
+
+def run_loop(folder: Path, kills: int, seed: int) -> dict[str, Any]:
+    """The report of one loop in ``folder``, which is made."""
+    folder.mkdir()
+    loop = CrashLoop(folder, seed)
+    loop.run(kills)
+    loop.close()
+    return loop.report()
+
+
+def together(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The reports of several loops as one; the median of their medians."""
+    merged: dict[str, Any] = {}
+    for key in reports[0]:
+        values = [report[key] for report in reports]
+        if key == "kills_by_place":
+            merged[key] = dict(sorted(sum(map(Counter, values), Counter[str]()).items()))
+        elif key == "opened_ms_p50":
+            merged[key] = round(statistics.median(values), 1)
+        else:
+            merged[key] = max(values) if key == "opened_ms_max" else sum(values)
+    return merged
 
 
 _FREQUENT = {

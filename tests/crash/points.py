@@ -9,25 +9,30 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shard_worker import compaction, layout
-from shard_worker.compaction import Compaction
-from shard_worker.datafile import DATA_FILE
-from shard_worker.ids import IdMap
-from shard_worker.index import BinaryIndex
-from shard_worker.lists import ListedBits
-from shard_worker.shard import Shard
-from shard_worker.store import Store
+from bitsift.shard_worker import compaction, layout
+from bitsift.shard_worker.bits.index import BinaryIndex
+from bitsift.shard_worker.bits.lists import ListedBits
+from bitsift.shard_worker.compaction import Compaction
+from bitsift.shard_worker.layout import SHARD_FILE
+from bitsift.shard_worker.shard import Shard
+from bitsift.shard_worker.store import Store
+from bitsift.shard_worker.store.commits import Commits
+from bitsift.shard_worker.store.id_map import StoredIds
+from bitsift.shard_worker.store.ids import IdMap
+from bitsift.shard_worker.store.rows import RowWriter
+from bitsift.shard_worker.store.successor import Successor
 
 BEFORE: dict[str, tuple[Any, str]] = {
     "in the transaction, before any of it": (Store, "_put"),
-    "in the transaction, codes and texts are put": (Store, "_put_dead"),
-    "in the transaction, before its commit": (Store, "_put_counters"),
+    "in the transaction, codes and texts are put": (RowWriter, "put_dead"),
+    "in the transaction, before its commit": (Commits, "_put"),
     "committed, not yet in RAM": (BinaryIndex, "apply"),
     "ids half merged": (IdMap, "_merge_part"),
-    "compaction, rows half copied": (Store, "put_copied"),
-    "compaction, ids not copied": (Store, "put_ids"),
+    "compaction, rows half copied": (Successor, "put_rows"),
+    "compaction, tombstones not copied": (Successor, "copy_tombstones"),
+    "compaction, ids not copied": (StoredIds, "fill"),
     "compaction, before its end": (Compaction, "finish"),
-    "compaction, renamed, folder not synced": (compaction, "sync_folder"),
+    "compaction, named, folder not synced": (compaction, "sync_folder"),
     "compaction, snapshot not written": (Compaction, "settle"),
     "compaction, lists not moved": (ListedBits, "move"),
     "file aside, not synced": (os, "fsync"),
@@ -37,7 +42,7 @@ BEFORE: dict[str, tuple[Any, str]] = {
 }
 AFTER: dict[str, tuple[Any, str]] = {"written, not yet acknowledged": (Shard, "write")}
 RENAMES: dict[str, Callable[[Path], bool]] = {
-    "compaction, before the rename": lambda path: path.name == DATA_FILE,
+    "compaction, before the rename": lambda path: path.name.startswith(SHARD_FILE),
     "file aside, not renamed": lambda path: path.suffix == ".partial",
 }
 ALL = (*BEFORE, *AFTER, *RENAMES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import random
 import threading
@@ -13,18 +14,23 @@ from typing import Any
 
 import numpy as np
 
-from shard_worker.errors import NotFound
-from shard_worker.shard import Shard
-from shard_worker.types import Document, Mode, Query, ShardSettings
+from bitsift.errors import NotFound
+from bitsift.options import Mode, SearchOptions
+from bitsift.shard_worker.operations import Delete
+from bitsift.shard_worker.shard import Shard
+from bitsift.shard_worker.types import Document, Query, ShardSettings
 from tests.crash import points
 from tests.crash.documents import CALIBRATION, IDENTITY, codes_of, upserts, vectors_of
+from tests.writing import written
 
 SETTINGS = ShardSettings(exact_budget_ms=0.0)
 _EVERYTHING = 1_000
+_BEGIN_WITHIN_S = 600.0
 
 
 def serve(folder: Path, address: str, point: str | None, after: int, seed: int) -> None:
     """Open the shard in ``folder`` and answer at ``address`` until killed."""
+    faulthandler.enable()
     if point is not None:
         points.arm(point, after, folder.parent / "last-words")
     started = time.perf_counter()
@@ -41,7 +47,8 @@ def serve(folder: Path, address: str, point: str | None, after: int, seed: int) 
 
 def _keep_up(shard: Shard, begin: threading.Event, seed: int) -> None:
     """Compactions, snapshots, lists and copies of the data, one after the other."""
-    begin.wait()
+    if not begin.wait(_BEGIN_WITHIN_S):
+        return
     chance = random.Random(seed)
     copy = shard.folder.parent / "copy.mdb"
     try:
@@ -83,9 +90,9 @@ def _reply(
 ) -> Any:
     match what:
         case "put":
-            return [str(outcome) for outcome in shard.append(upserts(*arguments))]
+            return [str(outcome) for outcome in written(shard, upserts(*arguments))]
         case "delete":
-            return [str(outcome) for outcome in shard.delete(*arguments)]
+            return [str(outcome) for outcome in written(shard, Delete(*arguments))]
         case "search":
             return _search(shard, *arguments)
         case "get":
@@ -101,10 +108,10 @@ def _reply(
 def _search(shard: Shard, text: str, mode: str) -> list[tuple[str, str]]:
     """(id, text) of what is nearest to the vector of ``text``, best first."""
     (vector,) = vectors_of([text])
-    (found,) = shard.search([Query(vector, candidates=20, mode=Mode(mode))])
+    (found,) = shard.search([Query(SearchOptions(vector=vector, candidates=20, mode=Mode(mode)))])
     assert found.corrupt == 0, found.corrupt
     best = np.argsort(-CALIBRATION.scores(vector, found.codes), kind="stable")
-    documents = shard.documents(found.rows[best].tolist())
+    documents = shard.documents(found.origin, found.rows[best].tolist())
     assert all(isinstance(document, Document) for document in documents), documents
     return [(d.id, d.text) for d in documents if isinstance(d, Document)]
 
@@ -119,15 +126,27 @@ def _text(shard: Shard, document_id: str) -> str | None:
 def contents(shard: Shard) -> dict[str, str]:
     """Text by id of all that is there. AssertionError where code, text, id and bits do not fit."""
     (found,) = shard.search(
-        [Query(vectors_of(["any"])[0], candidates=_EVERYTHING, mode=Mode.EXHAUSTIVE)]
+        [
+            Query(
+                SearchOptions(
+                    vector=vectors_of(["any"])[0], candidates=_EVERYTHING, mode=Mode.EXHAUSTIVE
+                )
+            )
+        ]
     )
     (scanned,) = shard.search(
-        [Query(vectors_of(["any"])[0], candidates=_EVERYTHING, mode=Mode.EXACT)]
+        [
+            Query(
+                SearchOptions(
+                    vector=vectors_of(["any"])[0], candidates=_EVERYTHING, mode=Mode.EXACT
+                )
+            )
+        ]
     )
     assert found.corrupt == scanned.corrupt == 0, (found.corrupt, scanned.corrupt)
     assert sorted(found.rows.tolist()) == sorted(scanned.rows.tolist()), "codes without bits"
     assert len(found) == shard.status().documents < _EVERYTHING
-    documents = shard.documents(found.rows.tolist())
+    documents = shard.documents(found.origin, found.rows.tolist())
     assert all(isinstance(document, Document) for document in documents), documents
     whole = [document for document in documents if isinstance(document, Document)]
     texts = {document.id: document.text for document in whole}

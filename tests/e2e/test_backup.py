@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 from bitsift import Client
-from cluster.bench_index import write_index
-from cluster.manifest import read_manifest
-from cluster.opened import open_shard
-from cluster.synthetic import SyntheticSpec, synthetic_queries
-from shard_worker.codes import shard_of
-from shard_worker.errors import NotFound
+from bitsift.cluster.bench.index import write_index
+from bitsift.cluster.maintenance.opened import open_shard
+from bitsift.cluster.manifest import read_manifest
+from bitsift.cluster.sources.synthetic import SyntheticSpec, synthetic_queries
+from bitsift.errors import NotFound
+from bitsift.router.shards.placement import Placement
 from tests.commands import COMMAND, answering, bitsift
+from tests.threads import ended
 
 SPEC = SyntheticSpec(4_000, 256)
 SHARDS = 2
@@ -33,8 +34,10 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def url(index: Path) -> Iterator[str]:
-    with answering([*COMMAND, "serve", index, "--port", "0", "--json"]) as (address, _):
+def url(index: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Served; backups may go wherever these tests write."""
+    root = ["--backup-root", tmp_path_factory.getbasetemp()]
+    with answering([*COMMAND, "serve", index, "--port", "0", *root, "--json"]) as (address, _):
         yield address
 
 
@@ -53,7 +56,7 @@ class Ledger:
 
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
-        self._thread.join()
+        ended(self._thread)
 
     def _run(self) -> None:
         vectors = synthetic_queries(SPEC, 500)
@@ -88,14 +91,14 @@ def test_a_backup_of_a_cluster_that_is_written_to_holds_a_committed_prefix(
         own = [
             held
             for name, held in zip(acknowledged, there, strict=True)
-            if shard_of(name, SHARDS) == number
+            if Placement(SHARDS).owners(name) == (number,)
         ]
         assert own == sorted(own, reverse=True)
 
 
 def is_there(index: Path, name: str) -> bool:
     manifest = read_manifest(index)
-    with open_shard(index, manifest, shard_of(name, manifest.shards)) as shard:
+    with open_shard(index, manifest, Placement(manifest.shards).owners(name)[0]) as shard:
         try:
             return shard.document(name).text == f"text of {name}"
         except NotFound:

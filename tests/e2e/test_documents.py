@@ -18,6 +18,7 @@ import pytest
 
 from bitsift import BitsiftError, Client
 from tests.commands import COMMAND, answering, bitsift, wait_until
+from tests.threads import ended
 
 XQUAD = Path(__file__).parents[1] / "data" / "xquad_en"
 
@@ -162,7 +163,7 @@ def test_a_killed_writer_comes_back_and_nothing_acknowledged_is_lost(
     count = len(acknowledged)
     assert wait_until(lambda: len(acknowledged) > count + 20, 60)
     stop.set()
-    writer.join()
+    ended(writer)
     assert writers(served[1]) != [pid]
     for key in acknowledged:
         client.get(key)
@@ -181,7 +182,7 @@ def test_searches_are_answered_while_documents_are_added(client: Client) -> None
     asking.start()
     added = client.add({"id": f"busy{i}", "text": f"a text about {i} things"} for i in range(600))
     done.set()
-    asking.join()
+    ended(asking)
     assert added.created == 600
     assert len(answers) > 10
     assert not any(answer.partial for answer in answers)

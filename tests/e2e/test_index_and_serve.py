@@ -18,7 +18,6 @@ import pytest
 from bitsift import Client
 from tests.browser import chromium
 from tests.commands import COMMAND, answering, bitsift, wait_until
-from tests.tiny_model import build_tiny_model
 
 XQUAD = Path(__file__).parents[1] / "data" / "xquad_en"
 
@@ -59,7 +58,7 @@ def test_bad_records_are_listed_with_file_line_and_reason(index: Path) -> None:
     by_line = {reject["line"]: reject for reject in rejects}
     assert sorted(by_line) == [11, 12, 13]
     assert all(reject["file"].endswith("corpus.jsonl") for reject in rejects)
-    assert "broken json" in by_line[11]["reason"]
+    assert "broken JSON" in by_line[11]["reason"]
     assert "duplicate id" in by_line[13]["reason"]
 
 
@@ -99,14 +98,16 @@ def test_the_command_line_answers_from_the_folder_and_from_the_cluster_alike(
 def test_a_documents_own_text_finds_it_first(gateway: str) -> None:
     every = documents()[::20]
     with Client(gateway) as client:
-        answers = client.search_many([document["text"] for document in every], top_k=3)
+        answers = client.search_many(
+            [document["text"] for document in every], top_k=3, timeout_ms=60_000
+        )
     for document, answer in zip(every, answers, strict=True):
         assert answer.hits[0].text == document["text"]
         assert not answer.partial
 
 
 def test_answers_agree_with_exact_fp32_search(gateway: str) -> None:
-    from router.encoder import Encoder
+    from bitsift.router.model.encoder import Encoder
 
     encoder = Encoder.load("minilm")
     corpus = documents()
@@ -115,7 +116,7 @@ def test_answers_agree_with_exact_fp32_search(gateway: str) -> None:
     queries = [json.loads(line)["text"] for line in lines]
     exact = np.argsort(-(encoder.encode_queries(queries) @ vectors.T), axis=1)[:, :10]
     with Client(gateway) as client:
-        answers = client.search_many(queries)
+        answers = client.search_many(queries, timeout_ms=60_000)
     found = [
         len({corpus[i]["_id"] for i in row} & {hit.id for hit in answer.hits})
         for row, answer in zip(exact, answers, strict=True)
@@ -128,6 +129,7 @@ def test_the_shard_processes_take_little_more_memory_than_their_bits(gateway: st
     assert sum(shard["bits_bytes"] for shard in shards) == 1_180 * 48
 
 
+@pytest.mark.needs("chromium", "chromedriver")
 def test_the_page_answers_as_one_types(gateway: str, tmp_path: Path) -> None:
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
@@ -172,52 +174,6 @@ def test_a_killed_shard_process_is_restarted_and_named_meanwhile(index: Path, ga
     again = httpx.get(f"{gateway}/v1/cluster").json()["shards"][1]
     assert again["pid"] != shard["pid"]
     assert again["documents"] == shard["documents"]
-
-
-def test_a_model_of_1024_dimensions_by_path(tmp_path: Path) -> None:
-    model = build_tiny_model(tmp_path / "tiny")
-    source = tmp_path / "corpus.jsonl"
-    lines = [json.dumps({"id": d["_id"], "text": d["text"]}) for d in documents()[:300]]
-    source.write_text("\n".join(lines))
-    index = tmp_path / "index"
-    bitsift("index", source, "--out", index, "--model", model, "--shards", 1)
-    status = json.loads(bitsift("status", "--index", index, "--json").stdout)
-    assert status["index"]["dimension"] == 1024
-    assert status["index"]["model"]["query_prompt"] == "query: "
-    found = bitsift("search", "eight legs", "--index", index, "--json")
-    assert len(json.loads(found.stdout)["hits"]) == 10
-
-
-def test_ready_made_vectors_need_no_model(tmp_path: Path) -> None:
-    vectors = np.random.default_rng(0).standard_normal((700, 100)).astype(np.float32)
-    vectors[13] = np.nan
-    np.save(tmp_path / "corpus.npy", vectors)
-    rows = [json.dumps({"id": f"v{i}", "text": f"text {i}", "n": i}) for i in range(700)]
-    (tmp_path / "corpus.jsonl").write_text("\n".join(rows))
-    index = tmp_path / "index"
-    done = bitsift(
-        "index", tmp_path / "corpus.jsonl", "--vectors", tmp_path / "corpus.npy",
-        "--out", index, "--shards", 2, "--json",
-    )  # fmt: skip
-    assert json.loads(done.stdout)["documents"] == 699
-    refused = bitsift("search", "words", "--index", index, check=False)
-    assert refused.returncode == 2
-    assert "ask with a vector" in refused.stderr
-    from cluster.local import search_local
-    from router.service import Question
-
-    answer = search_local(index, Question(vector=vectors[77], top_k=5))
-    assert answer.hits[0].id == "v77"
-    assert answer.hits[0].metadata == {"n": 77}
-
-
-def test_too_many_bad_records_stop_the_build(tmp_path: Path) -> None:
-    source = tmp_path / "bad.jsonl"
-    rows = ['{"text": "good"}'] * 3 + ["{"] * 30
-    source.write_text("\n".join(rows))
-    stopped = bitsift("index", source, "--out", tmp_path / "i", "--max-rejects", 5, check=False)
-    assert stopped.returncode == 2
-    assert "more than 5 records are bad" in stopped.stderr
 
 
 def test_wrong_usage_is_told_apart_from_failure(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster.judged import read_judged
+from bitsift.cluster.evaluation.judged import read_judged
 
 XQUAD = Path(__file__).parents[1] / "data" / "xquad_en"
 DOCUMENTS = 300
@@ -19,7 +19,7 @@ DOCUMENTS = 300
 
 def bitsift(*arguments: object, status: int = 0) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "cluster.cli", *map(str, arguments)],
+        [sys.executable, "-m", "bitsift.cluster.cli", *map(str, arguments)],
         capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == status, done.stderr

@@ -10,11 +10,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from shard_worker.errors import BitsiftError
-from shard_worker.shard import Shard
+from bitsift.errors import BitsiftError
+from bitsift.shard_worker.shard import Shard
 from tests.crash import points
 from tests.crash.documents import CALIBRATION, IDENTITY, upserts
 from tests.crash.server import contents
+from tests.writing import written
 
 BATCH = 5
 
@@ -29,7 +30,7 @@ def write(shard: Shard) -> None:
     batch = 0
     try:
         while True:
-            shard.append(upserts({name: f"text of {name}" for name in names_of(batch)}))
+            written(shard, upserts({name: f"text of {name}" for name in names_of(batch)}))
             _say(f"stored {batch}")
             batch += 1
     except BitsiftError as error:
@@ -37,7 +38,7 @@ def write(shard: Shard) -> None:
     _say(f"stopped {shard.status().writes_stopped}")
     _say(f"read {len(contents(shard))}")
     try:
-        shard.append(upserts({"more": "more"}))
+        written(shard, upserts({"more": "more"}))
         _say("took the next one")
     except BitsiftError as error:
         _say(f"refused {type(error).__name__}: {error}")
@@ -48,8 +49,8 @@ def keep_up(shard: Shard) -> None:
     """All upkeep there is, again and again."""
     names = [str(number) for number in range(450)]
     for round_ in range(100):
-        shard.append(upserts({name: f"{round_} of {name}" for name in names[:400]}))
-        shard.append(upserts({name: f"text of {name}" for name in names[:400]}))
+        written(shard, upserts({name: f"{round_} of {name}" for name in names[:400]}))
+        written(shard, upserts({name: f"text of {name}" for name in names[:400]}))
         _say(f"round {round_}")
         shard.save_bits()
         if round_ == 0:
@@ -61,7 +62,7 @@ def hold(shard: Shard) -> None:
     """Have it open, and write when asked to."""
     _say("open")
     for line in sys.stdin:
-        shard.append(upserts({line.strip(): f"text of {line.strip()}"}))
+        written(shard, upserts({line.strip(): f"text of {line.strip()}"}))
         _say(f"stored {line.strip()}")
 
 

@@ -10,14 +10,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from router.fanout import FanOut, LocalLink
-from router.service import Question, SearchService
-from shard_worker.deadline import Deadline
-from shard_worker.errors import BitsiftError
-from shard_worker.shard import Shard
+from bitsift.errors import BitsiftError
+from bitsift.options import SearchOptions
+from bitsift.router.service import SearchService
+from bitsift.router.shards.fanout import FanOut
+from bitsift.router.shards.local import LocalLink
+from bitsift.shard_worker.deadline import Deadline
+from bitsift.shard_worker.shard import Shard
 from tests.crash.documents import CALIBRATION, DIMENSION, IDENTITY, upserts, vectors_of
 from tests.crash.server import contents
 from tests.fakes import FrozenLink, make_description
+from tests.writing import written
 
 HOUR_S = 3_600
 
@@ -44,7 +47,7 @@ def run(shard: Shard) -> None:
     frozen = SearchService(description, FanOut([FrozenLink()]), None)
     for version, hours in enumerate((0, 1, -1, 2, -2)):
         with clock_set(hours):
-            shard.append(upserts({"a": f"version {version}", f"{version}": "more"}))
+            written(shard, upserts({"a": f"version {version}", f"{version}": "more"}))
             assert shard.document("a").text == f"version {version}"
     with clock_set(-1):
         shard.maintain()
@@ -62,10 +65,10 @@ async def _search_while_the_clock_jumps(
     service: SearchService, frozen: SearchService, vector: object, hours: int
 ) -> None:
     """A question in time is answered, one that is late is late, whatever the clock says."""
-    waiting = asyncio.create_task(frozen.search(Question(vector=vector, timeout_s=0.5)))  # type: ignore[arg-type]
+    waiting = asyncio.create_task(frozen.search(SearchOptions(vector=vector, timeout_ms=500.0)))  # type: ignore[arg-type]
     await asyncio.sleep(0.1)
     with clock_set(hours):
-        answer = await service.search(Question(vector=vector, timeout_s=20.0))  # type: ignore[arg-type]
+        answer = await service.search(SearchOptions(vector=vector, timeout_ms=20_000.0))  # type: ignore[arg-type]
         assert not answer.partial
         started = time.monotonic()
         try:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from shard_worker.shard import Shard
+from bitsift.shard_worker.shard import Shard
 from tests.crash.documents import IDENTITY
 from tests.faults.support import ROOT, small_disk
 
-_IN_NAMESPACE = "BITSIFT_TESTS_IN_NAMESPACE"
+_IN_NAMESPACE = "TESTS_IN_NAMESPACE"
 
 
 @pytest.fixture

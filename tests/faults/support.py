@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from shard_worker.shard import Shard
-from shard_worker.types import ShardSettings
+from bitsift.shard_worker.shard import Shard
+from bitsift.shard_worker.types import ShardSettings
 from tests.crash.documents import CALIBRATION, IDENTITY
 from tests.crash.server import contents
 from tests.faults.child import names_of
@@ -74,10 +74,10 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
     """A file system of its own in ``folder``. Raises PermissionError where one may not mount."""
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     if done.returncode:
         raise PermissionError(done.stderr)
     try:
         yield folder
     finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        subprocess.run(["umount", "--lazy", str(folder)], check=True, timeout=120)

@@ -1,4 +1,4 @@
-"""FAULTS 17: a backup while writing, and a corrupt one. More of it is in tests/cluster."""
+"""A backup while writing, and a corrupt one. More of it is in tests/cluster."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from cluster.manifest import BuildReport, Manifest, write_complete, write_manifest
-from cluster.opened import open_shard
-from cluster.restore import restore
-from cluster.verify import verify
-from shard_worker.backup import Backup, copy_shard
-from shard_worker.errors import ChecksumMismatch, InvalidRequest
-from shard_worker.layout import shard_folder
-from shard_worker.shard import Shard
+from bitsift.cluster.maintenance.opened import open_shard
+from bitsift.cluster.maintenance.restore import restore
+from bitsift.cluster.maintenance.verify import verify
+from bitsift.cluster.manifest import BuildReport, Manifest, write_complete, write_manifest
+from bitsift.errors import ChecksumMismatch, InvalidRequest
+from bitsift.shard_worker.layout import shard_folder
+from bitsift.shard_worker.maintenance.backup import Backup, copy_shard
+from bitsift.shard_worker.shard import Shard
 from tests.crash.documents import CALIBRATION, IDENTITY, upserts
 from tests.crash.server import contents
+from tests.threads import ended
+from tests.writing import written
 
 NAMES = [f"always {i}" for i in range(20)]
 
@@ -36,7 +38,9 @@ def index(tmp_path: Path) -> tuple[Path, Manifest]:
 
 def write(shard: Shard, round_: int) -> None:
     """All of ``NAMES`` in a new version, and a document that stays: in one transaction."""
-    shard.append(upserts({name: f"{round_} of {name}" for name in NAMES} | {f"{round_}": "stays"}))
+    written(
+        shard, upserts({name: f"{round_} of {name}" for name in NAMES} | {f"{round_}": "stays"})
+    )
 
 
 def rounds_in(found: dict[str, str]) -> int:
@@ -73,7 +77,7 @@ def test_17_a_backup_while_writing_verifies_and_is_a_committed_prefix(
             Backup(dest, manifest.uuid).finish([copy_shard(shard, dest)])
             copies.append((before, dest, shard.status().documents - len(NAMES)))
         done.set()
-        writer.join()
+        ended(writer)
         assert any(before < after for before, _, after in copies), "nothing was written meanwhile"
     for number, (before, dest, after) in enumerate(copies):
         restored = tmp_path / f"restored-{number}"

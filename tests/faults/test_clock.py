@@ -1,4 +1,4 @@
-"""FAULTS 18: the clock jumps by an hour; order and deadlines are unaffected."""
+"""The clock jumps by an hour; order and deadlines are unaffected."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.faults.support import ROOT, there
+from tests.programs import LIBFAKETIME
 
-_LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
 
-
-@pytest.mark.skipif(not _LIBRARIES, reason="needs libfaketime (.ci/run installs it)")
+@pytest.mark.needs("faketime")
 def test_18_a_clock_that_jumps_by_an_hour_changes_neither_order_nor_deadlines(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -22,7 +21,7 @@ def test_18_a_clock_that_jumps_by_an_hour_changes_neither_order_nor_deadlines(
     offset.write_text("+0h")
     environment = {
         **os.environ,
-        "LD_PRELOAD": str(_LIBRARIES[0]),
+        "LD_PRELOAD": str(LIBFAKETIME),
         "FAKETIME_TIMESTAMP_FILE": str(offset),
         "FAKETIME_NO_CACHE": "1",
         "DONT_FAKE_MONOTONIC": "1",

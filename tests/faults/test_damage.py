@@ -1,4 +1,4 @@
-"""FAULTS 8 to 13 and 15: files that are short, empty, damaged, old, of others, or too new."""
+"""Files that are short, empty, damaged, old, of others, or too new."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shard_worker.errors import ChecksumMismatch, Corrupt, FormatMismatch
-from shard_worker.layout import SHARD_FILE
-from shard_worker.lists import LISTS_FILE
-from shard_worker.packing import ROW
-from shard_worker.shard import Shard
-from shard_worker.types import Document, Mode, Query, ShardIdentity
+from bitsift.errors import ChecksumMismatch, Corrupt, FormatMismatch
+from bitsift.options import Mode, SearchOptions
+from bitsift.shard_worker.bits.lists import LISTS_FILE
+from bitsift.shard_worker.layout import SHARD_FILE
+from bitsift.shard_worker.operations import Delete
+from bitsift.shard_worker.shard import Shard
+from bitsift.shard_worker.store.packing import ROW
+from bitsift.shard_worker.types import Document, Query, ShardIdentity
 from tests.crash.documents import CALIBRATION, IDENTITY, codes_of, upserts, vectors_of
 from tests.crash.server import contents
 from tests.faults import flips
 from tests.faults.support import new_shard, open_shard, there
+from tests.writing import written
 
 TEXTS = {str(i): f"text of {i}" for i in range(300)}
 MODES = (Mode.EXACT, Mode.APPROXIMATE, Mode.EXHAUSTIVE)
@@ -34,9 +37,9 @@ MODES = (Mode.EXACT, Mode.APPROXIMATE, Mode.EXHAUSTIVE)
 def filled(folder: Path) -> Path:
     """A closed shard of 300 documents, some of them replaced, with lists and later rows."""
     shard = open_shard(folder)
-    shard.append(upserts({name: f"old {name}" for name in TEXTS}))
+    written(shard, upserts({name: f"old {name}" for name in TEXTS}))
     shard.train()
-    shard.append(upserts(TEXTS))
+    written(shard, upserts(TEXTS))
     shard.save_bits()
     shard.close()
     return folder
@@ -46,13 +49,16 @@ def answers(shard: Shard) -> list[tuple[list[int], bytes]]:
     """Of some questions in every mode."""
     found = []
     for mode in MODES:
-        queries = [Query(vector, 40, mode, nprobe=1 << 19) for vector in vectors_of(["a", "b"])]
+        queries = [
+            Query(SearchOptions(vector=vector, candidates=40, mode=mode, nprobe=1 << 19))
+            for vector in vectors_of(["a", "b"])
+        ]
         found += [(part.rows.tolist(), part.codes.tobytes()) for part in shard.search(queries)]
     return found
 
 
 def data_file(folder: Path) -> Path:
-    return folder / "store" / "data.mdb"
+    return folder / "store-00000" / "data.mdb"
 
 
 def flip(path: Path, at: int, bit: int = 0) -> None:
@@ -101,7 +107,7 @@ def test_10_a_flipped_bit_in_a_row_is_an_error_of_that_row_and_never_an_answer(
         rows = [shard._current.store.find(name) for name in names]
         with shard._current.store._env.begin() as txn:
             documents = shard._current.store._databases["documents"]
-            parts = [bytes(txn.get(ROW.pack(row), db=documents))[8:] for row in rows]
+            parts = [bytes(txn.get(ROW.pack(row), b"", documents))[8:] for row in rows]
     if where == "code":
         parts = [codes_of([TEXTS[name]]).tobytes() for name in names]
     data = data_file(filled).read_bytes()
@@ -113,10 +119,18 @@ def test_10_a_flipped_bit_in_a_row_is_an_error_of_that_row_and_never_an_answer(
     with contextlib.closing(open_shard(filled)) as shard:
         for mode in (Mode.EXACT, Mode.EXHAUSTIVE):
             for name in names:
-                (found_now,) = shard.search([Query(vectors_of([TEXTS[name]])[0], 300, mode)])
+                (found_now,) = shard.search(
+                    [
+                        Query(
+                            SearchOptions(
+                                vector=vectors_of([TEXTS[name]])[0], candidates=300, mode=mode
+                            )
+                        )
+                    ]
+                )
                 if where == "code":
                     assert (len(found_now), found_now.corrupt) == (296, 4)
-                got = shard.documents(found_now.rows.tolist())
+                got = shard.documents(found_now.origin, found_now.rows.tolist())
                 errors = Counter(type(it) for it in got if not isinstance(it, Document))
                 assert errors == ({} if where == "code" else {ChecksumMismatch: 4})
                 whole = [it for it in got if isinstance(it, Document)]
@@ -153,8 +167,8 @@ def test_12_a_snapshot_that_is_older_than_the_store_is_brought_up_to_date(
     filled: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with contextlib.closing(open_shard(filled)) as shard:
-        shard.append(upserts({f"later {i}": f"later {i}" for i in range(200)}))
-        shard.delete(list(TEXTS)[:50])
+        written(shard, upserts({f"later {i}": f"later {i}" for i in range(200)}))
+        written(shard, Delete(list(TEXTS)[:50]))
         expected, texts = answers(shard), contents(shard)
     with caplog.at_level(logging.INFO), contextlib.closing(open_shard(filled)) as shard:
         assert "is older than the store" in caplog.text
@@ -177,7 +191,7 @@ def test_13_what_belongs_to_another_shard_or_index_is_refused_with_both_names(
     for name, identity in (("third", third), ("fifth", fifth)):
         Shard.create(tmp_path / name, identity)
         with contextlib.closing(Shard(tmp_path / name, CALIBRATION, identity)) as shard:
-            shard.append(upserts({"a": name}))
+            written(shard, upserts({"a": name}))
     if what == "the directory":
         shutil.rmtree(tmp_path / "fifth")
         shutil.copytree(tmp_path / "third", tmp_path / "fifth")
@@ -201,7 +215,7 @@ def test_15_a_newer_format_is_refused_and_the_files_stay_as_they_are(
             flip(data_file(filled), page + 20, 1)  # version 1 becomes 3
     else:
         facts = json.loads((filled / SHARD_FILE).read_text())
-        (filled / SHARD_FILE).write_text(json.dumps({**facts, "format_version": 2}))
+        (filled / SHARD_FILE).write_text(json.dumps({**facts, "format_version": "3.0"}))
     before = digests(filled)
     with pytest.raises(FormatMismatch, match="version [23]"):
         open_shard(filled)

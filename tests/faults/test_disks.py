@@ -1,21 +1,28 @@
-"""FAULTS 4 to 7: disks that are full, fail, or take no writes any more."""
+"""Disks that are full, fail, or take no writes any more."""
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from shard_worker.errors import StorageFull
-from shard_worker.shard import Shard
-from shard_worker.types import Mode, Outcome, Query, ShardSettings
+from bitsift.errors import RequestOutcome, ShardUnavailable, StorageFull
+from bitsift.options import Mode, SearchOptions
+from bitsift.shard_worker.operations import Delete
+from bitsift.shard_worker.shard import Shard
+from bitsift.shard_worker.store import block_reader as blocks
+from bitsift.shard_worker.types import Query, ShardSettings
+from bitsift.write_status import WriteStatus
 from tests.crash.documents import upserts, vectors_of
 from tests.crash.server import contents
 from tests.faults.support import check_batches, child, new_shard, open_shard, strace, there
 from tests.faults.support import stored_by as acknowledged_by
+from tests.writing import written
 
 LONG = os.urandom(20_000).hex()
 
@@ -25,7 +32,7 @@ def fill(shard: Shard, first: int = 0) -> tuple[int, StorageFull]:
     stored = first
     while stored < first + 5_000:
         try:
-            shard.append(upserts({str(stored + i): f"{stored + i} {LONG}" for i in range(10)}))
+            written(shard, upserts({str(stored + i): f"{stored + i} {LONG}" for i in range(10)}))
         except StorageFull as error:
             return stored, error
         stored += 10
@@ -35,10 +42,12 @@ def fill(shard: Shard, first: int = 0) -> tuple[int, StorageFull]:
 def check_full(shard: Shard, stored: int) -> None:
     """Searches and deletes work, all that was acknowledged is there, nothing else is."""
     assert len(contents(shard)) == stored > 0
-    (found,) = shard.search([Query(vectors_of([f"7 {LONG}"])[0], mode=Mode.EXACT)])
-    assert shard.documents(found.rows.tolist())[0] == shard.document("7")
+    (found,) = shard.search(
+        [Query(SearchOptions(vector=vectors_of([f"7 {LONG}"])[0], mode=Mode.EXACT))]
+    )
+    assert shard.documents(found.origin, found.rows.tolist())[0] == shard.document("7")
     ids = [str(i) for i in range(stored)]
-    assert set(shard.delete(ids[10:])) == {Outcome.DELETED}
+    assert set(written(shard, Delete(ids[10:]))) == {WriteStatus.DELETED}
     assert set(contents(shard)) == set(ids[:10])
     assert shard.status().writes_stopped is None
 
@@ -71,13 +80,13 @@ def test_4_a_disk_that_is_full_during_a_compaction_keeps_the_old_state(
     (place / "ballast").write_bytes(bytes(8 << 20))
     shard = new_shard(place / "shard")
     stored, _ = fill(shard)
-    shard.delete([str(i) for i in range(10)])
+    written(shard, Delete([str(i) for i in range(10)]))
     with pytest.raises(StorageFull):
         shard.compact()
     assert len(contents(shard)) == stored - 10
-    assert not (place / "shard" / "store.next").exists()
+    assert [path.name for path in (place / "shard").glob("store*")] == ["store-00000"]
     (place / "ballast").unlink()
-    shard.delete([str(i) for i in range(10, stored - 20)])
+    written(shard, Delete([str(i) for i in range(10, stored - 20)]))
     assert shard.compact()  # what lives now fits beside
     assert len(contents(shard)) == 20
     assert fill(shard, stored)[0] > stored
@@ -88,7 +97,7 @@ def test_5_a_map_at_its_cap_is_a_full_disk(tmp_path: Path) -> None:
     shard = new_shard(tmp_path / "s", ShardSettings(store_bytes_max=16 << 20))
     stored, error = fill(shard)
     assert "beyond the configured 16777216 bytes" in error.message
-    assert (tmp_path / "s" / "store" / "data.mdb").stat().st_size <= 16 << 20
+    assert (tmp_path / "s" / "store-00000" / "data.mdb").stat().st_size <= 16 << 20
     check_full(shard, stored)
     assert shard.compact()
     assert fill(shard, stored)[0] > stored
@@ -98,6 +107,7 @@ def test_5_a_map_at_its_cap_is_a_full_disk(tmp_path: Path) -> None:
     shard.close()
 
 
+@pytest.mark.needs("strace")
 @pytest.mark.parametrize(
     ("failing", "reason"),
     [
@@ -117,7 +127,7 @@ def test_6_and_7_a_disk_that_fails_stops_writes_and_reads_go_on(
     refused, stopped, read, again = lines
     acknowledged = acknowledged_by(done)
     assert refused.startswith("refused WritesStopped") and reason in refused, refused
-    assert reason in stopped and "see to the disk" in stopped
+    assert reason in stopped and "check the disk" in stopped
     assert read == f"read {5 * len(acknowledged)}"
     assert again.startswith("refused WritesStopped"), again
     assert check_batches(there(folder), acknowledged) == len(acknowledged)
@@ -128,11 +138,35 @@ def test_7_a_shard_on_a_read_only_disk_is_not_opened_and_says_why(
 ) -> None:
     place = disk("8m")
     shard = new_shard(place / "shard")
-    shard.append(upserts({"a": "one"}))
+    written(shard, upserts({"a": "one"}))
     shard.close()
     remount = ["mount", "-o", "remount,ro", str(place)]
-    subprocess.run(remount, check=True)
-    with pytest.raises(OSError, match="Read-only file system"):
+    subprocess.run(remount, check=True, timeout=120)
+    with pytest.raises(ShardUnavailable, match=r"Read-only file system.*check its disk"):
         open_shard(place / "shard")
-    subprocess.run([*remount[:2], "remount,rw", str(place)], check=True)
+    subprocess.run([*remount[:2], "remount,rw", str(place)], check=True, timeout=120)
     assert there(place / "shard") == {"a": "one"}
+
+
+def test_a_disk_that_fails_a_read_is_named_with_what_to_do(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other shards answer without it; a read has changed nothing."""
+    shard = new_shard(folder / "shard")
+    written(shard, upserts({"a": "one"}))
+    failed: list[int] = []
+
+    def pread(file: int, size: int, place: int) -> bytes:
+        failed.append(place)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(blocks.BlockReader, "_positions", lambda self, rows: np.full(len(rows), 1))
+    monkeypatch.setattr("os.pread", pread)
+    with pytest.raises(ShardUnavailable) as raised:
+        shard.search([Query(SearchOptions(vector=vectors_of(["a"])[0], mode=Mode.EXACT))])
+    assert failed
+    assert "data.mdb cannot be used (Input/output error): check its disk" in raised.value.message
+    assert raised.value.outcome is RequestOutcome.NOT_DONE
+    monkeypatch.undo()
+    assert set(contents(shard)) == {"a"}
+    shard.close()

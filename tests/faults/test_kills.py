@@ -1,4 +1,4 @@
-"""FAULTS 1 to 3: SIGKILL at named places, at system calls, and again and again at random."""
+"""SIGKILL at named places, at system calls, and again and again at random."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from shard_worker.layout import NEXT_FOLDER
+from bitsift.shard_worker.layout import read_shard_file
 from tests.crash.loop import CrashLoop
 from tests.crash.points import ALL
+from tests.crash.upgrades import UpgradeLoop
 from tests.faults.child import names_of
 from tests.faults.support import check_batches, child, stored_by, strace, there
 
@@ -39,6 +40,7 @@ def test_2_killed_in_a_transaction_the_batch_is_absent(folder: Path, point: str)
     assert check_batches(there(folder), stored_by(done)) == 4
 
 
+@pytest.mark.needs("strace")
 @pytest.mark.parametrize(
     "call",
     [
@@ -64,7 +66,7 @@ def test_3_killed_in_its_upkeep_the_old_state_is_valid_and_leftovers_are_removed
     texts = {f"{number}": f"text of {number}" for number in range(400)}
     for _ in range(2):
         assert there(folder) == texts
-        assert not (folder / NEXT_FOLDER).exists()
+        assert [folder / read_shard_file(folder).store] == list(folder.glob("store*"))
         assert not list(folder.glob("*.partial"))
 
 
@@ -76,3 +78,10 @@ def test_a_shard_that_is_killed_again_and_again_loses_nothing(tmp_path: Path) ->
     assert report["kills"] == 11
     assert report["acknowledged_changes"] > 20
     assert len(report["kills_by_place"]) > 3
+
+
+def test_an_upgrade_that_is_killed_again_and_again_loses_no_document(tmp_path: Path) -> None:
+    report = UpgradeLoop(tmp_path, seed=5).run(6)
+    assert report["kills"] == 6
+    assert set(report["kills_by_work"]) <= {"by_command", "by_compaction"}
+    assert report["documents_checked"] > 6 * 7_000

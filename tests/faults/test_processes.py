@@ -1,4 +1,4 @@
-"""FAULTS 14 and 16: two processes at one shard, and readers that were killed."""
+"""Two processes at one shard, and readers that were killed."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from shard_worker.errors import Unavailable
-from shard_worker.shard import Shard
-from shard_worker.types import Outcome, ShardSettings
+from bitsift.errors import Unavailable
+from bitsift.shard_worker.layout import store_folder
+from bitsift.shard_worker.operations import Delete
+from bitsift.shard_worker.shard import Shard
+from bitsift.shard_worker.types import ShardSettings
+from bitsift.write_status import WriteStatus
 from tests.crash.documents import upserts
 from tests.crash.server import contents
 from tests.faults.support import ROOT, open_shard, there
+from tests.writing import written
 
 REWRITES, AT_ONCE, DOCUMENTS = 100_000, 100, 1_000
 _READER = """
@@ -37,7 +41,7 @@ def running(*command: object) -> Iterator[subprocess.Popen[str]]:
         yield process
     finally:
         process.kill()
-        process.communicate()
+        process.communicate(timeout=60)
 
 
 def say(process: subprocess.Popen[str], line: str) -> str:
@@ -64,19 +68,18 @@ def test_14_the_second_process_at_a_shard_is_refused_and_the_first_is_unharmed(
 
 def readers(shard: Shard) -> int:
     """Transactions that LMDB believes to be reading, this process's threads left out."""
-    lines = shard._current.store._env.readers().splitlines()[1:]
+    lines = shard._current.store._env._env.readers().splitlines()[1:]
     return sum(1 for line in lines if not line.rstrip().endswith("-") and "(no" not in line)
 
 
 def test_16_killed_readers_are_reaped_and_the_file_stays_bounded(folder: Path) -> None:
     # The generations before stay open for a while: 100 of them would reserve 100 TB of addresses.
     shard = open_shard(folder, ShardSettings(store_bytes_max=1 << 30))
-    data = folder / "store" / "data.mdb"
     names = [str(i) for i in range(DOCUMENTS)]
     for first in range(0, DOCUMENTS, AT_ONCE):
-        shard.append(upserts({name: f"0 of {name}" for name in names[first : first + AT_ONCE]}))
+        written(shard, upserts({name: f"0 of {name}" for name in names[first : first + AT_ONCE]}))
     shard.compact()
-    with running(sys.executable, "-c", _READER, data.parent) as reader:
+    with running(sys.executable, "-c", _READER, store_folder(folder)) as reader:
         assert say(reader, "").startswith("reading")
         assert readers(shard) == 1
     assert readers(shard) == 1, "the killed reader left nothing behind"
@@ -86,8 +89,9 @@ def test_16_killed_readers_are_reaped_and_the_file_stays_bounded(folder: Path) -
     for batch in range(REWRITES // AT_ONCE):
         first = batch * AT_ONCE % DOCUMENTS
         texts = {name: f"{batch + 1} of {name}" for name in names[first : first + AT_ONCE]}
-        assert shard.append(upserts(texts)) == [Outcome.REPLACED] * AT_ONCE
+        assert written(shard, upserts(texts)) == [WriteStatus.UPDATED] * AT_ONCE
         shard.maintain()
+        data = store_folder(folder) / "data.mdb"
         largest = max(largest, data.stat().st_blocks * 512)
     assert shard.status().generation > REWRITES // (4 * DOCUMENTS)
     assert largest < 8 << 20, "1,000 documents of 100 bytes, and 100,000 rewrites"
@@ -97,7 +101,7 @@ def test_16_killed_readers_are_reaped_and_the_file_stays_bounded(folder: Path) -
 
 
 def contents_of(shard: Shard) -> dict[str, str]:
-    shard.delete(["999"])  # one search returns less than 1,000
+    written(shard, Delete(["999"]))  # one search returns less than 1,000
     found = contents(shard)
     assert len(found) == DOCUMENTS - 1
     return found

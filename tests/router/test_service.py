@@ -6,29 +6,36 @@ import asyncio
 import contextlib
 import dataclasses
 import itertools
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from router.answer import Answer
-from router.fanout import LocalLink
-from router.merge import rescore
-from router.service import QUERY_CHARACTERS_MAX, Question, SearchService
-from shard_worker.codes import normalize
-from shard_worker.errors import (
+from bitsift.checked import checked_search
+from bitsift.errors import (
     BitsiftError,
     DeadlineExceeded,
     InvalidRequest,
     ShardUnavailable,
     Unavailable,
 )
-from shard_worker.shard import Shard
-from shard_worker.types import LIVE_POSITION, Candidates, Documents, Mode, Query
+from bitsift.options import QUERY_CHARACTERS_MAX, Mode, SearchOptions
+from bitsift.results import Answer
+from bitsift.router.answer_bytes import AnswerBytes
+from bitsift.router.merge import merge
+from bitsift.router.service import SearchService
+from bitsift.router.shards.local import LocalLink
+from bitsift.shard_worker.codes import Calibration, normalize
+from bitsift.shard_worker.operations import Upsert
+from bitsift.shard_worker.shard import Shard
+from bitsift.shard_worker.types import LIVE_POSITION, Candidates, Query
 from tests.fakes import BrokenLink, FrozenLink, LateTextsLink, make_service, make_shards
+from tests.writing import written
 
 DIMENSION = 64
 
@@ -55,7 +62,7 @@ def serving(
 
 
 def ask(service: SearchService, vector: np.ndarray | None = None, **options) -> Answer:  # type: ignore[no-untyped-def]
-    return asyncio.run(service.search(Question(vector=vector, **options)))
+    return asyncio.run(service.search(SearchOptions(vector=vector, **options)))
 
 
 def ids(answer: Answer) -> list[str]:
@@ -82,16 +89,14 @@ def test_exhaustive_answers_are_the_same_for_every_shard_count(tmp_path: Path) -
         with serving(tmp_path / str(shards), units, shards) as (service, _):
             asked = [ask(service, units[place], mode=Mode.EXHAUSTIVE) for place in (7, 11, 450)]
             answers.append([[(hit.id, hit.score) for hit in answer.hits] for answer in asked])
+    assert [len(hits) for hits in answers[0]] == [10, 10, 10]
     assert all(answer == answers[0] for answer in answers)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.integers(1, 400), st.integers(2, 5), st.integers(0, 10_000))
 def test_splitting_an_index_never_lowers_the_score_at_any_rank(
-    tmp_path_factory,
-    rows: int,
-    shards: int,
-    seed: int,  # type: ignore[no-untyped-def]
+    tmp_path_factory: pytest.TempPathFactory, rows: int, shards: int, seed: int
 ) -> None:
     units = clustered(rows, seed)
     query = clustered(1, seed + 1)[0]
@@ -105,13 +110,14 @@ def test_splitting_an_index_never_lowers_the_score_at_any_rank(
 
 def test_the_ranking_does_not_depend_on_the_order_in_which_shards_answer(tmp_path: Path) -> None:
     units = clustered(300)
-    with serving(tmp_path, units, 4) as (service, opened):
-        query = Query(units[3])
+    with serving(tmp_path, units, 4) as (_, opened):
+        query = Query(SearchOptions(vector=units[3]))
         gathered = [shard.search([query])[0] for shard in opened]
-        calibration = service.description.calibration
-        first = rescore(calibration, query.vector, gathered)
+        first = merge(gathered, DIMENSION)
+        assert len(first.rows) >= 40
+        assert {*first.shards.tolist()} == {0, 1, 2, 3}
         for order in itertools.permutations(gathered):
-            again = rescore(calibration, query.vector, order)
+            again = merge(order, DIMENSION)
             np.testing.assert_array_equal(again.rows, first.rows)
             np.testing.assert_array_equal(again.shards, first.shards)
             np.testing.assert_array_equal(again.scores, first.scores)
@@ -149,7 +155,7 @@ def test_a_hit_carries_its_document_and_its_way_through_the_funnel(tmp_path: Pat
 
 def test_fields_that_are_not_included_are_left_out(tmp_path: Path) -> None:
     with serving(tmp_path, clustered(20), 1) as (service, _):
-        hit = ask(service, clustered(1)[0], include=frozenset({"title"})).hits[0]
+        hit = ask(service, clustered(1)[0], include=["title"]).hits[0]
     assert hit.title is not None
     assert (hit.text, hit.metadata, hit.explain) == (None, None, None)
 
@@ -157,12 +163,14 @@ def test_fields_that_are_not_included_are_left_out(tmp_path: Path) -> None:
 def test_a_text_gets_the_same_answer_each_time_whoever_asks_beside_it(tmp_path: Path) -> None:
     async def together(service: SearchService) -> list[Answer]:
         texts = [f"question {i % 7}" for i in range(70)]
-        return await asyncio.gather(*(service.search(Question(text=t)) for t in texts))
+        return await asyncio.gather(*(service.search(SearchOptions(query=t)) for t in texts))
 
     with serving(tmp_path, clustered(300), 2) as (service, _):
         answers = asyncio.run(together(service))
     for place, answer in enumerate(answers):
+        assert len(answer.hits) == 10
         assert ids(answer) == ids(answers[place % 7])
+    assert len({tuple(ids(answer)) for answer in answers}) == 7
 
 
 def test_a_broken_shard_is_named_and_the_others_answer(tmp_path: Path) -> None:
@@ -186,9 +194,10 @@ def test_a_frozen_shard_costs_the_deadline_and_is_named(tmp_path: Path) -> None:
     opened, calibration = make_shards(tmp_path, clustered(200), DIMENSION, 2)
     frozen = FrozenLink()
     service = make_service([LocalLink(opened[0]), frozen], calibration)
-    answer = ask(service, clustered(1)[0], timeout_s=0.3)
+    answer = ask(service, clustered(1)[0], timeout_ms=300)
     assert frozen.was_reached
     assert answer.coverage.failures[0].error == "DeadlineExceeded"
+    assert {hit.shard for hit in answer.hits} == {0}
     for shard in opened:
         shard.close()
 
@@ -219,9 +228,9 @@ def test_few_shards_send_the_documents_along_and_many_are_asked_for_the_winners(
     asked: list[int] = []
 
     class WatchedLink(LocalLink):
-        async def documents(self, rows):  # type: ignore[no-untyped-def]
-            asked.extend(rows)
-            return await super().documents(rows)
+        async def documents(self, reads):  # type: ignore[no-untyped-def]
+            asked.extend(row for read in reads for row in read.rows)
+            return await super().documents(reads)
 
     opened, calibration = make_shards(tmp_path, clustered(300), DIMENSION, shards)
     answer = ask(make_service([WatchedLink(s) for s in opened], calibration), clustered(1)[0])
@@ -244,14 +253,14 @@ def test_a_query_not_encoded_in_time_is_a_deadline_not_a_hang(tmp_path: Path) ->
     with serving(tmp_path, clustered(20), 1) as (service, _):
         service.encoder = SlowEncoder()
         with pytest.raises(DeadlineExceeded, match=r"not encoded in 0\.050 s"):
-            ask(service, text="slow", timeout_s=0.05)
+            ask(service, query="slow", timeout_ms=50)
 
 
 def test_a_loading_encoder_says_so_and_vectors_work_meanwhile(tmp_path: Path) -> None:
     with serving(tmp_path, clustered(20), 1) as (service, _):
         service.encoder = None
         with pytest.raises(Unavailable, match="still loading"):
-            ask(service, text="words")
+            ask(service, query="words")
         assert ask(service, clustered(1)[0]).hits
 
 
@@ -259,21 +268,21 @@ def test_a_loading_encoder_says_so_and_vectors_work_meanwhile(tmp_path: Path) ->
     ("options", "reason"),
     [
         ({}, "exactly one"),
-        ({"text": "a", "vector": np.ones(DIMENSION)}, "exactly one"),
-        ({"text": " \n\t"}, "empty"),
-        ({"text": "x" * (QUERY_CHARACTERS_MAX + 1)}, "characters"),
-        ({"text": "\ud800"}, "lone surrogate"),
-        ({"text": "a", "top_k": 0}, "top_k: 0 is not between 1 and 1000"),
-        ({"text": "a", "top_k": 1001}, "top_k"),
-        ({"text": "a", "candidates": 0}, "candidates"),
-        ({"text": "a", "timeout_s": 0.0}, "timeout"),
-        ({"text": "a", "timeout_s": 61.0}, "timeout"),
-        ({"text": "a", "include": frozenset({"vector"})}, "cannot include"),
+        ({"query": "a", "vector": [1.0]}, "exactly one"),
+        ({"query": " \n\t"}, "empty"),
+        ({"query": "x" * (QUERY_CHARACTERS_MAX + 1)}, "8192 characters"),
+        ({"query": "\ud800"}, "surrogates not allowed"),
+        ({"query": "a", "top_k": 0}, "top_k: Input should be greater than or equal to 1"),
+        ({"query": "a", "top_k": 1001}, "top_k"),
+        ({"query": "a", "candidates": 0}, "candidates"),
+        ({"query": "a", "timeout_ms": 0.0}, "timeout"),
+        ({"query": "a", "timeout_ms": 60_001.0}, "timeout"),
+        ({"query": "a", "include": ["vector"]}, "include.0: Input should be 'title'"),
     ],
 )
 def test_a_bad_question_is_refused_with_the_reason(options: dict, reason: str) -> None:  # type: ignore[type-arg]
     with pytest.raises(InvalidRequest, match=reason):
-        Question(**options)
+        checked_search(options)
 
 
 @pytest.mark.parametrize("bad", [np.nan, 0.0])
@@ -290,7 +299,7 @@ def test_a_vector_without_direction_or_of_another_width_is_refused(
 def test_every_error_survives_pickling() -> None:
     import pickle
 
-    from shard_worker import errors
+    from bitsift import errors
 
     kinds = [
         k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, BitsiftError)
@@ -310,22 +319,22 @@ class BothRowsLink(LocalLink):
     was_reached = False
 
     async def search(self, queries: Sequence[Query], timeout_s: float) -> list[Candidates]:
-        found = await super().search(queries, timeout_s)
+        answered = await super().search(queries, timeout_s)
+        found = [one for one in answered if isinstance(one, Candidates)]
+        assert len(found) == len(answered)
         if self.first is None:
             self.first = found
             return found
         self.was_reached = True
-        return [
-            dataclasses.replace(
-                new,
-                **{
-                    name: np.concatenate([getattr(old, name), getattr(new, name)])
-                    for name in ("rows", "distances", "hamming_ranks", "estimates", "codes")
-                },
-                documents={},
-            )
-            for old, new in zip(self.first, found, strict=True)
-        ]
+        return [both(old, new) for old, new in zip(self.first, found, strict=True)]
+
+
+def both(old: Candidates, new: Candidates) -> Candidates:
+    columns = ("rows", "distances", "hamming_ranks", "estimates", "scores", "codes")
+    joined: dict[str, Any] = {
+        name: np.concatenate([getattr(old, name), getattr(new, name)]) for name in columns
+    }
+    return dataclasses.replace(new, **joined, documents={})
 
 
 def test_of_two_rows_of_one_document_the_newer_one_is_the_hit(tmp_path: Path) -> None:
@@ -334,17 +343,93 @@ def test_of_two_rows_of_one_document_the_newer_one_is_the_hit(tmp_path: Path) ->
     link = BothRowsLink(opened[0])
     service = make_service([link], calibration)
     try:
-        asyncio.run(service.search(Question(vector=units[0])))
-        opened[0].append(
-            Documents(
-                ids=["0"], titles=[""], texts=["newer"], metadata=[""], positions=[LIVE_POSITION],
-                codes=calibration.quantize(units[:1])[0],
-            ),
-            replace=True,
-        )  # fmt: skip
-        hits = asyncio.run(service.search(Question(vector=units[0]))).hits
+        asyncio.run(service.search(SearchOptions(vector=units[0])))
+        codes = calibration.quantize(units[:1])[0]
+        written(opened[0], Upsert(["0"], [""], ["newer"], [""], [LIVE_POSITION], codes))
+        hits = asyncio.run(service.search(SearchOptions(vector=units[0]))).hits
         assert link.was_reached
         assert sorted(hit.id for hit in hits) == ["0", "1", "2"]
         assert hits[0].text == "newer"
     finally:
         opened[0].close()
+
+
+@pytest.mark.parametrize("shards", [1, 3, 5])
+def test_pages_are_the_slices_of_one_ranking(tmp_path: Path, shards: int) -> None:
+    units = clustered(300)
+    units[100:140] = units[7]  # forty equal scores: the cut between pages is by id
+    with serving(tmp_path, units, shards) as (service, _):
+        for options in ({"mode": Mode.EXHAUSTIVE}, {"candidates": 200}):
+            whole = ids(ask(service, units[7], top_k=200, **options))
+            assert len(whole) == 200
+            pages = [
+                ids(ask(service, units[7], top_k=11, offset=offset, **options))
+                for offset in range(0, 110, 11)
+            ]
+            assert [hit for page in pages for hit in page] == whole[:110]
+            assert (
+                ids(ask(service, units[7], top_k=50, offset=280, **options))
+                == (ids(ask(service, units[7], top_k=300, **options))[280:])
+            )
+            assert ask(service, units[7], top_k=5, offset=300, **options).hits == ()
+
+
+def test_a_page_holds_whole_documents_and_those_skipped_are_not_counted(tmp_path: Path) -> None:
+    units = clustered(60)
+    texts = [f"{i} " + "x" * 4_000 for i in range(60)]  # 40 of them are more than is sent unasked
+    opened, calibration = make_shards(tmp_path, units, DIMENSION, 2, texts)
+    service = make_service([LocalLink(shard) for shard in opened], calibration)
+    with contextlib.closing(AnswerBytes(service.memory)) as held:
+        options = SearchOptions(vector=units[0], offset=40, top_k=15, mode=Mode.EXHAUSTIVE)
+        answer = asyncio.run(service.search(options, held))
+        assert [hit.text for hit in answer.hits] == [texts[int(hit.id)] for hit in answer.hits]
+        assert len(answer.hits) == 15
+        assert 15 * 4_000 < held.used_bytes < 16 * 4_100
+    for shard in opened:
+        shard.close()
+
+
+def test_the_best_pool_covers_what_is_skipped(tmp_path: Path) -> None:
+    units = clustered(2_500)
+    with serving(tmp_path, units, 1) as (service, _):
+        oracle = [str(place) for place in np.argsort(-(units @ units[5]))]
+        page = ids(ask(service, units[5], top_k=50, offset=900))
+    assert len(page) == 50
+    assert set(page) <= set(oracle[700:1_200])  # the skipped were not the only ones looked at
+
+
+def test_hits_below_the_lowest_score_are_left_out(tmp_path: Path) -> None:
+    with serving(tmp_path, clustered(300), 2) as (service, _):
+        query = clustered(1)[0]
+        whole = ask(service, query, top_k=40).hits
+        for place in (0, 1, 17, 39):
+            cut = whole[place].score  # itself is kept
+            kept = ask(service, query, top_k=40, min_score=cut).hits
+            assert list(kept) == [hit for hit in whole if hit.score >= cut]
+            assert len(kept) > place
+        assert len(ask(service, query, top_k=40, min_score=-1.0).hits) == 40
+        assert ask(service, query, top_k=40, min_score=1.0, mode=Mode.EXHAUSTIVE).hits == ()
+        second = ask(service, query, top_k=5, offset=15, min_score=whole[17].score).hits
+        assert list(second) == [hit for hit in whole[15:20] if hit.score >= whole[17].score]
+
+
+def test_scores_are_computed_outside_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred queries of 1,000 candidates stopped the loop for half a second."""
+    units, where, plain = clustered(500), list[int](), Calibration.scores
+
+    def scores(self: Calibration, *given: Any) -> Any:
+        where.append(threading.get_ident())
+        return plain(self, *given)
+
+    monkeypatch.setattr(Calibration, "scores", scores)
+    with serving(tmp_path, units, 2) as (service, _):
+
+        async def scenario() -> int:
+            await service.search(SearchOptions(vector=units[3], candidates=100))
+            return threading.get_ident()
+
+        loop = asyncio.run(scenario())
+    assert where
+    assert loop not in where

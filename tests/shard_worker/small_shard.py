@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from shard_worker.codes import Calibration, normalize
-from shard_worker.shard import Shard
-from shard_worker.types import (
+from bitsift.options import Mode, SearchOptions
+from bitsift.shard_worker.codes import Calibration, normalize
+from bitsift.shard_worker.operations import Upsert
+from bitsift.shard_worker.shard import Shard
+from bitsift.shard_worker.types import (
     GIVEN_VECTOR_POSITION,
     Document,
-    Documents,
-    Mode,
     Query,
     ShardIdentity,
     ShardSettings,
@@ -41,12 +41,12 @@ def vector_of(text: str) -> np.ndarray:
 
 def batch(
     ids: Sequence[str], texts: Sequence[str], *, position: int = GIVEN_VECTOR_POSITION
-) -> Documents:
+) -> Upsert:
     """Documents to upsert, each with the vector of its text."""
     vectors = np.stack([vector_of(text) for text in texts])
     blank = [""] * len(ids)
     codes = CALIBRATION.quantize(vectors)[0]
-    return Documents(ids, blank, texts, blank, [position] * len(ids), codes, replace=True)
+    return Upsert(ids, blank, texts, blank, [position] * len(ids), codes)
 
 
 def new_shard(folder: Path, settings: ShardSettings | None = None) -> Shard:
@@ -61,18 +61,20 @@ def open_shard(folder: Path, settings: ShardSettings | None = None) -> Shard:
 def best_of(shard: Shard, text: str, mode: Mode = Mode.EXACT) -> Document:
     """The document whose vector is nearest to that of ``text``, through the whole funnel."""
     vector = vector_of(text)
-    (found,) = shard.search([Query(vector, mode=mode)])
+    (found,) = shard.search([Query(SearchOptions(vector=vector, mode=mode))])
     scores = CALIBRATION.scores(vector, found.codes)
-    (document,) = shard.documents([int(found.rows[np.argmax(scores)])])
+    (document,) = shard.documents(found.origin, [int(found.rows[np.argmax(scores)])])
     assert isinstance(document, Document), document
     return document
 
 
 def contents(shard: Shard) -> dict[str, str]:
     """All that is there: text by id, by way of a search that returns every row."""
-    (found,) = shard.search([Query(unit_vectors(1)[0], candidates=1_000, mode=Mode.EXHAUSTIVE)])
+    (found,) = shard.search(
+        [Query(SearchOptions(vector=unit_vectors(1)[0], candidates=1_000, mode=Mode.EXHAUSTIVE))]
+    )
     assert found.corrupt == 0
-    documents = shard.documents(found.rows.tolist())
+    documents = shard.documents(found.origin, found.rows.tolist())
     by_id = {d.id: d.text for d in documents if isinstance(d, Document)}
     assert len(by_id) == len(documents), "one id twice"
     return by_id

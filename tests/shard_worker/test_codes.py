@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from shard_worker.codes import (
+from bitsift.errors import FormatMismatch, InvalidRequest
+from bitsift.shard_worker.codes import (
     Calibration,
     Transform,
     asymmetric_scores,
@@ -19,9 +20,7 @@ from shard_worker.codes import (
     padded,
     query_bits,
     rotation,
-    shard_of,
 )
-from shard_worker.errors import FormatMismatch, InvalidRequest
 
 
 def unit_vectors(rows: int, dimension: int, seed: int = 0) -> np.ndarray:
@@ -228,19 +227,5 @@ def test_best_first_is_the_head_of_a_full_sort(scores: np.ndarray, count: int) -
     assert best_first(scores, ties, count).tolist() == expected
 
 
-@settings(max_examples=50)
-@given(st.text(), st.integers(1, 64))
-def test_every_id_has_one_shard(document_id: str, shards: int) -> None:
-    if any("\ud800" <= c <= "\udfff" for c in document_id):
-        return
-    assert 0 <= shard_of(document_id, shards) < shards
-    assert shard_of(document_id, shards) == shard_of(document_id, shards)
-
-
-def test_the_shard_of_an_id_never_changes_between_versions() -> None:
-    assert [shard_of(name, 7) for name in ("", "a", "spider", "ünïcode")] == SHARDS_FOR_EVER
-
-
-SHARDS_FOR_EVER = [5, 4, 6, 1]
 ROTATION_FOR_EVER = [[-0.2477025, 0.1400737, 0.0724575], [-0.1168600, -0.1511174, 0.2086019]]
 VERSION_1_KEYS = {"version", "dimension", "low", "step"}

@@ -17,12 +17,22 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shard_worker.codes import Calibration, normalize
-from shard_worker.errors import ChecksumMismatch, Corrupt, FormatMismatch, NotFound, Unavailable
-from shard_worker.packing import rows_per_block
-from shard_worker.shard import Shard
-from shard_worker.types import Document, Documents, Mode, Outcome, Query, ShardIdentity
+from bitsift.errors import (
+    ChecksumMismatch,
+    Corrupt,
+    FormatMismatch,
+    NotFound,
+    Unavailable,
+)
+from bitsift.options import Mode, SearchOptions
+from bitsift.shard_worker.codes import Calibration, normalize
+from bitsift.shard_worker.operations import Insert, Resume
+from bitsift.shard_worker.shard import Shard
+from bitsift.shard_worker.store.packing import rows_per_block
+from bitsift.shard_worker.types import Document, Query, ShardIdentity
+from bitsift.write_status import WriteStatus
 from tests.shard_worker.small_shard import flip_a_bit_where
+from tests.writing import as_upsert, written
 
 DIMENSION = 64
 IDENTITY = ShardIdentity(str(uuid.UUID(int=1)), 0, 1, DIMENSION, DIMENSION)
@@ -36,7 +46,7 @@ def unit_vectors(rows: int, seed: int = 0, dimension: int = DIMENSION) -> np.nda
 CALIBRATION = Calibration.from_sample(unit_vectors(2_000, 99), DIMENSION)
 
 
-def batch(units: np.ndarray, ids: list[str], first_position: int = 0, **columns) -> Documents:  # type: ignore[no-untyped-def]
+def batch(units: np.ndarray, ids: list[str], first_position: int = 0, **columns) -> Insert:  # type: ignore[no-untyped-def]
     n = len(ids)
     given = {
         "titles": [f"title {name}" for name in ids],
@@ -45,7 +55,7 @@ def batch(units: np.ndarray, ids: list[str], first_position: int = 0, **columns)
         "positions": list(range(first_position, first_position + n)),
         **columns,
     }
-    return Documents(ids=ids, codes=CALIBRATION.quantize(units)[0], **given)
+    return Insert(ids=ids, codes=CALIBRATION.quantize(units)[0], **given)
 
 
 def opened(folder: Path) -> Shard:
@@ -66,8 +76,8 @@ def shard(folder: Path) -> Iterator[Shard]:
 
 
 def ids_of(shard: Shard, query: np.ndarray, **options) -> list[str]:  # type: ignore[no-untyped-def]
-    (found,) = shard.search([Query(query, **options)])
-    documents = shard.documents(found.rows.tolist())
+    (found,) = shard.search([Query(SearchOptions(vector=query, **options))])
+    documents = shard.documents(found.origin, found.rows.tolist())
     return [document.id for document in documents if isinstance(document, Document)]
 
 
@@ -75,34 +85,38 @@ def ids_of(shard: Shard, query: np.ndarray, **options) -> list[str]:  # type: ig
 @pytest.mark.parametrize("mode", [Mode.AUTO, Mode.EXHAUSTIVE])
 def test_a_shard_of_any_size_answers_with_what_it_has(shard: Shard, rows: int, mode: Mode) -> None:
     units = unit_vectors(rows) if rows else np.empty((0, DIMENSION), np.float32)
-    shard.append(batch(units, [str(i) for i in range(rows)]))
-    (found,) = shard.search([Query(unit_vectors(1, 5)[0], candidates=40, mode=mode)])
+    written(shard, batch(units, [str(i) for i in range(rows)]))
+    (found,) = shard.search(
+        [Query(SearchOptions(vector=unit_vectors(1, 5)[0], candidates=40, mode=mode))]
+    )
     assert len(found) == min(rows, 40)
     assert len(set(found.rows.tolist())) == len(found)
 
 
 def test_every_vector_finds_itself_first(shard: Shard) -> None:
     units = unit_vectors(1_000)
-    shard.append(batch(units, [str(i) for i in range(1_000)]))
+    written(shard, batch(units, [str(i) for i in range(1_000)]))
     for place in range(0, 1_000, 50):
-        (found,) = shard.search([Query(units[place])])
+        (found,) = shard.search([Query(SearchOptions(vector=units[place]))])
         scores = CALIBRATION.scores(units[place], found.codes)
         assert found.rows[np.argmax(scores)] == place
 
 
 def test_exhaustive_mode_equals_brute_force_over_the_decoded_codes(shard: Shard) -> None:
     units = unit_vectors(700)
-    shard.append(batch(units, [str(i) for i in range(700)]))
+    written(shard, batch(units, [str(i) for i in range(700)]))
     query = unit_vectors(1, 5)[0]
-    (found,) = shard.search([Query(query, candidates=30, mode=Mode.EXHAUSTIVE)])
+    (found,) = shard.search(
+        [Query(SearchOptions(vector=query, candidates=30, mode=Mode.EXHAUSTIVE))]
+    )
     scores = CALIBRATION.scores(query, CALIBRATION.quantize(units)[0])
     assert found.rows.tolist() == np.argsort(-scores, kind="stable")[:30].tolist()
 
 
 def test_queries_in_one_batch_get_the_answers_they_get_alone(shard: Shard) -> None:
-    shard.append(batch(unit_vectors(500), [str(i) for i in range(500)]))
+    written(shard, batch(unit_vectors(500), [str(i) for i in range(500)]))
     queries = [
-        Query(vector, candidates=candidates, mode=mode)
+        Query(SearchOptions(vector=vector, candidates=candidates, mode=mode))
         for vector in unit_vectors(3, 8)
         for candidates in (5, 40)
         for mode in (Mode.EXACT, Mode.EXHAUSTIVE)
@@ -127,7 +141,7 @@ def test_any_id_and_text_round_trips(tmp_path_factory, documents) -> None:  # ty
     ids, titles, bodies = columns
     metadata = [orjson.dumps({"n": i, "title": titles[i]}).decode() for i in range(len(ids))]
     units = unit_vectors(len(ids)) if ids else np.empty((0, DIMENSION), np.float32)
-    shard.append(batch(units, ids, titles=titles, texts=bodies, metadata=metadata))
+    written(shard, batch(units, ids, titles=titles, texts=bodies, metadata=metadata))
     shard.close()
     shard = opened(folder)
     for place, (name, title, text) in enumerate(documents):
@@ -140,14 +154,14 @@ def test_any_id_and_text_round_trips(tmp_path_factory, documents) -> None:  # ty
     "name", ["x" * 5_000, "../../etc/passwd", "é", "e\u0301", "a/b?c#d", "\x00", "蜘蛛"]
 )
 def test_ids_of_any_length_and_script_are_kept_apart(shard: Shard, name: str) -> None:
-    shard.append(batch(unit_vectors(2), [name, name + "'"]))
+    written(shard, batch(unit_vectors(2), [name, name + "'"]))
     assert shard.document(name).text == f"text {name}"
     assert shard.document(name + "'").id == name + "'"
 
 
 def test_a_text_of_a_megabyte_and_an_empty_title_round_trip(shard: Shard) -> None:
     text = "arachnophobia ∀ " * 65_536
-    shard.append(batch(unit_vectors(1), ["big"], texts=[text], titles=[""]))
+    written(shard, batch(unit_vectors(1), ["big"], texts=[text], titles=[""]))
     assert shard.document("big").text == text
     assert shard.document("big").title == ""
 
@@ -156,26 +170,28 @@ def test_the_same_record_twice_changes_nothing_and_another_with_its_id_is_a_dupl
     shard: Shard,
 ) -> None:
     units = unit_vectors(3)
-    stored = shard.append(batch(units, ["a", "b", "a"]))
-    assert stored == [Outcome.STORED, Outcome.STORED, Outcome.DUPLICATE]
-    again = shard.append(batch(units[:2], ["a", "b"]))
-    assert again == [Outcome.SAME, Outcome.SAME]
-    other = shard.append(batch(units[:1], ["a"], first_position=9))
-    assert other == [Outcome.DUPLICATE]
+    stored = written(shard, batch(units, ["a", "b", "a"]))
+    assert stored == [WriteStatus.CREATED, WriteStatus.CREATED, WriteStatus.REJECTED]
+    again = written(shard, batch(units[:2], ["a", "b"]))
+    assert again == [WriteStatus.UNCHANGED, WriteStatus.UNCHANGED]
+    other = written(shard, batch(units[:1], ["a"], first_position=9))
+    assert other == [WriteStatus.REJECTED]
     assert shard.status().documents == 2
-    assert shard.positions_of(["a", "b", "c"]) == [0, 1, None]
+    found = written(shard, Resume(["a", "b", "c", "a"], [0, 1, 2, 9]))
+    assert found == ["unchanged", "unchanged", "missing", "rejected"]
+    assert shard.status().rows == 2
 
 
 def test_a_replaced_document_is_never_found_again_also_after_a_restart(folder: Path) -> None:
     shard = opened(folder)
     units = unit_vectors(50)
-    shard.append(batch(units, [str(i) for i in range(50)]))
-    shard.append(batch(-units[:1], ["0"], texts=["new"]), replace=True)
+    written(shard, batch(units, [str(i) for i in range(50)]))
+    written(shard, as_upsert(batch(-units[:1], ["0"], texts=["new"])))
     for _ in range(2):
         assert shard.document("0").text == "new"
         assert ids_of(shard, units[0], candidates=49).count("0") <= 1
         assert "0" not in ids_of(shard, units[0], candidates=20)
-        assert ids_of(shard, -units[0], candidates=1) == ["0"]
+        assert ids_of(shard, -units[0], candidates=1, top_k=1) == ["0"]
         assert shard.status().documents == 50
         shard.close()
         shard = opened(folder)
@@ -184,9 +200,9 @@ def test_a_replaced_document_is_never_found_again_also_after_a_restart(folder: P
 
 def test_a_restart_gives_the_same_answers_with_and_without_a_snapshot(folder: Path) -> None:
     shard = opened(folder)
-    shard.append(batch(unit_vectors(400), [str(i) for i in range(400)]))
+    written(shard, batch(unit_vectors(400), [str(i) for i in range(400)]))
     shard.save_bits()
-    shard.append(batch(unit_vectors(100, 1), [f"late {i}" for i in range(100)]))
+    written(shard, batch(unit_vectors(100, 1), [f"late {i}" for i in range(100)]))
     query = unit_vectors(1, 4)[0]
     before = ids_of(shard, query)
     shard.close()
@@ -201,16 +217,18 @@ def test_a_restart_gives_the_same_answers_with_and_without_a_snapshot(folder: Pa
 def test_a_flipped_bit_in_a_code_is_reported_and_never_returned(folder: Path) -> None:
     shard = opened(folder)
     units = unit_vectors(100)
-    shard.append(batch(units, [str(i) for i in range(100)]))
+    written(shard, batch(units, [str(i) for i in range(100)]))
     shard.save_bits()
     shard.close()
-    flip_a_bit_where(folder / "store" / "data.mdb", CALIBRATION.quantize(units[7:8])[0].tobytes())
+    flip_a_bit_where(
+        folder / "store-00000" / "data.mdb", CALIBRATION.quantize(units[7:8])[0].tobytes()
+    )
     shard = opened(folder)
-    (found,) = shard.search([Query(units[7])])
+    (found,) = shard.search([Query(SearchOptions(vector=units[7]))])
     assert found.corrupt == 1
     assert 7 not in found.rows.tolist()
     assert shard.status().corrupt_rows_seen == 1
-    (found,) = shard.search([Query(units[7], mode=Mode.EXHAUSTIVE)])
+    (found,) = shard.search([Query(SearchOptions(vector=units[7], mode=Mode.EXHAUSTIVE))])
     assert 7 not in found.rows.tolist()
     shard.close()
 
@@ -218,11 +236,11 @@ def test_a_flipped_bit_in_a_code_is_reported_and_never_returned(folder: Path) ->
 def test_a_flipped_bit_in_a_text_is_an_error_not_a_text(folder: Path) -> None:
     shard = opened(folder)
     marker = uuid.UUID(int=0xABCDEF0123456789).hex
-    shard.append(batch(unit_vectors(3), ["a", "b", "c"], texts=["x", marker, "z"]))
+    written(shard, batch(unit_vectors(3), ["a", "b", "c"], texts=["x", marker, "z"]))
     shard.close()
-    flip_a_bit_where(folder / "store" / "data.mdb", marker.encode()[-16:])
+    flip_a_bit_where(folder / "store-00000" / "data.mdb", marker.encode()[-16:])
     shard = opened(folder)
-    one, other, third = shard.documents([0, 1, 2])
+    one, other, third = shard.documents(shard.origin, [0, 1, 2])
     assert isinstance(other, ChecksumMismatch)
     assert isinstance(one, Document)
     assert isinstance(third, Document)
@@ -231,7 +249,7 @@ def test_a_flipped_bit_in_a_text_is_an_error_not_a_text(folder: Path) -> None:
 
 @pytest.mark.parametrize("fault", ["missing", "empty"])
 def test_a_missing_or_empty_store_is_refused_not_served_as_empty(folder: Path, fault: str) -> None:
-    path = folder / "store" / "data.mdb"
+    path = folder / "store-00000" / "data.mdb"
     path.unlink() if fault == "missing" else path.write_bytes(b"")
     with pytest.raises(Corrupt, match=fault):
         opened(folder)
@@ -245,9 +263,12 @@ def test_a_shard_mounted_in_the_wrong_place_is_refused_with_both_names(folder: P
 
 def test_a_newer_format_is_refused_and_left_alone(folder: Path) -> None:
     path = folder / "shard.json"
-    data = orjson.loads(path.read_bytes()) | {"format_version": 2}
+    data = orjson.loads(path.read_bytes()) | {"format_version": "3.0"}
     path.write_bytes(orjson.dumps(data))
-    with pytest.raises(FormatMismatch, match="format version 2, this program reads version 1"):
+    with pytest.raises(
+        FormatMismatch,
+        match=r"format version 3\.0, this program reads 1 to 2 .* operator must install",
+    ):
         opened(folder)
     assert orjson.loads(path.read_bytes()) == data
 
@@ -258,11 +279,11 @@ def test_no_shard_at_all_is_not_found(tmp_path: Path) -> None:
 
 
 def test_a_second_process_is_refused_and_the_first_goes_on(shard: Shard) -> None:
-    shard.append(batch(unit_vectors(1), ["a"]))
+    written(shard, batch(unit_vectors(1), ["a"]))
     script = """
         import sys
         from pathlib import Path
-        from shard_worker.layout import FolderLock
+        from bitsift.shard_worker.layout import FolderLock
         FolderLock(Path(sys.argv[1]))
     """
     second = subprocess.run(
@@ -292,7 +313,7 @@ def test_the_disk_holds_little_more_than_codes_and_bits(folder: Path) -> None:
     for start in range(0, rows, 10_000):
         part = [f"{i}" for i in range(start, start + 10_000)]
         empty = [""] * len(part)
-        shard.append(batch(units[start : start + 10_000], part, texts=empty, titles=empty))
+        written(shard, batch(units[start : start + 10_000], part, texts=empty, titles=empty))
     shard.save_bits()
     store = shard._current.store
     with store._env.begin() as txn:
@@ -307,16 +328,17 @@ def test_the_disk_holds_little_more_than_codes_and_bits(folder: Path) -> None:
 
 def test_a_shard_process_loads_no_torch_and_no_web_server() -> None:
     heavy = ("torch", "fastapi", "httpx", "sentence_transformers")
-    script = f"import sys, shard_worker.actor; print([m for m in {heavy} if m in sys.modules])"
+    script = "import sys, bitsift.shard_worker.actor\n"
+    script += f"print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120
     )
     assert done.stdout.strip() == "[]"
 
 
 def test_a_closed_shard_gives_its_ram_back_at_once(folder: Path) -> None:
     shard = opened(folder)
-    shard.append(batch(unit_vectors(50), [str(i) for i in range(50)]))
+    written(shard, batch(unit_vectors(50), [str(i) for i in range(50)]))
     index, store = weakref.ref(shard._current.index), weakref.ref(shard._current.store)
     gc.disable()  # a reference cycle would keep gigabytes until Python looks for it
     try:

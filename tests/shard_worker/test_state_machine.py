@@ -13,15 +13,19 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from cluster.manifest import BuildReport, Manifest, write_complete, write_manifest
-from cluster.restore import restore
-from shard_worker.backup import Backup, copy_shard
-from shard_worker.errors import NotFound
-from shard_worker.layout import shard_folder
-from shard_worker.shard import Shard
-from shard_worker.types import Document, Mode, Outcome, Query, ShardSettings
+from bitsift.cluster.maintenance.restore import restore
+from bitsift.cluster.manifest import BuildReport, Manifest, write_complete, write_manifest
+from bitsift.errors import NotFound
+from bitsift.options import Mode, SearchOptions
+from bitsift.shard_worker.layout import shard_folder
+from bitsift.shard_worker.maintenance.backup import Backup, copy_shard
+from bitsift.shard_worker.operations import Delete
+from bitsift.shard_worker.shard import Shard
+from bitsift.shard_worker.types import Document, Query, ShardSettings
+from bitsift.write_status import WriteStatus
 from tests.crash.documents import CALIBRATION, IDENTITY, codes_of, upserts, vectors_of
 from tests.crash.server import contents
+from tests.writing import written
 
 IDS = [*map(str, range(30)), "x" * 600, "é", "e\u0301", "../up", "a\x00b"]
 ids = st.sampled_from(IDS)
@@ -65,19 +69,19 @@ class ShardMachine(RuleBasedStateMachine):
     @rule(batch=st.dictionaries(ids, texts, min_size=1, max_size=12))
     def upsert(self, batch: dict[str, str]) -> None:
         expected = [
-            Outcome.STORED if name not in self.model
-            else Outcome.SAME if self.model[name] == text
-            else Outcome.REPLACED
+            WriteStatus.CREATED if name not in self.model
+            else WriteStatus.UNCHANGED if self.model[name] == text
+            else WriteStatus.UPDATED
             for name, text in batch.items()
         ]  # fmt: skip
-        assert self.shard.append(upserts(batch)) == expected
+        assert written(self.shard, upserts(batch)) == expected
         self.model |= batch
 
     @rule(names=st.lists(ids, min_size=1, max_size=8, unique=True))
     def delete(self, names: list[str]) -> None:
         known = [name in self.model for name in names]
-        outcomes = [Outcome.DELETED if it else Outcome.MISSING for it in known]
-        assert self.shard.delete(names) == outcomes
+        outcomes = [WriteStatus.DELETED if it else WriteStatus.MISSING for it in known]
+        assert written(self.shard, Delete(names)) == outcomes
         for name in names:
             self.model.pop(name, None)
 
@@ -117,7 +121,7 @@ class ShardMachine(RuleBasedStateMachine):
         before, dest = self.index, str(self.folder / "backup")
         backup = Backup(dest, IDENTITY.index_uuid)
         backup.finish([copy_shard(self.shard, dest)])
-        self.shard.append(upserts({"after": "the backup"}))
+        written(self.shard, upserts({"after": "the backup"}))
         self.shard.close()
         shutil.rmtree(before)
         self.number += 1
@@ -129,9 +133,11 @@ class ShardMachine(RuleBasedStateMachine):
     @rule(text=texts, mode=st.sampled_from(list(Mode)))
     def search(self, text: str, mode: Mode) -> None:
         (vector,) = vectors_of([text])
-        (found,) = self.shard.search([Query(vector, 1_000, mode, nprobe=ALL_LISTS)])
+        (found,) = self.shard.search(
+            [Query(SearchOptions(vector=vector, candidates=1_000, mode=mode, nprobe=ALL_LISTS))]
+        )
         scores = CALIBRATION.scores(vector, found.codes).tolist()
-        documents = self.shard.documents(found.rows.tolist())
+        documents = self.shard.documents(found.origin, found.rows.tolist())
         ranked = sorted(
             (-score, it.id, it.text) for score, it in zip(scores, documents, strict=True)
             if isinstance(it, Document)

@@ -1,0 +1,43 @@
+"""What a caller asks for, checked once against the fields of bitsift/options.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+from pydantic import TypeAdapter, ValidationError
+
+from bitsift.errors import InvalidRequest, reason
+from bitsift.options import SearchRequest
+
+SEARCH_REQUEST = TypeAdapter(SearchRequest)
+REASONS_MAX = 5
+
+
+def checked_search(values: Mapping[str, object]) -> SearchRequest:
+    """The search that ``values`` ask for, by the rules of JSON. Raises InvalidRequest."""
+    try:
+        body = orjson.dumps(values)
+    except TypeError as error:
+        raise InvalidRequest(f"the search cannot be written as JSON: {reason(error)}") from error
+    return checked_search_json(body)
+
+
+def checked_search_json(body: bytes) -> SearchRequest:
+    """The search that a JSON object asks for. Raises InvalidRequest."""
+    try:
+        return SEARCH_REQUEST.validate_json(body)
+    except ValidationError as error:
+        errors = error.errors(include_url=False, include_context=False, include_input=False)
+        raise InvalidRequest(reasons(errors)) from error
+
+
+def reasons(errors: Sequence[Any]) -> str:
+    """What is wrong where, without the input, which may not be valid Unicode."""
+    said = []
+    for error in errors[:REASONS_MAX]:
+        place, message = ".".join(map(str, error["loc"])), error["msg"]
+        message = message.removeprefix("Value error, ")
+        said.append(f"{place}: {message}" if place else message)
+    return "; ".join(said).encode(errors="replace").decode()

@@ -1,0 +1,158 @@
+"""The requests that a client sends, and how each answer is read. Both clients send the same."""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import httpx
+from pydantic import TypeAdapter
+
+from bitsift.client.received import server_name
+from bitsift.client.sending import (
+    WRITE_TIMEOUT_S,
+    delete_bodies,
+    document_path,
+    json_body,
+    upsert_bodies,
+)
+from bitsift.errors import InvalidRequest, reason
+from bitsift.options import SearchRequest
+from bitsift.results import Answer
+from bitsift.write_results import Deletes, StoredDocument, Upserts
+
+T = TypeVar("T")
+Http = TypeVar("Http", httpx.Client, httpx.AsyncClient)
+KEY_VARIABLE = "BITSIFT_API_KEY"
+_TRUSTS_NOBODY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""For plain HTTP, which shakes hands with nobody: reading the authorities takes 20 ms a client."""
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """The answer to several queries."""
+
+    results: list[Answer]
+
+
+_ANSWER = TypeAdapter(Answer)
+_RESULTS = TypeAdapter(Results)
+_OBJECT = TypeAdapter(dict[str, Any])
+_OBJECTS = TypeAdapter(list[dict[str, Any]])
+_UPSERTS = TypeAdapter(Upserts)
+_DELETES = TypeAdapter(Deletes)
+_STORED = TypeAdapter(StoredDocument)
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One request. ``writes``: sending it twice might undo a write that came in between."""
+
+    method: str
+    path: str
+    answer: TypeAdapter[T]
+    body: bytes | None = None
+    writes: bool = False
+    timeout_s: float | None = None
+    """None: the client's."""
+
+    def request(self, http: httpx.Client | httpx.AsyncClient) -> httpx.Request:
+        """The request to ``http``'s gateway."""
+        headers = {} if self.body is None else {"Content-Type": "application/json"}
+        timeout = http.timeout
+        if self.timeout_s is not None:  # for the answer: a host that is away is noticed as soon
+            timeout = httpx.Timeout(self.timeout_s, connect=timeout.connect, pool=timeout.pool)
+        return http.build_request(
+            self.method, self.path, content=self.body, headers=headers, timeout=timeout
+        )
+
+
+def connect(kind: type[Http], url: str, api_key: str | None, timeout_s: float) -> Http:
+    """An HTTP client for the gateway at ``url``, not connected yet. Raises InvalidRequest."""
+    try:
+        address = httpx.URL(url)
+    except (httpx.InvalidURL, TypeError) as error:
+        raise InvalidRequest(f"not a valid gateway URL: {reason(error)}") from error
+    if address.scheme not in ("http", "https") or not address.host:
+        raise InvalidRequest("a gateway URL must start with http:// or https:// and a host")
+    headers = _key_header(api_key if api_key is not None else os.environ.get(KEY_VARIABLE, ""))
+    verify: ssl.SSLContext | bool = True if address.scheme == "https" else _TRUSTS_NOBODY
+    try:
+        return kind(base_url=address, headers=headers, timeout=timeout_s, verify=verify)
+    except (ImportError, ValueError, OSError) as error:  # of proxies and files of certificates
+        raise InvalidRequest(f"{server_name(address)} cannot be asked: {reason(error)}") from error
+
+
+def _key_header(key: str) -> dict[str, str]:
+    """The header with an API key; none for ``""``. No message ever contains the key."""
+    key = key.strip()
+    if not key:
+        return {}
+    if not re.fullmatch(r"[\x21-\x7e]+", key):
+        raise InvalidRequest("the API key contains spaces or non-ASCII characters")
+    return {"Authorization": f"Bearer {key}"}
+
+
+def search(request: SearchRequest) -> Call[Answer]:
+    """One text or one vector."""
+    return Call("POST", "/v1/search", _ANSWER, json_body(request.given(), "the search"))
+
+
+def search_many(request: SearchRequest) -> Call[Results]:
+    """Several texts."""
+    return Call("POST", "/v1/search", _RESULTS, json_body(request.given(), "the search"))
+
+
+def index() -> Call[dict[str, Any]]:
+    """What is searched."""
+    return Call("GET", "/v1/index", _OBJECT)
+
+
+def cluster() -> Call[dict[str, Any]]:
+    """The state of every shard."""
+    return Call("GET", "/v1/cluster", _OBJECT)
+
+
+def backup(dest: str) -> Call[dict[str, Any]]:
+    """Copy the index."""
+    body = json_body({"dest": dest}, "dest")
+    return Call("POST", "/v1/admin/backup", _OBJECT, body, writes=True)
+
+
+def compact() -> Call[list[dict[str, Any]]]:
+    """Drop deleted rows. Sends an empty object: browsers let no other site post JSON unasked."""
+    return Call("POST", "/v1/admin/compact", _OBJECTS, b"{}", writes=True)
+
+
+def upserts(
+    documents: Mapping[str, Any] | Iterable[Mapping[str, Any]], batch: int
+) -> Iterator[Call[Upserts]]:
+    """The calls that write ``documents``, one or many. Raises InvalidRequest."""
+    several = [documents] if isinstance(documents, Mapping) else _several(documents, "documents")
+    for body in upsert_bodies(several, batch):
+        yield _write("/v1/documents", _UPSERTS, body)
+
+
+def deletes(ids: str | Iterable[str]) -> Iterator[Call[Deletes]]:
+    """The calls that delete ``ids``, one or many. Raises InvalidRequest."""
+    for body in delete_bodies([ids] if isinstance(ids, str) else _several(ids, "ids")):
+        yield _write("/v1/documents/delete", _DELETES, body)
+
+
+def _write(path: str, answer: TypeAdapter[T], body: bytes) -> Call[T]:
+    return Call("POST", path, answer, body, writes=True, timeout_s=WRITE_TIMEOUT_S)
+
+
+def get(document_id: str) -> Call[StoredDocument]:
+    """One document. Raises InvalidRequest."""
+    return Call("GET", document_path(document_id), _STORED)
+
+
+def _several(values: Iterable[T], name: str) -> Iterable[T]:
+    if not isinstance(values, Iterable):
+        raise InvalidRequest(f"{name}: a {type(values).__name__} is not a list of them")
+    return values

@@ -1,0 +1,229 @@
+"""Client and AsyncClient: Bitsift for programs. Loads neither ray nor faiss nor torch.
+
+    from bitsift import Client
+    with Client("http://127.0.0.1:8000") as client:
+        print(client.search("fear of spiders").hits[0].title)
+        client.add([{"id": "a1", "title": "arachnid", "text": "an arthropod with eight legs"}])
+
+Failures raise a BitsiftError, whose ``outcome`` says what became of the request. Temporary ones are
+retried, up to four attempts in all, with growing waits or as long as the gateway asks
+(``Retry-After``): reads on 429, 502, 503, 504 and lost connections; writes only if nothing was
+done. A write of unknown outcome is never sent again (retries.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from typing import Any, Self, TypeVar
+
+import httpx
+from tenacity import AsyncRetrying, Retrying
+
+from bitsift.client import calls
+from bitsift.client.arguments import takes_options, takes_queries_and_options
+from bitsift.client.calls import Call, connect
+from bitsift.client.received import answer_of, error_of_transport, server_name
+from bitsift.client.retries import retrying
+from bitsift.client.sending import BATCH_DOCUMENTS, sum_deletes, sum_upserts
+from bitsift.options import SearchOptions, SearchRequest
+from bitsift.results import Answer
+from bitsift.write_results import Deletes, StoredDocument, Upserts
+
+T = TypeVar("T")
+
+
+class Client:
+    """A gateway at ``url``. ``timeout_s`` bounds one HTTP call. Safe to share between threads.
+
+    ``api_key`` None takes ``BITSIFT_API_KEY`` from the environment, if set. Raises InvalidRequest
+    for a malformed URL or key.
+    """
+
+    def __init__(self, url: str, api_key: str | None = None, *, timeout_s: float = 60.0) -> None:
+        self._http = connect(httpx.Client, url, api_key, timeout_s)
+        self._server = server_name(self._http.base_url)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    @takes_options(SearchOptions)
+    def search(self, request: SearchRequest) -> Answer:
+        """Answer one text, or one ``vector``. The arguments are the fields of SearchOptions.
+
+        Raises InvalidRequest for invalid values, the BitsiftError that the gateway names, or
+        Unavailable when it cannot be reached.
+        """
+        return self._send(calls.search(request))
+
+    @takes_queries_and_options(SearchOptions)
+    def search_many(self, request: SearchRequest) -> list[Answer]:
+        """Answer several texts in one request, in order."""
+        return self._send(calls.search_many(request)).results
+
+    def index(self) -> dict[str, Any]:
+        """Describe the index (GET /v1/index)."""
+        return self._send(calls.index())
+
+    def cluster(self) -> dict[str, Any]:
+        """The state of every shard (GET /v1/cluster)."""
+        return self._send(calls.cluster())
+
+    def backup(self, dest: str) -> dict[str, Any]:
+        """Copy the index to ``dest`` (POST /v1/admin/backup); takes as long as the copy does."""
+        return self._send(calls.backup(dest))
+
+    def compact(self) -> list[dict[str, Any]]:
+        """Drop the deleted rows of every shard (POST /v1/admin/compact); takes minutes for
+        millions.
+        """
+        return self._send(calls.compact())
+
+    def add(
+        self,
+        documents: Mapping[str, Any] | Iterable[Mapping[str, Any]],
+        *,
+        batch: int = BATCH_DOCUMENTS,
+    ) -> Upserts:
+        """Add documents, replacing those with the same ids.
+
+        Each is a mapping with id, text and optionally title, metadata, vector (numbers or a numpy
+        array). Returns one result per document, in order; all are durable by then. Change a
+        ``rejected`` document; one that ``failed`` with ``error.outcome`` ``not_done`` was not
+        written and may be added again. With ``unknown`` it may have been written: adding it again
+        is safe unless others write the same id.
+
+        Documents are sent in calls of at most ``batch``. If all documents of a call fail alike,
+        that BitsiftError is raised, with their ``outcome``. Earlier calls are stored
+        (``add_batches`` yields their results as they arrive); later ones were not sent.
+        """
+        return sum_upserts(self.add_batches(documents, batch=batch))
+
+    def add_batches(
+        self,
+        documents: Mapping[str, Any] | Iterable[Mapping[str, Any]],
+        *,
+        batch: int = BATCH_DOCUMENTS,
+    ) -> Iterator[Upserts]:
+        """The same, call by call, for any number of documents: yields results as they arrive."""
+        for call in calls.upserts(documents, batch):
+            yield self._send(call)
+
+    def delete(self, ids: str | Iterable[str]) -> Deletes:
+        """Delete documents by their ids; one result each, in order, all durable.
+
+        Fails as ``add`` does; a call takes at most 10,000 ids.
+        """
+        return sum_deletes(self.delete_batches(ids))
+
+    def delete_batches(self, ids: str | Iterable[str]) -> Iterator[Deletes]:
+        """The same, call by call, for any number of ids."""
+        for call in calls.deletes(ids):
+            yield self._send(call)
+
+    def get(self, document_id: str) -> StoredDocument:
+        """One document as it is stored. Raises NotFound, ChecksumMismatch."""
+        return self._send(calls.get(document_id))
+
+    def _send(self, call: Call[T]) -> T:
+        answer: T = retrying(Retrying, writes=call.writes)(self._once, call)
+        return answer
+
+    def _once(self, call: Call[T]) -> T:
+        try:
+            answer = self._http.send(call.request(self._http))
+        except httpx.RequestError as error:
+            raise error_of_transport(error, self._server, writes=call.writes) from error
+        return answer_of(answer, call.answer, self._server)
+
+
+class AsyncClient:
+    """The same for asyncio."""
+
+    def __init__(self, url: str, api_key: str | None = None, *, timeout_s: float = 60.0) -> None:
+        self._http = connect(httpx.AsyncClient, url, api_key, timeout_s)
+        self._server = server_name(self._http.base_url)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    @takes_options(SearchOptions)
+    async def search(self, request: SearchRequest) -> Answer:
+        """As ``Client.search``."""
+        return await self._send(calls.search(request))
+
+    @takes_queries_and_options(SearchOptions)
+    async def search_many(self, request: SearchRequest) -> list[Answer]:
+        """As ``Client.search_many``."""
+        return (await self._send(calls.search_many(request))).results
+
+    async def index(self) -> dict[str, Any]:
+        """As ``Client.index``."""
+        return await self._send(calls.index())
+
+    async def cluster(self) -> dict[str, Any]:
+        """As ``Client.cluster``."""
+        return await self._send(calls.cluster())
+
+    async def backup(self, dest: str) -> dict[str, Any]:
+        """As ``Client.backup``."""
+        return await self._send(calls.backup(dest))
+
+    async def compact(self) -> list[dict[str, Any]]:
+        """As ``Client.compact``."""
+        return await self._send(calls.compact())
+
+    async def add(
+        self,
+        documents: Mapping[str, Any] | Iterable[Mapping[str, Any]],
+        *,
+        batch: int = BATCH_DOCUMENTS,
+    ) -> Upserts:
+        """As ``Client.add``."""
+        return sum_upserts([part async for part in self.add_batches(documents, batch=batch)])
+
+    async def add_batches(
+        self,
+        documents: Mapping[str, Any] | Iterable[Mapping[str, Any]],
+        *,
+        batch: int = BATCH_DOCUMENTS,
+    ) -> AsyncIterator[Upserts]:
+        """As ``Client.add_batches``."""
+        for call in calls.upserts(documents, batch):
+            yield await self._send(call)
+
+    async def delete(self, ids: str | Iterable[str]) -> Deletes:
+        """As ``Client.delete``."""
+        return sum_deletes([part async for part in self.delete_batches(ids)])
+
+    async def delete_batches(self, ids: str | Iterable[str]) -> AsyncIterator[Deletes]:
+        """As ``Client.delete_batches``."""
+        for call in calls.deletes(ids):
+            yield await self._send(call)
+
+    async def get(self, document_id: str) -> StoredDocument:
+        """As ``Client.get``."""
+        return await self._send(calls.get(document_id))
+
+    async def _send(self, call: Call[T]) -> T:
+        return await retrying(AsyncRetrying, writes=call.writes)(self._once, call)
+
+    async def _once(self, call: Call[T]) -> T:
+        try:
+            answer = await self._http.send(call.request(self._http))
+        except httpx.RequestError as error:
+            raise error_of_transport(error, self._server, writes=call.writes) from error
+        return answer_of(answer, call.answer, self._server)

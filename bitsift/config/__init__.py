@@ -1,0 +1,1 @@
+"""The configuration: one frozen, typed tree, and where its values come from."""

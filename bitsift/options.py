@@ -1,0 +1,218 @@
+"""SearchOptions: what a search asks for, with its defaults, limits and help, in this one place.
+
+Each surface is made from these fields: the body and the parameters of ``/v1/search`` with their
+description (router/http/schema.py), the arguments of both clients (bitsift/client/arguments.py),
+the options of ``bitsift search`` (cluster/cli/search.py), and what a router sends to its shards
+(shard_worker/wire/search.py). How to add an option: ARCHITECTURE, "To add a search option".
+
+An instance is not checked on construction: values from outside pass through ``bitsift.checked``
+once, and everything behind it trusts them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, fields
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Vector = Sequence[float] | NDArray[np.float32] | NDArray[np.float64]
+else:  # the base install has no numpy
+    Vector = list[FiniteFloat]
+
+DEPTH_MAX = 1_000
+"""Limit of ``offset`` + ``top_k``: how deep into the ranking a search may go."""
+CANDIDATES_MAX = 1_000
+NPROBE_MAX = 1 << 20
+QUERY_CHARACTERS_MAX = 8_192
+DIMENSION_MAX = 4_096
+TIMEOUT_MAX_S = 60.0
+QUERIES_MAX = 100
+HITS_MAX = 10_000
+"""Queries of one request times ``offset`` + ``top_k``."""
+
+
+class Mode(StrEnum):
+    """How a shard finds its candidates.
+
+    ``auto`` scans all bits while that fits the latency budget, else it probes the nearest lists;
+    ``exact`` always scans; ``approximate`` probes lists where the shard has them; ``exhaustive``
+    scores every int8 row.
+    """
+
+    AUTO = "auto"
+    EXACT = "exact"
+    APPROXIMATE = "approximate"
+    EXHAUSTIVE = "exhaustive"
+
+
+DocumentField = Literal["title", "text", "metadata"]
+DOCUMENT_FIELDS: tuple[DocumentField, ...] = ("title", "text", "metadata")
+"""The fields of a document besides its id."""
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("the query is empty")
+    return text
+
+
+_Text = Annotated[
+    str, Field(min_length=1, max_length=QUERY_CHARACTERS_MAX), AfterValidator(_not_blank)
+]
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """One search: for a text or for an embedding, and how to answer it.
+
+    On the way through the router the text is embedded, and ``vector`` becomes float32 (width,):
+    L2-normalised, padded to the index's code width (``dataclasses.replace``).
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+
+    query: Annotated[_Text | None, Field(description="The text to search for.")] = None
+    _: KW_ONLY
+    vector: Annotated[
+        Vector | None,
+        Field(
+            max_length=DIMENSION_MAX,
+            description="An embedding of the index's dimension, to search for instead of a text.",
+        ),
+    ] = None
+    top_k: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=DEPTH_MAX,
+            description=f"Number of hits; together with `offset` at most {DEPTH_MAX:,}.",
+        ),
+    ] = 10
+    offset: Annotated[
+        int,
+        Field(ge=0, le=DEPTH_MAX - 1, description="Number of best hits to skip, for paging."),
+    ] = 0
+    min_score: Annotated[
+        float | None,
+        Field(
+            ge=-1.0,
+            le=1.0,
+            description="Leave out hits with a lower score. A score estimates a cosine: -1 to 1.",
+        ),
+    ] = None
+    candidates: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=CANDIDATES_MAX,
+            description="Number of int8 codes that each shard reads. Default: adaptive, 20 to 160 "
+            "depending on how close the scores are.",
+        ),
+    ] = None
+    mode: Annotated[
+        Mode,
+        Field(
+            strict=False,
+            description="How candidates are found: `exact` compares all bits, `approximate` those "
+            "of the nearest lists, `exhaustive` all int8 codes; `auto` chooses by cost.",
+        ),
+    ] = Mode.AUTO
+    nprobe: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=NPROBE_MAX,
+            description="Number of lists that an approximate search visits. Default: as "
+            "many as the shard measured to be enough.",
+        ),
+    ] = None
+    timeout_ms: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=TIMEOUT_MAX_S * 1e3,
+            description="Time limit in milliseconds. Shards that have not finished by "
+            "then are left out and named in `coverage`.",
+        ),
+    ] = 5_000.0
+    include: Annotated[
+        Sequence[DocumentField],
+        Field(max_length=len(DOCUMENT_FIELDS), description="Fields of the hits to return."),
+    ] = DOCUMENT_FIELDS
+    explain: Annotated[
+        bool, Field(description="Include each hit's rank and score at every stage of the search.")
+    ] = False
+    require_complete: Annotated[
+        bool, Field(description="Fail with 503 unless every shard answers completely.")
+    ] = False
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where options contradict each other."""
+        if self.depth > DEPTH_MAX:
+            raise ValueError(
+                f"offset {self.offset} and top_k {self.top_k} are {self.depth:,} hits together, "
+                f"at most {DEPTH_MAX:,}: narrow the search instead of paging deeper"
+            )
+
+    @property
+    def depth(self) -> int:
+        """How many of the best hits must be known: those skipped and those returned."""
+        return self.offset + self.top_k
+
+    @property
+    def timeout_s(self) -> float:
+        return self.timeout_ms / 1e3
+
+    def given(self) -> dict[str, Any]:
+        """The fields that differ from their defaults: all that needs to be sent."""
+        return {
+            name: value
+            for name, value in self.__dict__.items()
+            if value is not (default := _DEFAULTS[name]) and (default is None or value != default)
+        }
+
+
+@dataclass(frozen=True)
+class SearchRequest(SearchOptions):
+    """What a caller sends: one text, several texts or an embedding, and how to answer them."""
+
+    queries: Annotated[
+        list[_Text] | None,
+        Field(
+            min_length=1,
+            max_length=QUERIES_MAX,
+            description="Several texts, answered in order.",
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for anything but exactly one thing to look for, or too many hits."""
+        super().__post_init__()
+        given = [name for name in ("query", "queries", "vector") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"give exactly one of query, queries and vector, not {given or 'none'}"
+            )
+        queries = len(self.queries or ())
+        if queries * self.depth > HITS_MAX:
+            raise ValueError(
+                f"{queries} queries of {self.depth} hits are more than {HITS_MAX:,} hits: lower "
+                "top_k, or send fewer queries at once"
+            )
+
+    def searches(self) -> list[SearchOptions]:
+        """One for each text, or the one for the embedding."""
+        options = {name: value for name, value in self.__dict__.items() if name != "queries"}
+        if self.queries is None:
+            return [SearchOptions(**options)]
+        return [SearchOptions(**{**options, "query": query}) for query in self.queries]
+
+
+_DEFAULTS = {field.name: field.default for field in fields(SearchRequest)}

@@ -1,0 +1,74 @@
+"""What became of writes, document by document. Frozen; no I/O, no libraries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from bitsift.errors import BitsiftError, RequestOutcome
+from bitsift.write_status import WriteStatus
+
+_DELETE = (WriteStatus.DELETED, WriteStatus.MISSING, WriteStatus.FAILED)
+DELETE_STATUSES = tuple(status.value for status in _DELETE)
+UPSERT_STATUSES = tuple(status.value for status in WriteStatus if status not in _DELETE[:2])
+"""What each kind of call counts, in the order of its answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class WriteError:
+    """Why: ``type`` is the class of the error, as in a problem document.
+
+    ``outcome`` says what became of the document. ``not_done``: it was not written and may be sent
+    again. ``unknown``: it may have been written, or may still be; sending it again is safe unless
+    somebody else writes the same id.
+    """
+
+    type: str
+    detail: str
+    outcome: RequestOutcome = RequestOutcome.UNKNOWN
+
+    @classmethod
+    def of(cls, error: BitsiftError) -> WriteError:
+        return cls(type(error).__name__, error.message, error.outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class WriteResult:
+    """``id`` is None if the document has no valid one."""
+
+    id: str | None
+    status: WriteStatus
+    error: WriteError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Upserts:
+    """One result per document, in order, and how many there are of each kind."""
+
+    results: tuple[WriteResult, ...]
+    created: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    rejected: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Deletes:
+    """One result per id, in order, and how many there are of each kind."""
+
+    results: tuple[WriteResult, ...]
+    deleted: int = 0
+    missing: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDocument:
+    """A document as it is stored, and in which shard."""
+
+    id: str
+    title: str
+    text: str
+    metadata: dict[str, Any]
+    shard: int

@@ -1,0 +1,1 @@
+"""What this machine does, and what an index of a given size needs."""

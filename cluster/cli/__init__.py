@@ -1,0 +1,1 @@
+"""The command line `bitsift`: main.py is its root, each other module a group of commands."""

@@ -1,0 +1,294 @@
+"""`bitsift cluster`: an index on many Ray nodes, with replicas."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from bitsift.cluster.cli.console import Json, err, out, print_json, say, until_stopped
+from bitsift.cluster.cli.settings import configured
+from bitsift.config.sources import Loaded
+from bitsift.errors import InvalidRequest, NotFound, Unavailable
+
+POLL_S = 1.0
+ASK_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
+"""For the actor of the controller to start."""
+DOWN_TIMEOUT_S = 120.0
+
+app = typer.Typer(
+    help="An index on many Ray nodes, with replicas: docs/cluster.md.", no_args_is_help=True
+)
+Spec = Annotated[Path, typer.Argument(metavar="SPEC.toml", help="What the cluster shall be.")]
+Shard = Annotated[int, typer.Argument(metavar="SHARD", help="The number of a shard.")]
+
+
+@app.command()
+@configured("ray")
+def up(
+    spec_file: Spec,
+    loaded: Loaded,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Return when all copies answer, or at once.")
+    ] = True,
+    json: Json = False,
+) -> None:
+    """Make a running Ray cluster serve an index as SPEC.toml says; run again, change it.
+
+    What it starts lives on when this command ends: bitsift cluster down stops it.
+    """
+    from bitsift.cluster.fleet.spec import read_spec
+    from bitsift.cluster.serving.configured import access_settings
+
+    spec = read_spec(spec_file)
+    access_settings(spec.access, spec.serve).check(spec.serve.host)
+    with until_stopped("the cluster goes on; bitsift cluster status shows it"), _connected(loaded):
+        controller = _controller_for(spec.model_dump(mode="json"))
+        _until_known(controller)
+        _ask(controller.up.remote(spec.model_dump(mode="json")))
+        status = _until(controller, _is_up) if wait else _ask(controller.status.remote())
+        _show(status, json)
+
+
+@app.command()
+@configured("ray")
+def status(loaded: Loaded, json: Json = False) -> None:
+    """Nodes, shards and routers, and what is not as the spec says."""
+    with _connected(loaded):
+        _show(_ask(_controller().status.remote()), json)
+
+
+@app.command()
+@configured("ray")
+def down(loaded: Loaded, json: Json = False) -> None:
+    """End routers, replicas, agents and the controller. The data folders keep all."""
+    from bitsift.cluster.fleet.actors import end_all
+
+    with until_stopped("stopped waiting; run it again", status=1), _connected(loaded):
+        controller = _controller()
+        _ask(controller.down.remote())
+        _until(controller, _is_down, DOWN_TIMEOUT_S)
+        ended = end_all()
+        if json:
+            print_json({"ended": ended})
+        else:
+            out.print(f"ended {len(ended)} actors; bitsift cluster up starts the cluster again")
+
+
+@app.command()
+@configured("ray")
+def move(
+    shard: Shard,
+    source: Annotated[str, typer.Argument(metavar="FROM", help="The node that has the copy.")],
+    target: Annotated[str, typer.Argument(metavar="TO", help="The node that shall have it.")],
+    loaded: Loaded,
+    json: Json = False,
+) -> None:
+    """Have a copy of a shard on another node. It is copied first, and removed then."""
+    with _connected(loaded):
+        controller = _controller()
+        _ask(controller.move.remote(shard, source, target))
+        _show(_ask(controller.status.remote()), json)
+
+
+@app.command("add-replica")
+@configured("ray")
+def add_replica(
+    shard: Shard,
+    loaded: Loaded,
+    node: Annotated[str | None, typer.Argument(metavar="[NODE]", help="Where; else any.")] = None,
+    json: Json = False,
+) -> None:
+    """Have one copy more of a shard than the spec says."""
+    with _connected(loaded):
+        controller = _controller()
+        _ask(controller.add_replica.remote(shard, node))
+        _show(_ask(controller.status.remote()), json)
+
+
+@app.command()
+@configured("ray")
+def drain(
+    node: Annotated[str, typer.Argument(metavar="NODE", help="The node to be emptied.")],
+    loaded: Loaded,
+    undo: Annotated[bool, typer.Option("--undo", help="Let it have replicas again.")] = False,
+    json: Json = False,
+) -> None:
+    """Copy what a node has elsewhere, then end its replicas and its router there.
+
+    It may be stopped when bitsift cluster status shows nothing on it any more.
+    """
+    with _connected(loaded):
+        controller = _controller()
+        _ask(controller.drain.remote(node, undo))
+        _show(_ask(controller.status.remote()), json)
+
+
+@contextlib.contextmanager
+def _connected(loaded: Loaded) -> Iterator[None]:
+    from bitsift.cluster.serving.ray_cluster import ray_cluster
+
+    address = loaded.settings.ray.address
+    if address is None:
+        raise InvalidRequest(
+            "say which Ray cluster: --ray-address HOST:PORT or BITSIFT_RAY_ADDRESS; "
+            "docs/cluster.md says how one is started"
+        )
+    with ray_cluster(address, say):
+        yield
+
+
+def _controller() -> Any:
+    """Raises NotFound."""
+    from bitsift.cluster.fleet.actors import CONTROLLER, found_actor
+
+    controller = found_actor(CONTROLLER)
+    if controller is None:
+        raise NotFound("this Ray cluster serves no index; bitsift cluster up SPEC.toml starts one")
+    return controller
+
+
+def _controller_for(spec: dict[str, Any]) -> Any:
+    """The one that runs; else a new one."""
+    from bitsift.cluster.fleet.actors import CONTROLLER, found_actor, remote
+    from bitsift.cluster.fleet.controller import ControllerActor
+    from bitsift.cluster.serving.ray_cluster import NAMESPACE
+
+    running = found_actor(CONTROLLER)
+    if running is not None:
+        return running
+    return (
+        remote(ControllerActor)
+        .options(name=CONTROLLER, namespace=NAMESPACE, lifetime="detached", get_if_exists=True)
+        .remote(spec)
+    )
+
+
+def _ask(reference: Any) -> Any:
+    from bitsift.router.shards.ray_calls import Callee, asked
+
+    return asked(reference, Callee("the controller"), ASK_TIMEOUT_S)
+
+
+def _until_known(controller: Any) -> None:
+    """Until the controller has found the index. Raises Unavailable with what it says."""
+    deadline, said = time.monotonic() + START_TIMEOUT_S, None
+    while time.monotonic() < deadline:
+        status = _ask(controller.status.remote())
+        if status["index"] is not None:
+            return
+        if status["failure"] != said:
+            said = status["failure"]
+            say(f"the controller: {said}")
+        time.sleep(POLL_S)
+    raise Unavailable(f"the controller has not found the index in {START_TIMEOUT_S:.0f} s: {said}")
+
+
+def _is_up(status: dict[str, Any]) -> str | None:
+    """What is still missing."""
+    waits = [
+        f"shard {shard['shard']} lacks {shard['lacking']} of its copies"
+        for shard in status["shards"]
+        if shard["lacking"]
+    ]
+    waits += [f"the router on {r['node']} starts" for r in status["routers"] if not r["url"]]
+    if not status["routers"]:
+        waits.append("no router runs yet")
+    here = [n for n in status["nodes"] if n["lost_s"] is None and not n["is_drained"]]
+    if len(here) < status["replicas"]:
+        waits.append(
+            f"the spec asks for {status['replicas']} copies, each on a node of its own, and there "
+            f"are {len(here)} nodes: start more, with --labels bitsift-node=NAME"
+        )
+    return "; ".join(waits) or None
+
+
+def _is_down(status: dict[str, Any]) -> str | None:
+    waits = [f"the router on {router['node']}" for router in status["routers"]]
+    waits += [
+        f"shard {shard['shard']} on {replica['node']}"
+        for shard in status["shards"]
+        for replica in shard["replicas"]
+        if replica["state"] in ("opening", "ready", "failed")
+    ]
+    return f"still there: {', '.join(waits)}" if waits else None
+
+
+def _until(
+    controller: Any,
+    missing: Callable[[dict[str, Any]], str | None],
+    timeout_s: float = float("inf"),
+) -> dict[str, Any]:
+    """Until nothing is missing; what is goes to the log. Raises Unavailable."""
+    deadline, said = time.monotonic() + timeout_s, None
+    while True:
+        with contextlib.suppress(Unavailable):  # a controller that starts again answers soon
+            status: dict[str, Any] = _ask(controller.status.remote())
+            waits = missing(status)
+            if waits is None and status["failure"] is None:
+                return status
+            if (waits or status["failure"]) != said:
+                said = waits or status["failure"]
+                say(str(said))
+        if time.monotonic() > deadline:
+            raise Unavailable(f"after {timeout_s:.0f} s: {said}")
+        time.sleep(POLL_S)
+
+
+def _show(status: dict[str, Any], json: bool) -> None:
+    if json:
+        print_json(status)
+        return
+    if status["index"] is None:
+        out.print(f"no index yet: {status['failure']}", markup=False)
+        return
+    name, uuid = status["index"]["name"], status["index"]["uuid"]
+    out.print(f"index {name} ({uuid}), table {status['epoch']}", markup=False)
+    _show_nodes(status)
+    _show_shards(status)
+    for router in status["routers"]:
+        out.print(f"router on {router['node']}: {router['url'] or 'starting'}", markup=False)
+    for what, why in status["failures"].items():
+        err.print(f"[yellow]not done:[/yellow] {escape(what)}: {escape(why)}", soft_wrap=True)
+    if status["failure"] is not None:
+        err.print(f"[yellow]the controller:[/yellow] {escape(status['failure'])}", soft_wrap=True)
+
+
+def _show_nodes(status: dict[str, Any]) -> None:
+    table = Table("node", "zone", "address", "state")
+    for node in status["nodes"]:
+        lost = node["lost_s"]
+        state = "here" if lost is None else f"lost {lost:.0f} s ago"
+        state += ", drained" if node["is_drained"] else ""
+        state += f": {node['reason']}" if node["reason"] else ""
+        table.add_row(node["node"], node["zone"], node["address"] or "", escape(state))
+    out.print(table)
+
+
+def _show_shards(status: dict[str, Any]) -> None:
+    table = Table("shard", "node", "state", "answers", "copied", "reason")
+    for shard in status["shards"]:
+        for replica in shard["replicas"]:
+            copy, reason = replica["copy"], replica["reason"]
+            copied = ""
+            if copy is not None:
+                copied = f"{copy['done_bytes'] / 1e6:,.0f} of {copy['total_bytes'] / 1e6:,.0f} MB"
+                reason = copy["error"] or reason
+            table.add_row(
+                str(shard["shard"]),
+                replica["node"],
+                replica["state"],
+                "yes" if replica["node"] in shard["answering"] else "no",
+                copied,
+                escape(reason or ""),
+            )
+        if shard["lacking"]:
+            table.add_row(str(shard["shard"]), "", f"lacks {shard['lacking']}", "", "", "")
+    out.print(table)

@@ -1,0 +1,99 @@
+"""What every command of `bitsift` shares: where it prints, --json, and how it is stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from bitsift.cluster.interrupts import Ending, terminable
+from bitsift.errors import BitsiftError, InvalidRequest
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+IndexFolder = Annotated[Path | None, typer.Option("--index", help="Index directory.")]
+USAGE_ERROR: Any = next(
+    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
+)
+"""What Typer raises for wrong usage; its module has no public name."""
+
+
+def as_utf8(argument: str) -> str:
+    """A text of the command line as it was typed, in UTF-8, where the locale is another.
+
+    A parser for Typer. Bytes that are no UTF-8 stay what Python made of them.
+    """
+    try:
+        return os.fsencode(argument).decode()
+    except UnicodeError:
+        return argument
+
+
+def say(step: str) -> None:
+    """A line for the log."""
+    err.print(step, soft_wrap=True, markup=False)
+
+
+@contextlib.contextmanager
+def until_stopped(said: str = "stopped", status: int = 0) -> Iterator[Ending]:
+    """Ctrl-C and SIGTERM end what is within: a line, this exit status, and no traceback.
+
+    All that was opened within is closed by then. The process ends without the destructors of native
+    libraries: a thread of Ray or Arrow that was interrupted may abort the process in them.
+    """
+    try:
+        with terminable() as ending:
+            yield ending
+    except KeyboardInterrupt:
+        err.print(said)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def print_json(data: Any) -> None:
+    """One JSON object on standard output, in UTF-8 in every locale; dataclasses are objects."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(orjson.dumps(data, option=orjson.OPT_INDENT_2) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def asks_for_json(arguments: Sequence[str]) -> bool:
+    """Whether --json is among the options: an error before they are read is JSON as well."""
+    return "--json" in itertools.takewhile(lambda argument: argument != "--", arguments)
+
+
+def print_error(error: BitsiftError, *, is_json: bool) -> None:
+    """The last line on standard error: for people, or as the problem document that HTTP has."""
+    if not is_json:
+        title = "" if isinstance(error, InvalidRequest) else f"{error.title}: "
+        err.print(f"[red]error:[/red] {title}{escape(error.message)}", soft_wrap=True)
+        return
+    problem = {
+        "type": f"bitsift:{type(error).__name__}",
+        "title": error.title,
+        "status": error.status,
+        "detail": error.message,
+        "outcome": error.outcome,
+    }
+    sys.stderr.flush()
+    sys.stderr.buffer.write(orjson.dumps(problem) + b"\n")
+    sys.stderr.buffer.flush()
+
+
+def print_anything() -> None:
+    """Characters that the locale's encoding lacks are escaped: they end no command."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")

@@ -1,0 +1,262 @@
+"""The commands that write to a running cluster: add, delete, get."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.progress import Progress, TextColumn
+
+from bitsift.client.sending import BATCH_DOCUMENTS, IDS_MAX, sum_deletes
+from bitsift.cluster.cli.console import Json, as_utf8, err, out, print_json
+from bitsift.cluster.cli.settings import configured, required_gateway
+from bitsift.cluster.interrupts import terminable
+from bitsift.config.sources import Loaded
+from bitsift.errors import BitsiftError, InvalidRequest, RequestOutcome
+from bitsift.write_results import (
+    UPSERT_STATUSES,
+    Deletes,
+    Upserts,
+    WriteError,
+    WriteResult,
+)
+from bitsift.write_status import WriteStatus
+
+STDIN = "-"
+ERRORS_KEPT_MAX = 1_000
+"""Errors that are shown one by one, and listed by --json; the rest is counted."""
+_BAD = (WriteStatus.REJECTED, WriteStatus.FAILED)
+_OUTCOMES = {
+    RequestOutcome.NOT_DONE: "not done",
+    RequestOutcome.UNKNOWN: "may or may not be done",
+    RequestOutcome.DONE: "done nevertheless",
+}
+
+
+@dataclass(slots=True)
+class _Report:
+    """What became of the documents of all files, and why of those that are not stored."""
+
+    quiet: bool
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(UPSERT_STATUSES, 0))
+    errors: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, part: Upserts, places: deque[tuple[str, int]]) -> None:
+        """Take the results of one call, whose documents stood at the first of ``places``."""
+        for status in UPSERT_STATUSES:
+            self.counts[status] += getattr(part, status)
+        for result in part.results:
+            place = places.popleft()
+            if result.status in _BAD and result.error is not None:
+                self._keep(place, result.id, result.status, result.error)
+
+    def reject(self, place: tuple[str, int], reason: str) -> None:
+        """Take a line that is no document."""
+        self.counts[WriteStatus.REJECTED.value] += 1
+        self._keep(place, None, WriteStatus.REJECTED, WriteError(InvalidRequest.__name__, reason))
+
+    def break_off(self, place: tuple[str, int], error: BitsiftError) -> None:
+        """Take an error that befell a whole call, whose first document stood at ``place``."""
+        befell = _of_a_call(error, "documents", BATCH_DOCUMENTS)
+        self._list(place, None, WriteStatus.FAILED, befell)
+
+    def _keep(
+        self, place: tuple[str, int], key: str | None, status: WriteStatus, error: WriteError
+    ) -> None:
+        if len(self.errors) < ERRORS_KEPT_MAX:
+            self._list(place, key, status, error)
+
+    def _list(
+        self, place: tuple[str, int], key: str | None, status: WriteStatus, error: WriteError
+    ) -> None:
+        file, line = place
+        self.errors.append(
+            {"file": file, "line": line, "id": key, "status": status, "error": asdict(error)}
+        )
+        if not self.quiet:
+            reason = escape(f"{file}:{line}: {_said(status, error)}")
+            err.print(f"[yellow]{reason}[/yellow]", soft_wrap=True)
+
+    @property
+    def bad(self) -> int:
+        return sum(self.counts[status.value] for status in _BAD)
+
+    def said(self) -> str:
+        return ", ".join(f"{count:,} {status}" for status, count in self.counts.items() if count)
+
+
+def _said(status: WriteStatus, error: WriteError) -> str:
+    """Why a document is not stored, or may not be: the two are never mixed up."""
+    if status is WriteStatus.REJECTED:
+        return f"rejected: {error.detail}"
+    return f"failed, {_OUTCOMES[error.outcome]}: {error.detail}"
+
+
+def _of_a_call(error: BitsiftError, what: str, at_most: int) -> WriteError:
+    """What befell the first of a call's documents, and with it the others."""
+    said = WriteError.of(error)
+    also = (
+        f"the same holds for the {what} after it, in one call of at most "
+        f"{at_most:,}; none after those was sent"
+    )
+    return replace(said, detail=f"{said.detail} ({also})")
+
+
+@configured("client")
+def add(
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE…", help="JSON lines, optionally compressed; - for stdin."),
+    ],
+    loaded: Loaded,
+    json: Json = False,
+) -> None:
+    """Add documents to a running cluster, replacing those with the same ids.
+
+    A line is {"id": …, "text": …, "title"?: …, "metadata"?: {…}, "vector"?: […]}. Documents that
+    are already stored are left alone, so after a failure the same command can be run again, unless
+    others write the same ids. Exit status 1 if any document was not, or may not have been, stored.
+    """
+    from bitsift.client import Client
+
+    url = required_gateway(loaded)
+    report, places = _Report(json), deque[tuple[str, int]]()
+    shown = Progress(TextColumn("{task.description}"), console=err, transient=True,
+                     disable=json or not err.is_terminal)  # fmt: skip
+    try:
+        with terminable(), shown, Client(url) as client:
+            task = shown.add_task("sending")
+            for part in client.add_batches(_documents(files, report, places)):
+                report.add(part, places)
+                shown.update(task, description=report.said())
+    except BaseException as error:
+        if isinstance(error, BitsiftError) and places:
+            report.break_off(places[0], error)
+        if json:
+            print_json({**report.counts, "errors": report.errors})
+        elif report.said():
+            err.print(f"until then: {report.said()}")
+        raise
+    if json:
+        print_json({**report.counts, "errors": report.errors})
+    else:
+        out.print(report.said() or "no documents")
+        if report.bad > len(report.errors):
+            err.print(f"only the first {len(report.errors):,} errors are shown")
+    if report.bad:
+        raise typer.Exit(1)
+
+
+def _documents(
+    files: Sequence[str], report: _Report, places: deque[tuple[str, int]]
+) -> Iterator[dict[str, Any]]:
+    """The documents of all files; where each stood goes to ``places``, what is none to ``report``.
+
+    Raises InvalidRequest for a file that cannot be read.
+    """
+    from bitsift.cluster.sources.plan import Compression, Format, SourceFile
+    from bitsift.cluster.sources.records import read_records
+    from bitsift.cluster.sources.streams import DamagedStream
+
+    endings = {compression.value: compression for compression in Compression}
+    for name in files:
+        path = "/dev/stdin" if name == STDIN else name
+        packed = endings.get(Path(name).suffix.lower(), Compression.NONE)
+        source = SourceFile(0, path, name, Format.JSON_LINES, packed, size_bytes=0)
+        try:
+            for record in read_records(source):
+                if record.row is None:
+                    report.reject((name, record.line), record.reason or "no document")
+                else:
+                    places.append((name, record.line))
+                    yield record.row
+        except DamagedStream as damage:
+            report.reject((name, damage.line), f"the rest of the file cannot be read: {damage}")
+
+
+@configured("client")
+def delete(
+    loaded: Loaded,
+    ids: Annotated[
+        list[str] | None, typer.Argument(parser=as_utf8, metavar="ID…", help="Ids to delete.")
+    ] = None,
+    ids_from: Annotated[
+        str | None, typer.Option(help="A file with one id per line; - for stdin.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Delete documents from a running cluster. A missing id is not an error."""
+    from bitsift.client import Client
+
+    url = required_gateway(loaded)
+    if not ids and ids_from is None:
+        raise InvalidRequest("pass ids to delete, or a file of them with --ids-from")
+    wanted = [*(ids or ()), *(_lines(ids_from) if ids_from is not None else ())]
+    parts = list[Deletes]()
+    try:
+        with terminable(), Client(url) as client:
+            for part in client.delete_batches(wanted):
+                parts.append(part)
+    except BitsiftError as error:
+        first = wanted[sum(len(part.results) for part in parts)]
+        befell = _of_a_call(error, "ids", IDS_MAX)
+        parts.append(Deletes((WriteResult(first, WriteStatus.FAILED, befell),)))
+        _show(sum_deletes(parts), json)
+        raise
+    answer = sum_deletes(parts)
+    _show(answer, json)
+    if answer.failed:
+        raise typer.Exit(1)
+
+
+def _show(answer: Deletes, json: bool) -> None:
+    """What became of each id of the calls that were answered."""
+    if json:
+        print_json(answer)
+        return
+    counts = {"deleted": answer.deleted, "not there": answer.missing, "failed": answer.failed}
+    if any(counts.values()):
+        out.print(", ".join(f"{count:,} {name}" for name, count in counts.items() if count))
+    for result in answer.results:
+        if result.error is not None:
+            reason = escape(f"{result.id}: {_said(result.status, result.error)}")
+            err.print(f"[yellow]{reason}[/yellow]", soft_wrap=True)
+
+
+def _lines(name: str) -> list[str]:
+    """The lines of a file that are not blank. Raises InvalidRequest."""
+    try:
+        data = sys.stdin.buffer.read() if name == STDIN else Path(name).read_bytes()
+        lines = data.decode().split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"{name} cannot be read: {error}") from error
+    return [line.removesuffix("\r") for line in lines if line.strip()]
+
+
+@configured("client")
+def get(
+    document_id: Annotated[
+        str, typer.Argument(parser=as_utf8, metavar="ID", help="The document's id.")
+    ],
+    loaded: Loaded,
+    json: Json = False,
+) -> None:
+    """Show one document of a running cluster, as stored."""
+    from bitsift.client import Client
+
+    with Client(required_gateway(loaded)) as client:
+        document = client.get(document_id)
+    if json:
+        print_json(document)
+        return
+    out.print(f"[bold]{escape(document.title or document.id)}[/bold]", soft_wrap=True)
+    out.print(escape(document.text), soft_wrap=True)
+    for name, value in document.metadata.items():
+        out.print(escape(f"{name}: {value}"), soft_wrap=True)
+    out.print(escape(f"id {document.id}, shard {document.shard}"), soft_wrap=True)

@@ -1,0 +1,84 @@
+"""The command `bitsift index`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from bitsift.cluster.cli.console import Json, err, out, print_json, until_stopped
+from bitsift.cluster.cli.options import with_options
+from bitsift.cluster.cli.progress import IndexProgress
+from bitsift.cluster.cli.settings import configured, say_sources
+from bitsift.cluster.ingest.options import BuildOptions
+from bitsift.config.sources import Loaded
+
+SETTINGS = ("max_rejects", "encoders", "backend")
+"""Options of a build that are settings too: their flags come from the tree of settings."""
+
+
+@configured("index", "model", "ray")
+@with_options(BuildOptions, "examples", *SETTINGS)
+def index(
+    source: Annotated[list[str], typer.Argument(help="Files or folders to index.")],
+    out_folder: Annotated[Path, typer.Option("--out", help="Index directory to create.")],
+    loaded: Loaded,
+    json: Json = False,
+    **options: Any,
+) -> None:
+    """Build an index from JSON lines, CSV, Parquet, text folders, BEIR folders or .npy files.
+
+    An interrupted build resumes when the same command is run again; a finished index is left
+    untouched.
+    """
+    say_sources(loaded)
+    settings = loaded.settings
+    build_options = BuildOptions(
+        **options,
+        max_rejects=settings.index.max_rejects,
+        encoders=settings.index.encoders,
+        backend=settings.model.backend,
+    )
+    again = "stopped; run the same command again to resume"
+    with until_stopped(again, status=1), IndexProgress(err, quiet=json) as progress:
+        from bitsift.cluster.ingest.build import build_index  # Ray, and seconds
+
+        report = build_index(
+            source,
+            out_folder,
+            build_options,
+            ray_address=settings.ray.address,
+            on_progress=progress,
+        )
+    if json:
+        print_json(report)
+    else:
+        print_report(out_folder, dataclasses.asdict(report))
+
+
+def print_report(folder: Path, report: dict[str, Any]) -> None:
+    """What a build made, for people."""
+    documents = max(1, report["documents"])
+    if report["already_complete"]:
+        out.print(f"{folder} is already finished and was left untouched.")
+    rows = {
+        "documents": f"{report['documents']:,}",
+        "rejected records": f"{report['rejects']:,}",
+        "seconds": f"{report['seconds']:,.1f}",
+        "RAM of the bits": _bytes_each(report["bits_bytes"], documents),
+        "disk, with texts": _bytes_each(report["disk_bytes"], documents),
+        "fp32 vectors would take": _bytes_each(report["float32_bytes"], documents),
+    }
+    table = Table(show_header=False, box=None)
+    for name, value in rows.items():
+        table.add_row(name, value)
+    out.print(table)
+    if report["rejects"]:
+        out.print(f"The rejected records are listed in {folder / 'rejects.jsonl'}")
+
+
+def _bytes_each(total: int, documents: int) -> str:
+    return f"{total / 1e6:,.1f} MB ({total / documents:,.0f} bytes per document)"

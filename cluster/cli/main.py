@@ -1,0 +1,168 @@
+"""The command `bitsift`. Exit status: 0 done, 1 failed, 2 wrong usage."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.markup import escape
+from rich.table import Column, Table
+
+from bitsift.cluster.cli import (
+    bench,
+    cluster,
+    documents,
+    index,
+    keys,
+    maintenance,
+    quality,
+    reshard,
+    search,
+    serve,
+    settings,
+)
+from bitsift.cluster.cli.console import (
+    USAGE_ERROR,
+    IndexFolder,
+    Json,
+    asks_for_json,
+    out,
+    print_anything,
+    print_error,
+    print_json,
+)
+from bitsift.config.sources import Loaded
+from bitsift.errors import BitsiftError, InvalidRequest
+
+app = typer.Typer(
+    help="Search tens of millions of texts by meaning on plain CPUs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run the command line; an error is one line on stderr that says who must act, with --json a
+    problem document.
+    """
+    # Read when Ray is imported: its daemons' paragraphs would mix with what a command prints.
+    os.environ["RAY_DEDUP_LOGS_SKIP_REGEX"] = "."
+    print_anything()
+    is_json = asks_for_json(sys.argv[1:])
+    try:
+        if sys.flags.optimize:
+            raise InvalidRequest(
+                "Python runs without assertions (-O or PYTHONOPTIMIZE); unset it: they guard "
+                "what is written"
+            )
+        status = app(standalone_mode=not is_json)  # else it prints what is wrong with the usage
+    except USAGE_ERROR as error:
+        print_error(InvalidRequest(error.format_message()), is_json=True)
+        sys.exit(2)
+    except BitsiftError as error:
+        print_error(error, is_json=is_json)
+        sys.exit(2 if isinstance(error, InvalidRequest) else 1)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+@app.command()
+@settings.configured("client")
+def status(
+    loaded: Loaded,
+    index_folder: IndexFolder = None,
+    json: Json = False,
+) -> None:
+    """Show what an index contains (--index) or the state of a running cluster (--url)."""
+    url = settings.gateway(loaded, index_folder, "--index FOLDER")
+    if url is not None:
+        from bitsift.client import Client
+
+        with Client(url) as client:
+            facts = {"index": client.index(), "cluster": client.cluster()}
+    else:
+        from bitsift.cluster.manifest import open_manifest
+
+        assert index_folder is not None
+        manifest, report = open_manifest(index_folder)
+        description = manifest.describe().to_json() | {"documents": report.documents}
+        facts = {"index": description, "build": dataclasses.asdict(report)}
+    if json:
+        print_json(facts)
+    else:
+        _print_status(facts)
+
+
+def _print_status(facts: dict[str, Any]) -> None:
+    index_facts = facts["index"]
+    model = (index_facts["model"] or {}).get("name", "none: precomputed embeddings")
+    out.print(
+        f"{index_facts['name']}: {index_facts['documents']:,} documents, "
+        f"{index_facts['dimension']} dimensions, {index_facts['shards']} shards, model {model}"
+    )
+    if "build" in facts:
+        index.print_report(Path(index_facts["name"]), facts["build"])
+        return
+    table = Table("shard", "state", "documents", "RAM of bits", "process RAM", "disk", "reason")
+    for shard in facts["cluster"]["shards"]:
+        sizes = [shard["bits_bytes"], shard["resident_bytes"], shard["disk_bytes"]]
+        table.add_row(
+            str(shard["shard"]),
+            shard["state"],
+            f"{shard['documents']:,}",
+            *(f"{size / 1e6:,.1f} MB" for size in sizes),
+            escape(shard["reason"] or shard["writes_stopped"] or ""),
+        )
+    out.print(table)
+    if any(len(shard["replicas"]) != 1 for shard in facts["cluster"]["shards"]):
+        _print_replicas(facts["cluster"]["shards"])
+    out.print(f"encoder: {facts['cluster']['encoder']}", markup=False)
+
+
+def _print_replicas(shards: list[dict[str, Any]]) -> None:
+    table = Table(
+        "shard",
+        *(Column(name, no_wrap=True) for name in ("node", "state", "breaker")),
+        *("calls", "p50, p95", "hedges, retries", "reason"),
+    )
+    for shard in shards:
+        for replica in shard["replicas"]:
+            times = [it for it in (replica["p50_ms"], replica["p95_ms"]) if it is not None]
+            table.add_row(
+                str(shard["shard"]),
+                escape(replica["node"]),
+                replica["state"],
+                replica["breaker"],
+                str(replica["outstanding"]),
+                ", ".join(f"{time:,.1f} ms" for time in times),
+                f"{replica['hedges']}, {replica['retries']}",
+                escape(replica["reason"] or ""),
+            )
+    out.print(table)
+
+
+app.command()(index.index)
+app.command()(serve.serve)
+app.command()(serve.demo)
+app.command()(settings.config)
+app.add_typer(keys.app, name="keys")
+app.add_typer(cluster.app, name="cluster")
+app.command()(bench.bench)
+app.command()(bench.plan)
+app.command()(search.search)
+app.command("eval")(quality.evaluate)
+app.command()(documents.add)
+app.command()(documents.delete)
+app.command()(documents.get)
+app.command()(maintenance.verify)
+app.command()(maintenance.backup)
+app.command()(maintenance.restore)
+app.command()(maintenance.export)
+app.command()(maintenance.compact)
+app.command()(maintenance.upgrade)
+app.command()(reshard.reshard)
+app.command()(quality.doctor)

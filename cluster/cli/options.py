@@ -1,0 +1,56 @@
+"""Command-line options made from the fields of a dataclass: SearchOptions or BuildOptions."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from enum import StrEnum
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import annotated_types
+import typer
+from pydantic.fields import FieldInfo
+
+
+def with_options(kind: type, *without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for each field of ``kind`` in place of its ``**options``.
+
+    Type, default, limits and help are those of the field; ``without`` names fields that have no
+    option of their own.
+    """
+    hints = get_type_hints(kind, include_extras=True)
+    added = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=list(field.default) if isinstance(field.default, tuple) else field.default,
+            annotation=_option(hints[field.name]),
+        )
+        for field in fields(kind)
+        if field.name not in without
+    ]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        command.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
+        return command
+
+    return decorate
+
+
+def _option(hint: Any) -> Any:
+    """A field's annotation as Typer reads it: the same type, limits and help."""
+    field = FieldInfo.from_annotation(hint)
+    limits: dict[str, Any] = {}
+    for limit in field.metadata:
+        if isinstance(limit, annotated_types.Ge):
+            limits["min"] = limit.ge
+        if isinstance(limit, annotated_types.Le):
+            limits["max"] = limit.le
+    kind: Any = field.annotation
+    if get_origin(kind) is Sequence:  # of a Literal; Typer lists the values of enums only
+        values = get_args(get_args(kind)[0])
+        kind = list[StrEnum("Value", {value: value for value in values})]  # type: ignore[misc]
+    return Annotated[kind, typer.Option(help=field.description, **limits)]

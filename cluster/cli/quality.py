@@ -1,0 +1,223 @@
+"""The commands `bitsift eval` and `bitsift doctor`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import orjson
+import typer
+from rich.markup import escape
+from rich.table import Column, Table
+
+from bitsift.cluster.cli.console import Json, err, out, print_json
+from bitsift.cluster.interrupts import terminable
+from bitsift.errors import InvalidRequest
+from bitsift.router.model.spec import EncoderSpec
+from bitsift.shard_worker.codes import Transform
+
+if TYPE_CHECKING:
+    from bitsift.cluster.evaluation.doctor import Diagnosis, Estimate
+    from bitsift.router.model.encoder import Encoder
+
+_WIDE = 120
+"""Columns of a terminal that has room to say what each stage is."""
+Model = Annotated[str, typer.Option(help="Name or path of a sentence-transformers model.")]
+
+
+def evaluate(
+    dataset: Annotated[
+        Path, typer.Argument(help="BEIR folder: corpus.jsonl, queries.jsonl, qrels.tsv.")
+    ],
+    model: Model = "minilm",
+    shards: Annotated[int, typer.Option(min=1, help="Number of shards of the index to try.")] = 1,
+    transform: Annotated[
+        Transform,
+        typer.Option(help="Transform applied to vectors before their signs become the bits."),
+    ] = Transform.NONE,
+    index: Annotated[
+        Path | None,
+        typer.Option(
+            help="Measure this existing index of the corpus, with its own "
+            "model, shards and transform."
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Plot the result to a new .png or .svg file.")
+    ] = None,
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="Write the JSON to this new file.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """nDCG@10 and recall@10 against exact fp32 search, for every stage of the funnel.
+
+    The texts are encoded and all vectors kept in RAM, even with --index: fp32 is the reference, and
+    an index does not store it.
+    """
+    from bitsift.cluster.evaluation.judged import read_judged
+    from bitsift.cluster.evaluation.plot import check_plot_path, plot_stages
+    from bitsift.cluster.maintenance.aside import require_new
+
+    if plot is not None:
+        check_plot_path(plot)
+    if out_file is not None:
+        require_new(out_file)
+    judged = read_judged(dataset)
+    with terminable():
+        result = _evaluate(judged, model, shards, transform, index)
+    if out_file is not None:
+        with out_file.open("xb") as file:
+            file.write(orjson.dumps(result, option=orjson.OPT_INDENT_2))
+    if plot is not None:
+        plot_stages(result, plot)
+    if json:
+        print_json(result)
+    else:
+        _print_evaluation(result)
+
+
+def _evaluate(
+    judged: Any, model: str, shards: int, transform: Transform, index: Path | None
+) -> dict[str, Any]:
+    from bitsift.cluster.evaluation import evaluate as evaluation
+    from bitsift.cluster.manifest import open_manifest
+
+    if index is None:
+        embedded = evaluation.embed(judged, _load(EncoderSpec(model)))
+        found = evaluation.evaluate(
+            judged, embedded, model=model, shards=shards, transform=transform
+        )
+        return found.to_json()
+    manifest, _ = open_manifest(index)
+    encoder = manifest.encoder()
+    if encoder is None:
+        raise InvalidRequest(
+            f"{index} was built from precomputed embeddings: it cannot be queried with text"
+        )
+    embedded = evaluation.embed(judged, _load(encoder))
+    return evaluation.evaluate_index(judged, embedded, index, manifest).to_json()
+
+
+def _load(encoder: EncoderSpec) -> Encoder:
+    err.print("loading the model and encoding", style="dim")
+    return encoder.load()
+
+
+def _print_evaluation(result: dict[str, Any]) -> None:
+    from bitsift.cluster.evaluation.evaluate import meaning_of
+
+    out.print(
+        f"{result['dataset']}: {result['documents']:,} documents, {result['queries']:,} judged "
+        f"queries, model {result['model']}, shards {result['shards']}, "
+        f"transform {result['transform']}",
+        markup=False,
+    )
+    table = Table(Column("stage", no_wrap=True), "nDCG@10", "of fp32's", "recall@10", "reads")
+    if out.width >= _WIDE:
+        table.add_column("what it is", no_wrap=True)
+    exact = result["stages"]["fp32"]["ndcg@10"]
+    for name, stage in result["stages"].items():
+        table.add_row(
+            f"[bold]{name}[/bold]" if name == "final" else name,
+            f"{stage['ndcg@10']:.4f}",
+            f"{stage['ndcg@10'] / exact:.1%}" if exact else "",
+            f"{stage['recall@10']:.4f}" if "recall@10" in stage else "",
+            f"{stage['reads']:.1f}" if "reads" in stage else "",
+            *([meaning_of(name)] if out.width >= _WIDE else []),
+        )
+    out.print(table)
+
+
+def doctor(
+    source: Annotated[list[str] | None, typer.Argument(help="Files or folders of texts.")] = None,
+    vectors: Annotated[
+        Path | None,
+        typer.Option(help="A .npy file of vectors, on its own or for the records of SOURCE."),
+    ] = None,
+    queries: Annotated[
+        Path | None,
+        typer.Option(
+            help="Real queries: one per line, records with texts, or a .npy file of vectors."
+        ),
+    ] = None,
+    sample: Annotated[
+        int, typer.Option(min=1, help="Number of documents to sample at random.")
+    ] = 5_000,
+    model: Model = "minilm",
+    target: Annotated[
+        float, typer.Option(min=0.5, max=1.0, help="Target recall@10 against fp32.")
+    ] = 0.98,
+    text_field: Annotated[str | None, typer.Option(help="Field that holds the text.")] = None,
+    title_field: Annotated[str | None, typer.Option(help="Field that holds the title.")] = None,
+    vector_field: Annotated[
+        str | None, typer.Option(help="Field that holds a precomputed embedding.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Will this model binarize? Try all settings on a sample; recommend those that reach --target.
+
+    Exit status 1 if no setting does. Without --queries a tenth of the sample is held out to serve
+    as queries: documents are easier queries than real ones.
+    """
+    from bitsift.cluster.evaluation.doctor import diagnose
+    from bitsift.cluster.evaluation.doctor_sample import take_sample
+    from bitsift.cluster.sources.files import plan_sources
+    from bitsift.cluster.sources.plan import Fields
+
+    if not source and vectors is None:
+        raise InvalidRequest("pass SOURCE with texts, or --vectors FILE.npy")
+    fields = Fields(text=text_field, title=title_field, vector=vector_field)
+    alone = not source
+    plan = plan_sources(
+        [str(vectors)] if alone else source or [], fields, None if alone else vectors
+    )
+    with terminable():
+        taken = take_sample(plan, sample, queries, lambda: _load(EncoderSpec(model)))
+        found = diagnose(
+            taken.documents, taken.queries, queries_are_documents=taken.held_out, target=target
+        )
+    if json:
+        named = model if plan.expected_width is None else None
+        print_json({"model": named, **found.to_json()})
+    else:
+        _print_diagnosis(found)
+    if found.recommended is None:
+        raise typer.Exit(1)
+
+
+def _print_diagnosis(found: Diagnosis) -> None:
+    from bitsift.cluster.evaluation.doctor import CANDIDATES
+
+    easier = " held out: documents are easier queries than real ones" * found.queries_are_documents
+    out.print(
+        f"{found.documents:,} documents of {found.dimension} dimensions, one shard; "
+        f"{found.queries:,} queries{easier}"
+    )
+    reports = found.transforms.values()
+    table = Table("", *(Column(name.value, no_wrap=True) for name in found.transforms))
+    table.add_row("dead bits", *(str(report.bits.dead) for report in reports))
+    table.add_row("biased bits", *(str(report.bits.biased) for report in reports))
+    table.add_row("effective bits", *(f"{report.bits.effective:.0f}" for report in reports))
+    for count in CANDIDATES:
+        recalls = (_interval(report.recall[count]) for report in reports)
+        table.add_row(f"recall at {count}", *recalls)
+    gains = ("" if r.gain_at_40 is None else _interval(r.gain_at_40) for r in reports)
+    table.add_row("gain at 40", *gains)
+    table.add_row("adaptive recall", *(_interval(report.adaptive) for report in reports))
+    table.add_row("adaptive reads", *(f"{report.adaptive_reads:.0f}" for report in reports))
+    out.print(table)
+    verdict = "[green]yes[/green]" if found.recommended else "[red]no[/red]"
+    out.print(f"{verdict}: {escape(found.reason)}", soft_wrap=True)
+    if found.recommended is not None:
+        chosen = found.recommended
+        if chosen.transform is not Transform.NONE:
+            out.print(f"build with: bitsift index … --transform {chosen.transform.value}")
+        adaptive = found.transforms[chosen.transform].adaptive.mean >= found.target
+        without = " (or without it: adaptive)" * adaptive
+        out.print(f"search with: --candidates {chosen.candidates}{without}")
+
+
+def _interval(value: Estimate) -> str:
+    interval = f" ({value.low:.3f}…{value.high:.3f})" if out.width >= _WIDE else ""
+    return f"{value.mean:.3f}{interval}"

@@ -1,0 +1,226 @@
+"""The actors of a cluster, by name: found where they run, started where they do not.
+
+    bitsift/controller              bitsift/agent/NODE
+    INDEX-UUID/shard-00003/NODE     INDEX-UUID/router/NODE     INDEX-UUID/writer/NODE
+
+All are detached: they live on when whoever started them ends. Each is bound to its node by a label,
+for a Ray node that starts again has another id.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from bitsift.cluster.fleet.agent import AgentActor
+from bitsift.cluster.fleet.spec import ClusterSpec
+from bitsift.cluster.manifest import Manifest
+from bitsift.cluster.serving.configured import access_settings, shard_settings
+from bitsift.cluster.serving.launch import PENDING_CALLS_MAX, STOP_TIMEOUT_S
+from bitsift.cluster.serving.ray_cluster import NAMESPACE
+from bitsift.errors import BitsiftError, Unavailable
+from bitsift.router.shards.placement import ReplicaAddress, ReplicaTable
+from bitsift.router.shards.ray_calls import Callee, asked
+from bitsift.shard_worker.actor import ShardActor
+
+CONTROLLER = "bitsift/controller"
+NODE_LABEL, ZONE_LABELS = "bitsift-node", ("zone", "ray.io/availability-zone")
+_OF_INDEX = re.compile(r"[0-9a-fA-F-]{32,36}/(shard-\d{5}/.+|router/.+|writer/.+)")
+CPUS = 0.001
+"""An actor with none at all may be put on, and wait for, a node that is frozen."""
+
+
+@dataclass(frozen=True, slots=True)
+class RayNode:
+    """A node of the Ray cluster that has a data folder."""
+
+    name: str
+    zone: str
+    address: str
+
+
+def ray_nodes() -> dict[str, RayNode]:
+    """Those that Ray takes for alive, by name. Blocks while Ray's control store is away.
+
+    A machine that was switched off and on may be there twice, until Ray misses the first. Raises
+    Unavailable where two machines have one name.
+    """
+    found: dict[str, RayNode] = {}
+    for facts in ray.nodes():
+        labels = facts.get("Labels") or {}
+        name = labels.get(NODE_LABEL)
+        if not facts["Alive"] or not name:
+            continue
+        address = facts["NodeManagerAddress"]
+        if name in found and found[name].address != address:
+            raise Unavailable(
+                f"the Ray nodes at {address} and {found[name].address} both have the label "
+                f"{NODE_LABEL}={name}: give one another name"
+            )
+        zone = next((labels[label] for label in ZONE_LABELS if label in labels), "")
+        found[name] = RayNode(name, zone, address)
+    return found
+
+
+def found_actor(name: str) -> Any | None:
+    """The actor of this name, None where there is none."""
+    try:
+        return ray.get_actor(name, NAMESPACE)
+    except ValueError:
+        return None
+
+
+def remote(actor: Any) -> Any:
+    """A class of actors, for the type checker."""
+    return actor
+
+
+def end(actor: Any) -> None:
+    """End an actor for good."""
+    with contextlib.suppress(Exception):
+        ray.kill(actor)
+
+
+class Fleet:
+    """The actors of one index."""
+
+    def __init__(self, spec: ClusterSpec, manifest: Manifest) -> None:
+        self._spec = spec
+        self._manifest = manifest
+
+    def _options(self, name: str, node: str, **more: Any) -> dict[str, Any]:
+        return {
+            "name": name,
+            "namespace": NAMESPACE,
+            "lifetime": "detached",
+            "num_cpus": CPUS,
+            "max_pending_calls": PENDING_CALLS_MAX,
+            "label_selector": {NODE_LABEL: node},
+            **more,
+        }
+
+    # --- replicas --------------------------------------------------------------------------
+
+    def _replica_name(self, shard: int, node: str) -> str:
+        return f"{self._manifest.uuid}/shard-{shard:05d}/{node}"
+
+    def replica(self, shard: int, node: str) -> Any | None:
+        return found_actor(self._replica_name(shard, node))
+
+    def start_replica(self, shard: int, node: str, agent: Any, epoch: int) -> None:
+        """Raises Unavailable where an actor has it open, or an agent does not answer."""
+        callee = Callee(f"the agent of node {node}")
+        uuid, settings = self._manifest.uuid, shard_settings(self._spec.shards)
+        folder = asked(agent.fence.remote(uuid, shard, epoch), callee, STOP_TIMEOUT_S)
+        arguments = folder, self._manifest.calibration.to_json(), self._manifest.identity(shard)
+        name = self._replica_name(shard, node)
+        try:
+            remote(ShardActor).options(**self._options(name, node)).remote(
+                *arguments, settings, epoch
+            )
+        except ValueError as error:
+            raise Unavailable(f"the earlier actor {name} has not ended yet") from error
+
+    def stop_replica(self, shard: int, node: str) -> None:
+        """Close it, and end its process."""
+        actor = self.replica(shard, node)
+        if actor is None:
+            return
+        with contextlib.suppress(BitsiftError):
+            asked(actor.close.remote(), Callee(f"shard {shard} on {node}"), STOP_TIMEOUT_S)
+        end(actor)
+
+    def table(self, epoch: int, shards: tuple[tuple[str, ...], ...]) -> ReplicaTable:
+        """The actors that are there of the replicas of a table."""
+        found = []
+        for shard, nodes in enumerate(shards):
+            actors = {node: self.replica(shard, node) for node in nodes}
+            there = {node: actor for node, actor in actors.items() if actor is not None}
+            found.append(tuple(ReplicaAddress(node, actor) for node, actor in there.items()))
+        return ReplicaTable(epoch, tuple(found))
+
+    # --- routers and the writer ------------------------------------------------------------
+
+    def router(self, node: str) -> Any | None:
+        return found_actor(f"{self._manifest.uuid}/router/{node}")
+
+    def _writer_name(self, node: str) -> str:
+        return f"{self._manifest.uuid}/writer/{node}"
+
+    def writer(self, node: str | None) -> Any | None:
+        return None if node is None else found_actor(self._writer_name(node))
+
+    def start_writer(self, node: str, table: ReplicaTable) -> Any:
+        from bitsift.router.http.limits import CONNECTIONS_MAX
+        from bitsift.router.write.writer import WriterActor
+
+        options = self._options(self._writer_name(node), node, max_concurrency=CONNECTIONS_MAX)
+        arguments = self._manifest.describe(), table, self._encoder()
+        return remote(WriterActor).options(**options).remote(*arguments)
+
+    def start_router(self, node: str, table: ReplicaTable, writer: Any) -> Any:
+        from bitsift.router.actor import RouterActor
+        from bitsift.router.http.limits import CONNECTIONS_MAX
+
+        name, serve = f"{self._manifest.uuid}/router/{node}", self._spec.serve
+        options = self._options(name, node, max_concurrency=CONNECTIONS_MAX)
+        return (
+            remote(RouterActor)
+            .options(**options)
+            .remote(
+                self._manifest.describe(),
+                table,
+                writer,
+                self._encoder(),
+                serve.query_cache,
+                access_settings(self._spec.access, serve),
+                serve.min_ready_shards,
+            )
+        )
+
+    def _encoder(self) -> Any:
+        return self._manifest.encoder(self._spec.model.backend)
+
+    def stop_router(self, node: str) -> None:
+        """Finish what is in flight, then end its process."""
+        router = self.router(node)
+        if router is None:
+            return
+        with contextlib.suppress(BitsiftError):
+            asked(router.stop.remote(), Callee(f"the router on {node}"), STOP_TIMEOUT_S)
+        end(router)
+
+
+def end_all() -> list[str]:
+    """End every actor that a cluster has left, the controller first, so that it starts none.
+
+    Their names.
+    """
+    listed = ray.util.list_named_actors(all_namespaces=True)
+    names = [facts["name"] for facts in listed if facts["namespace"] == NAMESPACE]
+    ours = [name for name in names if name.startswith("bitsift/") or _OF_INDEX.fullmatch(name)]
+    for name in sorted(ours, key=lambda name: (name != CONTROLLER, name)):
+        actor = found_actor(name)
+        if actor is not None:
+            end(actor)
+    return sorted(ours)
+
+
+def agent_of(node: str, spec: ClusterSpec) -> Any:
+    """The agent of a node, started where there is none."""
+    name = f"bitsift/agent/{node}"
+    return (
+        remote(AgentActor)
+        .options(
+            name=name,
+            namespace=NAMESPACE,
+            lifetime="detached",
+            get_if_exists=True,
+            label_selector={NODE_LABEL: node},
+        )
+        .remote(node, str(spec.data_folder(node)))
+    )

@@ -1,0 +1,324 @@
+"""What is to be done so that a cluster becomes what its spec says: a pure function.
+
+It remembers nothing. Called each second with what is seen, it names the next safe steps; a step
+that was done twice, or was not done, costs time and nothing else.
+
+* A replica answers only while it is in the table. It joins when it is READY and as new as those in
+  it, while no write runs; it leaves before it is closed, and is closed before it is removed.
+* Nothing is removed while fewer than the wanted copies are in the table, on nodes that shall have
+  them. So the last whole copy of a shard is never removed.
+* A lost node keeps its replicas for the grace period; after it they are placed elsewhere.
+* The spec's index fills a shard of which no copy is known, not even one on a lost node.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from bitsift.cluster.fleet.observed import (
+    Action,
+    CopyReplica,
+    DropReplica,
+    Hold,
+    Node,
+    Observed,
+    Phase,
+    Publish,
+    Replica,
+    StartReplica,
+    StartRouter,
+    StopReplica,
+    StopRouter,
+)
+from bitsift.cluster.fleet.spec import ClusterSpec
+
+SETTLE_S = 5.0
+"""A controller that has just begun waits so long for nodes to report, before it takes a disk for
+empty that is merely late."""
+LINGER_S = 3.0
+"""Questions that were asked under the last table may still be at a replica that left it."""
+HOLD_S = 30.0
+"""The longest that writes wait for one copy to become equal; what is not done by then is tried
+again."""
+_OPEN = (Phase.OPENING, Phase.READY, Phase.FAILED)
+
+
+def decide(spec: ClusterSpec, observed: Observed, now: float) -> tuple[Action, ...]:
+    """The next steps. They are to be taken in this order; none needs the end of another."""
+    if observed.orders.stopped:
+        return tuple(_stopping(observed))
+    shards = _shards(spec, observed, now)
+    loads = Counter(replica.node for replica in observed.replicas)
+    busy = {replica.node for replica in observed.replicas if replica.is_copying}
+    actions = list(_publishing(shards, observed))
+    for shard in shards:
+        actions += shard.removals()
+        actions += shard.starts()
+        actions += shard.copies(loads, busy)
+    return (*actions, *_routing(spec, observed))
+
+
+def lacking(spec: ClusterSpec, observed: Observed, now: float) -> dict[int, int]:
+    """How many of the wanted copies of a shard do not answer; shards that have all are left out."""
+    found = {s.number: s.wanted - len(s.good) for s in _shards(spec, observed, now)}
+    return {number: count for number, count in found.items() if count > 0}
+
+
+def _shards(spec: ClusterSpec, observed: Observed, now: float) -> list[_Shard]:
+    return [_Shard(spec, observed, now, number) for number in range(len(observed.table.shards))]
+
+
+def _stopping(observed: Observed) -> Iterator[Action]:
+    """Routers first: no question shall meet a shard that is closed."""
+    alive = {node.name for node in observed.nodes if node.lost_at is None}
+    yield from (StopRouter(node) for node in sorted(alive.intersection(observed.routers)))
+    for replica in () if observed.routers else observed.replicas:
+        if replica.phase in _OPEN and replica.node in alive:
+            yield StopReplica(replica.shard, replica.node)
+
+
+def _publishing(shards: Sequence[_Shard], observed: Observed) -> Iterator[Action]:
+    """A table where another is due. Copies leave at any time, and join while writes are held."""
+    if any(shard.waits_for_hold() for shard in shards):
+        yield Hold()
+    members = tuple(shard.members() for shard in shards)
+    if members != observed.table.shards:
+        yield Publish(members)
+
+
+class _Shard:
+    """One shard as it was seen, and its next steps."""
+
+    def __init__(self, spec: ClusterSpec, observed: Observed, now: float, number: int) -> None:
+        self.number = number
+        self.wanted = spec.placement.replicas + observed.orders.extra(number)
+        self._grace_s = spec.placement.grace_s
+        self._observed = observed
+        self._now = now
+        self._nodes = {node.name: node for node in observed.nodes}
+        self._replicas = {replica.node: replica for replica in observed.of_shard(number)}
+        self._placed = observed.table.shards[number]
+        self.good = [node for node in self._placed if self._answers(node) and self._may_stay(node)]
+        """Nodes of the table that answer and shall have a copy."""
+
+    def _is_here(self, node: str) -> bool:
+        return node in self._nodes and self._nodes[node].lost_at is None
+
+    def _answers(self, node: str) -> bool:
+        replica = self._replicas.get(node)
+        is_ready = replica is not None and replica.phase is Phase.READY
+        return is_ready and self._is_here(node) and not self._replicas[node].is_behind
+
+    def _may_stay(self, node: str) -> bool:
+        return not self._observed.orders.avoids(self.number, node)
+
+    def _is_awaited(self, replica: Replica) -> bool:
+        """Whether it counts as a copy: it is there, or may be back within the grace period."""
+        lost_at = self._nodes[replica.node].lost_at if replica.node in self._nodes else 0.0
+        if lost_at is not None:
+            return self._now - lost_at < self._grace_s
+        is_stuck = replica.phase in (Phase.FAILED, Phase.OPENING)
+        return not is_stuck or self._now - replica.since < self._grace_s
+
+    # --- the table -------------------------------------------------------------------------
+
+    def members(self) -> tuple[str, ...]:
+        """Who shall answer: those of the table that still do, and those that may join now.
+
+        A shard of which none answers keeps those that it has: they may be back.
+        """
+        stay = {node for node in self._placed if self._answers(node)}
+        found = sorted((stay | set(self._joining())) - set(self._surplus()))
+        return tuple(found) or self._placed
+
+    def _joining(self) -> list[str]:
+        outside = self._outside()
+        if not self._placed and self._is_unsure():
+            return []
+        if self._placed and not (self._observed.is_held or self._is_orphaned()):
+            return []
+        newest = self._newest(self._placed or outside)
+        return [node for node in outside if self._replicas[node].version == newest]
+
+    def _is_unsure(self) -> bool:
+        """Whether a copy that is opening, or on a lost node, may be newer than those that answer.
+
+        Nobody writes to a shard that is in no table: it can wait.
+        """
+        unknown = (Phase.CLOSED, Phase.OPENING)
+        return self._now - self._observed.since < SETTLE_S or any(
+            self._is_awaited(replica) and (replica.phase in unknown or not self._is_here(node))
+            for node, replica in self._replicas.items()
+        )
+
+    def _is_orphaned(self) -> bool:
+        """Whether none of the table can be expected any more."""
+        placed = [self._replicas[node] for node in self._placed if node in self._replicas]
+        return not any(self._is_awaited(replica) for replica in placed)
+
+    def _newest(self, nodes: Sequence[str]) -> int:
+        """The newest version that was seen there; of nodes that answer, if any does."""
+        known = [node for node in nodes if node in self._replicas]
+        answering = [node for node in known if self._answers(node)]
+        return max((self._replicas[node].version for node in answering or known), default=-1)
+
+    def _outside(self) -> list[str]:
+        """READY copies that are not in the table, and shall be."""
+        surplus = self._surplus()
+        return [
+            node
+            for node in sorted(self._replicas)
+            if self._answers(node) and node not in self._placed and node not in surplus
+        ]
+
+    def waits_for_hold(self) -> bool:
+        """Whether a copy joins as soon as no write runs, or is made equal while none does."""
+        if not any(self._answers(node) for node in self._placed):
+            return False  # nobody writes to it
+        return bool(self._outside()) or any(
+            self._now - replica.held_since < HOLD_S and replica.node not in self._placed
+            for replica in self._replicas.values()
+        )
+
+    # --- copies too many -------------------------------------------------------------------
+
+    def _surplus(self) -> list[str]:
+        """Nodes whose copy is not needed: as many as wanted are in the table elsewhere."""
+        kept = self._kept()
+        return [node for node in self._replicas if node not in kept] if kept else []
+
+    def _kept(self) -> list[str]:
+        """The wanted copies among the good ones, in as many zones as can be; none while they are
+        too few.
+        """
+        if len(self.good) < self.wanted:
+            return []
+        kept: list[str] = []
+        while len(kept) < self.wanted:
+            left = sorted(set(self.good) - set(kept))
+            kept.append(min(left, key=lambda node: self._rank(node, kept)))
+        return kept if self._zones(kept) >= self._zones_wanted() else []
+
+    def _rank(self, node: str, others: Sequence[str]) -> tuple[bool, int]:
+        """The lower, the better ``node`` stands beside the copies on ``others``."""
+        zones = [self._nodes[other].zone for other in others if other in self._nodes]
+        pinned = self._observed.orders.pins(self.number, node)
+        return not pinned, zones.count(self._nodes[node].zone)
+
+    def _zones(self, nodes: Sequence[str]) -> int:
+        return len({self._nodes[node].zone for node in nodes})
+
+    def _zones_wanted(self) -> int:
+        """In how many zones the copies can be. Nodes that operators named are where they are."""
+        free = [node for node in self._nodes if self._is_here(node) and self._may_stay(node)]
+        pins = sum(self._observed.orders.pins(self.number, node) for node in free)
+        return min(self.wanted, self._zones(free)) if not pins else 0
+
+    def removals(self) -> Iterator[Action]:
+        """Close what left the table a while ago; remove what is closed."""
+        if self._now - self._observed.table.placed_at < LINGER_S:
+            return
+        for node in self._surplus():
+            replica = self._replicas[node]
+            if node in self._placed or replica.is_copying or not self._is_here(node):
+                continue
+            is_open = replica.phase in _OPEN
+            yield (StopReplica if is_open else DropReplica)(self.number, node)
+
+    # --- copies too few --------------------------------------------------------------------
+
+    def starts(self) -> Iterator[Action]:
+        surplus = self._surplus()
+        for node, replica in self._replicas.items():
+            is_closed = replica.phase is Phase.CLOSED and not replica.is_copying
+            if is_closed and node not in surplus and self._is_here(node):
+                yield StartReplica(self.number, node)
+
+    def copies(self, loads: Counter[str], busy: set[str]) -> Iterator[Action]:
+        """What is begun, or done again, one copy at a time into each node.
+
+        ``loads`` counts the replicas of each node, those among them that this plans.
+        """
+        is_filled, source = self._source()
+        for target in [*self._unfinished(), *self._targets(loads)]:
+            loads[target] += target not in self._replicas
+            if is_filled and target not in busy:
+                busy.add(target)
+                is_filled = source is not None  # of the index one copy; the others are of that
+                yield CopyReplica(self.number, source, target)
+
+    def _source(self) -> tuple[bool, str | None]:
+        """Whether there is something to copy from, and the node: None is the spec's index."""
+        ready = [node for node in self._placed if self._answers(node)]
+        if ready:
+            return True, ready[self.number % len(ready)]
+        known = [r for r in self._replicas.values() if r.phase is not Phase.INCOMING]
+        settled = self._now - self._observed.since >= SETTLE_S
+        is_copying = any(replica.is_copying for replica in self._replicas.values())
+        return settled and not (known or is_copying or self._placed), None
+
+    def _unfinished(self) -> list[str]:
+        """Copies that have to be gone on with: parts of one, and older ones than the table's."""
+        newest, surplus = self._newest(self._placed), self._surplus()
+        older = [n for n in self._outside() if self._replicas[n].version < newest]
+        parts = [n for n, r in self._replicas.items() if r.phase is Phase.INCOMING]
+        begun = [*parts, *(older if self._observed.is_held else ())]
+        return [
+            node
+            for node in begun
+            if self._is_here(node)
+            and self._may_stay(node)
+            and node not in surplus
+            and not self._replicas[node].is_copying
+        ]
+
+    def _targets(self, loads: Counter[str]) -> Iterator[str]:
+        """Nodes that get a copy, the one after the other."""
+        counted = [
+            node
+            for node, replica in self._replicas.items()
+            if self._may_stay(node) and node in self._nodes and self._is_awaited(replica)
+        ]
+        free = {
+            name: node
+            for name, node in self._nodes.items()
+            if name not in self._replicas and self._is_here(name) and self._may_stay(name)
+        }
+        while free and self._is_short(counted, free):
+            target = min(free, key=lambda node: (*self._rank(node, counted), loads[node], node))
+            del free[target]
+            counted.append(target)
+            yield target
+        if len(counted) < self.wanted:  # no node is free: what cannot be opened is copied over
+            failed = [n for n, r in self._replicas.items() if r.phase is Phase.FAILED]
+            lasting = [n for n in failed if self._is_here(n) and n not in counted]
+            yield from (n for n in lasting if self._may_stay(n) and n not in self._placed)
+
+    def _is_short(self, counted: Sequence[str], free: dict[str, Node]) -> bool:
+        """Of copies; or of zones, while a free node lies in another. Nodes that were named come
+        first, and may be too many for a moment.
+        """
+        if any(self._observed.orders.pins(self.number, node) for node in free):
+            return True
+        new_zones = {node.zone for node in free.values()} - {self._nodes[n].zone for n in counted}
+        spread = bool(new_zones) and self._zones(counted) < self._zones_wanted()
+        return len(counted) < self.wanted or spread
+
+
+def _routing(spec: ClusterSpec, observed: Observed) -> Iterator[Action]:
+    """Routers keep no state: a lost one is started elsewhere at once. Spare ones end last."""
+    orders = observed.orders
+    here = sorted(node.name for node in observed.nodes if node.lost_at is None)
+    fit = [node for node in here if node not in orders.drained]
+    running = [node for node in fit if node in observed.routers]
+    missing = spec.placement.routers - len(running)
+    for node in [node for node in fit if node not in running][: max(0, missing)]:
+        yield StartRouter(node)
+    answering = [node for node in running if observed.routers[node]]
+    if len(answering) < min(spec.placement.routers, len(fit)) or not fit:
+        return
+    kept = answering[: spec.placement.routers]
+    for node in here:
+        if node in observed.routers and node not in kept:
+            yield StopRouter(node)

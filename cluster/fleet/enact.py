@@ -1,0 +1,178 @@
+"""Doing what was decided. What takes seconds goes on in threads, one step of a replica at once."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from bitsift.cluster.fleet.actors import Fleet, end
+from bitsift.cluster.fleet.observed import (
+    Action,
+    CopyReplica,
+    DropReplica,
+    StartReplica,
+    StartRouter,
+    StopReplica,
+    StopRouter,
+)
+from bitsift.cluster.fleet.polls import ASK_TIMEOUT_S, agent_said
+from bitsift.cluster.fleet.sources import PeerBlocks
+from bitsift.cluster.fleet.spec import ClusterSpec, IndexSource
+from bitsift.cluster.manifest import Manifest
+from bitsift.errors import BitsiftError, Unavailable, reason
+from bitsift.router.shards.placement import ReplicaTable
+from bitsift.router.shards.ray_calls import Callee, asked
+
+log = logging.getLogger(__name__)
+
+HELD_S = 10.0
+"""What a hold of the writer is asked for; it is asked for again while it is needed."""
+_WORKERS = 16
+
+
+class Enactor:
+    """The hands of a controller. ``epoch`` gives a new one each time that it is called."""
+
+    def __init__(
+        self,
+        spec: ClusterSpec,
+        manifest: Manifest,
+        index_files: dict[str, bytes],
+        agents: dict[str, Any],
+        epoch: Callable[[], int],
+    ) -> None:
+        self.spec = spec
+        self.fleet = Fleet(spec, manifest)
+        self._manifest = manifest
+        self.index_files = index_files
+        self._agents = agents
+        self._epoch = epoch
+        self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="enact")
+        self._running: dict[Hashable, Future[None]] = {}
+        self.failures: dict[Hashable, str] = {}
+        """Why the last step of a replica, or of a router, was not done."""
+        self.table = ReplicaTable(0, ((),) * manifest.shards)
+        """What routers and the writer have been given last."""
+        self.held_until = 0.0
+        self._writer_at: str | None = None
+
+    def is_busy(self, key: Hashable) -> bool:
+        running = self._running.get(key)
+        return running is not None and not running.done()
+
+    def do(self, action: Action) -> None:
+        """Begin it, unless another step of the same replica or router is being done."""
+        match action:
+            case StartReplica(shard, node):
+                epoch = self._epoch()
+                self._begin((shard, node), self._start, shard, node, epoch)
+            case StopReplica(shard, node):
+                self._begin((shard, node), self.fleet.stop_replica, shard, node)
+            case DropReplica(shard, node):
+                self._begin((shard, node), self._drop, shard, node)
+            case CopyReplica(shard, source, target):
+                self._begin((shard, target), self._copy, shard, source, target)
+            case StartRouter(node):
+                self._begin(node, self._start_router, node)
+            case StopRouter(node):
+                self._begin(node, self.fleet.stop_router, node)
+
+    def _begin(self, key: Hashable, step: Callable[..., None], *arguments: Any) -> None:
+        if self.is_busy(key):
+            return
+
+        def run() -> None:
+            try:
+                step(*arguments)
+                self.failures.pop(key, None)
+            except Exception as error:  # whatever it is: it is decided again
+                self.failures[key] = reason(error)
+                if not isinstance(error, BitsiftError):
+                    log.exception("%s %s failed", step.__name__, arguments)
+
+        self._running[key] = self._pool.submit(run)
+
+    def _agent(self, node: str) -> Any:
+        if node not in self._agents:
+            raise Unavailable(f"node {node} has no agent at the moment")
+        return self._agents[node]
+
+    def _ask(self, node: str, method: str, *arguments: Any) -> Any:
+        return agent_said(self._agent(node), node, method, *arguments)
+
+    def _start(self, shard: int, node: str, epoch: int) -> None:
+        self.fleet.start_replica(shard, node, self._agent(node), epoch)
+
+    def _drop(self, shard: int, node: str) -> None:
+        self._ask(node, "drop", self._manifest.uuid, shard)
+
+    def _copy(self, shard: int, source: str | None, target: str) -> None:
+        uuid, identity = self._manifest.uuid, self._manifest.identity(shard)
+        self.fleet.stop_replica(shard, target)
+        self._ask(target, "adopt", uuid, self.index_files)
+        # An actor that Ray starts again in the meantime opens nothing.
+        self._ask(target, "fence", uuid, shard, self._epoch())
+        blocks: PeerBlocks | IndexSource = self.spec.index
+        peer = source if source is not None else self.spec.index.node
+        if source is not None or (peer is not None and peer != target):
+            assert peer is not None
+            actor = None if source is None else self.fleet.replica(shard, source)
+            folder = None if source is not None else self.spec.index.folder
+            blocks = PeerBlocks(self._agent(peer), peer, uuid, shard, target, actor, folder)
+        self._ask(target, "copy", uuid, identity, blocks, self.spec.placement.copy_rate)
+
+    # --- routers and the writer ------------------------------------------------------------
+
+    def _start_router(self, node: str) -> None:
+        writer = self.writer()
+        if writer is None:
+            raise Unavailable("there is no writer yet")
+        if self.fleet.router(node) is None:
+            self.fleet.start_router(node, self.table, writer)
+
+    def writer(self) -> Any | None:
+        return self.fleet.writer(self._writer_at)
+
+    def ensure_writer(self, fit: list[str], known: list[str]) -> None:
+        """One writer, on a node of ``fit``: the one that runs on a node of ``known``, if it may."""
+        found = [node for node in known if self.fleet.writer(node) is not None]
+        kept = next((node for node in found if node in fit), None)
+        for node in found:
+            if node != kept and fit:
+                end(self.fleet.writer(node))
+        if kept is None and fit:
+            kept = fit[0]
+            self.fleet.start_writer(kept, self.table)
+        self._writer_at = kept
+
+    def place(self, table: ReplicaTable, routers: list[str]) -> None:
+        """Give it to the routers, then to the writer: no old document is found after a write.
+
+        A router that does not answer is given it with the next step.
+        """
+        self.table, writer = table, self.writer()
+        calls = []
+        for node in routers:
+            router = self.fleet.router(node)
+            if router is not None:
+                calls.append((node, router.place.remote(table)))
+                router.write_through.remote(writer)
+        for node, call in calls:
+            try:
+                asked(call, Callee(f"the router on {node}"), ASK_TIMEOUT_S)
+            except BitsiftError as error:
+                self.failures[node] = reason(error)
+        if writer is not None:
+            asked(writer.place.remote(table), Callee("the writer"), ASK_TIMEOUT_S)
+        self.held_until = 0.0
+
+    def hold(self) -> None:
+        """No write runs from here on until ``held_until``. Raises BitsiftErrors."""
+        writer = self.writer()
+        begun = time.monotonic()
+        if writer is not None:
+            asked(writer.hold.remote(HELD_S), Callee("the writer"), ASK_TIMEOUT_S)
+        self.held_until = begun + HELD_S

@@ -1,0 +1,204 @@
+"""The data folder of a node: the replicas that it holds, and what it knows of the cluster.
+
+    DATA/INDEX-UUID/manifest.json, complete.json …   of the index
+    DATA/INDEX-UUID/cluster.json                     the newest table and orders (state.py)
+    DATA/INDEX-UUID/shard-00003/                     a replica
+    DATA/INDEX-UUID/shard-00003.incoming/            one that is being made (hydration.py)
+    DATA/INDEX-UUID/shard-00003.epoch.json           its latest start (shard_worker/fencing.py)
+    DATA/INDEX-UUID/exports/NODE-shard-00003/        blocks that another node copies now
+
+It knows no Ray. One process has it open; replicas are opened by others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bitsift.cluster.fleet.hydration import INCOMING, settle
+from bitsift.errors import BitsiftError, InvalidRequest, NotFound, Unavailable, reason
+from bitsift.shard_worker.fencing import epoch_file, fence, read_epoch
+from bitsift.shard_worker.layout import (
+    COMPLETE_FILE,
+    MANIFEST_FILE,
+    SHARD_FILE,
+    FolderLock,
+    read_json,
+    replace_file,
+    shard_folder,
+    sync_folder,
+    write_json,
+)
+from bitsift.shard_worker.maintenance.backup import INDEX_FILES
+from bitsift.shard_worker.store.lmdb_file import disk_named
+
+log = logging.getLogger(__name__)
+
+STATE_FILE = "cluster.json"
+EXPORTS = "exports"
+_LOCK_FILE = "node.lock"
+_SHARD = re.compile(r"shard-(\d{5})")
+_UUID = re.compile(r"[0-9a-fA-F-]{32,36}")
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A replica on this disk, or a part of one."""
+
+    shard: int
+    is_whole: bool
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeldIndex:
+    """What of one index is here. ``state`` is what was kept, None where nothing was."""
+
+    uuid: str
+    replicas: tuple[Held, ...]
+    state: Mapping[str, Any] | None
+
+
+class NodeStore:
+    """The data folder of one node."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises Unavailable where another process has it, or where it cannot be made."""
+        self.folder = folder
+        with disk_named(f"{folder} is no data folder"):
+            folder.mkdir(parents=True, exist_ok=True)
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+            self._lock = os.open(folder / _LOCK_FILE, flags, 0o644)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._lock)
+            raise Unavailable(
+                f"another node has the data folder {folder}: give each its own, with {{node}} in "
+                "placement.data"
+            ) from error
+        for index in self._indexes():
+            shutil.rmtree(index / EXPORTS, ignore_errors=True)
+            for old in index.glob("shard-*.old"):
+                settle(old.with_suffix(""))
+
+    def close(self) -> None:
+        os.close(self._lock)
+
+    def index(self, uuid: str) -> Path:
+        """The folder of one index. Raises InvalidRequest for what is no name of one."""
+        if not _UUID.fullmatch(uuid):
+            raise InvalidRequest(f"{uuid!r} is no uuid of an index")
+        return self.folder / uuid
+
+    def replica(self, uuid: str, shard: int) -> Path:
+        return shard_folder(self.index(uuid), shard)
+
+    def export(self, uuid: str, shard: int, node: str) -> Path:
+        """Where blocks lie for ``node`` to fetch."""
+        return self.index(uuid) / EXPORTS / f"{node}-{shard:05d}"
+
+    def _indexes(self) -> list[Path]:
+        found = [path for path in self.folder.iterdir() if _UUID.fullmatch(path.name)]
+        return sorted(path for path in found if path.is_dir())
+
+    # --- what is here ----------------------------------------------------------------------
+
+    def held(self) -> list[HeldIndex]:
+        """All that lies here. What cannot be read is left out: it is copied again."""
+        return [
+            HeldIndex(index.name, tuple(self._replicas(index)), _state(index))
+            for index in self._indexes()
+        ]
+
+    def _replicas(self, index: Path) -> list[Held]:
+        found = []
+        numbers = {m[1] for p in index.iterdir() if p.is_dir() and (m := _SHARD.match(p.name))}
+        for number in sorted(map(int, numbers)):
+            folder = shard_folder(index, number)
+            is_whole = (folder / SHARD_FILE).exists() and not _incoming(folder).exists()
+            with contextlib.suppress(BitsiftError, OSError):
+                found.append(Held(number, is_whole, read_epoch(folder)))
+        return found
+
+    def index_files(self, uuid: str) -> dict[str, bytes]:
+        """What belongs to the whole index. Raises NotFound."""
+        return read_index_files(self.index(uuid))
+
+    # --- what is kept and removed ----------------------------------------------------------
+
+    def adopt(self, uuid: str, files: Mapping[str, bytes]) -> None:
+        """Keep what belongs to the whole index: written once, it never changes."""
+        index = self.index(uuid)
+        with disk_named(f"{index} cannot be made"):
+            index.mkdir(exist_ok=True)
+            for name in INDEX_FILES:
+                if name in files and not (index / name).exists():
+                    replace_file(index / name, files[name])
+            sync_folder(self.folder)
+
+    def keep(self, uuid: str, state: Mapping[str, Any]) -> None:
+        """Keep the newest table and orders, durably. An older epoch is left."""
+        index = self.index(uuid)
+        known = _state(index)
+        if known is None or known["epoch"] <= state["epoch"]:
+            with disk_named(f"{index / STATE_FILE} cannot be written"):
+                write_json(index / STATE_FILE, dict(state))
+
+    def fence(self, uuid: str, shard: int, epoch: int) -> Path:
+        """Let actors of ``epoch`` alone open the replica, whose folder it returns."""
+        folder = self.replica(uuid, shard)
+        with disk_named(f"{folder} cannot be fenced"):
+            fence(folder, epoch)
+        return folder
+
+    def drop(self, uuid: str, shard: int) -> None:
+        """Remove a replica that nobody has open. Raises Unavailable."""
+        folder = self.replica(uuid, shard)
+        with disk_named(f"{folder} cannot be removed"):
+            if folder.exists():
+                lock = FolderLock(folder)
+                try:
+                    # It is no replica from here on, wherever this is interrupted.
+                    (folder / SHARD_FILE).unlink(missing_ok=True)
+                    shutil.rmtree(folder)
+                finally:
+                    lock.release()
+            shutil.rmtree(_incoming(folder), ignore_errors=True)
+            epoch_file(folder).unlink(missing_ok=True)
+
+
+def read_index_files(index: Path) -> dict[str, bytes]:
+    """The files of a finished index. Raises NotFound, Unavailable where its build has not ended."""
+    if not (index / MANIFEST_FILE).exists():
+        raise NotFound(f"{index} is not an index: it has no {MANIFEST_FILE}")
+    if not (index / COMPLETE_FILE).exists():
+        raise Unavailable(f"the build of {index} has not ended")
+    with disk_named(f"{index} cannot be read"):
+        return {name: (index / name).read_bytes() for name in _there(index)}
+
+
+def _there(index: Path) -> Sequence[str]:
+    return [name for name in INDEX_FILES if (index / name).exists()]
+
+
+def _state(index: Path) -> Mapping[str, Any] | None:
+    try:
+        return read_json(index / STATE_FILE)
+    except NotFound:
+        return None
+    except BitsiftError as error:
+        log.warning("%s is not used: %s", index / STATE_FILE, reason(error))
+        return None
+
+
+def _incoming(folder: Path) -> Path:
+    return folder.with_name(folder.name + INCOMING)

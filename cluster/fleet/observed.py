@@ -1,0 +1,200 @@
+"""What a controller sees of a cluster, what operators ordered, and what can be done about it.
+
+A replica is one copy of a shard on one node. All of it is plain data: ``decide`` makes actions of
+it, the controller gathers the one and does the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Phase(StrEnum):
+    """How far a replica is."""
+
+    INCOMING = "incoming"
+    """A part of a copy lies on the disk."""
+    CLOSED = "closed"
+    """Whole on the disk, and no actor has it open."""
+    OPENING = "opening"
+    """It has an actor that does not answer yet, or does not answer now."""
+    READY = "ready"
+    FAILED = "failed"
+    """Its actor says that it cannot be opened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node with a data folder. ``lost_at`` is since when nothing is heard of it; None: it is
+    there.
+    """
+
+    name: str
+    zone: str = ""
+    lost_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """A replica as it was seen last; of a lost node, before it was lost.
+
+    ``since`` is when it came into its phase. ``version`` is the newest of its documents, where it
+    is READY. ``is_copying`` says that a copy into it is under way, ``is_behind`` that it failed a
+    write since the table was placed; ``held_since`` when writes were held so that it can join.
+    """
+
+    shard: int
+    node: str
+    phase: Phase
+    since: float = 0.0
+    version: int = 0
+    is_copying: bool = False
+    is_behind: bool = False
+    held_since: float = float("-inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The nodes that answer for each shard, by name. Routers and the writer have it since
+    ``placed_at``. A higher epoch takes the place of a lower one.
+    """
+
+    epoch: int
+    shards: tuple[tuple[str, ...], ...]
+    placed_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """An operator wants this copy on another node."""
+
+    shard: int
+    source: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """An operator wants one copy more than the spec; ``node`` None: anywhere."""
+
+    shard: int
+    node: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What operators said beyond the spec."""
+
+    drained: frozenset[str] = frozenset()
+    moves: tuple[Move, ...] = ()
+    extras: tuple[Extra, ...] = ()
+    stopped: bool = False
+
+    def avoids(self, shard: int, node: str) -> bool:
+        """Whether the replica of ``shard`` shall not stay on ``node``."""
+        moved = any(move.shard == shard and move.source == node for move in self.moves)
+        return node in self.drained or moved
+
+    def pins(self, shard: int, node: str) -> bool:
+        """Whether an operator named ``node`` for a replica of ``shard``."""
+        targets = [(move.shard, move.target) for move in self.moves]
+        return (shard, node) in [*targets, *((extra.shard, extra.node) for extra in self.extras)]
+
+    def extra(self, shard: int) -> int:
+        return sum(extra.shard == shard for extra in self.extras)
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A cluster at one moment. ``routers`` are the nodes with a router, and whether it answers.
+
+    ``is_held`` says that no write runs, and that all versions were read since. ``since`` is when
+    this controller began to look.
+    """
+
+    table: Table
+    nodes: tuple[Node, ...] = ()
+    replicas: tuple[Replica, ...] = ()
+    routers: dict[str, bool] = field(default_factory=dict)
+    orders: Orders = Orders()
+    is_held: bool = False
+    since: float = 0.0
+
+    def of_shard(self, shard: int) -> Iterator[Replica]:
+        return (replica for replica in self.replicas if replica.shard == shard)
+
+
+@dataclass(frozen=True, slots=True)
+class StartReplica:
+    """Open it: an actor of a new epoch."""
+
+    shard: int
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopReplica:
+    """Close it, and end its actor; the disk keeps it."""
+
+    shard: int
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class CopyReplica:
+    """Make the replica on ``target`` equal to the one on ``source``; None: to the spec's index.
+
+    What ``target`` holds of it already is not sent. It is closed first, where it is open.
+    """
+
+    shard: int
+    source: str | None
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class DropReplica:
+    """Remove it from the disk."""
+
+    shard: int
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartRouter:
+    """Answer HTTP on ``node``."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopRouter:
+    """Finish what is in flight on ``node``, then end."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Let no write run for a moment, so that a replica can join the table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Give routers and writer these nodes for each shard, in a table of the next epoch."""
+
+    shards: tuple[tuple[str, ...], ...]
+
+
+Action = (
+    StartReplica
+    | StopReplica
+    | CopyReplica
+    | DropReplica
+    | StartRouter
+    | StopRouter
+    | Hold
+    | Publish
+)

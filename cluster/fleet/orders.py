@@ -1,0 +1,75 @@
+"""Orders of operators: checked against what is there before they are kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bitsift.cluster.fleet.observed import Extra, Move, Observed, Orders
+from bitsift.errors import InvalidRequest, NotFound
+
+ORDERS_MAX = 1_000
+
+
+def moved(observed: Observed, shard: int, source: str, target: str) -> Orders:
+    """The copy on ``source`` shall lie on ``target``. Raises NotFound, InvalidRequest."""
+    _check_shard(observed, shard)
+    _check_node(observed, target)
+    holders = {replica.node for replica in observed.of_shard(shard)}
+    if source not in holders:
+        raise NotFound(f"node {source} has no copy of shard {shard}; {_listed(holders)} has")
+    if target in holders:
+        raise InvalidRequest(f"node {target} has a copy of shard {shard} already; choose another")
+    if target in observed.orders.drained:
+        raise InvalidRequest(f"node {target} is drained; choose another")
+    others = [m for m in observed.orders.moves if (m.shard, m.source) != (shard, source)]
+    return _limited(replace(observed.orders, moves=(*others, Move(shard, source, target))))
+
+
+def added(observed: Observed, shard: int, node: str | None) -> Orders:
+    """One copy more of ``shard``. Raises NotFound, InvalidRequest."""
+    _check_shard(observed, shard)
+    if node is not None:
+        _check_node(observed, node)
+        if node in {replica.node for replica in observed.of_shard(shard)}:
+            raise InvalidRequest(f"node {node} has a copy of shard {shard} already; choose another")
+    return _limited(replace(observed.orders, extras=(*observed.orders.extras, Extra(shard, node))))
+
+
+def drained(observed: Observed, node: str, *, undo: bool) -> Orders:
+    """``node`` shall hold nothing, or may again. Raises NotFound."""
+    if undo:
+        return replace(observed.orders, drained=observed.orders.drained - {node})
+    _check_node(observed, node)
+    return replace(observed.orders, drained=observed.orders.drained | {node})
+
+
+def pending(observed: Observed) -> Orders:
+    """The orders without the moves that are done."""
+    moves = [
+        move
+        for move in observed.orders.moves
+        if move.source in {replica.node for replica in observed.of_shard(move.shard)}
+    ]
+    return replace(observed.orders, moves=tuple(moves))
+
+
+def _check_shard(observed: Observed, shard: int) -> None:
+    shards = len(observed.table.shards)
+    if not 0 <= shard < shards:
+        raise NotFound(f"there is no shard {shard}; the index has {shards}, from 0 on")
+
+
+def _check_node(observed: Observed, name: str) -> None:
+    here = {node.name for node in observed.nodes if node.lost_at is None}
+    if name not in here:
+        raise NotFound(f"there is no node {name}, or it does not answer; {_listed(here)} does")
+
+
+def _limited(orders: Orders) -> Orders:
+    if len(orders.moves) + len(orders.extras) > ORDERS_MAX:
+        raise InvalidRequest(f"no more than {ORDERS_MAX:,} moves and extra copies; edit the spec")
+    return orders
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(sorted(names)) or "none"

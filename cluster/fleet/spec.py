@@ -1,0 +1,187 @@
+"""What a cluster of many nodes shall be: one frozen, typed file of TOML.
+
+How routers listen, who may ask them, and how shards search are the settings of `bitsift serve`, in
+tables of the same names. The cluster's own are two: `[index]`, where the index comes from, and
+`[placement]`, how many copies there are and where they lie. What is not in the file is at its
+default; a name that is unknown is refused, with the one that is meant.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
+from pydantic import model_validator as validator
+
+from bitsift.config.tree import (
+    Access,
+    Decimal,
+    Model,
+    Number,
+    Section,
+    Serve,
+    Shards,
+    Size,
+    Text,
+)
+from bitsift.errors import InvalidRequest, NotFound, Unavailable
+from bitsift.quantities import parse_bytes
+
+SPEC_BYTES_MAX = 256 << 10
+REPLICAS_MAX = 16
+ROUTERS_MAX = 1_024
+GRACE_MAX_S = 7 * 86_400.0
+COPY_RATE_MIN, COPY_RATE_MAX = 1 << 20, 1 << 40
+NODE = "{node}"
+"""In ``placement.data``: the name of the node."""
+_PATHS = (
+    ("index", "folder"),
+    ("index", "backup"),
+    ("placement", "data"),
+    ("access", "keys"),
+    ("access", "backup_root"),
+    ("access", "tls_cert"),
+    ("access", "tls_key"),
+)
+
+
+def _bytes(value: Any) -> int:
+    try:
+        return parse_bytes(value)
+    except InvalidRequest as error:
+        raise ValueError(error.message) from error
+
+
+def _of_each_node(value: str) -> str:
+    """Only ``{node}`` is replaced; another pair of braces is a mistake that would make a folder."""
+    if "{" in value.replace(NODE, "") or "}" in value.replace(NODE, ""):
+        raise ValueError(f"{NODE} is all that may stand in braces")
+    return value
+
+
+class IndexSource(Section):
+    """Where the index comes from, on a node that has nothing of it."""
+
+    folder: Text | None = Field(
+        default=None, description="A finished index: a folder on a disk that all nodes share."
+    )
+    node: Text | None = Field(
+        default=None, description="The one node that has `folder`; the others copy from it."
+    )
+    backup: Text | None = Field(
+        default=None, description="A backup of the index: a folder that all see, or a URL."
+    )
+
+    @validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.folder is None) == (self.backup is None):
+            raise ValueError("give folder or backup, one of the two")
+        if self.node is not None and self.folder is None:
+            raise ValueError("node says who has the folder: give folder")
+        return self
+
+
+class PlacementSpec(Section):
+    """How many copies of each shard there are, how many routers, and where they lie."""
+
+    data: Annotated[Text, AfterValidator(_of_each_node)] = Field(
+        description=f"The folder of replicas on each node; {NODE} is the name of the node."
+    )
+    replicas: Annotated[Number, Field(ge=1, le=REPLICAS_MAX)] = Field(
+        default=2, description="Copies of each shard, each on a node of its own."
+    )
+    routers: Annotated[Number, Field(ge=1, le=ROUTERS_MAX)] = Field(
+        default=1, description="Nodes that answer HTTP."
+    )
+    grace_s: Annotated[Decimal, Field(ge=0, le=GRACE_MAX_S)] = Field(
+        default=300.0, description="How long a lost node is waited for, seconds."
+    )
+    copy_rate: Annotated[
+        int, Size(), BeforeValidator(_bytes), Field(ge=COPY_RATE_MIN, le=COPY_RATE_MAX)
+    ] = Field(default=100 << 20, description="Bytes a second that a node copies at most.")
+
+
+class ClusterSpec(Section):
+    """A whole spec."""
+
+    index: IndexSource
+    placement: PlacementSpec
+    serve: Serve = Serve()
+    access: Access = Access()
+    shards: Shards = Shards()
+    model: Model = Model()
+
+    def data_folder(self, node: str) -> Path:
+        """Where the replicas of ``node`` lie, on that node."""
+        return Path(self.placement.data.replace(NODE, node))
+
+
+def read_spec(path: Path) -> ClusterSpec:
+    """The spec in ``path``; names of files in it are relative to its own folder.
+
+    Raises NotFound, Unavailable, or InvalidRequest with every mistake in it.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(SPEC_BYTES_MAX + 1)
+    except FileNotFoundError as error:
+        raise NotFound(f"there is no spec {path}; docs/cluster.md shows one") from error
+    except OSError as error:
+        raise Unavailable(f"the spec {path} cannot be read: {error.strerror}") from error
+    if len(data) > SPEC_BYTES_MAX:
+        raise InvalidRequest(f"{path} has more than {SPEC_BYTES_MAX:,} bytes; it is no spec")
+    try:
+        values = tomllib.loads(data.decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidRequest(f"{path} is not TOML: {error}") from error
+    return parse_spec(values, str(path), path.absolute().parent)
+
+
+def parse_spec(values: dict[str, Any], name: str, folder: Path) -> ClusterSpec:
+    """The spec that ``values`` are; ``name`` is what errors call it. Raises InvalidRequest."""
+    try:
+        return ClusterSpec.model_validate(_beside(values, folder))
+    except ValidationError as error:
+        mistakes = [_mistake(found) for found in error.errors(include_url=False)]
+        listed = mistakes if len(mistakes) == 1 else ("", *mistakes)
+        raise InvalidRequest(f"{name}: " + "\n  ".join(listed)) from error
+
+
+def _beside(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    found = {
+        key: dict(table) if isinstance(table, dict) else table for key, table in values.items()
+    }
+    for section, name in _PATHS:
+        table = found.get(section)
+        value = table.get(name) if isinstance(table, dict) else None
+        if isinstance(table, dict) and isinstance(value, str) and value and "://" not in value:
+            table[name] = str(folder / Path(value).expanduser())
+    return found
+
+
+def _mistake(found: Any) -> str:
+    key = ".".join(str(part) for part in found["loc"])
+    if found["type"] == "extra_forbidden":
+        nearest = difflib.get_close_matches(key, _keys(), 1)
+        name = key.rpartition(".")[2]
+        same = [known for known in _keys() if known.rpartition(".")[2] == name]
+        meant = same[:1] or nearest
+        return f"{key}: there is no such key" + (f"; {meant[0]} is meant?" if meant else "")
+    if found["type"] == "missing":
+        return f"{key} is missing; docs/cluster.md says what it is"
+    return f"{key}: {found['msg'].removeprefix('Value error, ')}"
+
+
+def _keys() -> list[str]:
+    return sorted(_keys_of(ClusterSpec, ""))
+
+
+def _keys_of(model: type[BaseModel], before: str) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        yield f"{before}{name}"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _keys_of(field.annotation, f"{before}{name}.")

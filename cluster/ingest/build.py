@@ -1,0 +1,188 @@
+"""build_index: from sources to a finished index.
+
+Prepare: survey (one pass: count, and a random sample over all sources) -> calibrate -> empty
+shards -> manifest. Load: Ray Data reads, then a pool of workers encodes, quantizes and stores ->
+bits snapshots -> complete.json. Every step can be killed: on the next run, stored records are
+recognized by their id and position in the sources and are not encoded again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bitsift.cluster import manifest as manifests
+from bitsift.cluster.ingest.calibrate import first_look
+from bitsift.cluster.ingest.load import Load
+from bitsift.cluster.ingest.options import BuildOptions, checked_build
+from bitsift.cluster.ingest.progress import IndexStage, OnProgress
+from bitsift.cluster.manifest import BuildReport, Manifest
+from bitsift.cluster.new_index import check_new, make_folder, make_index
+from bitsift.cluster.serving.launch import open_shards, wait_open
+from bitsift.cluster.serving.ray_cluster import ray_cluster
+from bitsift.cluster.sources.files import plan_sources
+from bitsift.cluster.sources.plan import SourcePlan
+from bitsift.errors import InvalidRequest
+from bitsift.router.model.spec import EncoderSpec
+from bitsift.router.shards.ray_calls import SHARDS, asked
+from bitsift.shard_worker.codes import Transform
+from bitsift.shard_worker.layout import MANIFEST_FILE, REJECTS_FILE
+from bitsift.shard_worker.wire.search import statuses_of
+
+
+def _quiet(_: IndexStage) -> None:
+    """Ignores progress."""
+
+
+def build_index(
+    sources: Sequence[str | Path],
+    out: str | Path,
+    options: BuildOptions = BuildOptions(),  # noqa: B008 (frozen)
+    *,
+    ray_address: str | None = None,
+    on_progress: OnProgress = _quiet,
+) -> BuildReport:
+    """Build the index ``out`` from ``sources``, or resume an interrupted build.
+
+    ``build_index(["a.jsonl"], "my-index", BuildOptions(shards=2))``. A finished index is left
+    untouched. ``ray_address`` names a running Ray cluster; None starts a local one.
+
+    Raises InvalidRequest for sources, options or an existing index that do not fit, and after more
+    than ``options.max_rejects`` bad records; StorageFull; Unavailable when the model fails.
+    """
+    build = plan_build(sources, out, options)
+    finished = build.finished()
+    if finished is not None:
+        return finished
+    with ray_cluster(ray_address):
+        manifest = build.prepare(on_progress)
+        with open_shards(build.index, manifest) as actors:
+            return build.load(manifest, actors, on_progress)
+
+
+def plan_build(
+    sources: Sequence[str | Path],
+    out: str | Path,
+    options: BuildOptions = BuildOptions(),  # noqa: B008 (frozen)
+) -> Build:
+    """The steps of `build_index`, for callers that do something between them."""
+    options = checked_build(options)
+    plan = plan_sources([str(source) for source in sources], options.fields, options.vectors)
+    return Build(Path(out).absolute(), plan, options)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Build:
+    """One attempt at one index: `prepare`, start its shards, `load`."""
+
+    index: Path
+    plan: SourcePlan
+    options: BuildOptions
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def shards(self) -> int:
+        return self.options.shards or os.cpu_count() or 1
+
+    @property
+    def encoder(self) -> EncoderSpec | None:
+        """None where the sources carry their vectors."""
+        if self.plan.expected_width is not None:
+            return None
+        return EncoderSpec(self.options.model, self.options.backend)
+
+    def finished(self) -> BuildReport | None:
+        """The report of a finished index; None if there is work to do.
+
+        Raises InvalidRequest when ``index`` is something else, or was built from another request.
+        """
+        if not (self.index / MANIFEST_FILE).exists():
+            check_new(self.index)
+            return None
+        held, request = manifests.read_manifest(self.index).request, self._request()
+        different = [name for name in request if held.get(name) != request[name]]
+        if different:
+            changes = "; ".join(f"{n} was {held.get(n)}, now {request[n]}" for n in different)
+            raise InvalidRequest(
+                f"{self.index} was built from another request ({changes}); choose another --out"
+            )
+        report = manifests.read_complete(self.index)
+        if report is not None:
+            return replace(report, already_complete=True)
+        rejects = self.index / REJECTS_FILE
+        if rejects.is_symlink():
+            raise InvalidRequest(
+                f"{rejects} is a link to a file that would be overwritten; remove it"
+            )
+        return None
+
+    def _request(self) -> dict[str, Any]:
+        """What identifies a build: another attempt must ask for the same."""
+        transform = self.options.transform
+        return {
+            "sources": self.plan.fingerprint,
+            "files": len(self.plan.files),
+            "model": None if self.encoder is None else self.encoder.name,
+            "shards": self.shards,
+            "transform": None if transform is Transform.NONE else transform.value,
+            "fields": dict(self.plan.fields.named()),
+        }
+
+    def prepare(self, on_progress: OnProgress = _quiet) -> Manifest:
+        """The sealed manifest: read from the index, or created from a survey of the sources.
+
+        Empty shards come first, then the manifest: an interrupted attempt leaves no manifest.
+        """
+        make_folder(self.index)
+        if (self.index / MANIFEST_FILE).exists():
+            return manifests.read_manifest(self.index)
+        look = first_look(self.plan, self.encoder, self.options.transform, on_progress)
+        manifest = Manifest(
+            uuid=str(uuid.uuid4()),
+            name=self.index.name,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            shards=self.shards,
+            calibration=look.calibration,
+            model=look.model,
+            request=self._request(),
+            records=look.records,
+            examples=self.options.examples,
+        )
+        make_index(self.index, manifest)
+        return manifest
+
+    def load(
+        self, manifest: Manifest, actors: Sequence[Any], on_progress: OnProgress = _quiet
+    ) -> BuildReport:
+        """Fill the shards that ``actors`` have open or are opening; they may answer queries at the
+        same time.
+
+        Raises what `build_index` raises, Unavailable when a shard cannot be opened.
+        """
+        wait_open(actors)
+        rejects = self.index / REJECTS_FILE
+        encoders, max_rejects = self.options.encoders, self.options.max_rejects
+        load = Load(self.plan, self.encoder, encoders, max_rejects, rejects)
+        counts = load.run(manifest, actors, on_progress)
+        asked([actor.save_bits.remote() for actor in actors], SHARDS)
+        statuses = statuses_of(asked([actor.status.remote() for actor in actors], SHARDS))
+        documents = sum(status.documents for status in statuses)
+        report = BuildReport(
+            documents=documents,
+            rejects=counts.rejected,
+            encoded=counts.created,
+            seconds=round(time.monotonic() - self.started, 3),
+            clipped_values=counts.clipped,
+            bits_bytes=sum(status.bits_bytes for status in statuses),
+            disk_bytes=sum(status.disk_bytes for status in statuses),
+            float32_bytes=documents * manifest.calibration.dimension * 4,
+            shard_documents=tuple(status.documents for status in statuses),
+        )
+        manifests.write_complete(self.index, report)
+        return report

@@ -1,0 +1,120 @@
+"""Stream the sources into open shards: Ray Data reads, a pool of workers encodes and stores."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.data
+
+from bitsift.cluster.ingest.datasource import Digest, digest_sources, read_sources
+from bitsift.cluster.ingest.progress import IndexStage, OnProgress
+from bitsift.cluster.ingest.worker import SUMMARY_SCHEMA, IndexWorker, Work, load_vectors
+from bitsift.cluster.manifest import Manifest
+from bitsift.cluster.sources.plan import SourcePlan
+from bitsift.errors import InvalidRequest
+from bitsift.router.model.spec import EncoderSpec
+from bitsift.router.shards.ray_calls import SHARDS, Callee, asked, rows_of
+from bitsift.shard_worker.wire.search import statuses_of
+
+TEXT_BATCH_ROWS = 1_024
+"""Texts are sorted by length within a batch; a larger one saves little more padding."""
+VECTOR_BATCH_ROWS = 8_192
+WORKERS = Callee("a loading process")
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of the records: ``unchanged`` ones were already stored; ``clipped`` counts
+    values.
+    """
+
+    created: int = 0
+    unchanged: int = 0
+    rejected: int = 0
+    clipped: int = 0
+
+    @property
+    def seen(self) -> int:
+        return self.created + self.unchanged + self.rejected
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Load:
+    """One pass over the sources of ``plan``. ``encoder`` None takes the vectors that they carry;
+    ``encoders`` is the size of the pool, None for what the cluster offers.
+    """
+
+    plan: SourcePlan
+    encoder: EncoderSpec | None
+    encoders: int | None
+    max_rejects: int
+    rejects_file: Path
+
+    def run(self, manifest: Manifest, actors: Sequence[Any], on_progress: OnProgress) -> Counts:
+        """All records, durable in the shards of ``actors`` or listed in the file of rejects.
+
+        Raises InvalidRequest after more than ``max_rejects`` bad records, what a worker raised, and
+        Unavailable when one is gone.
+        """
+        statuses = statuses_of(asked([actor.status.remote() for actor in actors], SHARDS))
+        work = Work(
+            calibration=manifest.calibration.to_json(),
+            shards=tuple(actors),
+            encoder=self._worker_encoder(manifest),
+            resuming=any(status.rows for status in statuses),
+        )
+        counts = Counts()
+        with self.rejects_file.open("wb") as rejects:
+            for row in rows_of(self._summaries(work).iter_rows(), WORKERS):
+                counts.created += row["created"]
+                counts.unchanged += row["unchanged"]
+                counts.clipped += row["clipped"]
+                counts.rejected += row["rejected"]
+                rejects.write(row["rejects"])
+                on_progress(IndexStage("index", counts.seen, manifest.records, counts.rejected))
+                self._check_rejects(counts.rejected)
+        return counts
+
+    def _summaries(self, work: Work) -> ray.data.Dataset:
+        """One row per stored batch, as it is stored."""
+        if self.encoder is None:
+            load = functools.partial(load_vectors, work=work)
+            digest = Digest("Load", SUMMARY_SCHEMA, load, at_once=True)
+            return digest_sources(self.plan, digest, VECTOR_BATCH_ROWS, tasks=self.encoders)
+        return read_sources(self.plan).map_batches(
+            IndexWorker,
+            fn_constructor_args=(work,),
+            batch_size=TEXT_BATCH_ROWS,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=self._pool_size()),
+            num_cpus=0.01,
+            num_gpus=1 if self._gpus() else None,
+        )
+
+    def _worker_encoder(self, manifest: Manifest) -> EncoderSpec | None:
+        """The index's own model, on a share of the cores for each of the pool."""
+        if self.encoder is None:
+            return None
+        spec = manifest.encoder(self.encoder.backend)
+        assert spec is not None
+        cores = max(1, os.cpu_count() or 1)
+        return replace(spec, threads=max(1, cores // self._pool_size()))
+
+    def _pool_size(self) -> int:
+        return self.encoders or self._gpus() or 1
+
+    def _gpus(self) -> int:
+        return int(ray.cluster_resources().get("GPU", 0))
+
+    def _check_rejects(self, rejected: int) -> None:
+        if rejected > self.max_rejects:
+            raise InvalidRequest(
+                f"more than {self.max_rejects} records are bad; see {self.rejects_file}, "
+                "fix the source files or raise --max-rejects"
+            )

@@ -1,0 +1,94 @@
+"""BuildOptions: how an index is built, with defaults, limits and help in this one place.
+
+`build_index` takes one object, whole; the flags of `bitsift index` are made from its fields
+(cluster/cli/options.py). Options that are settings too take their type, limits, help and default
+from bitsift/config/tree.py. An instance is not checked on construction: ``checked_build`` does that
+once, before a build touches anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from bitsift.checked import reasons
+from bitsift.cluster.manifest import SHARDS_MAX
+from bitsift.cluster.sources.plan import Fields
+from bitsift.config.tree import DEFAULTS, Backend, Index, Model
+from bitsift.errors import InvalidRequest
+from bitsift.router.model.location import DEFAULT_MODEL
+from bitsift.shard_worker.codes import Transform
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How to build one index.
+
+    ``model`` is not used where the sources carry vectors (``vector_field``, ``vectors`` or a matrix
+    as the source). ``transform`` changes which bits are set, never a score: `bitsift doctor` says
+    which one helps. ``examples`` are queries that the page offers.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    model: Annotated[
+        str,
+        Field(
+            min_length=1,
+            description="Name or path of a sentence-transformers model; minilm is installed with "
+            "Bitsift and works offline.",
+        ),
+    ] = DEFAULT_MODEL
+    shards: Annotated[
+        int | None,
+        Field(
+            strict=True, ge=1, le=SHARDS_MAX, description="Number of shards. Default: one per core."
+        ),
+    ] = None
+    id_field: Annotated[str | None, Field(description="Field that holds the id.")] = None
+    text_field: Annotated[str | None, Field(description="Field that holds the text.")] = None
+    title_field: Annotated[str | None, Field(description="Field that holds the title.")] = None
+    vector_field: Annotated[
+        str | None, Field(description="Field that holds a precomputed embedding.")
+    ] = None
+    vectors: Annotated[
+        Path | None,
+        Field(
+            description="A .npy file of precomputed embeddings: row i belongs to record i of the "
+            "source."
+        ),
+    ] = None
+    transform: Annotated[
+        Transform,
+        Field(description="Transform applied to vectors before their signs become the bits."),
+    ] = Transform.NONE
+    examples: Annotated[
+        tuple[str, ...], Field(description="Queries that the page offers as examples.")
+    ] = ()
+    max_rejects: Annotated[int, Index.model_fields["max_rejects"]] = DEFAULTS.index.max_rejects
+    encoders: Annotated[int | None, Index.model_fields["encoders"]] = DEFAULTS.index.encoders
+    backend: Annotated[Backend, Model.model_fields["backend"]] = DEFAULTS.model.backend
+
+    @property
+    def fields(self) -> Fields:
+        """The fields of a record that were named."""
+        return Fields(
+            id=self.id_field, text=self.text_field, title=self.title_field, vector=self.vector_field
+        )
+
+
+_BUILD_OPTIONS = TypeAdapter(BuildOptions)
+
+
+def checked_build(options: BuildOptions) -> BuildOptions:
+    """The same options, each of its type and within its limits. Raises InvalidRequest."""
+    try:
+        return _BUILD_OPTIONS.validate_python(
+            {field.name: getattr(options, field.name) for field in fields(options)}
+        )
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        raise InvalidRequest(reasons(found)) from error

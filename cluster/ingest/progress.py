@@ -1,0 +1,22 @@
+"""Progress that a build reports while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class IndexStage:
+    """How far a build is; ``stage`` is survey, calibrate or index.
+
+    ``documents`` counts records seen; ``total`` is None until the sources have been surveyed.
+    """
+
+    stage: str
+    documents: int
+    total: int | None
+    rejects: int
+
+
+OnProgress = Callable[[IndexStage], None]

@@ -1,0 +1,235 @@
+"""From batches of records to rows of shards: encode where a model is asked for, quantize, route.
+
+``IndexWorker`` is one member of the pool that encodes texts. Precomputed embeddings need no pool:
+``load_vectors`` stores them from inside the tasks that read them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from bitsift.cluster.sources.vectors import take_good, vectors_of
+from bitsift.router.model.encoder import Encoder
+from bitsift.router.model.spec import EncoderSpec
+from bitsift.router.shards.placement import Placement
+from bitsift.router.shards.remote import Loading, RemoteLink
+from bitsift.router.write.document_rules import model_text
+from bitsift.shard_worker.codes import Calibration
+from bitsift.shard_worker.operations import Insert, Resume
+from bitsift.write_status import WriteStatus
+
+BATCHES_AHEAD = 1
+"""Batches that a task has sent and not heard of while it prepares the next."""
+LOADING_NICE = 10
+"""A tenth of the weight of what answers; with 19 a load would starve next to other programs."""
+_CACHED_ROWS = 256
+"""Rows quantized at a time: 1 MB of 1,024 float32, half of a core's second-level cache."""
+SUMMARY_SCHEMA = pa.schema(
+    [
+        ("created", pa.int64()),
+        ("unchanged", pa.int64()),
+        ("clipped", pa.int64()),
+        ("rejects", pa.binary()),
+        ("rejected", pa.int64()),
+    ]
+)
+
+_STORED_COLUMNS = ("id", "title", "text", "metadata", "position")
+Part = tuple[NDArray[np.int64], Loading]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What every member of the pool is told. ``encoder`` is None for precomputed embeddings."""
+
+    calibration: dict[str, Any]
+    shards: tuple[Any, ...]
+    encoder: EncoderSpec | None
+    resuming: bool
+
+
+def yield_to_queries() -> None:
+    """Give this loading process a low priority: the shards may be answering queries.
+
+    Linux keeps it for each thread; those that are started later inherit it.
+    """
+    for thread in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(ProcessLookupError):  # the thread has ended
+            os.setpriority(os.PRIO_PROCESS, int(thread.name), LOADING_NICE)
+
+
+def document_texts(records: pa.Table) -> list[str]:
+    """What a model is given of each record."""
+    titles, texts = records["title"].to_pylist(), records["text"].to_pylist()
+    return [model_text(title, text) for title, text in zip(titles, texts, strict=True)]
+
+
+class IndexWorker:
+    """A Ray Data UDF: records in, one summary row out; the documents are durable by then."""
+
+    def __init__(self, work: Work) -> None:
+        self._loader = Loader(work)
+        self._dimension = self._loader.calibration.dimension
+        self._spec = work.encoder
+        self._encoder: Encoder | None = None
+
+    def __call__(self, records: pa.Table) -> pa.Table:
+        """Skip what is stored, encode, quantize, store; count and name what was rejected."""
+        return self._loader.send(records, self._encode).summary()
+
+    def _encode(self, good: pa.Table) -> NDArray[np.float32]:
+        """The model is loaded with the first batch, not in the constructor: Ray restarts an actor
+        whose constructor raised, for ever; an error in a batch ends the build and says why.
+        """
+        assert self._spec is not None
+        if self._encoder is None:
+            self._encoder = self._spec.load()
+        return self._encoder.encode_documents(document_texts(good))
+
+
+def load_vectors(tables: Iterator[pa.Table], work: Work) -> Iterator[pa.Table]:
+    """Store tables of precomputed embeddings; runs inside the tasks that read them.
+
+    So vectors never pass through Ray's object store: int8 codes go to the shards, summaries to the
+    driver. While the shards write one batch, the next one is read and quantized.
+    """
+    loader = Loader(work)
+    dimension = loader.calibration.dimension
+    sent: deque[Sent] = deque()
+    for table in tables:
+        sent.append(loader.send(table, lambda good: vectors_of(good, dimension)))
+        if len(sent) > BATCHES_AHEAD:
+            yield sent.popleft().summary()
+    for batch in sent:
+        yield batch.summary()
+
+
+class Loader:
+    """Quantizes batches of records and sends each shard its part."""
+
+    def __init__(self, work: Work) -> None:
+        yield_to_queries()
+        self.calibration = Calibration.from_json(work.calibration)
+        self._links = [RemoteLink(number, actor) for number, actor in enumerate(work.shards)]
+        self._placement = Placement(len(work.shards))
+        self._resuming = work.resuming
+
+    def send(self, records: pa.Table, vectors: Callable[[pa.Table], NDArray[np.float32]]) -> Sent:
+        """Skip what is stored, take the vectors (n, dimension) of the rest, quantize, send."""
+        rejects = _rejected(records)
+        good = take_good(records, np.flatnonzero(records["reject"].is_null().to_numpy()))
+        known = clipped = 0
+        parts: list[Part] = []
+        if self._resuming and len(good):
+            new, known = self._split_known(good, rejects)
+            good = take_good(good, new)
+        if len(good):
+            codes, clipped = self._quantize(vectors(good))
+            good = good.drop_columns(["vector"])
+            parts = self._insert(good, codes)
+        return Sent(good, parts, rejects, known, clipped)
+
+    def _quantize(self, vectors: NDArray[np.float32]) -> tuple[NDArray[np.int8], int]:
+        """int8 codes (n, width), some rows at a time: what lies between stays in the cache."""
+        codes = np.empty((len(vectors), self.calibration.width), dtype=np.int8)
+        clipped = 0
+        for start in range(0, len(vectors), _CACHED_ROWS):
+            rows = slice(start, start + _CACHED_ROWS)
+            codes[rows], count = self.calibration.quantize(self.calibration.units(vectors[rows]))
+            clipped += count
+        return codes, clipped
+
+    def _split_known(
+        self, good: pa.Table, rejects: list[dict[str, Any]]
+    ) -> tuple[NDArray[np.int64], int]:
+        """Places of the records that no shard has, and how many it has from this very record."""
+        asked = [
+            (places, self._links[shard].load(Resume(ids, positions)))
+            for shard, places, (ids, positions) in self._columns(good, "id", "position")
+        ]
+        new, known = list[int](), 0
+        for places, loading in asked:
+            for place, status in zip(places.tolist(), loading.statuses(), strict=True):
+                if status is WriteStatus.MISSING:
+                    new.append(place)
+                elif status is WriteStatus.UNCHANGED:
+                    known += 1
+                else:
+                    rejects.append(_duplicate(good, place))
+        return np.array(sorted(new), dtype=np.int64), known
+
+    def _columns(
+        self, good: pa.Table, *names: str
+    ) -> Iterator[tuple[int, NDArray[np.int64], list[list[Any]]]]:
+        """(shard, places of its records, their columns) for each shard that owns any."""
+        columns = good.select(names)
+        for shard, places in self._placement.by_owner(good["id"].to_pylist()).items():
+            part = columns.take(pa.array(places))
+            yield shard, places, [part[name].to_pylist() for name in names]
+
+    def _insert(self, good: pa.Table, codes: NDArray[np.int8]) -> list[Part]:
+        """The places that each shard owns, and its write of them, under way."""
+        parts = []
+        for shard, places, columns in self._columns(good, *_STORED_COLUMNS):
+            ids, titles, texts, metadata, positions = columns
+            insert = Insert(ids, titles, texts, metadata, positions, codes[places])
+            parts.append((places, self._links[shard].load(insert)))
+        return parts
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sent:
+    """A batch on its way: what was sent, each shard's places and its write, what was not sent."""
+
+    good: pa.Table
+    parts: list[Part]
+    rejects: list[dict[str, Any]]
+    known: int
+    clipped: int
+
+    def summary(self) -> pa.Table:
+        """Wait until all is durable; one row of ``SUMMARY_SCHEMA``. Raises what a shard raised."""
+        counts = Counter({WriteStatus.UNCHANGED: self.known})
+        rejects = list(self.rejects)
+        for places, loading in self.parts:
+            statuses = loading.statuses()
+            counts.update(statuses)
+            if WriteStatus.REJECTED in counts:
+                rejects += [
+                    _duplicate(self.good, place)
+                    for place, status in zip(places.tolist(), statuses, strict=True)
+                    if status is WriteStatus.REJECTED
+                ]
+        row = {
+            "created": counts[WriteStatus.CREATED],
+            "unchanged": counts[WriteStatus.UNCHANGED],
+            "clipped": self.clipped,
+            "rejects": b"".join(orjson.dumps(reject) + b"\n" for reject in rejects),
+            "rejected": len(rejects),
+        }
+        return pa.Table.from_pylist([row], schema=SUMMARY_SCHEMA)
+
+
+def _rejected(records: pa.Table) -> list[dict[str, Any]]:
+    bad = records.filter(records["reject"].is_valid()).select(["file", "line", "reject"])
+    return [
+        {"file": row["file"], "line": row["line"], "reason": row["reject"]}
+        for row in bad.to_pylist()
+    ]
+
+
+def _duplicate(good: pa.Table, place: int) -> dict[str, Any]:
+    row = good.select(["file", "line", "id"]).slice(place, 1).to_pylist()[0]
+    reason = f"duplicate id {row['id']!r}: another record already has it"
+    return {"file": row["file"], "line": row["line"], "reason": reason}

@@ -1,0 +1,1 @@
+"""Maintenance of an index that is not being served, or of a copy of it."""

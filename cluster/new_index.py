@@ -1,0 +1,73 @@
+"""The folder of an index that is being made: one with foreign files in it is refused, and only the
+manifest, which comes after the empty shards, makes it an index.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from bitsift.cluster.manifest import SHARDS_MAX, Manifest, write_manifest
+from bitsift.errors import InvalidRequest
+from bitsift.shard_worker.layout import (
+    PARTIAL,
+    SHARD_FILE,
+    remove_partials,
+    shard_folder,
+    store_name,
+)
+from bitsift.shard_worker.maintenance.repository import storage_error
+from bitsift.shard_worker.shard import Shard
+from bitsift.shard_worker.store.counters import Past
+from bitsift.shard_worker.store.lmdb_file import DATA_FILE
+
+_NEW_STORE = store_name(0)
+_NEW_SHARD = {SHARD_FILE, _NEW_STORE, f"{_NEW_STORE}/{DATA_FILE}", f"{_NEW_STORE}/lock.mdb"}
+
+
+def check_shards(shards: int) -> None:
+    """Raises InvalidRequest for a number of shards that no index may have."""
+    if not 1 <= shards <= SHARDS_MAX:
+        raise InvalidRequest(f"shards: {shards} is not between 1 and {SHARDS_MAX}")
+
+
+def check_new(index: Path) -> None:
+    """Before there is a manifest, nothing but empty shards may lie in the folder ``index``.
+
+    Raises InvalidRequest.
+    """
+    if not os.path.lexists(index):
+        return
+    if not index.is_dir() or not all(map(_is_leftover, index.iterdir())):
+        raise InvalidRequest(f"{index} exists and is not an index; choose another --out")
+
+
+def _is_leftover(path: Path) -> bool:
+    """Whether a command that was killed before it had a manifest left ``path``.
+
+    A shard that was ever opened has a lock besides, and perhaps documents.
+    """
+    if path.is_symlink() or not path.is_dir():
+        return bool(PARTIAL.fullmatch(path.name))
+    inside = [inner for inner in path.rglob("*") if not PARTIAL.fullmatch(inner.name)]
+    names = {str(inner.relative_to(path)) for inner in inside}
+    return bool(re.fullmatch(r"shard-\d{5}", path.name)) and names <= _NEW_SHARD
+
+
+def make_folder(index: Path) -> None:
+    """Make the folder where there is none, and remove what killed commands were writing in it."""
+    try:
+        index.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(error, f"{index} cannot be made") from error
+    remove_partials(index)
+
+
+def make_index(index: Path, manifest: Manifest, past: Past = Past()) -> None:  # noqa: B008 (frozen)
+    """Empty shards with the ``past`` of those they will be made of, then the manifest: a command
+    that is killed in between leaves none.
+    """
+    for shard in range(manifest.shards):
+        Shard.create(shard_folder(index, shard), manifest.identity(shard), past)
+    write_manifest(index, manifest)

@@ -1,0 +1,52 @@
+"""What shards and routers are told, by the settings of `bitsift serve` or by a cluster's spec."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bitsift.config.tree import Access, Serve, Shards
+from bitsift.errors import InvalidRequest
+from bitsift.shard_worker.types import ShardSettings
+
+if TYPE_CHECKING:
+    from bitsift.router.http.access import AccessSettings
+
+
+def shard_settings(shards: Shards) -> ShardSettings:
+    """What each shard is told."""
+    return ShardSettings(
+        exact_budget_ms=shards.exact_budget_ms,
+        compact_share=shards.compact_above,
+        store_bytes_max=shards.store_max,
+        tombstone_grace_s=shards.tombstone_days * 86_400,
+    )
+
+
+def access_settings(given: Access, serve: Serve) -> AccessSettings:
+    """Who may ask a router for what; ``check`` says whether it may start like this.
+
+    Raises InvalidRequest where two settings contradict each other.
+    """
+    from bitsift.router.http.access import AccessSettings
+    from bitsift.router.http.tls import TlsFiles
+
+    cert, key = given.tls_cert, given.tls_key
+    if (cert is None) != (key is None):
+        raise InvalidRequest("give both --tls-cert and --tls-key, or neither")
+    if serve.port and serve.admin_port == serve.port:
+        raise InvalidRequest("--admin-port and --port are the same; choose another")
+    files = None if cert is None or key is None else TlsFiles(cert.absolute(), key.absolute())
+    root = given.backup_root
+    if root is not None and "://" not in root:
+        root = str(Path(root).absolute())
+    return AccessSettings(
+        keys=given.keys and given.keys.absolute(),
+        insecure=given.insecure,
+        allowed_hosts=given.allowed_hosts,
+        cors_origins=given.cors_origins,
+        backup_root=root,
+        tls=files,
+        admin_host=serve.admin_host,
+        admin_port=serve.admin_port,
+    )

@@ -1,0 +1,1 @@
+"""Sources: from files of many kinds to tables of documents. Independent of Ray."""

@@ -1,0 +1,318 @@
+"""Sources: which files a user's arguments stand for, and what is in them.
+
+`plan_sources` is the whole interface; the plan it makes is read by `cluster.readers` (one file,
+no Ray) and `cluster.datasource` (all files, through Ray Data).
+
+What a source may be
+* a file: .jsonl .ndjson .csv .tsv .parquet .pq .npy .txt .md .markdown, and all but parquet and
+  npy also compressed: .gz .zst .bz2 .xz
+* a folder: every such file below it. Hidden files are skipped; files with other endings are
+  counted in the plan. A folder that holds corpus.jsonl is a BEIR folder, wherever it lies: of
+  it and of all below it only the corpus is read.
+* synthetic:10M,dim=1024,seed=0: so many made-up vectors (`cluster.synthetic`), ids 0, 1, 2 …
+* a URL that fsspec opens (s3://… where s3fs is installed), file or folder; npy must be local.
+
+Precomputed embeddings: a field of the records, an npy file that is named in `vectors`, or a lone
+npy file, whose rows become documents without text, called <name>-<row in 10 digits, from 0>.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+
+from bitsift.cluster.sources.plan import (
+    FILES_MAX,
+    Compression,
+    Fields,
+    Format,
+    SourceFile,
+    SourcePlan,
+)
+from bitsift.cluster.sources.probe import probe
+from bitsift.cluster.sources.streams import filesystem_of, is_url, size_of
+from bitsift.cluster.sources.synthetic import PREFIX, SyntheticSpec
+from bitsift.errors import InvalidRequest
+
+__all__ = ["SUPPORTED", "Fields", "SourceFile", "SourcePlan", "plan_sources"]
+
+DETECT_ALL = Fields()
+_FORMATS = {
+    ".jsonl": Format.JSON_LINES,
+    ".ndjson": Format.JSON_LINES,
+    ".csv": Format.CSV,
+    ".tsv": Format.TSV,
+    ".parquet": Format.PARQUET,
+    ".pq": Format.PARQUET,
+    ".npy": Format.VECTORS,
+    ".txt": Format.TEXT,
+    ".md": Format.MARKDOWN,
+    ".markdown": Format.MARKDOWN,
+}
+_SEEKABLE = (Format.PARQUET, Format.VECTORS)  # read from the middle, so never compressed
+_BEIR_CORPUS = "corpus.jsonl"
+SUPPORTED = (
+    f"{' '.join(_FORMATS)}, all but parquet and npy also with "
+    f"{' '.join(ending.value for ending in Compression if ending.value)}, "
+    "or a folder of such files"
+)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A file before it was opened; `name` is its path below the source, with slashes."""
+
+    path: str
+    name: str
+    size_bytes: int
+
+
+def plan_sources(
+    paths: Sequence[str | os.PathLike[str]],
+    fields: Fields = DETECT_ALL,
+    vectors: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+) -> SourcePlan:
+    """Finds every file that `paths` stand for, looks into each, and fixes their order.
+
+    `vectors` names an npy file, or one per source file, whose row i is the vector of record i.
+    A single one goes with a single file; several go with the files of the same stem.
+
+    Raises InvalidRequest where a path is missing, empty or of no supported kind, where a named
+    field does not exist, where there is no text, or where vectors and records do not match.
+    """
+    if not paths:
+        raise InvalidRequest(f"no source given; a source is {SUPPORTED}")
+    _require_distinct(fields)
+    matrices = _matrix_paths(vectors)
+    found: dict[str, _Found] = {}
+    ignored = 0
+    for path in paths:
+        chosen, skipped = _find(path)
+        found.update((item.path, item) for item in chosen if item.path not in matrices)
+        ignored += skipped
+    if len(found) > FILES_MAX:
+        raise InvalidRequest(
+            f"{len(found)} source files are too many; at most {FILES_MAX} are allowed"
+        )
+    files = _named_apart([_source_file(found[path]) for path in sorted(found)])
+    files = _pair(files, matrices)
+    files = [probe(file, fields) for file in files]
+    width = _common_width(files, fields)
+    planned = (replace(file, index=index, width=width) for index, file in enumerate(files))
+    return SourcePlan(tuple(planned), fields, width, ignored)
+
+
+def _require_distinct(fields: Fields) -> None:
+    counts = Counter(name for _, name in fields.named())
+    for name, count in counts.items():
+        if count > 1:
+            raise InvalidRequest(f"field {name!r} is named for {count} roles; name it once")
+
+
+def _matrix_paths(
+    vectors: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None,
+) -> list[str]:
+    if vectors is None:
+        return []
+    named = [vectors] if isinstance(vectors, str | os.PathLike) else vectors
+    return [_absolute(os.fspath(path)) for path in named]
+
+
+def _absolute(path: str) -> str:
+    """Where a worker process with another working directory finds the path."""
+    if path.startswith(PREFIX):
+        return str(SyntheticSpec.parse(path))
+    return path if is_url(path) else os.path.abspath(os.path.expanduser(path))
+
+
+def _find(source: str | os.PathLike[str]) -> tuple[list[_Found], int]:
+    """The files of one source, and how many files of a folder were passed over."""
+    path = _absolute(os.fspath(source))
+    if path.startswith(PREFIX):
+        return [_Found(path, path, 0)], 0
+    if is_url(path):
+        listing = _list_url(path)
+    elif os.path.isdir(path):
+        listing = _list_folder(path)
+    elif os.path.isfile(path):
+        listing = None
+    else:
+        problem = "is not a file or folder" if os.path.exists(path) else "does not exist"
+        raise InvalidRequest(f"{path} {problem}; a source is {SUPPORTED}")
+    if listing is None:
+        _kind_of(path)  # a file that is named must be readable, not passed over
+        return [_Found(path, PurePosixPath(path).name, size_of(path))], 0
+    listing = [item for item in listing if not _is_hidden(item.name)]
+    listing = _without_beir_extras(listing)
+    chosen = [item for item in listing if _is_supported(item.name)]
+    if not chosen:
+        raise InvalidRequest(
+            f"{path} contains no supported file ({len(listing)} others); supported: {SUPPORTED}"
+        )
+    return chosen, len(listing) - len(chosen)
+
+
+def _list_folder(folder: str) -> list[_Found]:
+    listing = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            path = os.path.join(parent, name)
+            if os.path.isfile(path):
+                relative = os.path.relpath(path, folder).replace(os.sep, "/")
+                listing.append(_Found(path, relative, os.path.getsize(path)))
+    return listing
+
+
+def _list_url(url: str) -> list[_Found] | None:
+    """The files below a URL, or None where it is a file itself."""
+    filesystem = filesystem_of(url)
+    try:
+        root = filesystem._strip_protocol(url).rstrip("/")
+        if filesystem.isfile(root):
+            return None
+        details = filesystem.find(root, detail=True)
+    except Exception as error:  # each driver has its own errors: no network, no rights, no bucket
+        raise InvalidRequest(f"cannot list {url}: {error}") from error
+    if not details:
+        raise InvalidRequest(f"{url} does not exist; a source is {SUPPORTED}")
+    return [
+        _Found(
+            filesystem.unstrip_protocol(path),
+            path.removeprefix(root).lstrip("/"),
+            int(detail["size"]),
+        )
+        for path, detail in details.items()
+    ]
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))
+
+
+def _without_beir_extras(listing: list[_Found]) -> list[_Found]:
+    """Leaves out everything in a BEIR folder but its corpus: queries, judgements."""
+    corpora: dict[str, _Found] = {}
+    for item in sorted(listing, key=lambda item: item.name):
+        path = PurePosixPath(item.name)
+        endings = {_BEIR_CORPUS + compression.value for compression in Compression}
+        if path.name in endings:
+            corpora.setdefault(str(path.parent), item)  # unpacked sorts before packed
+    kept = []
+    for item in listing:
+        parents = {str(parent) for parent in PurePosixPath(item.name).parents}
+        owners = parents & corpora.keys()
+        outermost = min(owners, key=len) if owners else None
+        if outermost is None or corpora[outermost] is item:
+            kept.append(item)
+    return kept
+
+
+def _kind_of(path: str) -> tuple[Format, Compression]:
+    """What the name of a file says about it. Raises InvalidRequest where that is nothing."""
+    if path.startswith(PREFIX):
+        return Format.SYNTHETIC, Compression.NONE
+    name = PurePosixPath(path)
+    compression = Compression.NONE
+    if name.suffix.lower() in {item.value for item in Compression if item.value}:
+        compression = Compression(name.suffix.lower())
+        name = name.with_suffix("")
+    kind = _FORMATS.get(name.suffix.lower())
+    if kind is None:
+        raise InvalidRequest(f"{path} has an unsupported ending; supported: {SUPPORTED}")
+    if kind in _SEEKABLE and compression is not Compression.NONE:
+        raise InvalidRequest(f"{path} cannot be read compressed: unpack it first")
+    return kind, compression
+
+
+def _is_supported(name: str) -> bool:
+    try:
+        _kind_of(name)
+    except InvalidRequest:
+        return False
+    return True
+
+
+def _source_file(found: _Found) -> SourceFile:
+    kind, compression = _kind_of(found.path)
+    try:
+        found.path.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"{found.path!r}: rename this file: its name is not UTF-8") from error
+    return SourceFile(0, found.path, found.name, kind, compression, found.size_bytes)
+
+
+def _named_apart(files: list[SourceFile]) -> list[SourceFile]:
+    """Gives files whose name becomes an id, and is not unique in the plan, their whole path."""
+    counts = Counter(file.name for file in files)
+    return [
+        replace(file, name=file.path.lstrip("/")) if counts[file.name] > 1 else file
+        for file in files
+    ]
+
+
+def _stem(file: SourceFile) -> str:
+    name = PurePosixPath(file.path.removesuffix(file.compression.value))
+    return name.stem
+
+
+def _pair(files: list[SourceFile], matrices: list[str]) -> list[SourceFile]:
+    """Gives each file its npy file of vectors, if it has one."""
+    owners = [f for f in files if not f.format.is_whole_document and not f.format.is_matrix]
+    if not matrices:
+        _refuse_unnamed_companions(owners, files)
+        return files
+    if len(matrices) == 1 and len(owners) == 1:
+        pairs = {owners[0].path: matrices[0]}
+    else:
+        by_stem = {PurePosixPath(path).stem: path for path in matrices}
+        pairs = {file.path: by_stem[_stem(file)] for file in owners if _stem(file) in by_stem}
+    if sorted(pairs.values()) != sorted(matrices):
+        raise InvalidRequest(
+            f"{len(matrices)} npy files of vectors were named for {len(owners)} source files, and "
+            f"{len(pairs)} go together: name one per file, with the same stem (a.npy, a.jsonl.gz)"
+        )
+    return [replace(file, vectors=pairs.get(file.path)) for file in files]
+
+
+def _refuse_unnamed_companions(owners: list[SourceFile], files: list[SourceFile]) -> None:
+    """An npy file next to a file of the same stem may be its vectors or not: the caller must
+    say.
+    """
+    beside = {(os.path.dirname(file.path), _stem(file)): file.path for file in owners}
+    for file in files:
+        owner = beside.get((os.path.dirname(file.path), _stem(file)))
+        if file.format is Format.VECTORS and owner is not None:
+            raise InvalidRequest(
+                f"{file.path} lies next to {owner}: name it with --vectors if it holds the vectors "
+                "of its records, or index one of the two alone"
+            )
+
+
+def _common_width(files: list[SourceFile], fields: Fields) -> int | None:
+    """The width of all vectors, or None where no file has any. Raises InvalidRequest."""
+    filled = [file for file in files if file.records != 0]
+    with_vectors = [file for file in filled if file.carries_vectors]
+    without = [file for file in filled if not file.carries_vectors]
+    if with_vectors and without:
+        raise InvalidRequest(
+            f"{with_vectors[0].path} comes with vectors and {without[0].path} does not: "
+            "index them separately, or give vectors for all"
+        )
+    known = [file for file in with_vectors if file.width is not None]
+    if with_vectors and not known:
+        raise InvalidRequest(
+            f"no good vector among the first records of {with_vectors[0].path} "
+            f"in field {fields.vector!r}"
+        )
+    for file in known:
+        fixed = file.format.is_matrix or file.vectors is not None
+        if fixed and file.width != known[0].width:
+            raise InvalidRequest(
+                f"{known[0].path} has vectors of {known[0].width} numbers, "
+                f"{file.vectors or file.path} of {file.width}: an index has one width"
+            )
+    return known[0].width if known else None

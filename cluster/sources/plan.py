@@ -1,0 +1,153 @@
+"""What is to be read: the fields wanted, the files found, and their fixed order.
+
+A `SourcePlan` is plain frozen data. It is made once, by `cluster.sources.plan_sources`, and is
+pickled to the machines that read, so everything a reader needs to know about a file is in its
+`SourceFile`; no reader detects anything a second time.
+
+Invariants
+* `plan.files[i].index == i`, and files are sorted by path, so a plan over the same files is the
+  same plan.
+* `position = file.index << POSITION_BITS | record number` names a record for ever: records are
+  numbered from 0 in file order and broken ones are counted too.
+* Either every file carries vectors, all of `plan.expected_width`, or none does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+POSITION_BITS = 40  # 2**40 records in a file, 2**23 files in a plan: a position fits an int64
+FILES_MAX = 1 << (63 - POSITION_BITS)
+
+
+class Format(StrEnum):
+    """How the records of a file are laid out."""
+
+    JSON_LINES = "json lines"
+    CSV = "csv"
+    TSV = "tsv"
+    PARQUET = "parquet"
+    VECTORS = "npy"
+    SYNTHETIC = "synthetic"
+    TEXT = "text"
+    MARKDOWN = "markdown"
+
+    @property
+    def is_whole_document(self) -> bool:
+        """True where the whole file is one document."""
+        return self in (Format.TEXT, Format.MARKDOWN)
+
+    @property
+    def is_matrix(self) -> bool:
+        """True where a document is nothing but a row of vectors, and any rows can be read."""
+        return self in (Format.VECTORS, Format.SYNTHETIC)
+
+
+class Compression(StrEnum):
+    """How the bytes of a file are packed; the value is the file name's ending."""
+
+    NONE = ""
+    GZIP = ".gz"
+    ZSTANDARD = ".zst"
+    BZIP2 = ".bz2"
+    XZ = ".xz"
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Which field of a record plays which part; None = detect it (a vector is never detected).
+
+    In a `SourceFile` the fields are resolved: None there means that the file has no such field.
+    """
+
+    id: str | None = None
+    text: str | None = None
+    title: str | None = None
+    vector: str | None = None
+
+    def named(self) -> Iterator[tuple[str, str]]:
+        """Yields (role, field name) for every field that is named."""
+        for role in ("id", "text", "title", "vector"):
+            name = getattr(self, role)
+            if name is not None:
+                yield role, name
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file of a plan.
+
+    `path` is absolute, or a URL. `name` is what documents without an id of their own are called
+    after: the path below the folder that was given. `records` is known for Parquet and matrices.
+    `row_groups` are the row counts of a Parquet file's row groups. `vectors` is the npy file
+    whose row i belongs to record i. `memory_bytes` estimates the file's size as Arrow tables.
+    """
+
+    index: int
+    path: str
+    name: str
+    format: Format
+    compression: Compression
+    size_bytes: int
+    fields: Fields = Fields()
+    records: int | None = None
+    row_groups: tuple[int, ...] = ()
+    vectors: str | None = None
+    width: int | None = None
+    memory_bytes: int = 0
+
+    @property
+    def carries_vectors(self) -> bool:
+        """True where the vectors come with the file and no model is needed."""
+        from_matrix = self.format.is_matrix or self.vectors is not None
+        return from_matrix or self.fields.vector is not None
+
+    @property
+    def first_position(self) -> int:
+        """The position of record 0."""
+        return self.index << POSITION_BITS
+
+
+@dataclass(frozen=True)
+class SourcePlan:
+    """All files of one indexing run, in their fixed order.
+
+    `fields` is what the caller asked for; `files[i].fields` is what was found in each file.
+    `expected_width` is the dimension of the precomputed embeddings, or None if a model encodes the
+    texts. `ignored_files` counts files in folders whose ending is not supported.
+    """
+
+    files: tuple[SourceFile, ...]
+    fields: Fields
+    expected_width: int | None = None
+    ignored_files: int = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes on disk, as compressed as they are."""
+        return sum(file.size_bytes for file in self.files)
+
+    @property
+    def memory_bytes(self) -> int:
+        """An estimate of the size of all documents as Arrow tables."""
+        return sum(file.memory_bytes for file in self.files)
+
+    @property
+    def fingerprint(self) -> str:
+        """32 hex digits that change when a file is added, removed, renamed or resized.
+
+        Two plans with one fingerprint give the same position to the same record, as long as no
+        file was rewritten at the same size.
+        """
+        digest = hashlib.blake2b(digest_size=16)
+        for file in self.files:
+            parts = (file.path, file.size_bytes, file.fields, file.vectors, file.width)
+            digest.update(repr(parts).encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
+    def locate(self, position: int) -> tuple[SourceFile, int]:
+        """The file and the record number (from 0) that `position` names."""
+        return self.files[position >> POSITION_BITS], position & ((1 << POSITION_BITS) - 1)

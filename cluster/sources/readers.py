@@ -1,0 +1,148 @@
+"""Readers: a file of a plan in, tables of documents out. Plain generators that know no Ray.
+
+A file is streamed in tables of at most `batch_rows` rows and about BATCH_BYTES. No record ever
+raises: one that cannot be read is a row whose `reject` says why, at the position and line where
+it stands. Raised are only InvalidRequest, where the file is not the one that was planned, and
+the OSErrors of a failing disk or network.
+
+The columns of every table (`cluster.documents.SCHEMA`): position int64, file, line int64 (from 1;
+the record number from 1 in Parquet and npy), id, title, text, metadata (a JSON object, or ""),
+vector list<float32> or null, reject (null for a good row; else the columns from id on are null).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy.typing as npt
+import pyarrow as pa
+
+from bitsift.cluster.sources.documents import DocumentBatch, RowReader
+from bitsift.cluster.sources.matrices import read_matrix
+from bitsift.cluster.sources.parquet import BATCH_BYTES, read_batches, rows_of_batch
+from bitsift.cluster.sources.plan import Format, SourceFile
+from bitsift.cluster.sources.records import Record, read_records
+from bitsift.cluster.sources.streams import DamagedStream, size_of
+from bitsift.cluster.sources.vectors import open_matrix, slice_matrix, vectors_of_column
+from bitsift.errors import InvalidRequest
+
+BATCH_ROWS = 4096
+
+
+def read_documents(
+    file: SourceFile, batch_rows: int = BATCH_ROWS, rows: tuple[int, int] | None = None
+) -> Iterator[pa.Table]:
+    """Streams the documents of one file, good and rejected, in file order.
+
+    `rows` = (first, stop) reads only these records; a matrix takes any range, Parquet one that
+    begins and ends with a row group, other formats none.
+    """
+    _require_unchanged(file)
+    first, stop = rows or (0, file.records or 0)
+    if file.format.is_matrix:
+        return read_matrix(file, batch_rows, first, stop)
+    if file.format is Format.PARQUET:
+        return _read_parquet(file, batch_rows, first, stop)
+    assert rows is None, f"{file.format} files are read as a whole"
+    return _read_rows([file], batch_rows)
+
+
+def read_text_files(
+    files: Sequence[SourceFile], batch_rows: int = BATCH_ROWS
+) -> Iterator[pa.Table]:
+    """Streams files that are one document each, many of them in one table."""
+    assert all(file.format.is_whole_document for file in files)
+    for file in files:
+        _require_unchanged(file)
+    return _read_rows(files, batch_rows)
+
+
+def _require_unchanged(file: SourceFile) -> None:
+    size_bytes = 0 if file.format is Format.SYNTHETIC else size_of(file.path)
+    if size_bytes != file.size_bytes:
+        raise InvalidRequest(
+            f"{file.path} has {size_bytes} bytes here; it had {file.size_bytes} when the run was "
+            "planned: do not change the sources during a run"
+        )
+
+
+def _companion(file: SourceFile) -> npt.NDArray[Any] | None:
+    """The npy matrix that goes with a file, if there is one."""
+    if file.vectors is None:
+        return None
+    matrix = open_matrix(file.vectors)
+    if matrix.shape[1] != file.width:
+        raise InvalidRequest(
+            f"{file.vectors} has vectors of {matrix.shape[1]} numbers; they had {file.width} when "
+            "the run was planned: do not change the sources during a run"
+        )
+    return matrix
+
+
+def _read_rows(files: Sequence[SourceFile], batch_rows: int) -> Iterator[pa.Table]:
+    batch = DocumentBatch(files[0].width)
+    for file in files:
+        reader = RowReader(file)
+        matrix = _companion(file)
+        first = 0  # the number of the record that opens the batch
+        for number, record in _numbered(file):
+            batch.add(file, reader, number, record)
+            if len(batch) >= batch_rows or batch.size_bytes >= BATCH_BYTES:
+                yield batch.table(
+                    None if matrix is None else slice_matrix(matrix, first, number + 1)
+                )
+                batch = DocumentBatch(file.width)
+                first = number + 1
+        if matrix is not None and len(batch):
+            yield batch.table(slice_matrix(matrix, first, first + len(batch)))
+            batch = DocumentBatch(file.width)
+    if len(batch):
+        yield batch.table()
+
+
+def _numbered(file: SourceFile) -> Iterator[tuple[int, Record]]:
+    """The records of a file with their numbers; the last one says where reading broke off."""
+    number = 0
+    try:
+        for record in read_records(file):
+            yield number, record
+            number += 1
+    except DamagedStream as damage:
+        yield number, Record(damage.line, None, f"{damage}; {number} records were read before it")
+
+
+def _read_parquet(file: SourceFile, batch_rows: int, first: int, stop: int) -> Iterator[pa.Table]:
+    reader = RowReader(file)
+    matrix = _companion(file)
+    wanted = {name for _, name in file.fields.named()}
+    for start, columns, damage in read_batches(file, batch_rows, first, stop):
+        if columns is None:
+            batch = DocumentBatch(file.width)
+            batch.add(file, reader, start, Record(start + 1, None, damage))
+            yield batch.table()
+            continue
+        rows, reasons = rows_of_batch(columns, wanted, file.fields.vector)
+        vectors = None if file.fields.vector is None else columns.column(file.fields.vector)
+        for begin, end in _shares(rows):
+            batch = DocumentBatch(file.width)
+            for offset in range(begin, end):
+                reason = reasons.get(offset)
+                row = rows[offset] if reason is None else None
+                batch.add(file, reader, start + offset, Record(start + offset + 1, row, reason))
+            part = None
+            if matrix is not None:
+                part = slice_matrix(matrix, start + begin, start + end)
+            elif vectors is not None and file.width is not None:
+                part = vectors_of_column(vectors.slice(begin, end - begin), file.width)
+            yield batch.table(part)
+
+
+def _shares(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[int, int]]:
+    """(begin, end) of runs of rows with strings of some BATCH_BYTES."""
+    begin = size = 0
+    for end, row in enumerate(rows, start=1):
+        size += sum(len(value) for value in row.values() if isinstance(value, str | bytes))
+        if size >= BATCH_BYTES or end == len(rows):
+            yield begin, end
+            begin, size = end, 0

@@ -1,0 +1,119 @@
+"""The routes that add, change, delete and show documents."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from starlette.convertors import StringConvertor, register_url_convertor
+
+from bitsift.errors import NotFound
+from bitsift.router.admission import Admission
+from bitsift.router.http.bodies import RAM_PER_BYTE, whole_body
+from bitsift.router.http.document_stream import (
+    STREAMS_MAX,
+    STREAMS_RAM_BYTES_MAX,
+    DocumentStream,
+    LineWriter,
+)
+from bitsift.router.http.documents_schema import (
+    NDJSON,
+    UPSERT_BYTES_MAX,
+    Deleted,
+    delete_body_schema,
+    upsert_body_schema,
+)
+from bitsift.router.http.media_types import content_type
+from bitsift.router.http.schema import Problem
+from bitsift.router.shards.fanout import FanOut
+from bitsift.write_results import Deletes, StoredDocument, Upserts
+
+DOCUMENTS_PATH = "/v1/documents"
+CALLS_MAX = 64
+RAM_BYTES_MAX = 2 * RAM_PER_BYTE * UPSERT_BYTES_MAX
+"""What bodies that are being read or written may take: two of the largest, 1 GiB."""
+READ_TIMEOUT_S = 5.0
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    code: {"model": Problem} for code in (404, 408, 413, 415, 422, 429, 500, 503, 507)
+}
+
+
+class Writer(LineWriter, Protocol):
+    """What writes: a WriteService, or one in another process. Bodies and answers are JSON."""
+
+    async def upsert(self, body: bytes) -> bytes: ...
+
+    async def delete(self, body: bytes) -> bytes: ...
+
+
+class _DocumentId(StringConvertor):
+    """Any characters at all: slashes and newlines too."""
+
+    regex = "(?s:.*)"
+
+
+register_url_convertor("document_id", _DocumentId())
+
+
+def add_documents(app: FastAPI, shards: FanOut, writer: Writer) -> None:
+    """Reads are asked of ``shards``, in this event loop; all else is done by ``writer``."""
+    admission = Admission("writes", CALLS_MAX, RAM_BYTES_MAX)
+    streams = Admission("streams", STREAMS_MAX, STREAMS_RAM_BYTES_MAX)
+    one = DOCUMENTS_PATH + "/{document_id:document_id}"
+    body = {"requestBody": upsert_body_schema()}
+
+    @app.post(DOCUMENTS_PATH, response_model=Upserts, responses=_PROBLEMS, openapi_extra=body)
+    async def upsert(http: Request, results: Literal["all", "errors"] = "all") -> Response:
+        """Add documents, replacing those with the same ids.
+
+        The answer comes when they are on the shards' disks, with a result for each; from then on
+        every search finds them. A fault in one document does not affect the others. Sending the
+        same content again changes nothing and is reported as `unchanged`. Of several documents with
+        one id in a call, the last counts.
+
+        As `application/x-ndjson`, any number of documents, one per line: each is answered by a line
+        as soon as it is durable, and the last line is `{"totals": {…}, "error": null}`. Read while
+        you send, or unread answers will block the sending. A client that cannot should ask for
+        `results=errors`: then only rejected or failed documents get a line.
+        """
+        if content_type(http) == NDJSON:
+            return DocumentStream(http, writer, streams, only_errors=results == "errors")
+        with admission.hold() as held:
+            announced = http.headers.get("content-length", "")
+            body = await whole_body(http.receive, announced, UPSERT_BYTES_MAX, held)
+            with admission.call():
+                return _json(await writer.upsert(body))
+
+    @app.post(
+        f"{DOCUMENTS_PATH}/delete",
+        response_model=Deletes,
+        responses=_PROBLEMS,
+        openapi_extra={"requestBody": delete_body_schema()},
+    )
+    async def delete_many(http: Request) -> Response:
+        """Delete documents by their ids; the answer comes when that is on the shards' disks."""
+        body = await http.body()
+        with admission.hold(RAM_PER_BYTE * len(body)), admission.call():
+            return _json(await writer.delete(body))
+
+    @app.delete(one, response_model=Deleted, responses=_PROBLEMS)
+    async def delete(document_id: str) -> Response:
+        """Delete one document; 404 if it does not exist."""
+        with admission.call():
+            answer = await writer.delete(orjson.dumps({"ids": [document_id]}))
+        (result,) = orjson.loads(answer)["results"]
+        if result["status"] == "missing":
+            raise NotFound(f"there is no document with id {document_id!r}")
+        return _json(orjson.dumps({"id": document_id, "status": "deleted"}))
+
+    @app.get(one, response_model=StoredDocument, responses=_PROBLEMS)
+    async def get(document_id: str) -> Response:
+        """One document, as stored."""
+        shard, found = await shards.document(document_id, READ_TIMEOUT_S)
+        stored = StoredDocument(found.id, found.title, found.text, found.metadata, shard)
+        return _json(orjson.dumps(stored))
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, media_type="application/json")

@@ -1,0 +1,85 @@
+"""The limits of the routes that write, and the descriptions of their bodies.
+
+The bodies are read by ``incoming.py``, in the writer's process: these models describe them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from bitsift.errors import RequestTooLarge as RequestTooLarge
+
+DOCUMENTS_MAX = 10_000
+"""Documents, or ids to delete, in one call; a stream takes any number."""
+UPSERT_BYTES_MAX = 64 << 20
+ID_BYTES_MAX = 8_192
+DOCUMENT_BYTES_MAX = 4 << 20
+"""Title, text and metadata of one document, in UTF-8."""
+LINE_BYTES_MAX = 16 << 20
+"""One line of a stream: the largest document with every character escaped, and a vector."""
+DOCUMENT_PARTS_MAX = 500_000
+"""Strings, commas and opening brackets in the JSON of one document: it takes 50 MB while it is
+read."""
+BODY_STEPS_MAX = 5_000_000
+"""Steps in which a body is cut into documents; an ordinary document takes ten. Seconds of CPU."""
+DOCUMENT_RAM_BYTES = 64 << 20
+"""What is built of the one large document that is being read; once in a process."""
+NDJSON = "application/x-ndjson"
+
+
+class DocumentBody(BaseModel):
+    """One document. Numbers are accepted as ids and titles too."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: Annotated[str, Field(min_length=1, description=f"at most {ID_BYTES_MAX:,} bytes")]
+    title: str | None = None
+    text: str | None = Field(None, description="required unless `vector` is given")
+    metadata: dict[str, Any] | None = None
+    vector: list[float] | str | None = Field(
+        None, description="precomputed embedding: numbers, or base64 of little-endian float32"
+    )
+
+
+class UpsertBody(BaseModel):
+    """Documents to add; they replace those with the same ids."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    documents: Annotated[list[DocumentBody], Field(max_length=DOCUMENTS_MAX)]
+
+
+class DeleteBody(BaseModel):
+    """Ids of documents to delete."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    ids: Annotated[list[str], Field(max_length=DOCUMENTS_MAX)]
+
+
+class Deleted(BaseModel):
+    """The answer to ``DELETE /v1/documents/{id}``."""
+
+    id: str
+    status: str
+
+
+def upsert_body_schema() -> dict[str, Any]:
+    """The OpenAPI description of the body of an upsert."""
+    document = DocumentBody.model_json_schema()
+    whole = UpsertBody.model_json_schema()
+    whole["properties"]["documents"]["items"] = document
+    whole.pop("$defs")
+    lines = {"type": "string", "description": "one document per line, as a JSON object"}
+    content = {"application/json": {"schema": whole}, NDJSON: {"schema": lines}}
+    return {"required": True, "content": content}
+
+
+def delete_body_schema() -> dict[str, Any]:
+    """The OpenAPI description of the body of a delete."""
+    return {
+        "required": True,
+        "content": {"application/json": {"schema": DeleteBody.model_json_schema()}},
+    }

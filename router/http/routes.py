@@ -1,0 +1,60 @@
+"""The scope that each route and method needs, and which of them change nothing."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from bitsift.router.http.keys import Scope
+
+ROUTE_SCOPES: Final[dict[str, Scope | None]] = {
+    "GET /": None,  # the page itself asks for a key, so it is served without one
+    "GET /static/": None,
+    "GET /livez": None,  # process supervisors have no key
+    "GET /readyz": None,
+    "GET /v1/search": Scope.READ,
+    "POST /v1/search": Scope.READ,
+    "GET /v1/documents/": Scope.READ,
+    "GET /v1/index": Scope.READ,
+    "GET /v1/cluster": Scope.READ,
+    "GET /docs": Scope.READ,
+    "GET /docs/oauth2-redirect": Scope.READ,
+    "GET /static-offline-docs/": Scope.READ,
+    "GET /openapi.json": Scope.READ,
+    "POST /v1/documents": Scope.WRITE,
+    "POST /v1/documents/delete": Scope.WRITE,
+    "DELETE /v1/documents/": Scope.WRITE,
+    "POST /v1/admin/backup": Scope.ADMIN,
+    "POST /v1/admin/compact": Scope.ADMIN,
+}
+"""The scope that a route needs; None: it needs no key. One that ends with / stands for all paths
+below it. What is not here needs an admin key, and a test asks for a line for every route."""
+_BELOW = tuple(
+    (route, scope) for route, scope in ROUTE_SCOPES.items() if route[-1] == "/" and route != "GET /"
+)
+
+
+def needed_scope(method: str, path: str) -> Scope | None:
+    """The scope of a key that a request needs; None where it needs no key."""
+    route = f"{'GET' if method == 'HEAD' else method} {path}"
+    if route in ROUTE_SCOPES:
+        return ROUTE_SCOPES[route]
+    for start, scope in _BELOW:
+        if route.startswith(start):
+            return scope
+    return Scope.ADMIN
+
+
+def methods_of(path: str) -> set[str]:
+    """What ``path`` may be asked with; empty where nothing is known of it."""
+    routes = [route.split(" ", 1) for route in ROUTE_SCOPES]
+    found = {
+        method
+        for method, known in routes
+        if path == known or (known.endswith("/") and known != "/" and path.startswith(known))
+    }
+    return found | {"HEAD"} if "GET" in found else found
+
+
+def is_read(method: str, path: str) -> bool:
+    """Whether a request changes nothing: whatever becomes of it, it was not done."""
+    return needed_scope(method, path) in (None, Scope.READ)

@@ -1,0 +1,1 @@
+"""The model: from text to unit vectors, for queries and for documents."""

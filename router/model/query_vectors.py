@@ -1,0 +1,119 @@
+"""From the text of a query to its unit vector: cached, or encoded with others that wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+import numpy as np
+from cachetools import LRUCache
+from numpy.typing import NDArray
+
+from bitsift.errors import InvalidRequest, Unavailable
+from bitsift.router.batching import Batcher
+from bitsift.router.description import IndexDescription
+
+BATCH_CHARACTERS_MAX, TEXT_CHARACTERS = 900, 40
+"""Of the texts that the encoder is given together; each counts as ``TEXT_CHARACTERS`` more than it
+has. Nothing stops a batch that has begun, and its callers may have gone. Of a hundred glosses in
+order of length the dearest batch takes 20 ms of CPU at 800 characters, 25 at 1,000; by eights in
+their own order 35 (all-MiniLM-L6-v2 in OpenVINO, 2 busy cores). By order of length 1,000 cost
+0.93 of the CPU a text, 800 cost 1.02 and more.
+"""
+QUERY_CACHE_DEFAULT = 4_096
+"""Vectors remembered, least recently used out first: 16 MB of them at 1,024 dimensions."""
+
+REMEMBERED_CHARACTERS_MAX = 1_024
+"""Longer texts are encoded each time: what is remembered takes at most 8 KiB a vector of 1,024."""
+
+
+def _weight(text: str) -> int:
+    return len(text) + TEXT_CHARACTERS
+
+
+class QueryEncoder(Protocol):
+    """What the service needs of an encoder: float32 (n, dimension), unit vectors."""
+
+    def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
+
+
+class QueryVectors:
+    """Encodes one batch of distinct texts at a time, in a thread of its own; in one event loop.
+
+    ``remembered`` is how many vectors are kept by their text; 0 keeps none.
+    """
+
+    def __init__(
+        self, description: IndexDescription, encoder: QueryEncoder | None, remembered: int
+    ) -> None:
+        self._description = description
+        self._encoder = encoder
+        self._known: LRUCache[str, NDArray[np.float32]] = LRUCache(remembered)
+        self._hits = self._misses = 0
+        self._thread = ThreadPoolExecutor(1, "encode")
+        self._batcher: Batcher[str, NDArray[np.float32]] = Batcher(
+            self._encode_batch, BATCH_CHARACTERS_MAX, weigh=_weight
+        )
+
+    @property
+    def encoder(self) -> QueryEncoder | None:
+        return self._encoder
+
+    @encoder.setter
+    def encoder(self, encoder: QueryEncoder | None) -> None:
+        """Vectors of an earlier encoder are dropped."""
+        self._known.clear()
+        self._encoder = encoder
+
+    async def of(self, text: str) -> NDArray[np.float32]:
+        """The unit vector float32 (width,) of ``text``.
+
+        Raises Unavailable while the encoder is loading, InvalidRequest where there is none.
+        """
+        known = self._known.get(text)
+        if known is not None:
+            self._hits += 1
+            return known
+        self._misses += 1
+        return await self._batcher.submit(text)
+
+    def wait_s(self, text: str) -> float:
+        """How long ``text`` would wait for its vector if asked for now; 0 if it is cached."""
+        return 0.0 if text in self._known else self._batcher.wait_s()
+
+    def cache_facts(self) -> dict[str, int]:
+        """Cache statistics for the operator: entries, limit, hits and misses."""
+        return {
+            "entries": len(self._known),
+            "entries_max": int(self._known.maxsize),
+            "hits": self._hits,
+            "misses": self._misses,
+        }
+
+    async def _encode_batch(self, texts: list[str]) -> list[NDArray[np.float32]]:
+        encoder = self._encoder
+        if encoder is None:
+            if self._description.model is None:
+                raise InvalidRequest(
+                    "this index was built from precomputed embeddings; search with a vector"
+                )
+            raise Unavailable("the encoder is still loading; try again in a few seconds")
+        distinct = list(dict.fromkeys(texts))
+        loop = asyncio.get_running_loop()
+        encoded = await loop.run_in_executor(self._thread, encoder.encode_queries, distinct)
+        units = dict(zip(distinct, self._units(encoded), strict=True))
+        if encoder is self._encoder and self._known.maxsize:
+            self._known.update(
+                (text, unit)
+                for text, unit in units.items()
+                if len(text) <= REMEMBERED_CHARACTERS_MAX
+            )
+        return [units[text] for text in texts]
+
+    def _units(self, encoded: NDArray[Any]) -> NDArray[np.float32]:
+        """Padded and turned as the index's own vectors are; shared, so not to be written to."""
+        units = self._description.calibration.units(encoded)
+        units.flags.writeable = False
+        return units

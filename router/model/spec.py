@@ -1,0 +1,33 @@
+"""Which model a process is to load, without loading anything to say so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bitsift.router.description import ModelSpec
+
+if TYPE_CHECKING:
+    from bitsift.router.model.encoder import Encoder
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderSpec:
+    """Which model is to be loaded, and how; it crosses to the process that needs the model.
+
+    With ``expected`` another state of the model is refused. ``threads`` is how many cores it may
+    use; None: all.
+    """
+
+    name: str
+    backend: str = "auto"
+    expected: ModelSpec | None = None
+    threads: int | None = None
+
+    def load(self) -> Encoder:
+        """Raises InvalidRequest for an unknown model or backend, FormatMismatch, Unavailable."""
+        from bitsift.router.model.encoder import Encoder  # torch, and seconds
+
+        return Encoder.load(
+            self.name, backend=self.backend, threads=self.threads, expected=self.expected
+        )

@@ -1,0 +1,1 @@
+"""The shards as the router sees them: placement, calls, and collecting results."""

@@ -1,0 +1,196 @@
+"""Ask every shard at once, under one deadline. Missing answers are reported in the coverage."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from bitsift.errors import (
+    BitsiftError,
+    Corrupt,
+    DeadlineExceeded,
+    RequestOutcome,
+    Unavailable,
+    reason,
+)
+from bitsift.options import Mode
+from bitsift.results import Coverage, ShardFailure
+from bitsift.router.batching import Batcher
+from bitsift.router.shards.link import ShardLink
+from bitsift.router.shards.placement import Placement
+from bitsift.router.shards.replica_set import ReplicaSet, ShardState
+from bitsift.shard_worker.types import (
+    Candidates,
+    Document,
+    Query,
+    Read,
+    ShardStatus,
+    Unread,
+)
+
+QUERIES_PER_CALL_MAX = 64
+EXHAUSTIVE_PER_CALL_MAX = 8
+"""They share one pass over all codes; more would make the first of them wait for the rest."""
+READS_PER_CALL_MAX = 64
+"""Queries whose documents are requested from a shard in one call."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fetched:
+    """Documents by (shard, row), those that did not fit, and why others are missing."""
+
+    documents: dict[tuple[int, int], Document] = field(default_factory=dict)
+    unread: dict[tuple[int, int], Unread] = field(default_factory=dict)
+    failures: list[ShardFailure] = field(default_factory=list)
+
+
+class FanOut:
+    """All shards of one index. Every query and read has its deadline."""
+
+    def __init__(self, links: Sequence[ShardLink]) -> None:
+        """A link is one replica of its shard, unless it is a ReplicaSet."""
+        self._shards = tuple(ReplicaSet.of(shard, link) for shard, link in enumerate(links))
+        self._placement = Placement(len(links))
+        self._batchers = [_searches(shard, QUERIES_PER_CALL_MAX) for shard in self._shards]
+        self._slow = [_searches(shard, EXHAUSTIVE_PER_CALL_MAX) for shard in self._shards]
+        self._readers = [
+            _reads(shard, shard.documents, READS_PER_CALL_MAX) for shard in self._shards
+        ]
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    def wait_s(self, mode: Mode) -> float:
+        """Expected wait of a query of this mode for the fastest shard."""
+        return min((batcher.wait_s() for batcher in self._batchers_for(mode)), default=0.0)
+
+    def _batchers_for(self, mode: Mode) -> list[Batcher[Query, Candidates]]:
+        """No ``exhaustive`` query is in one call with others, or before them in a queue."""
+        return self._slow if mode is Mode.EXHAUSTIVE else self._batchers
+
+    async def search(self, query: Query) -> tuple[list[Candidates], Coverage]:
+        """Candidates of the shards that answered, in shard order, and the coverage.
+
+        Calls to shards that have not answered by then are cancelled.
+        """
+        asks = [batcher.enqueue(query) for batcher in self._batchers_for(query.options.mode)]
+        try:
+            found, failures = await self._gather(dict(enumerate(asks)), query.deadline.at_s)
+        finally:
+            query.deadline.give_up()
+        for shard, candidates in found.items():
+            if candidates.corrupt:
+                message = f"{candidates.corrupt} rows were left out because their checksums failed"
+                failures.append(ShardFailure(shard, "ChecksumMismatch", message))
+        return [found[shard] for shard in sorted(found)], Coverage(
+            len(self), len(found), tuple(sorted(failures, key=lambda f: f.shard))
+        )
+
+    async def documents(self, reads: Mapping[int, Read]) -> Fetched:
+        """What ``reads`` of each shard find; what is missing is a failure. One deadline for all."""
+        if not reads:
+            return Fetched()
+        asks = {shard: self._readers[shard].enqueue(read) for shard, read in reads.items()}
+        deadline = next(iter(reads.values())).deadline
+        try:
+            answers, failures = await self._gather(asks, deadline.at_s)
+        finally:
+            deadline.give_up()
+        fetched = Fetched(failures=failures)
+        for shard, found in answers.items():
+            for row, item in zip(reads[shard].rows, found, strict=True):
+                if isinstance(item, Document):
+                    fetched.documents[shard, row] = item
+                elif isinstance(item, Unread):
+                    fetched.unread[shard, row] = item
+                else:
+                    failures.append(_failure(shard, item))
+        return fetched
+
+    async def document(self, document_id: str, timeout_s: float) -> tuple[int, Document]:
+        """A shard that owns the id, and the document; raises what the shard does, NotFound…"""
+        shard = self._placement.owners(document_id)[0]
+        try:
+            async with asyncio.timeout(timeout_s):
+                return shard, await self._shards[shard].document(document_id)
+        except TimeoutError as error:
+            late = self._late(shard, timeout_s)
+            raise late.with_outcome(RequestOutcome.NOT_DONE) from error
+
+    async def of_each(self, call: Callable[[ShardLink], Awaitable[T]]) -> list[T]:
+        """What ``call`` gives for every shard, without a deadline.
+
+        Raises the first error, when all have ended.
+        """
+        found = await asyncio.gather(*map(call, self._shards), return_exceptions=True)
+        for error in found:
+            if isinstance(error, BaseException):
+                raise error
+        return [result for result in found if not isinstance(result, BaseException)]
+
+    async def statuses(self, timeout_s: float) -> list[ShardStatus]:
+        """The state of every shard; one that does not say is UNREACHABLE."""
+        return [state.status for state in await self.states(timeout_s)]
+
+    async def states(self, timeout_s: float) -> list[ShardState]:
+        """The same, with what is known of every replica."""
+        return list(await asyncio.gather(*(shard.state(timeout_s) for shard in self._shards)))
+
+    async def _gather(
+        self, asks: Mapping[int, Awaitable[T]], deadline_s: float
+    ) -> tuple[dict[int, T], list[ShardFailure]]:
+        """Await all at once until ``deadline_s`` (monotonic); any other exception is a failure."""
+        tasks = {shard: asyncio.ensure_future(ask) for shard, ask in asks.items()}
+        if not tasks:
+            return {}, []
+        budget_s = max(0.0, deadline_s - time.monotonic())
+        late: dict[int, BitsiftError] = {}
+        try:
+            await asyncio.wait(tasks.values(), timeout=budget_s)
+        finally:
+            for shard, task in tasks.items():
+                if not task.done():
+                    late[shard] = self._late(shard, budget_s)
+                    task.cancel()
+        found: dict[int, T] = {}
+        failures = []
+        for shard, task in tasks.items():
+            error = late.get(shard) or (None if task.cancelled() else task.exception())
+            if isinstance(error, TimeoutError):
+                error = self._late(shard, budget_s)
+            elif error is None and task.cancelled():
+                error = Unavailable(f"the call to shard {shard} was cancelled")
+            if error is None:
+                found[shard] = task.result()
+            else:
+                failures.append(_failure(shard, error))
+        return found, failures
+
+    def _late(self, shard: int, waited_s: float) -> DeadlineExceeded:
+        silent = self._shards[shard].silent()
+        return DeadlineExceeded(f"shard {shard} did not answer in {waited_s:.3f} s{silent}")
+
+
+def _reads(shard: ReplicaSet, run: Callable[[list[Any]], Any], limit: int) -> Batcher[Any, Any]:
+    """Reads change nothing, so a call that nobody waits for can be left behind."""
+    return Batcher(run, limit, ends_when_left=True, lanes=lambda: shard.lanes)
+
+
+def _searches(shard: ReplicaSet, limit: int) -> Batcher[Query, Candidates]:
+    async def search(queries: list[Query]) -> Sequence[Candidates | BitsiftError]:
+        timeout_s = max(query.deadline.remaining_s() for query in queries)
+        return await shard.search(queries, timeout_s)
+
+    return _reads(shard, search, limit)
+
+
+def _failure(shard: int, error: BaseException) -> ShardFailure:
+    """Never raises, whatever the error is: one shard's failure must not affect the others."""
+    if isinstance(error, BitsiftError) and error.args:
+        return ShardFailure(shard, type(error).__name__, error.message)
+    message = f"shard {shard} failed unexpectedly: {reason(error)}"
+    return ShardFailure(shard, Corrupt.__name__, message)

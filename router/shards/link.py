@@ -1,0 +1,40 @@
+"""What a shard is to its callers, wherever it is and however many replicas it has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from bitsift.errors import BitsiftError
+from bitsift.shard_worker.maintenance.backup import ShardCopy
+from bitsift.shard_worker.operations import Operation, Outcome
+from bitsift.shard_worker.types import Candidates, Document, Found, Query, Read, ShardStatus
+
+
+class ShardLink(Protocol):
+    """One shard as the router sees it. Failures are BitsiftErrors.
+
+    Each query and each read has a deadline of its own, and its error in its place.
+    """
+
+    async def search(
+        self, queries: Sequence[Query], timeout_s: float
+    ) -> Sequence[Candidates | BitsiftError]: ...
+
+    async def documents(self, reads: Sequence[Read]) -> Sequence[list[Found] | BitsiftError]: ...
+
+    async def document(self, document_id: str) -> Document: ...
+
+    async def foresee(self, operations: Sequence[Operation]) -> Sequence[Outcome]: ...
+
+    async def write(self, operations: Sequence[Operation]) -> Sequence[Outcome]: ...
+
+    async def newest_version(self) -> int:
+        """The newest version of a document that it knows (clock.py)."""
+        ...
+
+    async def backup(self, dest: str) -> ShardCopy: ...
+
+    async def compact(self) -> bool: ...
+
+    async def status(self) -> ShardStatus: ...

@@ -1,0 +1,159 @@
+"""A ShardActor seen as a shard, a WriterActor as a writer. Whatever a call raises leaves here as a
+BitsiftError that says what became of the call (ray_calls.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from bitsift.errors import BitsiftError, Overloaded
+from bitsift.options import Mode
+from bitsift.router.shards.ray_calls import WRITER, Callee, asked, called, put, sent, shard_callee
+from bitsift.router.shards.remote_calls import named_call
+from bitsift.shard_worker.maintenance.backup import ShardCopy
+from bitsift.shard_worker.operations import Operation, Outcome, statuses
+from bitsift.shard_worker.types import (
+    Candidates,
+    Document,
+    Found,
+    Query,
+    Read,
+    ShardStatus,
+)
+from bitsift.shard_worker.wire.frames import Kind, head_of
+from bitsift.shard_worker.wire.search import (
+    pack_queries,
+    pack_reads,
+    unpack_candidates,
+    unpack_documents,
+)
+from bitsift.shard_worker.wire.structures import unpack_fact
+from bitsift.shard_worker.wire.write import pack_writes, unpack_outcomes
+from bitsift.write_status import WriteStatus
+
+T = TypeVar("T")
+INLINE_BYTES_MAX = 64 << 10
+"""Ray sends arguments up to 100 KiB along with the call. Larger ones are put into its object store
+in a thread: copying them would stop the event loop."""
+UNPACKED_BYTES_MAX = 128 << 10
+"""What is unpacked in the event loop: 1 ms. A batch of questions takes several times as long."""
+
+
+class RemoteLink:
+    """One shard behind a Ray actor handle. Calls are at most once; deadlines are the caller's."""
+
+    def __init__(self, shard: int, actor: Any, node: str = "") -> None:
+        """``node`` is where its replica is, for messages; "" where there is one machine only."""
+        self._callee = shard_callee(shard, node)
+        self._actor = actor
+
+    async def search(
+        self, queries: Sequence[Query], timeout_s: float
+    ) -> Sequence[Candidates | BitsiftError]:
+        slow = queries[0].options.mode is Mode.EXHAUSTIVE
+        method = "exhaustive" if slow else "search"
+        with named_call([query.deadline for query in queries], self._give_up) as call:
+            packed = await self._ask(method, call, pack_queries(queries))
+        return await _unpacked(unpack_candidates, packed)
+
+    async def documents(self, reads: Sequence[Read]) -> Sequence[list[Found] | BitsiftError]:
+        with named_call([read.deadline for read in reads], self._give_up) as call:
+            packed = await self._ask("documents", call, pack_reads(reads))
+        return await _unpacked(unpack_documents, packed)
+
+    def _give_up(self, call: str, places: list[int]) -> None:
+        with contextlib.suppress(Overloaded):  # then it costs to its deadline
+            sent(self._actor.give_up, self._callee, call, places)
+
+    async def document(self, document_id: str) -> Document:
+        (found,) = unpack_documents(await self._ask("document", document_id))
+        assert isinstance(found, list), found
+        (document,) = found
+        assert isinstance(document, Document), document
+        return document
+
+    async def foresee(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
+        data = pack_writes(operations, kind=Kind.HINTS)  # small: no texts
+        return unpack_outcomes(await self._ask("foresee", data))
+
+    async def write(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
+        data = await asyncio.to_thread(pack_writes, operations)
+        return unpack_outcomes(await self._ask("write", data))
+
+    def load(self, operation: Operation) -> Loading:
+        """``write`` for a bulk load, which has no event loop: under way when this returns.
+
+        Its calls have a thread of their own in the shard.
+        """
+        method = self._actor.write.options(concurrency_group="load")
+        return Loading(sent(method, self._callee, pack_writes([operation])), self._callee)
+
+    async def newest_version(self) -> int:
+        return head_of(await self._ask("status"), Kind.FACTS).stamp.clock
+
+    async def backup(self, dest: str) -> ShardCopy:
+        return unpack_fact(await self._ask("backup", dest), ShardCopy)
+
+    async def compact(self) -> bool:
+        return bool(await self._ask("compact"))
+
+    async def status(self) -> ShardStatus:
+        return unpack_fact(await self._ask("status"), ShardStatus)
+
+    async def _ask(self, method: str, *arguments: Any) -> Any:
+        return await called(getattr(self._actor, method), self._callee, *arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """One operation of a bulk load, under way."""
+
+    _reference: Any
+    _callee: Callee
+
+    def statuses(self) -> list[WriteStatus]:
+        """Those of its documents, when they are durable; waits. Raises BitsiftErrors."""
+        (found,) = statuses(unpack_outcomes(asked(self._reference, self._callee)))
+        return found
+
+
+class RemoteWriter:
+    """The WriteService of a WriterActor."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def hand_over(self, actor: Any) -> None:
+        """Another actor writes from now on; calls under way end where they are."""
+        self._actor = actor
+
+    async def upsert(self, body: bytes) -> bytes:
+        return bytes(await self._ask("upsert", body))
+
+    async def upsert_lines(
+        self, block: bytes, first_line: int, only_errors: bool
+    ) -> tuple[bytes, dict[str, int]]:
+        answer: tuple[bytes, dict[str, int]] = await self._ask(
+            "upsert_lines", block, first_line, only_errors
+        )
+        return answer
+
+    async def delete(self, body: bytes) -> bytes:
+        return bytes(await self._ask("delete", body))
+
+    async def _ask(self, method: str, data: bytes, *arguments: Any) -> Any:
+        sendable = data if len(data) <= INLINE_BYTES_MAX else await put(data, WRITER)
+        return await called(getattr(self._actor, method), WRITER, sendable, *arguments)
+
+
+async def _unpacked(unpack: Callable[[bytes], T], data: bytes) -> T:
+    """What ``unpack`` makes of ``data``; of a large one in a thread, with which the loop takes
+    turns.
+    """
+    if len(data) <= UNPACKED_BYTES_MAX:
+        return unpack(data)
+    return await asyncio.to_thread(unpack, data)

@@ -1,0 +1,47 @@
+"""Names calls to a shard's actor, and tells it which of their queries were cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import itertools
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+
+from bitsift.shard_worker.deadline import Deadline
+
+_PROCESS = secrets.token_hex(8)
+_NUMBERS = itertools.count()
+
+
+@contextlib.contextmanager
+def named_call(
+    deadlines: Sequence[Deadline], give_up: Callable[[str, list[int]], object]
+) -> Iterator[str]:
+    """A name for a call whose queries have ``deadlines``.
+
+    While the call lasts, ``give_up`` is called with the name and the places of the queries that
+    were cancelled, those of one turn of the event loop together.
+    """
+    name = f"{_PROCESS}-{next(_NUMBERS)}"
+    places: list[int] = []
+    loop = asyncio.get_running_loop()
+
+    def tell() -> None:
+        give_up(name, places.copy())
+        places.clear()
+
+    def left(place: int) -> None:
+        if not places:
+            loop.call_soon(tell)
+        places.append(place)
+
+    listeners = [functools.partial(left, place) for place in range(len(deadlines))]
+    for deadline, listener in zip(deadlines, listeners, strict=True):
+        deadline.on_give_up(listener)
+    try:
+        yield name
+    finally:
+        for deadline, listener in zip(deadlines, listeners, strict=True):
+            deadline.forget(listener)

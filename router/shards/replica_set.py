@@ -1,0 +1,270 @@
+"""Several replicas of one shard, seen as one shard."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import math
+import operator
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from bitsift.errors import (
+    BitsiftError,
+    DeadlineExceeded,
+    RequestOutcome,
+    ShardUnavailable,
+    Unavailable,
+    reason,
+)
+from bitsift.options import TIMEOUT_MAX_S, Mode
+from bitsift.router.shards.background import let_end
+from bitsift.router.shards.hedging import HedgeBudget
+from bitsift.router.shards.link import ShardLink
+from bitsift.router.shards.race import Attempt, Race, better_of_two
+from bitsift.router.shards.replica import Ask, Latest, Replica, ReplicaStatus
+from bitsift.router.shards.replica_writes import ReplicaWrites
+from bitsift.shard_worker.maintenance.backup import ShardCopy
+from bitsift.shard_worker.operations import Operation, Outcome
+from bitsift.shard_worker.types import Candidates, Document, Found, Query, Read, ShardStatus
+
+ORIGINS_MAX = 64
+"""Opened copies of a shard that are remembered: documents are read from the one that answered."""
+PROBE_TIMEOUT_S = 5.0
+T = TypeVar("T")
+_STATES = ("READY", "LOADING", "FAILED", "UNREACHABLE")
+"""Best first: a shard is in the state of its best replica."""
+
+_searches: Latest = operator.attrgetter("searches")
+_reads: Latest = operator.attrgetter("reads")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ShardState:
+    """The status of a shard's best replica, and what is known of each replica."""
+
+    status: ShardStatus
+    replicas: tuple[ReplicaStatus, ...]
+
+
+class ReplicaSet:
+    """All replicas of one shard as one link. Lives in one event loop.
+
+    One of them answers a search (race.py), and its documents are read from that one, since row
+    numbers are its own. Writes go to all of them (replica_writes.py).
+    """
+
+    def __init__(self, shard: int, replicas: Sequence[Replica]) -> None:
+        self._shard = shard
+        self._replicas = tuple(replicas)
+        self._budget = HedgeBudget()
+        self._origins: OrderedDict[int, Replica] = OrderedDict()
+        self.writes = ReplicaWrites(shard, self._replicas)
+
+    @classmethod
+    def of(cls, shard: int, link: ShardLink) -> ReplicaSet:
+        """The shard of a single link as a set of one replica; a ReplicaSet is returned as it is."""
+        return link if isinstance(link, ReplicaSet) else cls(shard, [Replica(shard, "", link)])
+
+    @property
+    def lanes(self) -> int:
+        """How many concurrent calls are useful: one for each replica."""
+        return max(1, len(self._replicas))
+
+    def place(self, replicas: Sequence[Replica]) -> None:
+        """Use these from now on; calls in flight finish where they are."""
+        self._replicas = tuple(replicas)
+        self.writes.place(self._replicas)
+
+    # --- reads -----------------------------------------------------------------------------
+
+    async def search(
+        self, queries: Sequence[Query], timeout_s: float
+    ) -> Sequence[Candidates | BitsiftError]:
+        """Raises TimeoutError, or if no replica answers, the error that they had."""
+        if len(self._replicas) == 1:
+            (only,) = self._replicas
+            ask = _searching(queries, timeout_s)
+            if queries[0].options.mode is Mode.EXHAUSTIVE:
+                return await only.slow_call(ask, timeout_s)
+            return await only.call(ask, timeout_s, _searches)
+        if queries[0].options.mode is Mode.EXHAUSTIVE:  # neither hedges nor breakers
+            return await self._of_one(self._learning(queries, timeout_s).ask, timeout_s)
+        return await self._race(
+            lambda: self._learning(queries, timeout_s), timeout_s, _searches, self._budget
+        )
+
+    def _learning(
+        self, queries: Sequence[Query], timeout_s: float
+    ) -> Attempt[Sequence[Candidates | BitsiftError]]:
+        """One attempt, which can be cancelled alone; it records whose rows they are."""
+        deadlines = [query.deadline.branch() for query in queries]
+        branched = [
+            dataclasses.replace(query, deadline=deadline)
+            for query, deadline in zip(queries, deadlines, strict=True)
+        ]
+
+        async def ask(replica: Replica) -> Sequence[Candidates | BitsiftError]:
+            answers = await replica.link.search(branched, timeout_s)
+            for answer in answers:
+                if isinstance(answer, Candidates):
+                    self._origins[answer.origin.replica] = replica
+                    self._origins.move_to_end(answer.origin.replica)
+            while len(self._origins) > ORIGINS_MAX:
+                self._origins.popitem(last=False)
+            return answers
+
+        def give_up() -> None:
+            for deadline in deadlines:
+                deadline.give_up()
+
+        return Attempt(ask, give_up)
+
+    async def documents(self, reads: Sequence[Read]) -> Sequence[list[Found] | BitsiftError]:
+        """Unavailable for rows of a replica that is no longer known: search again."""
+        timeout_s = max(read.deadline.remaining_s() for read in reads)
+        if len(self._replicas) == 1:
+            (only,) = self._replicas
+            return await only.call(lambda it: it.link.documents(reads), timeout_s, _reads)
+        places: dict[Replica | None, list[int]] = {}
+        for place, read in enumerate(reads):
+            places.setdefault(self._origins.get(read.origin.replica), []).append(place)
+        asks = [
+            self._documents(replica, [reads[place] for place in mine], timeout_s)
+            for replica, mine in places.items()
+        ]
+        found: dict[int, list[Found] | BitsiftError] = {}
+        for mine, answers in zip(places.values(), await asyncio.gather(*asks), strict=True):
+            found |= zip(mine, answers, strict=True)
+        return [found[place] for place in range(len(reads))]
+
+    async def _documents(
+        self, replica: Replica | None, reads: Sequence[Read], timeout_s: float
+    ) -> Sequence[list[Found] | BitsiftError]:
+        """From one replica. Its error is returned for each read, since others may succeed."""
+        if replica is None:
+            said = f"shard {self._shard}: the replica that answered is not known: search again"
+            return [Unavailable(said)] * len(reads)
+        others = [other for other in self._replicas if other is not replica]
+        try:
+            return await replica.call(
+                lambda it: it.link.documents(reads), timeout_s, _reads, others
+            )
+        except TimeoutError:
+            late = DeadlineExceeded(f"{replica.name} did not answer in {timeout_s:.3f} s")
+            return [late.with_outcome(RequestOutcome.NOT_DONE)] * len(reads)
+        except BitsiftError as error:
+            return [error] * len(reads)
+
+    async def document(self, document_id: str) -> Document:
+        """Raises NotFound, ChecksumMismatch, or if no replica answers, the error that they had."""
+        attempt: Attempt[Document] = Attempt(lambda it: it.link.document(document_id))
+        return await self._race(lambda: attempt, TIMEOUT_MAX_S, _reads, self._budget)
+
+    async def foresee(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
+        attempt: Attempt[Sequence[Outcome]] = Attempt(lambda it: it.link.foresee(operations))
+        return await self._race(lambda: attempt, TIMEOUT_MAX_S, _reads, None)
+
+    async def _race(
+        self,
+        attempt: Callable[[], Attempt[T]],
+        timeout_s: float,
+        latest: Latest,
+        budget: HedgeBudget | None,
+    ) -> T:
+        self._check_any()
+        for replica in self._replicas:
+            if replica.breaker.is_due and any(other.is_well for other in self._replicas):
+                _probe(replica)
+        return await Race(self._replicas, attempt, latest, budget).run(timeout_s)
+
+    async def _of_one(self, ask: Ask[T], timeout_s: float = math.inf) -> T:
+        """The answer of one replica, however long it takes; if it is unreachable, of another.
+
+        Raises the error of the last one.
+        """
+        self._check_any()
+        untried = list(self._replicas)
+        while True:
+            replica = better_of_two(untried, _searches)
+            untried.remove(replica)
+            try:
+                return await replica.slow_call(ask, timeout_s)
+            except Unavailable as error:
+                if not untried or isinstance(error, DeadlineExceeded):
+                    raise
+
+    def _check_any(self) -> None:
+        if not self._replicas:
+            said = f"shard {self._shard} has no replica at the moment"
+            raise ShardUnavailable(said).with_outcome(RequestOutcome.NOT_DONE)
+
+    # --- writes, maintenance, state -----------------------------------------------------------
+
+    async def write(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
+        self._check_any()
+        return await self.writes.write(operations)
+
+    async def newest_version(self) -> int:
+        """The newest version of all replicas that can be asked."""
+        self._check_any()
+        return await self.writes.newest_version()
+
+    async def backup(self, dest: str) -> ShardCopy:
+        return await self._of_one(lambda it: it.link.backup(dest))
+
+    async def compact(self) -> bool:
+        """Compacts one replica at a time, so that others answer; then raises the first error."""
+        self._check_any()
+        found, errors = False, list[BitsiftError]()
+        for replica in self._replicas:
+            try:
+                found |= await replica.slow_call(lambda it: it.link.compact())
+            except BitsiftError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+        return found
+
+    async def status(self) -> ShardStatus:
+        return (await self.state(TIMEOUT_MAX_S)).status
+
+    async def state(self, timeout_s: float) -> ShardState:
+        """The statuses that replicas give within ``timeout_s``. Never raises."""
+        replicas = self._replicas
+        found = await asyncio.gather(
+            *(it.status(timeout_s) for it in replicas), return_exceptions=True
+        )
+        statuses = [
+            self._unreachable(said, timeout_s) if isinstance(said, BaseException) else said
+            for said in found
+        ]
+        nobody = ShardStatus(self._shard, "UNREACHABLE", "it has no replica at the moment")
+        best = min(statuses, key=lambda status: _STATES.index(status.state), default=nobody)
+        facts = [it.facts(said) for it, said in zip(replicas, statuses, strict=True)]
+        return ShardState(best, tuple(facts))
+
+    def _unreachable(self, error: BaseException, timeout_s: float) -> ShardStatus:
+        said = f"shard {self._shard} failed unexpectedly: {reason(error)}"
+        if isinstance(error, TimeoutError):
+            said = f"shard {self._shard} did not answer in {timeout_s:.3f} s"
+        elif isinstance(error, BitsiftError):
+            said = error.message
+        return ShardStatus(self._shard, "UNREACHABLE", said)
+
+    def silent(self) -> str:
+        """How long each of several replicas has been silent, for messages about a late shard."""
+        if len(self._replicas) <= 1:
+            return ""
+        said = [f"{it.node}: no answer for {it.silent_s:.1f} s" for it in self._replicas]
+        return f" ({'; '.join(said)})"
+
+
+def _searching(queries: Sequence[Query], timeout_s: float) -> Ask[Any]:
+    return lambda it: it.link.search(queries, timeout_s)
+
+
+def _probe(replica: Replica) -> None:
+    """Checks whether a replica whose breaker is open answers again; no query waits for it."""
+    let_end(asyncio.ensure_future(replica.status(PROBE_TIMEOUT_S)))

@@ -1,0 +1,312 @@
+"""WriteService: documents and ids to delete, from the bytes of a request to what became of each.
+
+It runs in a process of its own, next to the router's: parsing 64 MB of JSON, or the model, would
+block answers there. Independent of Ray and HTTP.
+
+A call is processed in slices: the shards are asked which documents they have already; the rest is
+encoded, quantized, and sent to its shards, which answer when it is on their disks. Two slices of a
+call are under way at once: one is encoded while the other is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from bitsift.errors import BitsiftError, InvalidRequest, RequestOutcome, reason
+from bitsift.router.description import IndexDescription
+from bitsift.router.shards.link import ShardLink
+from bitsift.router.shards.placement import Placement
+from bitsift.router.write.document_rules import model_text
+from bitsift.router.write.document_vectors import DocumentEncoder, DocumentVectors
+from bitsift.router.write.incoming import DocumentReader, Incoming, Item, read_ids
+from bitsift.router.write.shard_writes import ShardWrites
+from bitsift.shard_worker.operations import Confirm, Delete, Outcome, Upsert
+from bitsift.shard_worker.store.packing import content_digest
+from bitsift.shard_worker.types import GIVEN_VECTOR_POSITION, LIVE_POSITION
+from bitsift.write_results import (
+    DELETE_STATUSES,
+    UPSERT_STATUSES,
+    WriteError,
+    WriteResult,
+)
+from bitsift.write_status import WriteStatus
+
+log = logging.getLogger(__name__)
+
+SLICE_DOCUMENTS = 512
+SLICE_BYTES = 4 << 20
+"""What goes to the shards at once, and so into one transaction: it ends before either."""
+SLICES_AT_ONCE = 2
+Verdict = WriteStatus | BitsiftError
+"""What became of one document: InvalidRequest where the caller must change it."""
+
+
+class WriteService:
+    """Writes to one index. Lives in one event loop; what takes long is done in threads."""
+
+    def __init__(
+        self,
+        description: IndexDescription,
+        links: Sequence[ShardLink],
+        load_encoder: Callable[[], DocumentEncoder] | None,
+    ) -> None:
+        """``load_encoder`` is called when a text first needs it; None: precomputed embeddings
+        only.
+        """
+        self._calibration = description.calibration
+        self._reader = DocumentReader(description.dimension, has_model=load_encoder is not None)
+        self._vectors = None if load_encoder is None else DocumentVectors(load_encoder)
+        self.shards = ShardWrites(links)
+        self._placement = Placement(len(links))
+
+    async def upsert(self, body: bytes) -> bytes:
+        """The JSON of ``Upserts`` for the JSON of ``UpsertBody``.
+
+        Raises InvalidRequest or RequestTooLarge for what is no such body, and what befell the
+        documents when it befell all of them: StorageFull, ShardUnavailable, WritesStopped, …
+        """
+        items = await asyncio.to_thread(self._reader.read_body, body)
+        verdicts = await self._store(items)
+        return _answer([item.id for item in items], verdicts, UPSERT_STATUSES)
+
+    async def upsert_lines(
+        self, block: bytes, first_line: int, only_errors: bool
+    ) -> tuple[bytes, dict[str, int]]:
+        """The same for whole lines of a stream: a line of JSON for each, and how many of each kind.
+
+        ``only_errors`` leaves the lines of those out that are stored. What befell all of them is in
+        their results too.
+        """
+        items = await asyncio.to_thread(self._reader.read_lines, block, first_line)
+        verdicts = await self._store(items)
+        results = [_result(item.id, verdict) for item, verdict in zip(items, verdicts, strict=True)]
+        lines = [
+            orjson.dumps(
+                {
+                    "line": item.line,
+                    "id": result.id,
+                    "status": result.status,
+                    "error": result.error,
+                },
+                option=orjson.OPT_APPEND_NEWLINE,
+            )
+            for item, result in zip(items, results, strict=True)
+            if not only_errors or result.error is not None
+        ]
+        return b"".join(lines), _counts(results, UPSERT_STATUSES)
+
+    async def delete(self, body: bytes) -> bytes:
+        """The JSON of ``Deletes`` for the JSON of ``DeleteBody``. Raises as ``upsert`` does."""
+        ids = read_ids(body)
+        parts = self._by_owner(ids, range(len(ids)))
+        operations = {
+            shard: Delete([ids[place] for place in places]) for shard, places in parts.items()
+        }
+        verdicts: dict[int, Verdict] = {}
+        for shard, found in (await self.shards.write(operations)).items():
+            verdicts |= _spread(parts[shard], found)
+        return _answer(ids, [verdicts[place] for place in range(len(ids))], DELETE_STATUSES)
+
+    async def _store(self, items: Sequence[Item]) -> list[Verdict]:
+        """What became of each item, in order. The last good one of an id counts."""
+        last = {item.id: place for place, item in enumerate(items) if item.document is not None}
+        verdicts: dict[int, Verdict] = {}
+        slots = asyncio.Semaphore(SLICES_AT_ONCE)
+
+        async def store(places: list[int], documents: list[Incoming]) -> None:
+            async with slots:
+                stored = await self._store_slice(documents)
+            verdicts.update(zip(places, stored, strict=True))
+
+        await asyncio.gather(*(store(*part) for part in _slices(items, sorted(last.values()))))
+        return [_verdict_on(item, place, last, verdicts) for place, item in enumerate(items)]
+
+    async def _store_slice(self, documents: Sequence[Incoming]) -> list[Verdict]:
+        """Documents of distinct ids. What nobody foresaw fails those of this slice of which nothing
+        is known: other slices, and other documents of this one, may be on the disk.
+        """
+        verdicts: dict[int, Verdict] = {}
+        try:
+            await self._store_documents(documents, verdicts)
+        except Exception as error:
+            log.exception("documents could not be written")
+            failed = BitsiftError(f"the writer failed ({reason(error)})")
+            return [verdicts.get(place, failed) for place in range(len(documents))]
+        return [verdicts[place] for place in range(len(documents))]
+
+    async def _store_documents(
+        self, documents: Sequence[Incoming], verdicts: dict[int, Verdict]
+    ) -> None:
+        """Puts what became of each document into ``verdicts``, as soon as it is known."""
+        ids = [document.id for document in documents]
+        await self._confirm(documents, ids, verdicts)
+        new = [place for place in range(len(documents)) if place not in verdicts]
+        codes, failed = await self._codes(documents, new)
+        verdicts |= failed
+        parts = self._by_owner(ids, list(codes))
+        operations = {shard: _upsert(documents, places, codes) for shard, places in parts.items()}
+        for shard, outcome in (await self.shards.write(operations)).items():
+            verdicts |= _spread(parts[shard], outcome)
+
+    async def _confirm(
+        self, documents: Sequence[Incoming], ids: Sequence[str], verdicts: dict[int, Verdict]
+    ) -> None:
+        """Have the shards confirm what needs no model because they have it already.
+
+        They are asked first, which waits for no write: most documents are new. What they say then
+        is a hint; UNCHANGED is what the write itself says.
+        """
+        texts = [place for place, document in enumerate(documents) if document.vector is None]
+        parts = self._by_owner(ids, texts)
+        foreseen = await self.shards.foresee(_confirms(documents, parts))
+        likely: dict[int, list[int]] = {}
+        for shard, outcome in foreseen.items():
+            if isinstance(outcome, BitsiftError):
+                verdicts |= _spread(parts[shard], outcome)
+            elif places := _unchanged(parts[shard], outcome):
+                likely[shard] = places
+        if not likely:
+            return
+        for shard, outcome in (await self.shards.write(_confirms(documents, likely))).items():
+            if isinstance(outcome, BitsiftError):  # it would have changed nothing
+                verdicts |= _spread(likely[shard], outcome.with_outcome(RequestOutcome.NOT_DONE))
+            else:
+                same = _unchanged(likely[shard], outcome)
+                verdicts |= dict.fromkeys(same, WriteStatus.UNCHANGED)
+
+    def _by_owner(self, ids: Sequence[str], places: Sequence[int]) -> dict[int, list[int]]:
+        """``places`` of ``ids`` by the shard that owns them."""
+        parts = self._placement.by_owner([ids[place] for place in places])
+        return {shard: [places[at] for at in mine.tolist()] for shard, mine in parts.items()}
+
+    async def _codes(
+        self, documents: Sequence[Incoming], places: Sequence[int]
+    ) -> tuple[dict[int, NDArray[np.int8]], dict[int, Verdict]]:
+        """The int8 code (width,) of the documents at ``places``, and why others have none."""
+        vectors = {p: vector for p in places if (vector := documents[p].vector) is not None}
+        texts = [place for place in places if place not in vectors]
+        failed: dict[int, Verdict] = {}
+        if texts:
+            assert self._vectors is not None
+            given = [model_text(documents[place].title, documents[place].text) for place in texts]
+            try:
+                vectors |= zip(texts, await self._vectors.of(given), strict=True)
+            except BitsiftError as error:
+                failed = dict.fromkeys(texts, error.with_outcome(RequestOutcome.NOT_DONE))
+        if not vectors:
+            return {}, failed
+        codes = await asyncio.to_thread(self._quantize, list(vectors.values()))
+        return dict(zip(vectors, codes, strict=True)), failed
+
+    def _quantize(self, vectors: Sequence[NDArray[np.float32]]) -> NDArray[np.int8]:
+        """int8 codes (n, width) of vectors (dimension,)."""
+        return self._calibration.quantize(self._calibration.units(np.stack(vectors)))[0]
+
+
+def _slices(
+    items: Sequence[Item], places: Sequence[int]
+) -> Iterator[tuple[list[int], list[Incoming]]]:
+    """The documents at ``places``, in order, cut into slices, each with its places."""
+    taken, documents, size = list[int](), list[Incoming](), 0
+    for place in places:
+        document = items[place].document
+        assert document is not None
+        if documents and (
+            len(documents) == SLICE_DOCUMENTS or size + document.size_bytes > SLICE_BYTES
+        ):
+            yield taken, documents
+            taken, documents, size = [], [], 0
+        taken.append(place)
+        documents.append(document)
+        size += document.size_bytes
+    if documents:
+        yield taken, documents
+
+
+def _verdict_on(
+    item: Item, place: int, last: Mapping[str | None, int], verdicts: Mapping[int, Verdict]
+) -> Verdict:
+    """Of a document that gave way to a later one of its id: nothing changed, unless that failed."""
+    if item.error is not None:
+        return item.error
+    verdict = verdicts[last[item.id]]
+    superseded = last[item.id] != place and isinstance(verdict, WriteStatus)
+    return WriteStatus.UNCHANGED if superseded else verdict
+
+
+def _confirms(
+    documents: Sequence[Incoming], parts: Mapping[int, Sequence[int]]
+) -> dict[int, Confirm]:
+    """For each shard the operation that confirms its part of the documents."""
+    confirms = {}
+    for shard, places in parts.items():
+        part = [documents[place] for place in places]
+        digests = [content_digest(it.title, it.text, it.metadata) for it in part]
+        confirms[shard] = Confirm([it.id for it in part], digests)
+    return confirms
+
+
+def _upsert(
+    documents: Sequence[Incoming], places: Sequence[int], codes: Mapping[int, NDArray[np.int8]]
+) -> Upsert:
+    part = [documents[place] for place in places]
+    return Upsert(
+        ids=[document.id for document in part],
+        titles=[document.title for document in part],
+        texts=[document.text for document in part],
+        metadata=[document.metadata for document in part],
+        positions=[
+            LIVE_POSITION if document.vector is None else GIVEN_VECTOR_POSITION for document in part
+        ],
+        codes=np.stack([codes[place] for place in places]),
+    )
+
+
+def _unchanged(places: Sequence[int], statuses: Sequence[WriteStatus]) -> list[int]:
+    """Those of ``places`` whose status is UNCHANGED."""
+    together = zip(places, statuses, strict=True)
+    return [place for place, status in together if status is WriteStatus.UNCHANGED]
+
+
+def _spread(places: Sequence[int], outcome: Outcome) -> dict[int, Verdict]:
+    """A shard's statuses by the places of what it was sent; an error is that of all of them."""
+    if isinstance(outcome, BitsiftError):
+        return dict.fromkeys(places, outcome)
+    return dict(zip(places, outcome, strict=True))
+
+
+def _result(key: str | None, verdict: Verdict) -> WriteResult:
+    if isinstance(verdict, WriteStatus):
+        return WriteResult(key, verdict)
+    rejected = isinstance(verdict, InvalidRequest)
+    status = WriteStatus.REJECTED if rejected else WriteStatus.FAILED
+    return WriteResult(key, status, WriteError.of(verdict))
+
+
+def _counts(results: Sequence[WriteResult], statuses: Sequence[str]) -> dict[str, int]:
+    counted = Counter(result.status.value for result in results)
+    return {status: counted[status] for status in statuses}
+
+
+def _answer(
+    ids: Sequence[str | None], verdicts: Sequence[Verdict], statuses: Sequence[str]
+) -> bytes:
+    """The JSON of all results. Raises the error that befell every one of them, if it is one and
+    its outcome is the same for all.
+    """
+    results = [_result(key, verdict) for key, verdict in zip(ids, verdicts, strict=True)]
+    body: dict[str, Any] = {"results": results, **_counts(results, statuses)}
+    if results and body["failed"] == len(results):
+        errors = [verdict for verdict in verdicts if isinstance(verdict, BitsiftError)]
+        (error, *others) = {(type(error), error.outcome): error for error in errors}.values()
+        if not others:
+            raise error
+    return orjson.dumps(body)

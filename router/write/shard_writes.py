@@ -1,0 +1,152 @@
+"""Writes to the shards, each shard's through a Batcher: what waits for it goes in one call, and the
+shard commits it in one transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+
+from bitsift.errors import (
+    BitsiftError,
+    DeadlineExceeded,
+    RequestOutcome,
+    ShardUnavailable,
+    reason,
+)
+from bitsift.router.batching import Batcher
+from bitsift.router.shards.breaker import Breaker
+from bitsift.router.shards.link import ShardLink
+from bitsift.shard_worker.operations import Operation, Outcome
+
+log = logging.getLogger(__name__)
+
+HOLD_MAX_S = 60.0
+OPERATIONS_PER_CALL_MAX = 8
+WRITE_TIMEOUT_S = 30.0
+FORESEE_TIMEOUT_S = 10.0
+MISSES_MAX = 1
+"""Writes are patient: a shard that was silent for so long is asked no more, until a trial."""
+
+
+class ShardWrites:
+    """All shards of one index, to write to. Lives in one event loop.
+
+    Nothing is ever sent twice: a second copy that comes late would undo what came in between.
+    One call to a shard ends before the next begins, so its operations keep their order.
+    """
+
+    def __init__(self, links: Sequence[ShardLink]) -> None:
+        self._links = tuple(links)
+        self._held: asyncio.Event | None = None
+        self._under_way = 0
+        self._idle = asyncio.Event()
+        self._breakers = [Breaker(f"shard {shard}", MISSES_MAX) for shard in range(len(links))]
+        self._writers = [
+            Batcher(self._writer(shard), OPERATIONS_PER_CALL_MAX) for shard in range(len(links))
+        ]
+
+    def __len__(self) -> int:
+        return len(self._links)
+
+    def _writer(self, shard: int) -> Callable[[list[Operation]], Awaitable[Sequence[Outcome]]]:
+        link, breaker = self._links[shard], self._breakers[shard]
+
+        async def write(operations: list[Operation]) -> Sequence[Outcome]:
+            said = f"shard {shard} did not confirm the write within {WRITE_TIMEOUT_S:.0f} s"
+            if breaker.is_open:  # a trial may end long after its caller: never a write
+                await breaker.call(lambda: link.foresee(operations), FORESEE_TIMEOUT_S)
+            async with _limited(WRITE_TIMEOUT_S, f"{said}; it may have been done", breaker.missed):
+                outcomes = await link.write(operations)
+            breaker.answered()
+            return outcomes
+
+        return write
+
+    async def write(self, parts: Mapping[int, Operation]) -> dict[int, Outcome]:
+        """For each shard what became of its part, durable by then, or why it failed."""
+        while self._held is not None:
+            await self._held.wait()
+        self._under_way += 1
+        try:
+            return await _of_each(
+                {shard: self._writers[shard].enqueue(part) for shard, part in parts.items()}
+            )
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
+
+    async def hold(self, seconds: float) -> None:
+        """New writes wait from now on, until ``release`` or for ``seconds``, ``HOLD_MAX_S`` at
+        most. Returns when those that were under way have ended.
+        """
+        self.release()
+        self._held = held = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.call_later(min(seconds, HOLD_MAX_S), self._end_of, held)
+        while self._under_way:
+            self._idle.clear()
+            await self._idle.wait()
+
+    def release(self) -> None:
+        """Writes that were held go on."""
+        if self._held is not None:
+            self._end_of(self._held)
+
+    def _end_of(self, held: asyncio.Event) -> None:
+        held.set()
+        if self._held is held:
+            self._held = None
+
+    async def foresee(self, parts: Mapping[int, Operation]) -> dict[int, Outcome]:
+        """For each shard what ``write`` would say now; errors are of asking: nothing was done."""
+        found = await _of_each({shard: self._foresee(shard, part) for shard, part in parts.items()})
+        return {
+            shard: one.with_outcome(RequestOutcome.NOT_DONE)
+            if isinstance(one, BitsiftError)
+            else one
+            for shard, one in found.items()
+        }
+
+    async def _foresee(self, shard: int, operation: Operation) -> Outcome:
+        link, breaker = self._links[shard], self._breakers[shard]
+        said = f"shard {shard} did not say within {FORESEE_TIMEOUT_S:.0f} s which documents it has"
+        async with _limited(FORESEE_TIMEOUT_S, said, breaker.missed):
+            (found,) = await breaker.call(lambda: link.foresee([operation]), FORESEE_TIMEOUT_S)
+        return found
+
+
+@contextlib.asynccontextmanager
+async def _limited(
+    timeout_s: float, said: str, on_late: Callable[[float], None]
+) -> AsyncIterator[None]:
+    """Raises DeadlineExceeded after ``timeout_s``, which ``on_late`` is told; a TimeoutError of the
+    shard's own is its own.
+    """
+    limit = asyncio.timeout(timeout_s)
+    try:
+        async with limit:
+            yield
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        on_late(timeout_s)
+        raise DeadlineExceeded(said) from error
+
+
+async def _of_each(calls: Mapping[int, Awaitable[Outcome]]) -> dict[int, Outcome]:
+    """All calls at once, and what each gave: whatever one raises is its own shard's failure, and
+    the results of the others, durable by then, are kept.
+    """
+    results = await asyncio.gather(*calls.values(), return_exceptions=True)
+    found: dict[int, Outcome] = {}
+    for shard, result in zip(calls, results, strict=True):
+        if isinstance(result, BaseException) and not isinstance(result, BitsiftError):
+            log.error("shard %d failed unexpectedly", shard, exc_info=result)
+            found[shard] = ShardUnavailable(f"shard {shard} failed unexpectedly ({reason(result)})")
+        else:
+            found[shard] = result
+    return found

@@ -1,0 +1,73 @@
+"""WriterActor: the thin Ray wrapper around one WriteService, in a process of low priority."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import ray
+
+from bitsift.router.description import IndexDescription
+from bitsift.router.model.spec import EncoderSpec
+from bitsift.router.shards.placed import PlacedShards
+from bitsift.router.shards.placement import ReplicaTable
+from bitsift.router.write.service import WriteService
+
+NICE = 5
+"""Queries go first: the shards and the router run at 0; the model here runs at 19."""
+
+
+@ray.remote(max_restarts=-1, max_task_retries=0)
+class WriterActor:
+    """Writes to all shards of one index. Imports the model's libraries only when a text needs
+    them.
+    """
+
+    def __init__(
+        self, description: IndexDescription, table: ReplicaTable, encoder: EncoderSpec | None
+    ) -> None:
+        """``table`` says where the shards are, until ``place`` is called.
+
+        ``encoder`` is None for precomputed embeddings.
+        """
+        os.nice(NICE)
+        self._shards = PlacedShards(table)
+        half = max(1, (os.cpu_count() or 1) // 2)
+        load = None if encoder is None else replace(encoder, threads=half).load
+        self._service = WriteService(description, self._shards.links, load)
+
+    async def place(self, table: ReplicaTable) -> int:
+        """Write to the replicas of ``table`` from now on; returns the epoch that is in force.
+
+        Ends ``hold``. Raises InvalidRequest for a table older than that one, or of another number
+        of shards.
+        """
+        epoch = self._shards.place(table)
+        self._service.shards.release()
+        return epoch
+
+    async def hold(self, seconds: float) -> None:
+        """Let new writes wait until the next ``place``, for ``seconds`` at most.
+
+        Returns when those that were under way have ended: nothing is written until then.
+        """
+        await self._service.shards.hold(seconds)
+
+    async def behind(self) -> tuple[tuple[int, str], ...]:
+        """(shard, node) of replicas in the table that failed a write.
+
+        They get no later one. What the others have written is acknowledged when a table without
+        them is placed.
+        """
+        return self._shards.behind
+
+    async def upsert(self, body: bytes) -> bytes:
+        return await self._service.upsert(body)
+
+    async def upsert_lines(
+        self, block: bytes, first_line: int, only_errors: bool
+    ) -> tuple[bytes, dict[str, int]]:
+        return await self._service.upsert_lines(block, first_line, only_errors)
+
+    async def delete(self, body: bytes) -> bytes:
+        return await self._service.delete(body)

@@ -1,0 +1,1 @@
+"""The bits of a shard in RAM. Nothing else imports faiss."""

@@ -1,0 +1,252 @@
+"""FAISS's Hamming kernels over packed bits that lie in memory of our own.
+
+``IndexBinaryFlat`` and ``IndexBinaryIVF`` own their codes. One copy of the bits must serve the
+exact scan, the approximate one and single rows alike, so the kernels behind them are called on
+numpy arrays, and ``ListScanner`` is an ``IndexBinaryIVF`` whose inverted lists are ranges of an
+array, one after the other.
+
+Each call runs on the thread that makes it, searches and training alike: a machine gets one shard
+per core, so more threads would only wait for each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from bitsift.shard_worker.deadline import Deadline, still_open
+
+COUNTED_MIN = 64
+"""From so many rows on, counting beats the heap: one query, 1 M codes of 128 bytes, 800 rows:
+5.0 ms against 11.4; 40 rows: 4.6 both; a nearest centroid is found 20 % slower (one busy core)."""
+COUNTERS_BYTES_MAX = 27 << 20
+"""Buckets of this size together for several queries, which share each piece of the bits while it is
+in the cache: 0.5 M codes of 128 bytes, two processes: 3.1 ms a query alone, 2.5 by fours. Of more
+than 32 MB malloc gives fresh pages each time, and touching those costs more than is gained."""
+STEP_BYTES_MAX = 512 << 20
+"""Bits compared in one call of FAISS, which nothing can interrupt, where queries have deadlines:
+20 ms of one core. It is four queries over 2^20 codes of 128 bytes."""
+Found = tuple[NDArray[np.int32], NDArray[np.int64]]
+"""Distances int32 (n, k) in bits, ascending, and positions int64 (n, k), -1 where there is none."""
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """FAISS uses the calling thread alone within, whatever ``OMP_NUM_THREADS`` says.
+
+    OpenMP keeps the number for each calling thread, so setting it once for a process does not
+    reach the threads that search. Afterwards the caller has what it had.
+    """
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+def nearest(
+    bits: NDArray[np.uint8],
+    queries: NDArray[np.uint8],
+    count: int,
+    alive: NDArray[np.uint8] | None = None,
+    deadlines: Sequence[Deadline] | None = None,
+) -> Found:
+    """The ``count`` nearest rows of ``bits`` (rows, row_bytes) to each of ``queries``.
+
+    ``queries`` uint8 (n, row_bytes). ``alive`` is a bitmap with one bit per row, lowest bit first;
+    other rows are passed over. Equal distances are cut by position. Positions count the rows of
+    ``bits``. ``deadlines`` are those of the queries: before each step they are looked at, and a
+    query whose own is over is left out from there on; what was found for it is not to be used.
+    """
+    assert bits.flags.c_contiguous
+    assert queries.flags.c_contiguous
+    count = min(count, len(bits))
+    if count == 0 or len(queries) == 0:
+        return _empty(len(queries), count)
+    together = len(queries)
+    if count >= COUNTED_MIN:
+        together = max(1, COUNTERS_BYTES_MAX // ((bits.shape[1] * 8 + 1) * count * 8))
+    elif deadlines is not None:
+        together = max(1, STEP_BYTES_MAX // bits.nbytes)
+    found = []
+    for first in range(0, len(queries), together):
+        few = slice(first, first + together)
+        of_few = None if deadlines is None else deadlines[few]
+        found.append(_few(bits, queries[few], count, alive, of_few))
+    return _joined(found)
+
+
+def _few(
+    bits: NDArray[np.uint8],
+    queries: NDArray[np.uint8],
+    count: int,
+    alive: NDArray[np.uint8] | None,
+    deadlines: Sequence[Deadline] | None,
+) -> Found:
+    """The same for queries that go together, over as many rows at a time as make a step."""
+    kernel = _by_heap if count < COUNTED_MIN else _by_counting
+    if deadlines is None:
+        selector = None if alive is None else faiss.IDSelectorBitmap(alive)
+        return kernel(bits, queries, count, selector)
+    step = max(8, STEP_BYTES_MAX // (bits.shape[1] * len(queries)) // 8 * 8)
+    found = _none(len(queries), count)
+    for first in range(0, len(bits), step):
+        waiting = still_open(deadlines)
+        if not len(waiting):
+            break
+        part = bits[first : first + step]
+        marks = None if alive is None else alive[first // 8 : (first + len(part) + 7) // 8]
+        selector = None if marks is None else faiss.IDSelectorBitmap(marks)
+        distances, positions = kernel(part, queries[waiting], min(count, len(part)), selector)
+        more = distances, np.where(positions < 0, -1, positions + first)
+        _put(found, waiting, more, is_first=first == 0)
+    return found
+
+
+def _put(found: Found, places: NDArray[np.intp], more: Found, *, is_first: bool) -> None:
+    """Add to what was ``found`` what a step found for the queries at ``places``."""
+    if not is_first:
+        more = _merged((found[0][places], found[1][places]), more, found[0].shape[1])
+    columns = more[0].shape[1]
+    found[0][places, :columns], found[1][places, :columns] = more
+
+
+def _joined(parts: Sequence[Found]) -> Found:
+    """What groups of queries found, one group behind the other."""
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate([d for d, _ in parts]), np.concatenate([p for _, p in parts])
+
+
+def _merged(one: Found, other: Found, count: int) -> Found:
+    """The ``count`` nearest of both; of equal distances, those of ``one`` come first."""
+    distances = np.concatenate([one[0], other[0]], axis=1)
+    positions = np.concatenate([one[1], other[1]], axis=1)
+    distances[positions < 0] = np.iinfo(np.int32).max
+    order = np.argsort(distances, axis=1, kind="stable")[:, :count]
+    return np.take_along_axis(distances, order, 1), np.take_along_axis(positions, order, 1)
+
+
+def _by_heap(
+    bits: NDArray[np.uint8], queries: NDArray[np.uint8], count: int, selector: Any
+) -> Found:
+    """What ``IndexBinaryFlat.search`` runs."""
+    distances, positions = _empty(len(queries), count)
+    heap = faiss.int_maxheap_array_t()
+    heap.nh, heap.k = len(queries), count
+    heap.ids, heap.val = faiss.swig_ptr(positions), faiss.swig_ptr(distances)
+    pointers = faiss.swig_ptr(queries), faiss.swig_ptr(bits)
+    with _one_thread():
+        faiss.hammings_knn_hc(
+            heap, *pointers, len(bits), bits.shape[1], True, faiss.EXACT_TOPK, selector
+        )
+    return distances, positions
+
+
+def _by_counting(
+    bits: NDArray[np.uint8], queries: NDArray[np.uint8], count: int, selector: Any
+) -> Found:
+    """What it runs with ``use_heap`` off: rows are put into buckets, one for each distance."""
+    distances, positions = _empty(len(queries), count)
+    pointer = faiss.swig_ptr
+    with _one_thread():
+        faiss.hammings_knn_mc(
+            pointer(queries), pointer(bits), len(queries), len(bits), count, bits.shape[1],
+            pointer(distances), pointer(positions), selector,
+        )  # fmt: skip
+    return distances, positions
+
+
+class ListScanner:
+    """Rows grouped into lists: list i is ``bits[starts[i]:starts[i + 1]]``. Any number of threads.
+
+    ``bits`` uint8 (rows, row_bytes); ``starts`` int64 (lists + 1,), ascending from 0 to rows.
+    """
+
+    def __init__(self, bits: NDArray[np.uint8], starts: NDArray[np.int64]) -> None:
+        rows, row_bytes = bits.shape
+        assert starts[0] == 0, starts[0]
+        assert starts[-1] == rows, (starts[-1], rows)
+        self.starts = starts
+        self._bits = bits  # FAISS holds only an address
+        self._lists: Any = faiss.OnDiskInvertedLists(len(starts) - 1, row_bytes, "")
+        self._lists.lists.clear()
+        place = faiss.OnDiskOneList()
+        for start, size in zip(starts[:-1].tolist(), np.diff(starts).tolist(), strict=True):
+            place.offset, place.size, place.capacity = start * row_bytes, size, size
+            self._lists.lists.push_back(place)
+        self._lists.ptr = faiss.swig_ptr(bits)
+        self._quantizer = faiss.IndexBinaryFlat(row_bytes * 8)  # asked for, but never searched
+        self._index: Any = faiss.IndexBinaryIVF(self._quantizer, row_bytes * 8, len(starts) - 1)
+        self._index.replace_invlists(self._lists, False)
+        self._index.is_trained = True
+        self._index.ntotal = rows
+
+    def __del__(self) -> None:
+        """Its destructor would unmap what was never mapped by it."""
+        if hasattr(self, "_lists"):
+            self._lists.ptr = None
+
+    def nearest(
+        self,
+        queries: NDArray[np.uint8],
+        lists: NDArray[np.int64],
+        count: int,
+        deadlines: Sequence[Deadline] | None = None,
+    ) -> Found:
+        """The ``count`` nearest rows within ``lists`` (n, nprobe) of each of ``queries``.
+
+        ``deadlines`` as for ``nearest``.
+        """
+        if deadlines is None:
+            return self._nearest(queries, lists, count)
+        list_bytes = max(1, self._bits.nbytes // (len(self.starts) - 1))
+        nprobe = max(1, min(lists.shape[1], STEP_BYTES_MAX // list_bytes))
+        together = max(1, STEP_BYTES_MAX // (nprobe * list_bytes))
+        found = _none(len(queries), count)
+        for first in range(0, len(queries), together):
+            for start in range(0, lists.shape[1], nprobe):
+                waiting = first + still_open(deadlines[first : first + together])
+                if not len(waiting):
+                    break
+                visited = np.ascontiguousarray(lists[waiting, start : start + nprobe])
+                more = self._nearest(queries[waiting], visited, count)
+                _put(found, waiting, more, is_first=start == 0)
+        return found
+
+    def _nearest(self, queries: NDArray[np.uint8], lists: NDArray[np.int64], count: int) -> Found:
+        n, nprobe = lists.shape
+        distances, pairs = _empty(n, count)
+        centroid_distances = np.zeros((n, nprobe), dtype=np.int32)  # read only to be passed on
+        parameters = faiss.SearchParametersIVF()
+        parameters.nprobe = nprobe
+        pointer = faiss.swig_ptr
+        # store_pairs: the answer is list << 32 | offset, so no ids are stored with the bits.
+        with _one_thread():
+            self._index.search_preassigned_c(
+                n, pointer(queries), count, pointer(lists), pointer(centroid_distances),
+                pointer(distances), pointer(pairs), True, parameters,
+            )  # fmt: skip
+        missing = pairs < 0
+        pairs[missing] = 0
+        positions = self.starts[pairs >> 32] + (pairs & 0xFFFFFFFF)
+        positions[missing] = -1
+        return distances, positions
+
+
+def _empty(n: int, count: int) -> Found:
+    return np.empty((n, count), dtype=np.int32), np.empty((n, count), dtype=np.int64)
+
+
+def _none(n: int, count: int) -> Found:
+    """Where nothing was found."""
+    distances, positions = _empty(n, count)
+    distances.fill(np.iinfo(np.int32).max)
+    positions.fill(-1)
+    return distances, positions

@@ -1,0 +1,1 @@
+"""Maintenance of whole shards: verify, repair, backup."""

@@ -1,0 +1,133 @@
+"""How many int8 codes a query needs, decided from the asymmetric scores. Pure numpy, no I/O.
+
+The asymmetric score of a row is its true score s in other units, plus noise:
+``e = a·s·sqrt(dimension) + N(0, σ²)``. For random rows of Gaussian vectors a = sqrt(2/π) = 0.80 and
+σ = sqrt(1 - 2/π) = 0.60; measured with all-MiniLM-L6-v2 on CISI: 0.79 and 0.58, alike for every
+query. So the rows to read follow from the estimates alone:
+
+1. ``t``, the estimate that the true ``top_k``-th score stands for, is where the expected number of
+   rows above it is ``top_k``: ``Σ Φ((e_i - t)/σ) = top_k``.
+2. ``p_i = Φ((e_i - t)/σ)`` is the probability that row i belongs to the true ``top_k``. (A prior
+   that falls exponentially shifts every e_i alike, and so changes no p_i.)
+3. Reading the best m is expected to miss ``Σ_{i>m} p_i`` rows. ``reads`` is the smallest m that
+   misses at most the share ``missed`` of ``top_k``.
+
+A clear margin at the cut leaves little probability behind it, a flat tail much. σ comes from the
+pool itself (``noise``), for what all its rows agree on cannot reorder them: with m_j the mean of
+the ±1 bit j over the pool, ``σ² = (1 - 2/π) Σ q_j² (1 - m_j²)``. Measured: 0.47 for CISI's
+narrow subject, 0.59 for XQuAD's many, 0.16 for CISI with three large constant dimensions added,
+where σ = 0.5 would read 157 codes instead of 40.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitsift.shard_worker.codes import best_first
+
+READS_MIN, READS_PER_HIT_MIN = 20, 2
+"""Never fewer reads than these, while there are rows: a guard that seldom binds at ``top_k`` 10. It
+lifts recall@10 on adi (82 documents) from 0.980 to 0.986, for 0.2 reads on CISI, 1.8 on XQuAD."""
+READS_MAX, READS_PER_HIT_MAX = 160, 4
+"""Never more than the larger of 160 and this many per hit."""
+MISSED = 0.0085
+"""The share of the true ``top_k`` expected beyond the cut, the one tuned number: of 0.006 … 0.013
+the largest that keeps recall@10 above 0.98 on all five test collections (CISI: 0.982, 39.3
+reads).
+"""
+_CONSIDERED = 2
+"""Rows beyond this many times the most that may be read are taken for hopeless: with all 800 of a
+pool CISI would read 0.2 more."""
+_SIGN_NOISE = float(np.sqrt(1 - 2 / np.pi))
+_NOISE_POOL, _NOISE_ROWS = 400, 100
+"""``noise`` looks at 100 rows spread over the nearest 400: as good as all of them, in a quarter of
+the time, and the same for a larger pool."""
+_BRACKET = 4.0
+"""``t`` lies within this many σ of the ``top_k``-th best estimate while Φ(-4) x rows < 1."""
+_SIGMA_MIN = 1e-6
+"""A pool of equal codes has no noise."""
+_EXPONENT_MAX = np.float32(80)
+"""exp of more overflows float32 at 88."""
+_HALVINGS = 12
+"""Finds ``t`` to 0.002 σ."""
+
+
+def noise(query: NDArray[np.float32], bits: NDArray[np.uint8]) -> float:
+    """Standard deviation σ of the asymmetric score, in its own units, among the rows of a pool.
+
+    ``query`` float32 (width,); ``bits`` uint8 (n, width/8), the pool's codes by Hamming distance,
+    nearest first. Fewer than two codes have no noise: 0.
+    """
+    if len(bits) < 2:
+        return 0.0
+    nearest = bits[:_NOISE_POOL]
+    sample = nearest[:: -(-len(nearest) // _NOISE_ROWS)]
+    rows = len(sample)
+    ones = np.add.reduce(np.unpackbits(sample, axis=1), axis=0, dtype=np.uint8)
+    share = ones / np.float32(rows)
+    # 4·share·(1 - share) = 1 - m²; n/(n - 1) as for any variance of a sample.
+    spread = (4 * rows / (rows - 1)) * share * (1 - share)
+    return float(_SIGN_NOISE * np.sqrt((query * query) @ spread))
+
+
+def rows_to_read(
+    query: NDArray[np.float32],
+    bits: NDArray[np.uint8],
+    estimates: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    top_k: int,
+) -> NDArray[np.intp]:
+    """Which rows of a pool are worth reading for ``query`` (width,): places, best first.
+
+    ``bits`` uint8 (n, width/8) nearest first, ``estimates`` float32 (n,) and ``rows`` int64 (n,),
+    which orders equal estimates.
+    """
+    best = best_first(estimates, rows, _CONSIDERED * _highest(top_k))
+    return best[: reads(estimates[best], noise(query, bits), top_k)]
+
+
+def _highest(top_k: int) -> int:
+    return max(READS_MAX, READS_PER_HIT_MAX * top_k)
+
+
+def reads(estimates: NDArray[np.float32], sigma: float, top_k: int, missed: float = MISSED) -> int:
+    """How many of the best rows to read: never fewer than ``top_k``, as far as there are rows.
+
+    ``estimates`` float32 (n,), asymmetric scores of the pool, best first; ``sigma`` from ``noise``.
+    ``missed`` is the share of the true ``top_k`` expected beyond the cut. At the default the share
+    truly missed was 0.013 on CISI and 0.001 on XQuAD: a scale for ``doctor`` to set, no promise.
+    """
+    rows = len(estimates)
+    lowest = max(READS_MIN, READS_PER_HIT_MIN * top_k)
+    highest = _highest(top_k)
+    if rows <= lowest:
+        return rows
+    beyond = np.cumsum(_memberships(estimates, sigma, top_k)[::-1], dtype=np.float64)[::-1]
+    needed = int(np.count_nonzero(beyond > missed * top_k))
+    return min(max(needed, lowest), highest)
+
+
+def _memberships(estimates: NDArray[np.float32], sigma: float, top_k: int) -> NDArray[np.float32]:
+    """The probability of each row to be in the true ``top_k``; ``t`` is found by bisection."""
+    distances = (estimates - estimates[top_k - 1]) / np.float32(max(sigma, _SIGMA_MIN))
+    low, high = np.float32(-_BRACKET), np.float32(_BRACKET)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        if _normal_cdf(distances - middle).sum() > top_k:
+            low = middle
+        else:
+            high = middle
+    return _normal_cdf(distances - high)
+
+
+def _normal_cdf(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Φ to within 0.0002 (Bowling et al. 2009: the logistic of 1.5976 x + 0.07056 x³)."""
+    exponent = x * x
+    exponent *= np.float32(-0.07056)
+    exponent -= np.float32(1.5976)
+    exponent *= x
+    np.minimum(exponent, _EXPONENT_MAX, out=exponent)
+    np.exp(exponent, out=exponent)
+    exponent += 1
+    return np.asarray(1 / exponent)

@@ -1,0 +1,155 @@
+"""The id map of a store in its transactions: merged, copied, rebuilt, checked.
+
+What it is, and why ids wait in RAM, is said in ids.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import lmdb
+import numpy as np
+from numpy.typing import NDArray
+
+from bitsift.errors import Corrupt
+from bitsift.shard_worker.store import ids as id_map
+from bitsift.shard_worker.store.commits import Commits
+from bitsift.shard_worker.store.environment import Environment
+from bitsift.shard_worker.store.held import HeldRows
+from bitsift.shard_worker.store.ids import Lookup
+from bitsift.shard_worker.store.lmdb_file import DATA_FILE, Room, damage_named
+from bitsift.shard_worker.store.packing import id_keys
+from bitsift.shard_worker.store.rows import SLACK_BYTES
+from bitsift.shard_worker.types import Document
+
+_REREAD_ROWS = 1 << 16
+"""Documents held at a time while the ids of a killed load are read again."""
+_ID_BYTES = 128
+"""What an id may add, in half-filled pages."""
+Entries = list[tuple[bytes, bytes]]
+"""Keys and packed rows."""
+
+
+class StoredIds:
+    """The ids of one store. ``lookup`` by any thread; the rest by the one that writes."""
+
+    def __init__(self, env: Environment, room: Room, commits: Commits, held: HeldRows) -> None:
+        self._env = env
+        self._room = room
+        self._commits = commits
+        self._held = held
+        self._take()
+
+    def _take(self) -> None:
+        """Begin with what the disk has."""
+        counters = self._commits.counters
+        databases = self._env.databases
+        self._map = id_map.IdMap(databases, counters.merged_rows, counters.ids_sum)
+
+    @property
+    def pending(self) -> int:
+        """Ids that are only in RAM and in the documents."""
+        return self._map.pending
+
+    def lookup(self) -> Lookup:
+        """What leads to rows now."""
+        return self._map.lookup()
+
+    def add(self, keys: NDArray[np.uint64], rows: NDArray[np.int64]) -> None:
+        """Learn the ``keys`` (n,) of ``rows`` (n,), which are committed."""
+        self._map.add(keys, rows)
+
+    def read(self, first: int) -> None:
+        """Take the ids of rows from ``first`` on from their documents; damaged ones are lost."""
+        end = self._commits.counters.rows
+        for start in range(first, end, _REREAD_ROWS):
+            rows = range(start, min(start + _REREAD_ROWS, end))
+            found = zip(rows, self._held.documents(rows), strict=True)
+            named = [(row, held.id) for row, held in found if isinstance(held, Document)]
+            kept = np.array([row for row, _ in named], dtype=np.int64)
+            self._map.add(id_keys([name for _, name in named]), kept)
+
+    def gather(self) -> None:
+        """Separate the ids to merge; the writer's lock is held."""
+        self._map.gather()
+
+    def merge(self, rows: int, writing: AbstractContextManager[Any]) -> None:
+        """Move what was gathered, of the first ``rows`` rows, to the disk.
+
+        The lock ``writing`` is held in parts. Raises StorageFull or WritesStopped; nothing is lost
+        then.
+        """
+        self._map.merge(rows, functools.partial(self._step, writing), self._newest_of_each)
+
+    @contextlib.contextmanager
+    def _step(
+        self, writing: AbstractContextManager[Any]
+    ) -> Iterator[tuple[lmdb.Transaction, id_map.Commit]]:
+        """One transaction of a merge: room for it, and the counters that belong to it."""
+        with writing, self._commits.transaction() as txn:
+            self._make_room(min(self._map.pending, id_map.MERGED_AT_ONCE))
+
+            def commit(merged_rows: int, checksum: int, then: Callable[[], None]) -> None:
+                counters = dataclasses.replace(
+                    self._commits.counters, merged_rows=merged_rows, ids_sum=checksum
+                )
+                self._commits.commit(txn, counters, then)
+
+            yield txn, commit
+
+    def _make_room(self, ids: int) -> None:
+        self._room.make(self._env.used_bytes, ids * _ID_BYTES + SLACK_BYTES)
+
+    def _newest_of_each(self, txn: lmdb.Transaction, rows: list[int]) -> list[int]:
+        """Of rows whose ids share a hash, the newest of each id; damaged ones are kept."""
+        newest: dict[str | int, int] = {}
+        for row in sorted(set(rows)):
+            try:
+                newest[self._held.content(txn, row)[0]] = row
+            except Corrupt:
+                newest[row] = row
+        return sorted(newest.values())
+
+    def fill(self, parts: Iterator[Entries], rows: int) -> None:
+        """Fill the empty id map with the ids of the first ``rows`` rows, by ascending key.
+
+        Those of the rows behind them are read from the documents.
+        """
+        checksum = 0
+        for entries in parts:
+            with self._commits.transaction() as txn:
+                self._make_room(len(entries))
+                with txn.cursor(db=self._env.databases["ids"]) as cursor:
+                    cursor.putmulti(entries, append=True)
+                self._commits.commit(txn, self._commits.counters)
+            checksum += id_map.checksum_of(entries)
+        checksum %= 1 << 64
+        counters = dataclasses.replace(self._commits.counters, merged_rows=rows, ids_sum=checksum)
+        with self._commits.transaction() as txn:
+            self._commits.commit(txn, counters)
+        self._take()
+        self.read(rows)
+
+    def clear(self) -> None:
+        """Drop all ids, and read them from the documents; those of damaged ones are lost."""
+        with self._commits.transaction() as txn:
+            txn.drop(self._env.databases["ids"], delete=False)
+            counters = dataclasses.replace(self._commits.counters, merged_rows=0, ids_sum=0)
+            self._commits.commit(txn, counters)
+        self._take()
+        self.read(0)
+
+    def entries(self) -> Iterator[Entries]:
+        """All (key, packed rows) that the disk has, ascending."""
+        with self._env.begin() as txn:
+            yield from id_map.entries_of(txn, self._env.databases["ids"], id_map.MERGED_AT_ONCE)
+
+    def pass_checksum(self) -> bool:
+        """Whether the entries on the disk are those that were written. Reads all of them."""
+        with damage_named(self._held.path / DATA_FILE), self._env.begin() as txn:
+            return self._map.stored_checksum(txn) == self._map.checksum

@@ -1,0 +1,1 @@
+"""What crosses between router and shard: versioned frames of typed structures."""

@@ -1,0 +1,207 @@
+"""bitsift add, delete and get against a real gateway in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from bitsift.client import Client
+from bitsift.cluster.cli import documents as cli_documents
+from bitsift.cluster.cli.main import app
+from bitsift.errors import (
+    BitsiftError,
+    NotFound,
+    RequestOutcome,
+    ShardUnavailable,
+    StorageFull,
+)
+from bitsift.shard_worker.operations import Delete, Operation, Outcome
+from bitsift.write_status import WriteStatus
+from tests.fakes import BrokenLink, make_service, make_shards, make_writer
+from tests.gateways import Running, running_empty
+
+DIMENSION = 64
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running_empty(tmp_path_factory.mktemp("cli"), DIMENSION) as running:
+        yield running.url
+
+
+def bitsift(*arguments: object, stdin: bytes | None = None) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
+
+
+def put(path: Path, *lines: str) -> Path:
+    data = "\n".join(lines).encode()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
+
+
+def line(key: object, text: str = "a text", **more: Any) -> str:
+    return json.dumps({"id": key, "text": text, **more})
+
+
+def test_files_are_added_packed_or_not_and_added_again_change_nothing(
+    url: str, tmp_path: Path
+) -> None:
+    one = put(tmp_path / "one.jsonl", *[line(f"f{i}") for i in range(300)])
+    two = put(tmp_path / "two.jsonl.gz", line("g", title="t", metadata={"k": 1}), "")
+    done = bitsift("add", one, two, "--url", url)
+    assert done.exit_code == 0, done.output
+    assert "301 created" in done.output
+    again = bitsift("add", one, two, "--url", url, "--json")
+    assert json.loads(again.stdout) == {
+        "created": 0, "updated": 0, "unchanged": 301, "rejected": 0, "failed": 0, "errors": []
+    }  # fmt: skip
+
+
+def test_bad_lines_are_shown_with_file_and_line_and_the_others_are_stored(
+    url: str, tmp_path: Path
+) -> None:
+    source = put(
+        tmp_path / "bad.jsonl", line("b0"), line("b1"), '{"id":', line(""), "5", line("b2")
+    )
+    done = bitsift("add", source, "--url", url)
+    assert done.exit_code == 1
+    for said in ("bad.jsonl:3: rejected: broken JSON", "bad.jsonl:4: rejected: empty id",
+                 "bad.jsonl:5: rejected: a JSON int", "3 created, 3 rejected"):  # fmt: skip
+        assert said in done.output.replace("\n", " ") or said in done.output, done.output
+    report = json.loads(bitsift("add", source, "--url", url, "--json").stdout)
+    assert (report["unchanged"], report["rejected"]) == (3, 3)
+    assert sorted(error["line"] for error in report["errors"]) == [3, 4, 5]
+    with Client(url) as client:
+        assert client.get("b2").id == "b2"
+
+
+def test_only_so_many_errors_are_listed(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli_documents, "ERRORS_KEPT_MAX", 2)
+    source = put(tmp_path / "bad.jsonl", *["{"] * 5)
+    report = json.loads(bitsift("add", source, "--url", url, "--json").stdout)
+    assert (report["rejected"], len(report["errors"])) == (5, 2)
+
+
+def test_a_damaged_file_is_an_error_and_what_came_before_is_stored(
+    url: str, tmp_path: Path
+) -> None:
+    source = put(
+        tmp_path / "cut.jsonl.gz", *[line(f"cut{i}", "x" * 99 + str(i)) for i in range(99)]
+    )
+    source.write_bytes(source.read_bytes()[:-40])
+    done = bitsift("add", source, "--url", url)
+    assert done.exit_code == 1
+    assert "cannot be read" in done.output
+    with Client(url) as client:
+        assert client.get("cut0").id == "cut0"
+
+
+def test_an_id_is_shown_and_deleted(url: str, tmp_path: Path) -> None:
+    source = put(tmp_path / "x.jsonl", line("a/b", "text", title="title", metadata={"year": 1999}))
+    assert bitsift("add", source, "--url", url).exit_code == 0
+    shown = bitsift("get", "a/b", "--url", url)
+    for said in ("title", "text", "year: 1999", "id a/b"):
+        assert said in shown.output
+    stored = json.loads(bitsift("get", "a/b", "--url", url, "--json").stdout)
+    assert (stored["id"], stored["metadata"]) == ("a/b", {"year": 1999})
+    gone = bitsift("delete", "a/b", "nobody", "--url", url)
+    assert gone.exit_code == 0
+    assert "1 deleted, 1 not there" in gone.output
+    missing = bitsift("get", "a/b", "--url", url)
+    assert isinstance(missing.exception, NotFound)
+
+
+def test_ids_to_delete_come_from_a_file_too(url: str, tmp_path: Path) -> None:
+    bitsift("add", put(tmp_path / "x.jsonl", line(" e1 "), line("e2"), line("e3")), "--url", url)
+    ids = put(tmp_path / "ids.txt", " e1 ", "", "e2\r", "nobody")
+    answer = json.loads(bitsift("delete", "e3", "--ids-from", ids, "--url", url, "--json").stdout)
+    assert (answer["deleted"], answer["missing"]) == (3, 1)
+    assert bitsift("delete", "--url", url).exit_code != 0
+    assert bitsift("delete", "--ids-from", tmp_path / "none", "--url", url).exit_code != 0
+
+
+def test_standard_input_is_a_file_too(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"nobody\nno one\n")))
+    assert cli_documents._lines("-") == ["nobody", "no one"]
+
+
+@contextlib.contextmanager
+def failing(folder: Path, error: BitsiftError) -> Iterator[str]:
+    """A gateway whose only shard raises ``error``."""
+    _, calibration = make_shards(folder, np.empty((0, DIMENSION), dtype=np.float32), DIMENSION, 0)
+    links = [BrokenWrites(error)]
+    running = Running(make_service(links, calibration), make_writer(links, calibration))
+    try:
+        yield running.url
+    finally:
+        running.stop()
+
+
+class BrokenWrites(BrokenLink):
+    """A shard that can say what it holds, and raises on every write but the ``fine`` first."""
+
+    fine = 0
+
+    async def foresee(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
+        return [[WriteStatus.MISSING] * len(operation) for operation in operations]
+
+    async def write(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
+        self.calls += 1
+        if self.calls <= self.fine:
+            stored = [WriteStatus.CREATED, WriteStatus.DELETED]
+            return [[stored[isinstance(o, Delete)]] * len(o) for o in operations]
+        raise self.error
+
+
+def test_a_cluster_that_is_full_ends_the_command_with_that_error(tmp_path: Path) -> None:
+    with failing(tmp_path, StorageFull("the disk is full")) as url:
+        done = bitsift("add", put(tmp_path / "x.jsonl", line("a")), "--url", url)
+        assert isinstance(done.exception, StorageFull)
+        assert "x.jsonl:1: failed, not done: the disk is full" in done.output
+
+
+def test_documents_of_unknown_outcome_are_named_and_end_the_command_with_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shard dies in the second call: what came before is stored, what comes after is not sent."""
+    monkeypatch.setattr(BrokenWrites, "fine", 1)
+    source = put(tmp_path / "x.jsonl", *[line(f"d{i}") for i in range(900)])
+    with failing(tmp_path, ShardUnavailable("shard 0 died")) as url:
+        done = bitsift("add", source, "--url", url)
+        assert isinstance(done.exception, ShardUnavailable)
+        assert done.exception.outcome is RequestOutcome.UNKNOWN
+        assert "x.jsonl:257: failed, may or may not be done: shard 0 died" in done.output
+        assert "until then: 256 created" in done.output
+    with failing(tmp_path / "json", ShardUnavailable("shard 0 died")) as url:
+        report = json.loads(bitsift("add", source, "--url", url, "--json").stdout)
+    assert report["created"] == 256
+    (error,) = report["errors"]
+    assert (error["line"], error["status"]) == (257, "failed")
+    assert error["error"]["outcome"] == "unknown"
+
+
+def test_ids_of_unknown_outcome_are_named_after_those_that_are_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BrokenWrites, "fine", 1)
+    ids = put(tmp_path / "ids.txt", *[f"d{i}" for i in range(10_001)])
+    with failing(tmp_path, ShardUnavailable("shard 0 died")) as url:
+        done = bitsift("delete", "--ids-from", ids, "--url", url)
+        assert isinstance(done.exception, ShardUnavailable)
+        assert "10,000 deleted" in done.output
+        assert "d10000: failed, may or may not be done: shard 0 died" in done.output
+    with failing(tmp_path / "json", ShardUnavailable("shard 0 died")) as url:
+        report = json.loads(bitsift("delete", "--ids-from", ids, "--url", url, "--json").stdout)
+    assert (report["deleted"], len(report["results"])) == (10_000, 10_001)
+    assert report["results"][-1]["error"]["outcome"] == "unknown"

@@ -1,0 +1,268 @@
+"""A cluster on paper: nodes, disks and actors that do what ``decide`` says, and fail at any time.
+
+It counts time itself. Each action is checked before it is done: what it asserts are the promises of
+decide.py. Whatever a controller remembers is lost with ``forget``; disks and table stay.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from bitsift.cluster.fleet.decide import LINGER_S, decide
+from bitsift.cluster.fleet.observed import (
+    Action,
+    CopyReplica,
+    DropReplica,
+    Hold,
+    Node,
+    Observed,
+    Orders,
+    Phase,
+    Publish,
+    Replica,
+    StartReplica,
+    StartRouter,
+    StopReplica,
+    StopRouter,
+    Table,
+)
+from bitsift.cluster.fleet.spec import ClusterSpec, IndexSource, PlacementSpec
+
+Place = tuple[int, str]
+COPY_S, OPEN_S, HELD_S = 3, 2, 5
+
+
+def spec_of(replicas: int, routers: int = 1, grace_s: float = 10.0) -> ClusterSpec:
+    placement = PlacementSpec(data="/d", replicas=replicas, routers=routers, grace_s=grace_s)
+    return ClusterSpec(index=IndexSource(folder="/i"), placement=placement)
+
+
+@dataclass(slots=True)
+class Disk:
+    """A copy on a disk. ``left_s`` counts down while it is made, to become ``coming``."""
+
+    version: int = 0
+    is_whole: bool = False
+    coming: int = 0
+    left_s: int = 0
+    held_since: float = float("-inf")
+
+
+@dataclass(slots=True)
+class ModelCluster:
+    spec: ClusterSpec
+    zones: dict[str, str]
+    shards: int
+    now: float = 1_000.0
+    table: Table = field(init=False)
+    disks: dict[Place, Disk] = field(default_factory=dict)
+    actors: dict[Place, int] = field(default_factory=dict)
+    """Seconds until they are open."""
+    routers: dict[str, int] = field(default_factory=dict)
+    lost: dict[str, float] = field(default_factory=dict)
+    seen: dict[Place, Replica] = field(default_factory=dict)
+    orders: Orders = field(default_factory=Orders)
+    written: list[int] = field(init=False)
+    changed: list[float] = field(init=False)
+    """When the nodes of a shard were others last."""
+    held_until: float = 0.0
+    since: float = 1_000.0
+
+    def __post_init__(self) -> None:
+        self.table = Table(0, ((),) * self.shards)
+        self.written = [0] * self.shards
+        self.changed = [0.0] * self.shards
+
+    # --- what befalls it -------------------------------------------------------------------
+
+    def lose(self, node: str) -> None:
+        """Its processes end; its disk stays."""
+        self.lost.setdefault(node, self.now)
+        for place in [place for place in self.actors if place[1] == node]:
+            del self.actors[place]
+        self.routers.pop(node, None)
+        for (_, name), disk in self.disks.items():
+            if name == node:
+                disk.left_s = 0
+
+    def back(self, node: str) -> None:
+        self.lost.pop(node, None)
+
+    def crash(self, place: Place) -> None:
+        """Ray starts the actor again."""
+        if place in self.actors:
+            self.actors[place] = OPEN_S
+
+    def fail_copy(self, place: Place) -> None:
+        if place in self.disks:
+            self.disks[place].left_s = 0
+
+    def forget(self) -> None:
+        """The controller starts again: what it has seen of lost nodes is gone but the table."""
+        self.since = self.now
+        self.held_until = 0.0
+        placed = {(s, node) for s, nodes in enumerate(self.table.shards) for node in nodes}
+        self.seen = {
+            (shard, node): Replica(shard, node, Phase.READY, self.now)
+            for shard, node in placed
+            if node in self.lost
+        }
+        self.lost = dict.fromkeys(self.lost, self.now)
+        for disk in self.disks.values():
+            disk.held_since = float("-inf")
+
+    def write(self, shard: int) -> None:
+        """Acknowledged by all of the table, or by none."""
+        members = [(shard, node) for node in self.table.shards[shard]]
+        is_open = bool(members) and all(self.actors.get(place) == 0 for place in members)
+        if is_open and self.now >= self.held_until:
+            self.written[shard] += 1
+            for place in members:
+                self.disks[place].version = self.written[shard]
+
+    # --- what is seen of it ----------------------------------------------------------------
+
+    def observe(self) -> Observed:
+        for place, disk in self.disks.items():
+            if place[1] not in self.lost:
+                self.seen[place] = self._replica(place, disk)
+        self.seen = {k: v for k, v in self.seen.items() if k in self.disks or k[1] in self.lost}
+        nodes = (Node(name, zone, self.lost.get(name)) for name, zone in self.zones.items())
+        return Observed(
+            table=self.table,
+            nodes=tuple(nodes),
+            replicas=tuple(self.seen.values()),
+            routers={node: left == 0 for node, left in self.routers.items()},
+            orders=self.orders,
+            is_held=self.now < self.held_until,
+            since=self.since,
+        )
+
+    def _replica(self, place: Place, disk: Disk) -> Replica:
+        phase = Phase.CLOSED if disk.is_whole else Phase.INCOMING
+        if place in self.actors:
+            phase = Phase.OPENING if self.actors[place] else Phase.READY
+        before = self.seen.get(place)
+        since = before.since if before is not None and before.phase is phase else self.now
+        version = disk.version if phase is Phase.READY else before.version if before else 0
+        return Replica(*place, phase, since, version, disk.left_s > 0, held_since=disk.held_since)
+
+    # --- what is done to it ----------------------------------------------------------------
+
+    def tick(self, late_write: int | None = None) -> tuple[Action, ...]:
+        """A second passes; the controller looks and acts; there may be a write in between."""
+        self.now += 1
+        for place, left in self.actors.items():
+            self.actors[place] = max(0, left - 1)
+        for node, left in self.routers.items():
+            self.routers[node] = max(0, left - 1)
+        for disk in self.disks.values():
+            if disk.left_s > 0:
+                disk.left_s -= 1
+                if disk.left_s == 0:
+                    disk.version, disk.is_whole = disk.coming, True
+        observed = self.observe()
+        if late_write is not None:
+            self.write(late_write)
+        actions = decide(self.spec, observed, self.now)
+        for action in actions:
+            self.do(action, observed)
+        self.check()
+        return actions
+
+    def do(self, action: Action, observed: Observed) -> None:
+        match action:
+            case StartReplica(shard, node):
+                self._start((shard, node))
+            case StopReplica(shard, node):
+                assert node not in self.lost
+                assert node not in self.table.shards[shard] or self.orders.stopped
+                assert self.now - self.changed[shard] >= LINGER_S or self.orders.stopped
+                self.actors.pop((shard, node), None)
+            case CopyReplica(shard, source, target):
+                self._copy(shard, source, target, observed)
+            case DropReplica(shard, node):
+                self._drop(shard, node)
+            case StartRouter(node):
+                assert node not in self.lost
+                self.routers.setdefault(node, OPEN_S)
+            case StopRouter(node):
+                del self.routers[node]
+            case Hold():
+                self.held_until = self.now + HELD_S
+            case Publish(shards):
+                self._publish(shards)
+
+    def _start(self, place: Place) -> None:
+        assert place not in self.actors, f"{place} is opened twice"
+        assert place[1] not in self.lost
+        assert self.disks[place].is_whole
+        assert self.disks[place].left_s == 0, "opened while it is written"
+        self.actors[place] = OPEN_S
+
+    def _copy(self, shard: int, source: str | None, target: str, observed: Observed) -> None:
+        place = (shard, target)
+        assert target not in self.lost
+        assert target != source
+        if source is None:
+            assert self.written[shard] == 0, "filled from the index, and writes are lost"
+            left = [disk.left_s for (number, _), disk in self.disks.items() if number == shard]
+            assert not any(left), "two nodes read the index at once"
+            version = 0
+        else:
+            assert self.actors.get((shard, source)) == 0
+            assert source in self.table.shards[shard]
+            version = self.disks[shard, source].version
+        if place in self.disks:
+            assert self.disks[place].left_s == 0, f"two copies into {place}"
+            assert target not in observed.table.shards[shard]
+        self.actors.pop(place, None)
+        disk = self.disks.setdefault(place, Disk())
+        disk.is_whole, disk.coming, disk.left_s = False, version, COPY_S
+        disk.held_since = self.now if observed.is_held else float("-inf")
+
+    def _drop(self, shard: int, node: str) -> None:
+        assert (shard, node) not in self.actors, "removed while it is open"
+        assert node not in self.table.shards[shard]
+        assert self.now - self.changed[shard] >= LINGER_S
+        assert len(self.whole(shard)) >= self.spec.placement.replicas
+        del self.disks[shard, node]
+
+    def _publish(self, shards: tuple[tuple[str, ...], ...]) -> None:
+        for shard, (old, new) in enumerate(zip(self.table.shards, shards, strict=True)):
+            self.changed[shard] = self.now if old != new else self.changed[shard]
+            assert not (old and not new), f"shard {shard} is in no table any more"
+            assert len(set(new)) == len(new)
+            for node in set(new) - set(old):
+                assert self.disks[shard, node].version == self.written[shard], "an old copy joins"
+                assert self.actors[shard, node] == 0
+        self.table = Table(self.table.epoch + 1, shards, self.now)
+        self.held_until = 0.0
+
+    # --- what always holds -----------------------------------------------------------------
+
+    def whole(self, shard: int) -> list[str]:
+        """Nodes of the table whose disk has all that was written."""
+        return [
+            node
+            for node in self.table.shards[shard]
+            if (shard, node) in self.disks
+            and self.disks[shard, node].is_whole
+            and self.disks[shard, node].version == self.written[shard]
+        ]
+
+    def check(self) -> None:
+        for shard, members in enumerate(self.table.shards):
+            assert not members or self.whole(shard), f"shard {shard} has lost its last whole copy"
+
+    def settle(self, seconds: int = 400) -> None:
+        """Until nothing is left to be done."""
+        idle = 0
+        for _ in range(seconds):
+            idle = 0 if self.tick() else idle + 1
+            if idle > LINGER_S + COPY_S + OPEN_S + 10:
+                return
+        raise AssertionError(f"no end: {self.tick()}")
+
+    def with_orders(self, **orders: object) -> None:
+        self.orders = replace(self.orders, **orders)  # type: ignore[arg-type]

@@ -1,0 +1,280 @@
+"""What a controller decides: on a cluster on paper that loses nodes, copies and the controller."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bitsift.cluster.fleet.decide import decide, lacking
+from bitsift.cluster.fleet.observed import (
+    CopyReplica,
+    Extra,
+    Move,
+    Observed,
+    Phase,
+    Replica,
+    StartReplica,
+    StopReplica,
+    StopRouter,
+    Table,
+)
+from tests.cluster.fleet.model_cluster import ModelCluster, spec_of
+
+NAMES = ("a", "b", "c", "d", "e")
+
+
+def cluster(nodes: int, shards: int, replicas: int, zones: int = 1, **more: Any) -> ModelCluster:
+    found = {name: f"z{number % zones}" for number, name in enumerate(NAMES[:nodes])}
+    return ModelCluster(spec_of(replicas, **more), found, shards)
+
+
+def served(nodes: int, shards: int, replicas: int, zones: int = 1, **more: Any) -> ModelCluster:
+    model = cluster(nodes, shards, replicas, zones, **more)
+    model.settle()
+    return model
+
+
+def assert_full(model: ModelCluster) -> None:
+    """Each shard has its copies, where nodes allow, and nothing is left over."""
+    here = [name for name in model.zones if name not in model.lost]
+    for shard, members in enumerate(model.table.shards):
+        fit = [name for name in here if not model.orders.avoids(shard, name)]
+        wanted = model.spec.placement.replicas + model.orders.extra(shard)
+        assert len([name for name in members if name in fit]) == min(wanted, len(fit))
+        assert set(members) == set(model.whole(shard))
+        if len(fit) >= wanted:
+            assert sorted(members) == sorted(
+                node for number, node in model.disks if number == shard and node in here
+            )
+
+
+def test_an_index_is_copied_to_as_many_nodes_as_are_wanted_and_evenly() -> None:
+    model = served(4, 6, 2, routers=2)
+    assert_full(model)
+    loads = [sum(node == name for _, node in model.disks) for name in model.zones]
+    assert loads == [3, 3, 3, 3]
+    assert set(model.routers) == {"a", "b"}
+
+
+def test_the_copies_of_a_shard_are_in_several_zones() -> None:
+    model = served(5, 4, 2, zones=2)
+    for members in model.table.shards:
+        assert len({model.zones[node] for node in members}) == 2
+
+
+def test_a_zone_that_comes_later_gets_its_copy() -> None:
+    model = cluster(4, 2, 2, zones=2)
+    for node in ("b", "d"):
+        model.lose(node)
+    model.settle()
+    for node in ("b", "d"):
+        model.back(node)
+    model.settle()
+    assert_full(model)
+    for members in model.table.shards:
+        assert len({model.zones[node] for node in members}) == 2
+
+
+def test_a_lost_node_keeps_its_replicas_for_the_grace_period() -> None:
+    model = served(3, 2, 2, grace_s=30)
+    lost = model.table.shards[0][0]
+    model.lose(lost)
+    for _ in range(25):
+        assert not any(isinstance(action, CopyReplica) for action in model.tick())
+    assert all(lost not in members and members for members in model.table.shards)
+    model.settle()
+    assert all(len(members) == 2 for members in model.table.shards)
+
+
+def test_a_node_that_returns_opens_what_it_has_and_nothing_is_copied() -> None:
+    model = served(3, 2, 2, grace_s=30)
+    lost = model.table.shards[0][0]
+    model.lose(lost)
+    model.tick()
+    model.back(lost)
+    before = model.table.shards
+    for _ in range(30):
+        assert not any(isinstance(action, CopyReplica) for action in model.tick())
+    assert_full(model)
+    assert any(lost in members for members in model.table.shards), before
+
+
+def test_a_node_that_returns_after_writes_is_copied_to_before_it_answers() -> None:
+    model = served(3, 1, 2, grace_s=60)
+    lost = model.table.shards[0][0]
+    model.lose(lost)
+    model.tick()
+    model.write(0)
+    assert model.written == [1]
+    model.back(lost)
+    model.settle()
+    assert lost in model.table.shards[0]
+    assert model.disks[0, lost].version == 1
+
+
+def test_draining_copies_first() -> None:
+    model = served(3, 2, 2)
+    model.with_orders(drained=frozenset("a"))
+    while "a" in {node for members in model.table.shards for node in members}:
+        model.tick()
+        assert all(len(model.whole(shard)) >= 2 for shard in range(2))
+    model.settle()
+    assert not [place for place in model.disks if place[1] == "a"]
+    assert "a" not in model.routers
+
+
+def test_where_no_node_is_free_a_drained_one_goes_on() -> None:
+    model = served(2, 1, 2)
+    model.with_orders(drained=frozenset("a"))
+    model.settle()
+    assert model.table.shards == (("a", "b"),)
+    assert lacking(model.spec, model.observe(), model.now) == {0: 1}
+
+
+def test_a_move_ends_where_it_was_ordered() -> None:
+    model = served(4, 1, 2)
+    source = model.table.shards[0][0]
+    target = next(name for name in "dcba" if name not in model.table.shards[0])
+    model.with_orders(moves=(Move(0, source, target),))
+    model.settle()
+    assert target in model.table.shards[0]
+    assert source not in model.table.shards[0]
+    assert (0, source) not in model.disks
+
+
+def test_a_copy_more_lies_on_the_node_that_was_named() -> None:
+    model = served(4, 2, 2)
+    target = next(name for name in "dcba" if name not in model.table.shards[1])
+    model.with_orders(extras=(Extra(1, target),))
+    model.settle()
+    assert target in model.table.shards[1]
+    assert [len(members) for members in model.table.shards] == [2, 3]
+    model.with_orders(extras=())
+    model.settle()
+    assert_full(model)
+
+
+def test_routers_end_before_shards_and_disks_stay() -> None:
+    model = served(3, 2, 2, routers=2)
+    disks = set(model.disks)
+    model.with_orders(stopped=True)
+    first = model.tick()
+    assert first
+    assert all(isinstance(action, StopRouter) for action in first)
+    assert all(isinstance(action, StopReplica) for action in model.tick())
+    assert not model.actors
+    assert set(model.disks) == disks
+    assert model.tick() == ()
+
+
+def test_a_shard_whose_nodes_are_all_lost_is_not_filled_from_the_index() -> None:
+    model = served(4, 1, 2)
+    model.write(0)
+    for node in model.table.shards[0]:
+        model.lose(node)
+    for _ in range(100):
+        assert not any(isinstance(action, CopyReplica) for action in model.tick())
+    for node in list(model.lost):
+        model.back(node)
+    model.settle()
+    assert_full(model)
+
+
+def test_a_copy_takes_the_place_of_one_that_does_not_come_back_only_where_it_is_as_new() -> None:
+    for writes in (0, 1):
+        model = served(2, 1, 2)
+        model.lose("a")
+        model.tick()
+        for _ in range(writes):
+            model.write(0)
+        model.tick()
+        model.lose("b")
+        model.back("a")
+        for _ in range(5):
+            model.tick()
+            assert model.table.shards == (("b",),)  # it may be back
+        model.settle()
+        assert model.table.shards == ((("b",),) if writes else (("a",),))
+
+
+def test_a_copy_joins_while_no_write_runs() -> None:
+    model = served(3, 1, 2, grace_s=60)
+    lost = model.table.shards[0][0]
+    model.lose(lost)
+    model.tick()
+    model.back(lost)
+    for _ in range(40):
+        model.tick(late_write=0)  # each second, after the controller has looked
+    assert lost in model.table.shards[0]
+    assert model.written[0] > 10
+
+
+def test_an_empty_disk_that_reports_first_is_not_filled_before_others_have_reported() -> None:
+    spec, table = spec_of(1), Table(0, ((),))
+    model = ModelCluster(spec, {"a": ""}, 1)
+    assert not any(isinstance(action, CopyReplica) for action in model.tick())
+    late = Observed(table, model.observe().nodes, (Replica(0, "a", Phase.CLOSED),), since=0.0)
+    assert StartReplica(0, "a") in decide(spec, late, 100.0)
+
+
+@pytest.mark.parametrize("phase", [Phase.CLOSED, Phase.OPENING])
+def test_no_copy_answers_alone_while_another_may_be_newer(phase: Phase) -> None:
+    spec, nodes = spec_of(2), cluster(2, 1, 2).observe().nodes
+    ready = Replica(0, "a", Phase.READY, version=5)
+    both = Observed(Table(0, ((),)), nodes, (ready, Replica(0, "b", phase, since=100.0)))
+    assert not any(getattr(action, "shards", ()) for action in decide(spec, both, 100.0))
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_whatever_happens_it_comes_to_what_the_spec_says(data: st.DataObject) -> None:
+    """The model asserts at each step; at last all nodes are back."""
+    draw = data.draw
+    model = cluster(
+        nodes=draw(st.integers(1, 5)),
+        shards=draw(st.integers(1, 3)),
+        replicas=draw(st.integers(1, 3)),
+        zones=draw(st.integers(1, 3)),
+        routers=draw(st.integers(1, 3)),
+        grace_s=draw(st.sampled_from([0.0, 5.0, 20.0])),
+    )
+    names = st.sampled_from(sorted(model.zones))
+    shards = st.integers(0, model.shards - 1)
+    happens = st.sampled_from(
+        ["tick"] * 8 + ["write"] * 4 + ["late write"] * 2
+        + ["lose", "lose", "back", "back", "crash", "fail_copy", "forget", "drain", "move", "more"]
+    )  # fmt: skip
+    for event in draw(st.lists(happens, max_size=80)):
+        match event:
+            case "tick":
+                model.tick()
+            case "write":
+                model.write(draw(shards))
+            case "late write":
+                model.tick(draw(shards))
+            case "lose":
+                model.lose(draw(names))
+            case "back":
+                model.back(draw(names))
+            case "crash":
+                model.crash((draw(shards), draw(names)))
+            case "fail_copy":
+                model.fail_copy((draw(shards), draw(names)))
+            case "forget":
+                model.forget()
+            case "drain":
+                model.with_orders(drained=model.orders.drained ^ {draw(names)})
+            case "move":
+                move = Move(draw(shards), draw(names), draw(names))
+                model.with_orders(moves=(move,) if move.source != move.target else ())
+            case "more":
+                extra = Extra(draw(shards), draw(st.none() | names))
+                model.with_orders(extras=(extra,) if not model.orders.extras else ())
+    for node in list(model.lost):
+        model.back(node)
+    model.with_orders(moves=(), extras=())
+    model.settle()
+    assert_full(model)

@@ -1,0 +1,94 @@
+"""The data folder of a node."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bitsift.cluster.bench.index import write_index
+from bitsift.cluster.fleet.node_store import STATE_FILE, Held, NodeStore, read_index_files
+from bitsift.cluster.fleet.observed import Extra, Move, Orders, Table
+from bitsift.cluster.fleet.state import State, state_from
+from bitsift.cluster.sources.synthetic import SyntheticSpec
+from bitsift.errors import Corrupt, InvalidRequest, NotFound, Unavailable
+from bitsift.shard_worker.layout import FolderLock, shard_folder
+
+UUID = "00000000-0000-0000-0000-000000000001"
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("built") / "index"
+    write_index(folder, SyntheticSpec(100, 64), 2)
+    return folder
+
+
+def filled(built: Path, folder: Path) -> NodeStore:
+    store = NodeStore(folder)
+    store.adopt(UUID, read_index_files(built))
+    shutil.copytree(shard_folder(built, 1), store.replica(UUID, 1))
+    return store
+
+
+def test_it_says_what_it_holds_also_after_a_restart(built: Path, tmp_path: Path) -> None:
+    store = filled(built, tmp_path / "a")
+    store.fence(UUID, 1, 3)
+    (tmp_path / "a" / UUID / "shard-00000.incoming").mkdir()
+    store.keep(UUID, {"epoch": 4})
+    store.close()
+    (held,) = NodeStore(tmp_path / "a").held()
+    assert held.uuid == UUID
+    assert held.replicas == (Held(0, False, 0), Held(1, True, 3))
+    assert held.state == {"epoch": 4}
+    assert store.index_files(UUID) == read_index_files(built)
+
+
+def test_two_nodes_do_not_share_a_folder(tmp_path: Path) -> None:
+    store = NodeStore(tmp_path / "a")
+    with pytest.raises(Unavailable, match=r"another node has the data folder .*\{node\}"):
+        NodeStore(tmp_path / "a")
+    store.close()
+    NodeStore(tmp_path / "a").close()
+
+
+def test_an_open_replica_is_not_removed_and_a_closed_one_is(built: Path, tmp_path: Path) -> None:
+    store = filled(built, tmp_path / "a")
+    store.fence(UUID, 1, 3)
+    lock = FolderLock(store.replica(UUID, 1))
+    with pytest.raises(Unavailable, match="is open in another process"):
+        store.drop(UUID, 1)
+    lock.release()
+    store.drop(UUID, 1)
+    store.drop(UUID, 1)
+    (held,) = store.held()
+    assert held.replicas == ()
+    assert not list((tmp_path / "a" / UUID).glob("shard-*"))
+
+
+def test_an_older_state_does_not_take_the_place_of_a_newer_one(tmp_path: Path) -> None:
+    store = NodeStore(tmp_path / "a")
+    store.adopt(UUID, {})
+    for epoch in (5, 4):
+        store.keep(UUID, {"epoch": epoch})
+    (held,) = store.held()
+    assert held.state == {"epoch": 5}
+    (tmp_path / "a" / UUID / STATE_FILE).write_bytes(b"{")
+    (held,) = store.held()
+    assert held.state is None
+
+
+def test_no_other_folder_can_be_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="is no uuid of an index"):
+        NodeStore(tmp_path / "a").drop("../b", 1)
+    with pytest.raises(NotFound, match="is not an index"):
+        read_index_files(tmp_path)
+
+
+def test_a_state_is_read_as_it_was_written() -> None:
+    orders = Orders(frozenset("ab"), (Move(0, "a", "b"),), (Extra(1), Extra(0, "c")), True)
+    state = State(7, Table(6, (("a", "b"), ()), 1.5), {"index": {"folder": "/i"}}, orders)
+    assert state_from(state.to_json()) == state
+    with pytest.raises(Corrupt, match="not what a controller writes"):
+        state_from({"epoch": 1})

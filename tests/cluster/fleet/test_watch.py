@@ -1,0 +1,86 @@
+"""What a controller remembers of what it has seen."""
+
+from __future__ import annotations
+
+from bitsift.cluster.fleet.actors import RayNode
+from bitsift.cluster.fleet.agent import AgentReport, CopyReport
+from bitsift.cluster.fleet.node_store import Held, HeldIndex
+from bitsift.cluster.fleet.observed import Node, Phase, Replica
+from bitsift.cluster.fleet.watch import SILENT_S, Place, Seen, Watch
+from bitsift.errors import Unavailable
+from bitsift.shard_worker.types import ShardStatus
+
+UUID = "0" * 32
+
+
+def report(node: str, *held: Held, copies: tuple[CopyReport, ...] = ()) -> AgentReport:
+    return AgentReport(node, (HeldIndex(UUID, held, None),), copies)
+
+
+def alive(*names: str) -> dict[str, RayNode]:
+    return {name: RayNode(name, "z", "127.0.0.1") for name in names}
+
+
+def copy_of(shard: int, *, is_running: bool) -> CopyReport:
+    return CopyReport(UUID, shard, is_running, 1, 2, 1, None)
+
+
+def test_a_node_that_says_nothing_for_a_while_is_lost() -> None:
+    watch, reports = Watch(UUID), {"a": report("a", Held(0, True, 1))}
+    watch.see_nodes(alive("a"), reports, 100)
+    watch.see_replicas(reports, {}, 100)
+    watch.see_nodes(alive("a"), {}, 100 + SILENT_S - 1)
+    assert watch.nodes == {"a": Node("a", "z")}
+    watch.see_nodes(alive("a"), {}, 100 + SILENT_S)
+    assert watch.nodes == {"a": Node("a", "z", 100 + SILENT_S)}
+    assert watch.replicas == {(0, "a"): Replica(0, "a", Phase.CLOSED, 100)}
+    watch.see_nodes(alive("a"), reports, 200)
+    assert watch.nodes == {"a": Node("a", "z")}
+
+
+def test_a_node_that_ray_takes_for_dead_is_lost_at_once_and_forgotten_when_it_had_nothing() -> None:
+    watch, reports = (
+        Watch(UUID),
+        {n: report(n) for n in "ab"} | {"a": report("a", Held(0, True, 1))},
+    )
+    watch.see_nodes(alive("a", "b"), reports, 100)
+    watch.see_replicas(reports, {}, 100)
+    watch.see_nodes({}, {}, 101)
+    assert watch.nodes == {"a": Node("a", "z", 101)}
+
+
+def test_the_phases_of_a_replica() -> None:
+    watch = Watch(UUID)
+    ready = ShardStatus(0, "READY", version=7)
+    steps: list[tuple[AgentReport, dict[Place, Seen], Phase, int]] = [
+        (report("a", copies=(copy_of(0, is_running=True),)), {}, Phase.INCOMING, 0),
+        (report("a", Held(0, False, 0)), {}, Phase.INCOMING, 0),
+        (report("a", Held(0, True, 0)), {}, Phase.CLOSED, 0),
+        (report("a", Held(0, True, 1)), {(0, "a"): None}, Phase.OPENING, 0),
+        (report("a", Held(0, True, 1)), {(0, "a"): ready}, Phase.READY, 7),
+        (report("a", Held(0, True, 1)), {(0, "a"): Unavailable("dead")}, Phase.OPENING, 7),
+        (
+            report("a", Held(0, True, 1)),
+            {(0, "a"): ShardStatus(0, "FAILED", reason="no disk")},
+            Phase.FAILED,
+            7,
+        ),
+    ]
+    for now, (seen, said, phase, version) in enumerate(steps):
+        watch.see_nodes(alive("a"), {"a": seen}, now)
+        watch.see_replicas({"a": seen}, said, now)
+        found = watch.replicas[0, "a"]
+        assert (found.phase, found.version) == (phase, version), now
+    assert watch.reasons == {(0, "a"): "no disk"}
+    watch.see_replicas({"a": report("a")}, {}, 9)
+    assert watch.replicas == {}
+
+
+def test_what_an_earlier_controller_placed_is_waited_for() -> None:
+    watch = Watch(UUID)
+    watch.expect((("a", "b"),), 50)
+    reports = {"a": report("a", Held(0, True, 1))}
+    watch.see_nodes(alive("a"), reports, 51)
+    watch.see_replicas(reports, {}, 51)
+    assert watch.nodes == {"a": Node("a", "z"), "b": Node("b", lost_at=50)}
+    assert watch.replicas[0, "b"].phase is Phase.READY

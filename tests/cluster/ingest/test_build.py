@@ -1,0 +1,158 @@
+"""Builds from precomputed embeddings, on a real Ray cluster of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+from typer.testing import CliRunner, Result
+
+from bitsift.cluster.cli.main import app
+from bitsift.cluster.ingest.build import build_index
+from bitsift.cluster.ingest.options import BuildOptions
+from bitsift.cluster.ingest.progress import IndexStage
+from bitsift.cluster.manifest import read_manifest
+from bitsift.cluster.serving.local import search_local
+from bitsift.cluster.serving.ray_cluster import ray_cluster
+from bitsift.cluster.sources.synthetic import SyntheticSpec, synthetic_block
+from bitsift.errors import InvalidRequest
+from bitsift.options import SearchOptions
+from bitsift.shard_worker.layout import shard_folder
+from bitsift.shard_worker.shard import Shard
+from bitsift.shard_worker.types import Document, Query
+
+TWO_SHARDS = BuildOptions(shards=2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_cluster() -> Iterator[None]:
+    with ray_cluster(None):
+        yield
+
+
+class Stopped(Exception):
+    """What a progress callback raises to end a build in its midst."""
+
+
+def bitsift(*arguments: object) -> Result:
+    """The command line, on the cluster of these tests."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def opened(index: Path) -> list[Shard]:
+    manifest = read_manifest(index)
+    return [
+        Shard(shard_folder(index, number), manifest.calibration, manifest.identity(number))
+        for number in range(manifest.shards)
+    ]
+
+
+def stored_ids(index: Path) -> list[str]:
+    ids = []
+    for shard in opened(index):
+        documents = shard.documents(shard.origin, range(shard.status().rows))
+        ids += [document.id for document in documents if isinstance(document, Document)]
+        shard.close()
+    return ids
+
+
+def test_a_synthetic_corpus_is_built_killed_and_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bitsift.cluster.ingest.load.VECTOR_BATCH_ROWS", 250)
+    spec = SyntheticSpec(12_000, dim=64, seed=2)
+    seen: list[IndexStage] = []
+
+    def stop_midway(stage: IndexStage) -> None:
+        seen.append(stage)
+        if stage.stage == "index":
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        build_index([str(spec)], tmp_path / "index", TWO_SHARDS, on_progress=stop_midway)
+    assert seen[-1].total == spec.rows
+    assert 0 < seen[-1].documents < spec.rows
+    report = build_index([str(spec)], tmp_path / "index", TWO_SHARDS)
+    assert report.documents == spec.rows
+    assert report.encoded < spec.rows
+    assert report.rejects == 0
+    assert sorted(map(int, stored_ids(tmp_path / "index"))) == list(range(spec.rows))
+    vector = synthetic_block(spec, 11_345, 1)[0]
+    best = []
+    for shard in opened(tmp_path / "index"):
+        (found,) = shard.search([Query(SearchOptions(vector=vector))])
+        best += [
+            d.id
+            for d in shard.documents(found.origin, found.rows[:3].tolist())
+            if isinstance(d, Document)
+        ]
+        counters = shard._current.store.counters
+        assert counters.merged_rows == shard.status().rows  # a finished index is all on disk
+        shard.close()
+    assert "11345" in best
+
+
+def test_bad_rows_of_a_matrix_are_found_while_it_is_loaded(tmp_path: Path) -> None:
+    matrix = np.random.default_rng(0).standard_normal((5_000, 48)).astype(np.float32)
+    matrix[[3, 4_999]] = np.nan
+    matrix[77] = 0
+    np.save(tmp_path / "v.npy", matrix)
+    stages: list[IndexStage] = []
+    report = build_index(
+        [tmp_path / "v.npy"], tmp_path / "index", TWO_SHARDS, on_progress=stages.append
+    )
+    assert (report.documents, report.rejects) == (4_997, 3)
+    assert stages[-1].documents == stages[-1].total == 5_000
+    lines = (tmp_path / "index" / "rejects.jsonl").read_text().splitlines()
+    assert sorted(orjson.loads(line)["line"] for line in lines) == [4, 78, 5_000]
+    assert "v-0000000078" in stored_ids(tmp_path / "index")
+
+
+def test_two_documents_with_one_id_leave_the_first_of_them(tmp_path: Path) -> None:
+    rows = [
+        orjson.dumps({"id": f"d{n % 90}", "text": "", "embedding": [1.0 + n] * 31 + [1.0]})
+        for n in range(100)
+    ]
+    (tmp_path / "v.jsonl").write_bytes(b"\n".join(rows))
+    options = BuildOptions(shards=2, vector_field="embedding", id_field="id", text_field="text")
+    report = build_index([tmp_path / "v.jsonl"], tmp_path / "index", options)
+    assert (report.documents, report.rejects) == (90, 10)
+
+
+def test_a_matrix_without_one_good_row_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "v.npy", np.zeros((50, 48), dtype=np.float32))
+    with pytest.raises(InvalidRequest, match="all 50 records are bad"):
+        build_index([tmp_path / "v.npy"], tmp_path / "index", BuildOptions(shards=1))
+
+
+def test_precomputed_embeddings_need_no_model(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).standard_normal((700, 100)).astype(np.float32)
+    vectors[13] = np.nan
+    np.save(tmp_path / "corpus.npy", vectors)
+    rows = [orjson.dumps({"id": f"v{i}", "text": f"text {i}", "n": i}) for i in range(700)]
+    (tmp_path / "corpus.jsonl").write_bytes(b"\n".join(rows))
+    index = tmp_path / "index"
+    done = bitsift(
+        "index", tmp_path / "corpus.jsonl", "--vectors", tmp_path / "corpus.npy",
+        "--out", index, "--shards", 2, "--json",
+    )  # fmt: skip
+    assert orjson.loads(done.stdout)["documents"] == 699
+    refused = bitsift("search", "words", "--index", index).exception
+    assert isinstance(refused, InvalidRequest)
+    assert "search with a vector" in refused.message
+    answer = search_local(index, SearchOptions(vector=vectors[77], top_k=5))
+    assert answer.hits[0].id == "v77"
+    assert answer.hits[0].metadata == {"n": 77}
+
+
+def test_too_many_bad_records_stop_the_build(tmp_path: Path) -> None:
+    source = tmp_path / "bad.jsonl"
+    good = orjson.dumps({"text": "good", "vector": [1.0] * 32})
+    source.write_bytes(b"\n".join([good] * 3 + [b"{"] * 30))
+    command = ["index", source, "--vector-field", "vector", "--out", tmp_path / "i"]
+    stopped = bitsift(*command, "--max-rejects", 5).exception
+    assert isinstance(stopped, InvalidRequest)
+    assert "more than 5 records are bad" in stopped.message

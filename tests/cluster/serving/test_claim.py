@@ -1,0 +1,124 @@
+"""One server an index; what a killed one left is ended, and nothing else is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bitsift.cluster.serving.claim import LOCK_FILE, VARIABLE, marked
+from bitsift.errors import Unavailable
+
+_SERVER = """
+import subprocess, sys
+from pathlib import Path
+from bitsift.cluster.serving.claim import marked
+
+with marked() as processes, processes.serving(Path(sys.argv[1])):
+    child = subprocess.Popen([sys.executable, "-c", sys.argv[2]], stdout=subprocess.PIPE)
+    print(child.pid, child.stdout.readline().decode().strip(), flush=True)
+    sys.stdin.read()
+"""
+_CHILD = """
+import subprocess, sys, time
+hidden = {"PATH": "/usr/bin:/bin"}  # as Ray's agents, whose titles lie over their environment
+grandchild = subprocess.Popen(["sleep", "600"], env=hidden)
+print(grandchild.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@contextlib.contextmanager
+def server(index: Path) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """A server of ``index`` that has a child and a grandchild: (its process, their pids)."""
+    command = [sys.executable, "-c", _SERVER, str(index), _CHILD]
+    pids: list[int] = []
+    with subprocess.Popen(
+        command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            pids = [int(pid) for pid in process.stdout.readline().split()]
+            yield process, pids
+        finally:
+            process.kill()
+            for pid in pids:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    psutil.Process(pid).kill()
+
+
+def runs(pid: int) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
+def test_a_second_server_is_refused_and_says_who_has_the_index(tmp_path: Path) -> None:
+    with server(tmp_path) as (process, pids), marked() as processes:
+        said = rf"open in another process \(pid {process.pid}\), which serves it"
+        with pytest.raises(Unavailable, match=said), processes.serving(tmp_path):
+            pass
+        assert all(map(runs, pids))
+
+
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_what_a_killed_server_left_is_ended_stopped_or_not(
+    tmp_path: Path, is_stopped: bool
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    with server(tmp_path) as (process, pids), server(other) as (_, others):
+        if is_stopped:
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+        process.kill()
+        process.wait(60)
+        assert all(map(runs, pids))
+        with marked() as processes, processes.serving(tmp_path) as ended:
+            assert set(ended) == set(pids)
+            assert not any(map(runs, pids))
+            assert all(map(runs, others))  # of another index
+
+
+def test_a_clean_end_ends_what_was_started_and_leaves_nothing_to_end(tmp_path: Path) -> None:
+    with server(tmp_path) as (process, pids):
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(60) == 0
+        assert not any(map(runs, pids))
+    with marked() as processes, processes.serving(tmp_path) as ended:
+        assert ended == []
+
+
+def test_the_mark_is_in_the_environment_only_within(tmp_path: Path) -> None:
+    with marked() as processes, processes.serving(tmp_path):
+        mark = os.environ[VARIABLE]
+        assert (tmp_path / LOCK_FILE).read_text() == f"{os.getpid()} {mark}\n"
+    assert VARIABLE not in os.environ
+    assert (tmp_path / LOCK_FILE).read_text() == ""
+
+
+@pytest.mark.parametrize("text", ["", "garbage", "1 ", "\0" * 300, "1 ../../etc", "1 " + "f" * 31])
+def test_a_lock_file_of_any_content_ends_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / LOCK_FILE).write_text(text)
+    with marked() as processes, processes.serving(tmp_path) as ended:
+        assert ended == []
+
+
+def test_a_link_in_the_place_of_the_lock_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_text("mine")
+    (tmp_path / LOCK_FILE).symlink_to(tmp_path / "elsewhere")
+    with (
+        marked() as processes,
+        pytest.raises(Unavailable, match="is a link"),
+        processes.serving(tmp_path),
+    ):
+        pass
+    assert (tmp_path / "elsewhere").read_text() == "mine"

@@ -1,0 +1,31 @@
+"""The same settings mean the same to `bitsift serve` and to a cluster's spec."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bitsift.cluster.fleet.spec import ClusterSpec, parse_spec
+from bitsift.cluster.serving.configured import access_settings
+from bitsift.errors import InvalidRequest
+
+
+def spec(folder: Path, **tables: object) -> ClusterSpec:
+    values = {"index": {"folder": "index"}, "placement": {"data": "data"}, **tables}
+    return parse_spec(values, "spec", folder)
+
+
+@pytest.mark.parametrize("given", ["tls_cert", "tls_key"])
+def test_half_of_tls_is_refused_in_a_spec_too(tmp_path: Path, given: str) -> None:
+    """Routers that answered without TLS then would send keys in the clear."""
+    half = spec(tmp_path, access={given: "file.pem"})
+    with pytest.raises(InvalidRequest, match="both --tls-cert and --tls-key"):
+        access_settings(half.access, half.serve)
+
+
+def test_a_spec_gives_its_routers_tls(tmp_path: Path) -> None:
+    whole = spec(tmp_path, access={"tls_cert": "cert.pem", "tls_key": "key.pem"})
+    tls = access_settings(whole.access, whole.serve).tls
+    assert tls is not None
+    assert (tls.cert, tls.key) == (tmp_path / "cert.pem", tmp_path / "key.pem")

@@ -1,0 +1,264 @@
+"""Which files, which fields, which vectors: the plan, and the errors that say what to change."""
+
+import gzip
+import os
+import pickle
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import orjson
+import pytest
+
+from bitsift.cluster.sources.files import plan_sources
+from bitsift.cluster.sources.plan import Compression, Format, SourceFile
+from bitsift.errors import InvalidRequest
+
+
+def write_lines(path: Path, rows: list[object]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    return path
+
+
+def write_npy(path: Path, rows: int, width: int = 4) -> Path:
+    np.save(path, np.ones((rows, width), dtype=np.float32))
+    return path
+
+
+DOCUMENT = {"_id": "1", "title": "t", "text": "words"}
+
+
+def names(plan_files: tuple[SourceFile, ...]) -> list[str]:
+    return [file.name for file in plan_files]
+
+
+def test_the_order_of_files_does_not_depend_on_the_order_of_arguments(tmp_path: Path) -> None:
+    paths = [write_lines(tmp_path / name, [DOCUMENT]) for name in ("b.jsonl", "a.jsonl", "c.jsonl")]
+    forward, backward = plan_sources(paths), plan_sources(paths[::-1])
+    assert forward == backward
+    assert names(forward.files) == ["a.jsonl", "b.jsonl", "c.jsonl"]
+    assert [file.index for file in forward.files] == [0, 1, 2]
+
+
+def test_a_file_that_is_named_twice_is_read_once(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.jsonl", [DOCUMENT])
+    assert names(plan_sources([path, tmp_path, str(path)]).files) == ["a.jsonl"]
+
+
+def test_a_relative_path_is_planned_as_an_absolute_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_lines(tmp_path / "a.jsonl", [DOCUMENT])
+    monkeypatch.chdir(tmp_path)
+    assert plan_sources(["a.jsonl"]).files[0].path == str(tmp_path / "a.jsonl")
+
+
+def test_a_plan_survives_pickling(tmp_path: Path) -> None:
+    plan = plan_sources([write_lines(tmp_path / "a.jsonl", [DOCUMENT])])
+    assert pickle.loads(pickle.dumps(plan)) == plan
+
+
+def test_a_folder_gives_all_supported_files_below_it_and_counts_the_others(tmp_path: Path) -> None:
+    write_lines(tmp_path / "deep" / "er" / "a.jsonl", [DOCUMENT])
+    write_lines(tmp_path / ".hidden" / "b.jsonl", [DOCUMENT])
+    write_lines(tmp_path / ".c.jsonl", [DOCUMENT])
+    (tmp_path / "readme.md").write_text("# hello\nworld")
+    (tmp_path / "picture.png").write_bytes(b"png")
+    plan = plan_sources([tmp_path])
+    assert names(plan.files) == ["deep/er/a.jsonl", "readme.md"]
+    assert plan.ignored_files == 1
+
+
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_a_beir_folder_gives_its_corpus_only(tmp_path: Path, ending: str) -> None:
+    for name in ("corpus.jsonl", "queries.jsonl"):
+        content = orjson.dumps(DOCUMENT)
+        path = tmp_path / "nested" / "set" / (name + ending)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(gzip.compress(content) if ending else content)
+    qrels = tmp_path / "nested" / "set" / "qrels" / "test.tsv"
+    qrels.parent.mkdir()
+    qrels.write_text("query-id\tcorpus-id\tscore\n")
+    write_lines(tmp_path / "other.jsonl", [DOCUMENT])
+    assert names(plan_sources([tmp_path / "nested" / "set"]).files) == [f"corpus.jsonl{ending}"]
+    expected = [f"nested/set/corpus.jsonl{ending}", "other.jsonl"]
+    assert names(plan_sources([tmp_path]).files) == expected
+
+
+def test_a_beir_folder_with_both_corpora_gives_the_unpacked_one(tmp_path: Path) -> None:
+    write_lines(tmp_path / "corpus.jsonl", [DOCUMENT])
+    (tmp_path / "corpus.jsonl.gz").write_bytes(gzip.compress(orjson.dumps(DOCUMENT)))
+    assert names(plan_sources([tmp_path]).files) == ["corpus.jsonl"]
+
+
+def test_equal_names_in_two_folders_are_told_apart_by_their_paths(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "readme.md").write_text("words")
+    found = names(plan_sources([tmp_path / "one", tmp_path / "two"]).files)
+    assert len(set(found)) == 2
+    assert all(name.endswith("/readme.md") for name in found)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "compression"),
+    [
+        ("a.jsonl", Format.JSON_LINES, Compression.NONE),
+        ("a.NDJSON.GZ", Format.JSON_LINES, Compression.GZIP),
+        ("a.md", Format.MARKDOWN, Compression.NONE),
+        ("a.txt", Format.TEXT, Compression.NONE),
+    ],
+)
+def test_the_ending_says_format_and_compression(
+    tmp_path: Path, name: str, kind: Format, compression: Compression
+) -> None:
+    content = orjson.dumps(DOCUMENT)
+    packed = gzip.compress(content) if compression else content
+    (tmp_path / name).write_bytes(packed)
+    file = plan_sources([tmp_path / name]).files[0]
+    assert (file.format, file.compression) == (kind, compression)
+
+
+def test_a_missing_path_says_what_a_source_is(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match=r"nowhere does not exist; a source is \.jsonl"):
+        plan_sources([tmp_path / "nowhere"])
+
+
+def test_no_path_at_all_says_what_a_source_is() -> None:
+    with pytest.raises(InvalidRequest, match=r"no source given; a source is \.jsonl"):
+        plan_sources([])
+
+
+def test_an_empty_folder_says_what_is_supported(tmp_path: Path) -> None:
+    (tmp_path / "picture.png").write_bytes(b"png")
+    with pytest.raises(InvalidRequest, match=r"no supported file \(1 others\).*\.parquet"):
+        plan_sources([tmp_path])
+
+
+@pytest.mark.parametrize("name", ["a.pdf", "a.json", "a", "a.gz"])
+def test_an_unsupported_ending_says_what_is_supported(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"{}")
+    with pytest.raises(InvalidRequest, match=r"unsupported ending; supported: \.jsonl"):
+        plan_sources([tmp_path / name])
+
+
+@pytest.mark.parametrize("name", ["a.parquet.gz", "a.npy.zst"])
+def test_what_must_be_seekable_is_refused_while_compressed(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(InvalidRequest, match="unpack it first"):
+        plan_sources([tmp_path / name])
+
+
+def test_something_that_is_neither_file_nor_folder_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(InvalidRequest, match="is not a file or folder"):
+        plan_sources([tmp_path / "pipe.jsonl"])
+
+
+@pytest.mark.parametrize("content", [b"not parquet", b"", b"PAR1PAR1"])
+def test_a_file_that_is_not_parquet_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.parquet").write_bytes(content)
+    with pytest.raises(InvalidRequest, match="not a readable parquet file"):
+        plan_sources([tmp_path / "a.parquet"])
+
+
+def test_a_lone_npy_file_gives_its_rows_and_width(tmp_path: Path) -> None:
+    plan = plan_sources([write_npy(tmp_path / "v.npy", rows=7, width=5)])
+    assert (plan.expected_width, plan.files[0].records) == (5, 7)
+
+
+def test_npy_files_of_two_widths_are_refused_with_both(tmp_path: Path) -> None:
+    write_npy(tmp_path / "a.npy", rows=2, width=8)
+    write_npy(tmp_path / "b.npy", rows=2, width=16)
+    with pytest.raises(InvalidRequest, match=r"of 8 numbers.*of 16: an index has one width"):
+        plan_sources([tmp_path])
+
+
+@pytest.mark.parametrize(
+    "matrix", [np.ones(4, "f4"), np.ones((2, 2, 2), "f4"), np.ones((2, 4), "i4")]
+)
+def test_an_npy_file_of_another_shape_or_type_is_refused(
+    tmp_path: Path, matrix: np.ndarray
+) -> None:
+    np.save(tmp_path / "v.npy", matrix)
+    with pytest.raises(InvalidRequest, match=r"expected float16, float32 or float64 of shape"):
+        plan_sources([tmp_path / "v.npy"])
+
+
+def test_an_npy_file_that_is_cut_off_is_refused(tmp_path: Path) -> None:
+    path = write_npy(tmp_path / "v.npy", rows=100)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InvalidRequest, match="not a readable npy file"):
+        plan_sources([path])
+
+
+def test_a_pickle_in_an_npy_file_is_never_loaded(tmp_path: Path) -> None:
+    np.save(tmp_path / "v.npy", np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(InvalidRequest, match="not a readable npy file"):
+        plan_sources([tmp_path / "v.npy"])
+
+
+@pytest.mark.parametrize("broken", [b"", b"{broken\n\n"])
+def test_vectors_for_another_number_of_records_are_refused_with_both_counts(
+    tmp_path: Path, broken: bytes
+) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(broken + (orjson.dumps(DOCUMENT) + b"\n") * 2))
+    records = 3 if broken else 2
+    vectors = write_npy(tmp_path / "v.npy", rows=5)
+    with pytest.raises(InvalidRequest, match=f"v.npy has 5 rows and .* has {records} records"):
+        plan_sources([path], vectors=vectors)
+    good = write_npy(tmp_path / "w.npy", rows=records)
+    assert plan_sources([path], vectors=good).files[0].vectors == str(good)
+
+
+def test_several_npy_files_go_with_the_files_of_their_stems(tmp_path: Path) -> None:
+    for stem in "ab":
+        write_lines(tmp_path / f"{stem}.jsonl", [DOCUMENT])
+    matrices = [write_npy(tmp_path / f"{stem}.npy", rows=1) for stem in "ba"]
+    plan = plan_sources([tmp_path], vectors=matrices)
+    assert [file.vectors for file in plan.files] == [str(tmp_path / f"{s}.npy") for s in "ab"]
+    with pytest.raises(InvalidRequest, match=r"2 npy files .* for 1 source files, and 1 go"):
+        plan_sources([tmp_path / "a.jsonl"], vectors=matrices)
+
+
+def test_an_npy_file_beside_its_source_must_be_named(tmp_path: Path) -> None:
+    write_lines(tmp_path / "a.jsonl", [DOCUMENT])
+    write_npy(tmp_path / "a.npy", rows=1)
+    with pytest.raises(InvalidRequest, match=r"lies next to .*a\.jsonl: name it with --vectors"):
+        plan_sources([tmp_path])
+
+
+def test_sources_with_and_without_vectors_do_not_mix(tmp_path: Path) -> None:
+    write_lines(tmp_path / "a.jsonl", [DOCUMENT])
+    write_npy(tmp_path / "v.npy", rows=1)
+    with pytest.raises(InvalidRequest, match=r"v\.npy comes with vectors and .*a\.jsonl does not"):
+        plan_sources([tmp_path])
+
+
+def test_a_source_behind_a_url_is_read_through_fsspec() -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/bucket/corpus.jsonl", orjson.dumps(DOCUMENT))
+    memory.pipe("/bucket/queries.jsonl", orjson.dumps(DOCUMENT))
+    plan = plan_sources(["memory://bucket"])
+    assert [file.path for file in plan.files] == ["memory:///bucket/corpus.jsonl"]
+    assert plan_sources(["memory://bucket/queries.jsonl"]).files[0].size_bytes > 0
+
+
+def test_a_url_without_a_driver_says_which_package_is_missing() -> None:
+    with pytest.raises(InvalidRequest, match="s3fs"):
+        plan_sources(["s3://bucket/corpus.jsonl"])
+
+
+def test_a_url_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="does not exist"):
+        plan_sources(["memory://nowhere/at/all.jsonl"])
+
+
+def test_the_fingerprint_changes_when_a_file_grows(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.jsonl", [DOCUMENT])
+    before = plan_sources([path]).fingerprint
+    assert plan_sources([path]).fingerprint == before
+    write_lines(path, [DOCUMENT, DOCUMENT])
+    assert plan_sources([path]).fingerprint != before

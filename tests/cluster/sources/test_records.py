@@ -1,0 +1,101 @@
+"""Tables, text files and Markdown: where a record begins and what is its title."""
+
+import gzip
+from pathlib import Path
+
+import orjson
+import pytest
+
+from bitsift.cluster.sources.files import plan_sources
+from bitsift.cluster.sources.plan import POSITION_BITS
+from bitsift.cluster.sources.readers import read_text_files
+from bitsift.cluster.sources.streams import LINE_BYTES_MAX
+from tests.source_files import fresh, put, read, rejects
+
+
+def test_table_rows_have_strings_and_leave_empty_cells_out_of_the_metadata(tmp_path: Path) -> None:
+    content = b'id,text,year,note,\r\n07,"a, ""b""\r\nc",1999,,z\r\n\r\n8,d,,,\r\n'
+    rows = read(put(tmp_path, content, ".csv"))
+    assert [row["line"] for row in rows] == [2, 5]
+    assert (rows[0]["id"], rows[0]["text"]) == ("07", 'a, "b"\r\nc')
+    assert orjson.loads(rows[0]["metadata"]) == {"year": "1999", "column_5": "z"}
+    assert rows[1]["metadata"] == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"1,a,b", "broken row: it has 3 cells, the header has 2"),
+        (b"1", "broken row: it has 1 cells, the header has 2"),
+        (b"1,\xff", "invalid UTF-8"),
+        (b"1,", "blank text in field 'text'"),
+        (b",a", "empty id"),
+        (b"1,a\rb", "broken row: new-line character"),
+    ],
+)
+def test_a_bad_row_of_a_table_is_rejected(tmp_path: Path, line: bytes, reason: str) -> None:
+    rows = read(put(tmp_path, b"id,text\n0,a\n" + line + b"\n2,c\n", ".csv"))
+    ((number, found),) = rejects(rows)
+    assert (number, found[: len(reason)]) == (3, reason)
+    assert rows[2]["id"] == "2"
+
+
+def test_a_quote_that_is_never_closed_is_one_reject_at_its_line(tmp_path: Path) -> None:
+    rows = read(put(tmp_path, b'id,text\n1,a\n2,"b\n3,c\n', ".csv"))
+    assert rejects(rows) == [(3, "broken row: a quote is never closed")]
+
+
+def test_a_cell_over_the_default_limit_of_the_csv_module_is_read(tmp_path: Path) -> None:
+    rows = read(put(tmp_path, b"text\n" + b"a" * 1_000_000 + b"\n", ".csv"))
+    assert len(rows[0]["text"]) == 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("content", "title"),
+    [
+        ("# One #\ntext", "One"),
+        ("text first\n\n  ### Two\n# One", "Two"),
+        ("```\n# code\n```\n~~~\n# code\n~~~\n# One", "One"),
+        ("---\n# a comment: in front matter\n---\n# One", "One"),
+        ("One\n===\ntext", "One"),
+        ("text\n\n---\n\nmore", "notes"),
+        ("#hashtag is no heading", "notes"),
+        ("#\n# One", "One"),
+        ("no heading", "notes"),
+    ],
+)
+def test_the_title_of_a_markdown_file_is_its_first_heading(
+    tmp_path: Path, content: str, title: str
+) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "notes.md").write_text(content)
+    (row,) = read(tmp_path)
+    assert (row["id"], row["title"], row["text"]) == ("docs/notes.md", title, content)
+
+
+def test_a_text_file_is_one_document_whatever_is_in_it(tmp_path: Path) -> None:
+    for name, content in {
+        "a.txt": b"# not a heading\nwords",
+        "b.txt": b" \n",
+        "c.txt": b"\xff",
+        "d.txt.gz": gzip.compress(b"packed"),
+        "e.txt.gz": gzip.compress(b"packed")[:-9],
+    }.items():
+        (tmp_path / name).write_bytes(content)
+    files = plan_sources([tmp_path]).files
+    (table,) = read_text_files(files)
+    rows = table.to_pylist()
+    assert [row["id"] for row in rows] == ["a.txt", None, None, "d.txt.gz", None]
+    assert [row["title"] for row in rows] == ["a", None, None, "d", None]
+    assert [row["position"] >> POSITION_BITS for row in rows] == [0, 1, 2, 3, 4]
+    reasons = [row["reject"] or "" for row in rows]
+    assert [reason.split()[0] if reason else "" for reason in reasons] == [
+        "", "blank", "invalid", "", "truncated",
+    ]  # fmt: skip
+
+
+def test_a_text_file_over_the_limit_is_rejected(tmp_path: Path) -> None:
+    path = fresh(tmp_path, ".txt")
+    with path.open("wb") as stream:
+        stream.truncate(LINE_BYTES_MAX + 1)
+    assert rejects(read(path)) == [(1, "record is longer than 16 MiB")]

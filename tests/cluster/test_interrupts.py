@@ -1,0 +1,104 @@
+"""Ctrl-C and SIGTERM: raised, deferred, ignored, as the block says."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from bitsift.cluster.interrupts import deferred, shielded, terminable
+from tests.threads import ended
+
+BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+@BOTH
+def test_both_raise_in_a_terminable_block_and_are_as_before_after_it(number: int) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt), terminable():
+        send(number)
+    assert signal.getsignal(number) is before
+
+
+@BOTH
+def test_what_swallows_the_exception_is_told_at_the_next_sleep(number: int) -> None:
+    with terminable() as ending:
+        with contextlib.suppress(KeyboardInterrupt):
+            send(number)
+        with pytest.raises(KeyboardInterrupt):
+            ending.sleep(0)
+
+
+def work(number: int, times: int, done: list[str]) -> None:
+    with terminable():
+        with deferred():
+            for _ in range(times):
+                send(number)
+            done.append("whole")
+        done.append("beyond")
+
+
+@BOTH
+def test_the_first_waits_for_the_end_of_a_deferred_block(number: int) -> None:
+    done: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        work(number, 1, done)
+    assert done == ["whole"]
+
+
+@BOTH
+def test_the_second_interrupts_a_deferred_block(number: int) -> None:
+    done: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        work(number, 2, done)
+    assert not done
+
+
+@BOTH
+def test_an_ending_is_not_interrupted(number: int) -> None:
+    done = []
+    with terminable(), shielded():
+        send(number)
+        done.append("whole")
+    assert done == ["whole"]
+
+
+def test_other_threads_are_left_alone() -> None:
+    done = []
+
+    def all_three() -> None:
+        with terminable(), deferred(), shielded():
+            done.append("whole")
+
+    thread = threading.Thread(target=all_three)
+    thread.start()
+    ended(thread)
+    assert done == ["whole"]
+
+
+class Interrupted:
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_inside_of_a_destructor_is_not_lost() -> None:
+    reached = []
+
+    def work() -> None:
+        with terminable():
+            thing = Interrupted()
+            del thing
+            reached.append("the exception was raised where Python only prints it")
+            time.sleep(20)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert reached

@@ -1,0 +1,69 @@
+"""`make test` on machines that lack what the tests call."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.faults.support import ROOT
+from tests.programs import PACKAGES
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> dict[str, str]:
+    """An environment whose PATH has the shell's own tools and nothing else: no apt-get either."""
+    for name in ("sh", "id", "basename", "ls", "env"):
+        found = shutil.which(name)
+        assert found is not None
+        (tmp_path / name).symlink_to(found)
+    return {**os.environ, "PATH": str(tmp_path)}
+
+
+def packages(*arguments: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    shell = shutil.which("sh")
+    assert shell is not None
+    return subprocess.run(
+        [shell, ".ci/packages", *arguments], cwd=ROOT, env=environment,
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def test_where_nothing_may_be_installed_the_one_command_is_named(bare: dict[str, str]) -> None:
+    done = packages("test", environment=bare)
+    assert done.returncode == 0
+    first, second = done.stderr.splitlines()
+    assert "apt-get install chromium chromium-driver strace mount" in first
+    assert "skipped" in second
+    start = packages("start", environment=bare)
+    assert (start.returncode, start.stdout) == (1, "")
+    assert "apt-get install make python3" in start.stderr
+
+
+def test_an_environment_that_cannot_be_made_is_an_error(bare: dict[str, str]) -> None:
+    assert packages("venv", sys.executable, environment=bare).returncode == 0
+    done = packages("venv", "/nowhere/python3.11", environment=bare)
+    assert done.returncode == 1
+    assert "apt-get install python3.11-venv" in done.stderr
+
+
+def test_tests_that_need_what_is_missing_are_skipped_and_counted(bare: dict[str, str]) -> None:
+    wanted = ["tests/faults/test_disks.py", "-k", "test_5 or test_6 or test_4_a_full"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-n", "1", "-p", "no:cacheprovider", *wanted],
+        cwd=ROOT, env=bare, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    said = "6 tests were skipped because programs are missing; on Debian: "
+    assert f"{said}apt-get install mount strace" in done.stdout
+    assert "1 passed, 6 skipped" in done.stdout
+
+
+def test_each_program_of_the_tests_is_installed_by_make() -> None:
+    script = (ROOT / ".ci" / "packages").read_text()
+    for package in PACKAGES.values():
+        assert f"need {package} " in script

@@ -1,0 +1,197 @@
+"""Every socket of the real commands, against docs/security.md, and what each says to strangers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+
+from tests.commands import COMMAND, DEMO, answering, free_port
+
+ROOT = Path(__file__).parents[2]
+UNIMPLEMENTED, REFUSED = b"grpc-status\x0212", b"grpc-status\x0216"
+METHODS = {
+    "bitsift": ["/ray.rpc.CoreWorkerService/GetCoreWorkerStats"],
+    "gcs_server": ["/ray.rpc.NodeInfoGcsService/GetAllNodeInfo"],
+    "raylet": ["/ray.rpc.NodeManagerService/GetNodeStats", "/ray.rpc.ObjectManagerService/Pull"],
+}
+"""A call that each kind of process knows; an actor knows the first."""
+
+
+def documented() -> dict[str, str]:
+    """The table of docs/security.md: (process, address)."""
+    text = (ROOT / "docs" / "security.md").read_text()
+    text = text.split("## Ports", 1)[1].split("\n## ", 1)[0]
+    rows = [line.split("|")[1:3] for line in text.splitlines() if line.startswith("|")][2:]
+    return {process.strip(): address.strip() for process, address in rows}
+
+
+def kind(process: psutil.Process) -> str:
+    """The name in the table."""
+    line = process.cmdline()
+    if line[0].startswith("ray::"):
+        name = line[0].removeprefix("ray::").split(".")[0].strip()
+        named = ("ShardActor", "WriterActor", "RouterActor", "RuntimeEnvAgent")
+        return name if name in named else "ray worker"
+    return "bitsift" if any("bitsift.cluster.cli" in part for part in line) else Path(line[0]).name
+
+
+def sockets(session: int) -> Iterator[tuple[psutil.Process, str, int]]:
+    """(process, address, port) of all that listens, TCP and UDP, IPv4 and IPv6."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            if os.getsid(process.pid) == session:
+                for found in process.net_connections(kind="inet"):
+                    if found.status == psutil.CONN_LISTEN or found.type == socket.SOCK_DGRAM:
+                        yield process, found.laddr.ip.removeprefix("::ffff:"), found.laddr.port
+
+
+def grpc(port: int, method: str, token: str | None) -> bytes:
+    """What a gRPC server answers to an empty call, headers and trailers as they come."""
+
+    def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(payload))[1:]
+            + bytes([kind, flags])
+            + struct.pack(">I", stream)
+            + payload
+        )
+
+    headers = {":method": "POST", ":scheme": "http", ":path": method, ":authority": "localhost",
+               "te": "trailers", "content-type": "application/grpc"}  # fmt: skip
+    if token is not None:
+        headers["authorization"] = f"Bearer {token}"
+    packed = b"".join(
+        bytes([0, len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
+        for name, value in headers.items()
+    )
+    said = b""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall(
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+            + frame(4, 0, 0, b"")
+            + frame(1, 4, 1, packed)
+            + frame(0, 1, 1, bytes(5))
+        )
+        while b"grpc-status" not in said or len(said) < said.index(b"grpc-status") + 14:
+            part = connection.recv(1 << 16)
+            assert part, said
+            said += part
+    return said
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ports")
+    rows = np.random.default_rng(0).standard_normal((4_000, 32)).astype(np.float32)
+    np.save(folder / "corpus.npy", rows)
+    lines = [json.dumps({"id": f"v{i}", "text": f"text {i}"}) for i in range(len(rows))]
+    (folder / "corpus.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def index_command(corpus: Path) -> list[object]:
+    return ["index", corpus / "corpus.jsonl", "--vectors", corpus / "corpus.npy",
+            "--out", corpus / "index", "--shards", 2]  # fmt: skip
+
+
+def test_every_socket_is_in_the_table_and_refuses_strangers(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = corpus / "home"
+    home.mkdir(exist_ok=True)
+    monkeypatch.setenv("HOME", str(home))
+    table, seen = documented(), set()
+    command = [*COMMAND, *map(str, index_command(corpus))]
+    with subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            seen |= listening(process.pid)
+            time.sleep(0.1)
+    assert process.returncode == 0
+    admin_port = free_port()
+    options = ["--port", 0, "--admin-port", admin_port, "--json"]
+    with answering([*COMMAND, "serve", corpus / "index", *options]) as (url, serving):
+        for owner, address, port in list(sockets(serving.pid)):
+            assert address == "127.0.0.1", owner
+            if port in (httpx.URL(url).port, admin_port):
+                assert kind(owner) == "RouterActor"
+                seen.add("RouterActor admin" if port == admin_port else "RouterActor HTTP")
+                continue
+            seen.add(kind(owner))
+            check_refusal(kind(owner), port)
+        assert ray_init(serving.pid, "a wrong one").returncode != 0
+        assert ray_init(serving.pid, None).returncode != 0
+        assert ray_init(serving.pid, token_of(serving.pid)).returncode == 0  # so the others count
+    assert seen == set(table)
+    assert not (home / ".ray").exists()
+
+
+def listening(session: int) -> set[str]:
+    """The kinds of processes that listen, on loopback all of them."""
+    kinds = set()
+    for owner, address, _ in sockets(session):
+        with contextlib.suppress(psutil.Error, IndexError):  # it has ended
+            kinds.add(kind(owner))
+        assert address == "127.0.0.1", owner
+    return kinds
+
+
+def test_the_demo_listens_where_serve_and_index_do(tmp_path: Path) -> None:
+    rows = [json.dumps({"id": f"w{i}", "text": f"the word for {i} things"}) for i in range(3_000)]
+    (tmp_path / "words.jsonl").write_text("\n".join(rows))
+    program = [sys.executable, "-c", DEMO, tmp_path / "words.jsonl"]
+    command = [*program, "demo", "--index", tmp_path / "index", "--port", 0, "--json"]
+    seen = set()
+    with answering(command) as (url, process):
+        while httpx.get(f"{url}/v1/index").json()["loading"]:
+            seen |= listening(process.pid)
+        ports = {port: kind(owner) for owner, _, port in sockets(process.pid)}
+    assert ports[httpx.URL(url).port or 0] == "RouterActor"
+    assert {"ray worker", "ShardActor", "WriterActor"} <= seen <= set(documented())
+
+
+def check_refusal(owner: str, port: int) -> None:
+    """Callers without a token, or with a wrong one, are told so, and nothing else."""
+    for token in (None, "a wrong one"):
+        if owner == "RuntimeEnvAgent":
+            headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+            url = f"http://127.0.0.1:{port}/get_or_create_runtime_env"
+            answer = httpx.post(url, headers=headers, trust_env=False, timeout=30)
+            assert answer.status_code in (401, 403), answer.text
+            continue
+        answers = [grpc(port, method, token) for method in METHODS.get(owner, METHODS["bitsift"])]
+        assert sum(REFUSED in answer for answer in answers) == 1, answers
+        assert all(REFUSED in answer or UNIMPLEMENTED in answer for answer in answers)
+
+
+def gcs_of(session: int) -> psutil.Process:
+    return next(owner for owner, _, _ in sockets(session) if kind(owner) == "gcs_server")
+
+
+def token_of(session: int) -> str:
+    return str(gcs_of(session).environ()["RAY_AUTH_TOKEN"])
+
+
+def ray_init(session: int, token: str | None) -> subprocess.CompletedProcess[str]:
+    """A driver of another program that tries to join."""
+    port = next(port for owner, _, port in sockets(session) if kind(owner) == "gcs_server")
+    program = f"import ray; ray.init('127.0.0.1:{port}', log_to_driver=False)"
+    environment = {**os.environ, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    if token is not None:
+        environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+    return subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True,
+        timeout=120, check=False,
+    )  # fmt: skip

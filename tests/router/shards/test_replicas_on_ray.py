@@ -1,0 +1,217 @@
+"""Two shards of two replicas on a real Ray cluster: one is killed or frozen under 50 queries a
+second, and every answer is whole and right.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import httpx
+import numpy as np
+import pytest
+import ray
+
+from bitsift.cluster.serving.launch import _end, _start, failing_over, stop_shards, wait_open
+from bitsift.cluster.serving.ray_cluster import ray_cluster
+from bitsift.router.actor import RouterActor
+from bitsift.router.shards.placement import ReplicaAddress, ReplicaTable
+from bitsift.router.write.writer import WriterActor
+from bitsift.shard_worker.actor import ShardActor
+from bitsift.shard_worker.codes import normalize
+from bitsift.shard_worker.types import ShardIdentity, ShardSettings
+from tests.commands import COMMAND
+from tests.fakes import UUID, make_description
+from tests.replicas import copy_replicas
+
+DIMENSION, ROWS = 64, 1_000
+SHARDS, REPLICAS = 2, 2
+PER_S = 50.0
+
+
+class Running(NamedTuple):
+    url: str
+    router: Any
+    writer: Any
+    table: ReplicaTable
+
+
+def units() -> np.ndarray:
+    rows = np.random.default_rng(2).standard_normal((ROWS, DIMENSION)).astype(np.float32)
+    return normalize(rows, DIMENSION)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("on-ray")
+    calibration = copy_replicas(folder, units(), DIMENSION, SHARDS, REPLICAS)
+    with ray_cluster(None):
+        shards = []
+        for number in range(SHARDS):
+            identity = ShardIdentity(UUID, number, SHARDS, DIMENSION, calibration.width)
+            addresses = []
+            for copy in range(REPLICAS):
+                path = str(folder / str(copy) / f"shard-{number:05d}")
+                node = f"node-{copy}"
+                actor = _start(
+                    ShardActor, f"{UUID}/shard-{number:05d}/{node}", path, calibration.to_json(),
+                    identity, ShardSettings(),
+                )  # fmt: skip
+                addresses.append(ReplicaAddress(node, actor))
+            shards.append(tuple(addresses))
+        table = ReplicaTable(1, tuple(shards))
+        actors = [address.actor for of_shard in shards for address in of_shard]
+        wait_open(actors)
+        described = make_description(SHARDS, calibration, has_model=False)
+        options = {"max_concurrency": 100, **failing_over()}
+        writer = _start(WriterActor, None, described, table, None, **options)
+        router = _start(RouterActor, None, described, table, writer, None, **options)
+        url, _ = ray.get(router.listen.remote("127.0.0.1", 0))
+        try:
+            yield Running(url, router, writer, table)
+        finally:
+            _end([router, writer])
+            stop_shards(actors)
+
+
+class Load:
+    """Queries at a steady rate, each for a row that is there; ``took_s`` of each."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+        self._rows = units()
+        self.wrong: list[str] = []
+
+    async def run(self, seconds: float) -> list[float]:
+        tasks = []
+        for number in range(int(seconds * PER_S)):
+            tasks.append(asyncio.ensure_future(self._ask(number * 7 % ROWS)))
+            await asyncio.sleep(1 / PER_S)
+        return list(await asyncio.gather(*tasks))
+
+    async def _ask(self, row: int) -> float:
+        body = {"vector": self._rows[row].tolist(), "top_k": 1, "include": ["title"]}
+        started = time.monotonic()
+        answer = await self._client.post("/v1/search", json=body)
+        took_s = time.monotonic() - started
+        found = answer.json()
+        if not answer.is_success or found["partial"] or found["hits"][0]["id"] != str(row):
+            self.wrong.append(answer.text[:500])
+        return took_s
+
+
+async def replicas_of(client: httpx.AsyncClient, shard: int) -> list[dict[str, Any]]:
+    cluster = (await client.get("/v1/cluster")).json()
+    return list(cluster["shards"][shard]["replicas"])
+
+
+async def until_ready(client: httpx.AsyncClient, load: Load, shard: int) -> list[dict[str, Any]]:
+    """The replicas, when each of them is READY and has its breaker closed; under load."""
+    end_s = time.monotonic() + 120
+    while time.monotonic() < end_s:
+        await load.run(0.2)
+        found = await replicas_of(client, shard)
+        if all(it["state"] == "READY" and it["breaker"] == "closed" for it in found):
+            return found
+    raise AssertionError(found)
+
+
+def percentile_ms(seconds: list[float], share: float) -> float:
+    return float(np.quantile(seconds, share) * 1e3)
+
+
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_replica_that_is_lost_under_load_costs_no_answer(
+    running: Running, fault: signal.Signals
+) -> None:
+    async def scenario() -> None:
+        async with httpx.AsyncClient(base_url=running.url, timeout=60, trust_env=False) as client:
+            load = Load(client)
+            await load.run(2.0)  # warm
+            before = await load.run(4.0)
+            lost = (await until_ready(client, load, 0))[0]
+            os.kill(lost["pid"], fault)
+            during = await load.run(4.0)
+            if fault is signal.SIGSTOP:
+                (frozen, well) = await replicas_of(client, 0)
+                assert (frozen["breaker"] == "closed", well["state"]) == (False, "READY"), frozen
+                os.kill(lost["pid"], signal.SIGCONT)
+            back = (await until_ready(client, load, 0))[0]
+            assert (back["pid"] == lost["pid"]) is (fault is signal.SIGSTOP)
+            assert load.wrong == []
+            print(
+                f"{fault.name}: p50/p99 before {percentile_ms(before, 0.5):.1f}/"
+                f"{percentile_ms(before, 0.99):.1f} ms, during {percentile_ms(during, 0.5):.1f}/"
+                f"{percentile_ms(during, 0.99):.1f} ms, max {max(during) * 1e3:.0f} ms; {back}"
+            )
+
+    asyncio.run(scenario())
+
+
+def test_tables_change_under_load_and_no_answer_is_lost(running: Running) -> None:
+    async def scenario() -> None:
+        async with httpx.AsyncClient(base_url=running.url, timeout=60, trust_env=False) as client:
+            load = Load(client)
+            loading = asyncio.ensure_future(load.run(4.0))
+            for turn in range(2, 20):
+                one = turn % 2
+                shards = tuple(of_shard[one : one + 1] for of_shard in running.table.shards)
+                whole = running.table.shards if turn % 3 else shards
+                assert await running.router.place.remote(ReplicaTable(turn, whole)) == turn
+                await asyncio.sleep(0.15)
+            await running.router.place.remote(ReplicaTable(20, running.table.shards))
+            await loading
+            assert load.wrong == []
+
+    asyncio.run(scenario())
+
+
+def test_the_command_line_shows_the_replicas(running: Running) -> None:
+    command = [*COMMAND, "status", "--url", running.url]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    rows = [line.split() for line in said.splitlines() if "node-" in line]
+    assert [[cell for cell in row if cell not in "│┃"][:4] for row in rows] == [
+        [str(shard), f"node-{copy}", "READY", "closed"]
+        for shard in range(SHARDS)
+        for copy in range(REPLICAS)
+    ], said
+
+
+def test_a_replica_that_is_killed_leaves_before_a_write_is_acknowledged(running: Running) -> None:
+    """The table without it is placed here as a controller does."""
+
+    async def scenario() -> None:
+        async with httpx.AsyncClient(base_url=running.url, timeout=60, trust_env=False) as client:
+            load = Load(client)
+            lost = (await until_ready(client, load, 0))[0]
+
+            async def write(number: int) -> str:
+                ids = [{"id": f"{number}-{key}", "text": "x", "vector": [1.0] * DIMENSION}
+                       for key in range(8)]  # fmt: skip
+                answer = await client.post("/v1/documents", json={"documents": ids})
+                answer.raise_for_status()
+                return str({it["status"] for it in answer.json()["results"]})
+
+            assert await write(0) == "{'created'}"
+            os.kill(lost["pid"], signal.SIGKILL)
+            writing = asyncio.ensure_future(write(1))
+            behind: tuple[tuple[int, str], ...] = ()
+            while not behind:
+                behind = await running.writer.behind.remote()
+                assert not writing.done()
+                await asyncio.sleep(0.02)
+            assert behind == ((0, lost["node"]),)
+            first, second = running.table.shards
+            less = tuple(it for it in first if it.node != lost["node"])
+            for actor in (running.router, running.writer):
+                await actor.place.remote(ReplicaTable(21, (less, second)))
+            assert await writing == "{'created'}"
+            assert await running.writer.behind.remote() == ()
+            assert await write(2) == "{'created'}"
+
+    asyncio.run(scenario())

@@ -1,0 +1,56 @@
+"""RouterActor's own thread: whatever is raised in it, /readyz is told."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bitsift.router.actor import RouterActor
+from bitsift.router.description import IndexDescription
+from bitsift.router.model.encoder import Encoder
+from bitsift.router.model.spec import EncoderSpec
+from bitsift.router.shards.placement import ReplicaTable
+from bitsift.shard_worker.codes import Calibration
+from bitsift.shard_worker.search.precedence import SWITCH_INTERVAL_S
+from tests.commands import wait_until
+
+CALIBRATION = Calibration.from_sample(np.eye(64, dtype=np.float32), 64)
+
+
+class Panic(BaseException):
+    """What compiled libraries raise: PyO3's PanicException is no Exception either."""
+
+
+def router_of(encoder: EncoderSpec | None) -> Any:
+    """A RouterActor without shards, and without Ray round it."""
+    actor: Any = RouterActor
+    plain = actor.__ray_metadata__.modified_class
+    return plain(
+        IndexDescription("test", "", "", 0, CALIBRATION), ReplicaTable(0, ()), None, encoder
+    )
+
+
+def test_no_thread_of_the_router_keeps_pythons_lock_from_the_event_loop_for_long() -> None:
+    before = sys.getswitchinterval()
+    try:
+        sys.setswitchinterval(0.005)
+        router_of(None)
+        assert sys.getswitchinterval() == pytest.approx(SWITCH_INTERVAL_S)
+    finally:
+        sys.setswitchinterval(before)
+
+
+def test_an_encoder_that_panics_is_a_failure_and_not_loading_without_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def load(*_: Any, **__: Any) -> Encoder:
+        raise Panic("called `Option::unwrap()` on a `None` value")
+
+    monkeypatch.setattr(Encoder, "load", load)
+    router = router_of(EncoderSpec("a"))
+    assert wait_until(lambda: asyncio.run(router.encoder_failure()), 10)
+    assert asyncio.run(router.encoder_failure()).startswith("Panic: called")
