@@ -109,10 +109,10 @@ class Asking:
         await asyncio.to_thread(self._encoder.encode_queries, [next(self._texts)])
 
     async def ping(self) -> None:
-        await self._actor.give_up.remote("nothing", [])
+        await self._actor.cancel.remote("nothing", [])
 
     async def pings(self, count: int) -> None:
-        await asyncio.gather(*[self._actor.give_up.remote("nothing", []) for _ in range(count)])
+        await asyncio.gather(*[self._actor.cancel.remote("nothing", []) for _ in range(count)])
 
 
 async def measure(asking: Asking) -> dict[str, Any]:

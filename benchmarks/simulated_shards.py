@@ -97,7 +97,7 @@ class SimulatedShard:
 
 @dataclass(slots=True, eq=False)
 class SimulatedActor:
-    """What a ``RemoteLink`` calls: ``search``, ``documents`` and ``give_up``, each ``.remote``."""
+    """What a ``RemoteLink`` calls: ``search``, ``documents`` and ``cancel``, each ``.remote``."""
 
     backend: Backend
     times: Times
@@ -113,7 +113,7 @@ class SimulatedActor:
         return Method(self._documents)
 
     @property
-    def give_up(self) -> Method:
+    def cancel(self) -> Method:
         return Method(lambda *_: self._charge())
 
     def _search(self, _: str, frame: bytes) -> asyncio.Future[bytes]:

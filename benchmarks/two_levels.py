@@ -53,7 +53,7 @@ class MiddleRouter:
         return Method(self.read)
 
     @property
-    def give_up(self) -> Method:
+    def cancel(self) -> Method:
         return Method(lambda *_: None)
 
     async def searched(self, _: str, frame: bytes) -> bytes:

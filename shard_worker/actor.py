@@ -47,13 +47,13 @@ from bitsift.shard_worker.wire.write import pack_outcomes, unpack_writes
 log = logging.getLogger(__name__)
 
 RETRY_S = 5.0
-UPKEEP_CHECK_S = 5.0
+MAINTENANCE_CHECK_S = 5.0
 _THREADS = {
-    "search": 1, "exhaustive": 1, "read": 2, "load": 1, "write": 8, "upkeep": 1, "give_up": 1,
+    "search": 1, "exhaustive": 1, "read": 2, "load": 1, "write": 8, "maintenance": 1, "cancel": 1,
 }  # fmt: skip
 """Writers wait for each other in the shard, which commits what waits together. Bulk loads write in
 a group of one thread: their batches are large, and would all be in RAM at once."""
-UPKEEP_AGAIN_S = 60.0
+MAINTENANCE_AGAIN_S = 60.0
 """Pause after failed maintenance."""
 
 
@@ -111,7 +111,7 @@ class ShardActor:
         An actor in whose place another was started meanwhile closes the shard.
         """
         lowest_priority()
-        while not self._stopping.wait(UPKEEP_CHECK_S):
+        while not self._stopping.wait(MAINTENANCE_CHECK_S):
             try:
                 self._check_epoch()
             except BitsiftError as error:
@@ -123,7 +123,7 @@ class ShardActor:
                 self._ready().maintain()
             except BaseException:  # searches go on
                 log.exception("the maintenance of shard %d failed", self._identity.shard)
-                self._stopping.wait(UPKEEP_AGAIN_S)
+                self._stopping.wait(MAINTENANCE_AGAIN_S)
 
     def _ready(self) -> Shard:
         if self._shard is None:
@@ -142,7 +142,7 @@ class ShardActor:
         """Packed candidates of each of the packed queries (wire.py).
 
         A query whose time is over, or that was given up, has a DeadlineExceeded in its place.
-        ``call`` is how the caller names this call in ``give_up``.
+        ``call`` is how the caller names this call in ``cancel``.
         """
         asked = unpack_queries(queries)
         with self._underway.call(call, [query.deadline for query in asked]):
@@ -170,10 +170,10 @@ class ShardActor:
         with self._underway.call(call, [read.deadline for read in asked]):
             return pack_documents(self._ready().read_each(asked), self._stamp())
 
-    @ray.method(concurrency_group="give_up")
-    def give_up(self, call: str, places: Sequence[int]) -> None:
+    @ray.method(concurrency_group="cancel")
+    def cancel(self, call: str, places: Sequence[int]) -> None:
         """Nobody waits any more for what stands at ``places`` of ``call``."""
-        self._underway.give_up(call, places)
+        self._underway.cancel(call, places)
 
     @ray.method(concurrency_group="write")
     def write(self, operations: bytes) -> bytes:
@@ -195,23 +195,23 @@ class ShardActor:
         """The packed document with this id."""
         return pack_documents([[self._ready().document(document_id)]], self._stamp())
 
-    @ray.method(concurrency_group="upkeep")
+    @ray.method(concurrency_group="maintenance")
     def save_bits(self) -> None:
         self._ready().save_bits()
 
-    @ray.method(concurrency_group="upkeep")
+    @ray.method(concurrency_group="maintenance")
     def train(self) -> None:
         """Group the rows into lists now, for approximate searches; minutes for millions of rows."""
         self._ready().train()
 
-    @ray.method(concurrency_group="upkeep")
+    @ray.method(concurrency_group="maintenance")
     def compact(self) -> bool:
         """Drop deleted rows now; takes minutes for millions of rows. Returns whether there were
         any.
         """
         return self._ready().compact()
 
-    @ray.method(concurrency_group="upkeep")
+    @ray.method(concurrency_group="maintenance")
     def backup(self, dest: str) -> bytes:
         """Copy the shard to the backup repository ``dest``, at the lowest priority."""
         lowest_priority()

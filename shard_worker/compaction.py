@@ -164,7 +164,7 @@ class Compaction:
         self._index.save(self._folder)
         if self._index.listed is not None:
             self._index.listed.hold()
-        self._store.held.save_hints(self._store.path, self._store.rows)
+        self._store.reader.save_hints(self._store.path, self._store.rows)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """After an error the old generation is left as it is.
@@ -240,12 +240,12 @@ class Compaction:
     ) -> None:
         if not len(living):
             return
-        held = self._old.store.held
+        reader = self._old.store.reader
         records = np.concatenate(
-            [part for _, part in held.scan_records(int(chunk[0]), int(chunk[-1]) + 1)]
+            [part for _, part in reader.scan_records(int(chunk[0]), int(chunk[-1]) + 1)]
         )[living - chunk[0]]
         numbers = self._numbers[living]
-        documents = held.copied_documents(living, numbers)
+        documents = reader.copied_documents(living, numbers)
         versions = self._old.store.row_versions(int(chunk[0]), int(chunk[-1]) + 1)
         moved = resalt(records, living, numbers)
         self._successor.put_rows(moved, documents, versions[living - chunk[0]])

@@ -31,14 +31,14 @@ Check = Callable[[], None]
 class Deadline:
     """``at_s`` on this process's monotonic clock; infinite by default. Any thread may look at it.
 
-    ``give_up`` says that nobody waits any more, however much time is left.
+    ``cancel`` says that nobody waits any more, however much time is left.
     """
 
-    __slots__ = ("_given_up", "_listeners", "at_s")
+    __slots__ = ("_cancelled", "_listeners", "at_s")
 
     def __init__(self, at_s: float = math.inf) -> None:
         self.at_s = at_s
-        self._given_up = False
+        self._cancelled = False
         self._listeners: list[Callable[[], None]] = []
 
     @classmethod
@@ -55,25 +55,25 @@ class Deadline:
 
     def is_open(self) -> bool:
         """Whether somebody waits and there is time."""
-        return not self._given_up and time.monotonic() < self.at_s
+        return not self._cancelled and time.monotonic() < self.at_s
 
     def check(self) -> None:
         """Raises DeadlineExceeded when nobody waits any more, or the time is over."""
-        if self._given_up:
+        if self._cancelled:
             raise DeadlineExceeded("cancelled: nobody is waiting for this any more")
         if time.monotonic() > self.at_s:
             raise DeadlineExceeded(f"stopped {self.late_s():.3f} s after the deadline")
 
-    def give_up(self) -> None:
+    def cancel(self) -> None:
         """Nobody waits any more. Listeners are told, in this thread, once."""
-        self._given_up = True
+        self._cancelled = True
         listeners, self._listeners = self._listeners, []
         for tell in listeners:
             tell()
 
-    def on_give_up(self, tell: Callable[[], None]) -> None:
+    def on_cancel(self, tell: Callable[[], None]) -> None:
         """Call ``tell`` when it is given up; at once if it was."""
-        if self._given_up:
+        if self._cancelled:
             tell()
         else:
             self._listeners.append(tell)
@@ -81,7 +81,7 @@ class Deadline:
     def branch(self) -> Deadline:
         """The same moment for one of several attempts: given up with this one, or before it."""
         branch = Deadline(self.at_s)
-        self.on_give_up(branch.give_up)
+        self.on_cancel(branch.cancel)
         return branch
 
     def forget(self, tell: Callable[[], None]) -> None:

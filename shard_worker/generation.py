@@ -90,7 +90,7 @@ class Generation:
     def damaged_rows(self) -> int:
         """How many living rows are known to be damaged: met by a search, or without bits."""
         moment = self.index.moment()
-        known = self.store.held.damaged | moment.lost
+        known = self.store.reader.damaged | moment.lost
         rows = np.array([row for row in known if row < len(moment)], dtype=np.int64)
         return int(np.count_nonzero(moment.is_alive(rows)))
 

@@ -34,7 +34,7 @@ COMPACT_AGAIN_S = 600.0
 """After a compaction that failed, for want of disk mostly."""
 
 
-class Upkeep:
+class Maintenance:
     """The maintenance of one open shard. Any number of threads."""
 
     def __init__(
@@ -173,5 +173,5 @@ class Upkeep:
                 generation.check()
             store = generation.store
             with disk_named(f"{self._folder}: the bits were not saved"):
-                store.held.save_hints(store.path, store.rows)
+                store.reader.save_hints(store.path, store.rows)
                 generation.index.save(self._folder)

@@ -54,7 +54,7 @@ def _bits_from_store(
     store: Store, index: BinaryIndex, calibration: Calibration, first: int, rows: int
 ) -> Iterator[NDArray[np.uint8]]:
     """The bits of rows; those of damaged codes are lost, and every answer says so."""
-    for start, codes, intact in store.held.scan_codes(first, rows):
+    for start, codes, intact in store.reader.scan_codes(first, rows):
         if not intact.all():
             index.note_lost((start + np.flatnonzero(~intact)).tolist())
         yield calibration.bits(codes)

@@ -26,7 +26,7 @@ from bitsift.shard_worker.compaction import OnRows
 from bitsift.shard_worker.generation import Generation
 from bitsift.shard_worker.generations import RETIRED_S, Generations
 from bitsift.shard_worker.group_commit import GroupCommit
-from bitsift.shard_worker.housekeeping import Upkeep
+from bitsift.shard_worker.housekeeping import Maintenance
 from bitsift.shard_worker.layout import (
     SHARD_FILE,
     FolderLock,
@@ -100,7 +100,7 @@ class Shard:
                 self._unlock()
                 raise
         self._clock = HybridClock(self._current.store.counters.newest_version)
-        self._upkeep = Upkeep(
+        self._maintenance = Maintenance(
             folder, settings, self._generations, self._probing, self._writes.lock,
         )  # fmt: skip
 
@@ -136,9 +136,9 @@ class Shard:
         self._generations.is_closed = True
         deadline = time.monotonic() + CLOSE_WAIT_S
         with contextlib.ExitStack() as held:
-            for lock in (self._upkeep.lock, self._writes.lock):
+            for lock in (self._maintenance.lock, self._writes.lock):
                 if not lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
-                    doing = self._upkeep.busy or "writing"
+                    doing = self._maintenance.busy or "writing"
                     log.warning("%s stays locked until this process ends: %s", self.folder, doing)
                     return
                 held.callback(lock.release)
@@ -161,18 +161,18 @@ class Shard:
             raise
         return generation
 
-    # --- upkeep ----------------------------------------------------------------------------
+    # --- maintenance -----------------------------------------------------------------------
 
     def maintain(self) -> None:
         """Do what is due of training, compaction and a snapshot of the bits.
 
         Searches and writes go on meanwhile. Raises StorageFull, WritesStopped, Unavailable.
         """
-        self._upkeep.maintain()
+        self._maintenance.maintain()
 
     def wants_training(self) -> bool:
         """Whether there are enough rows for lists, and many more than the lists were made for."""
-        return self._upkeep.wants_training()
+        return self._maintenance.wants_training()
 
     def train(self) -> None:
         """Group the bits of all rows into lists, for approximate searches.
@@ -182,11 +182,11 @@ class Shard:
         Unavailable when the disk fails, Corrupt while rows are without bits: lists would hide that
         for good.
         """
-        self._upkeep.train()
+        self._maintenance.train()
 
     def wants_compaction(self) -> bool:
         """Whether so many rows are dead that it pays to copy the living ones."""
-        return self._upkeep.wants_compaction()
+        return self._maintenance.wants_compaction()
 
     def compact(self) -> bool:
         """Copy the rows that are not deleted into a new generation, which replaces this one.
@@ -195,21 +195,21 @@ class Shard:
         then. Returns whether there was anything to drop. Raises StorageFull, WritesStopped,
         Unavailable when the shard is closed meanwhile or the disk fails.
         """
-        return self._upkeep.compact()
+        return self._maintenance.compact()
 
     def upgrade(self, on_rows: OnRows = lambda _, __: None) -> bool:
         """Compact a shard in an earlier format, which brings it into the current one.
 
         Returns whether it was in an earlier one. The rest as ``compact``.
         """
-        return self._upkeep.upgrade(on_rows)
+        return self._maintenance.upgrade(on_rows)
 
     def save_bits(self) -> None:
         """Write all that is only in RAM, so that the next start need not read codes or ids.
 
         Searches and writes go on meanwhile. Raises StorageFull, WritesStopped, Unavailable.
         """
-        self._upkeep.save_bits()
+        self._maintenance.save_bits()
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[ShardSnapshot]:
@@ -376,11 +376,11 @@ class Shard:
             corrupt_rows_seen=generation.damaged_rows(),
             lists=0 if index.listed is None else index.listed.lists,
             clustered_rows=0 if index.listed is None else len(index.listed),
-            training=self._upkeep.busy == "training",
+            training=self._maintenance.busy == "training",
             nprobe=self._probing.nprobe,
             exact_scan_ms=round(self.exact_scan_ms, 3),
             generation=store.generation,
-            compacting=self._upkeep.busy == "compacting",
+            compacting=self._maintenance.busy == "compacting",
             writes_stopped=store.writes_stopped,
             format=str(store.format),
             version=store.counters.newest_version,

@@ -68,7 +68,7 @@ class FaultyLink(LocalLink):
     """A real shard whose every call waits for ``delay_s`` and until it is ``running``.
 
     Where ``error`` is set, it is raised instead, and ``error_after`` by a write that was done.
-    ``calls`` counts what it was asked by name, and ``given_up`` what it was told that nobody waits
+    ``calls`` counts what it was asked by name, and ``cancelled`` what it was told that nobody waits
     for any more.
     """
 
@@ -81,7 +81,7 @@ class FaultyLink(LocalLink):
         self.running = asyncio.Event()
         self.running.set()
         self.calls: Counter[str] = Counter()
-        self.given_up = 0
+        self.cancelled = 0
 
     async def _befall(self, name: str) -> None:
         self.calls[name] += 1
@@ -93,12 +93,12 @@ class FaultyLink(LocalLink):
 
     async def search(self, queries: Sequence[Query], timeout_s: float) -> Any:
         for query in queries:
-            query.deadline.on_give_up(self._left)
+            query.deadline.on_cancel(self._left)
         await self._befall("search")
         return await super().search(queries, timeout_s)
 
     def _left(self) -> None:
-        self.given_up += 1
+        self.cancelled += 1
 
     async def documents(self, reads: Sequence[Read]) -> Any:
         await self._befall("documents")

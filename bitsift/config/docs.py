@@ -14,8 +14,9 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from bitsift.config.fields import SETTINGS, Setting, shown
-from bitsift.config.file import FILE_BYTES_MAX, FILE_NAME
+from bitsift.config.file import FILE_NAME
 from bitsift.config.sources import VARIABLES
+from bitsift.config.toml_file import FILE_BYTES_MAX
 from bitsift.config.tree import Settings
 
 

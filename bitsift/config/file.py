@@ -10,16 +10,15 @@ from __future__ import annotations
 import os
 import re
 import stat
-import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from bitsift.config.fields import SETTINGS
-from bitsift.errors import InvalidRequest, NotFound, Unavailable
+from bitsift.config.toml_file import beside, read_toml
+from bitsift.errors import InvalidRequest
 
 FILE_NAME = "bitsift.toml"
-FILE_BYTES_MAX = 256 << 10
 FILE_VARIABLE = "BITSIFT_CONFIG"
 _HEADER = re.compile(r"\s*\[\s*([\w.-]+)\s*\]")
 _KEY = re.compile(r"\s*([\w.-]+)\s*=")
@@ -53,50 +52,15 @@ def read_file(path: Path) -> tuple[dict[str, Any], Callable[[str], str]]:
     What it names on disk is relative to its own folder. Raises NotFound, Unavailable, or
     InvalidRequest where it is not TOML.
     """
-    text = _text(path)
-    try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidRequest(f"{path} is not TOML: {error}") from error
+    values, text = read_toml(
+        path, "settings file", f"`bitsift config --example > {FILE_NAME}` creates one"
+    )
     for setting in SETTINGS:
         table = values.get(setting.section)
         if isinstance(table, dict) and setting.is_path and setting.name in table:
-            table[setting.name] = _beside(path, table[setting.name])
+            table[setting.name] = beside(path, table[setting.name])
     lines = dict(_lines(text))
     return values, lambda key: f"{path}:{lines[key]}" if key in lines else str(path)
-
-
-def _beside(file: Path, value: Any) -> Any:
-    if not isinstance(value, str) or not value or "://" in value:
-        return value
-    return str(file.parent / os.path.expanduser(value))
-
-
-def _text(path: Path) -> str:
-    """Raises NotFound, Unavailable, InvalidRequest (no file, too large, not UTF-8)."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # never waits for a pipe's writer
-    except FileNotFoundError as error:
-        raise NotFound(
-            f"the settings file {path} does not exist; `bitsift config --example > "
-            f"{FILE_NAME}` creates one"
-        ) from error
-    except OSError as error:
-        raise Unavailable(f"the settings file {path} cannot be read: {error.strerror}") from error
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise InvalidRequest(f"{path} is not a file: name the settings file")
-        data = os.read(descriptor, FILE_BYTES_MAX + 1)
-    finally:
-        os.close(descriptor)
-    if len(data) > FILE_BYTES_MAX:
-        raise InvalidRequest(
-            f"{path} is too large for a settings file: it has over {FILE_BYTES_MAX:,} bytes"
-        )
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise InvalidRequest(f"{path} is not TOML: {error}") from error
 
 
 def _lines(text: str) -> Iterator[tuple[str, int]]:

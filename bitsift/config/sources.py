@@ -6,7 +6,6 @@ used: one error names every mistake of every source, also one that another sourc
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from pydantic import ValidationError
 
 from bitsift.config.fields import BY_KEY, BY_VARIABLE, PREFIX, SETTINGS
 from bitsift.config.file import FILE_NAME, FILE_VARIABLE, find_file, read_file
+from bitsift.config.nearest import no_such_key, no_such_name
 from bitsift.config.tree import Settings
 from bitsift.errors import InvalidRequest
 
@@ -133,14 +133,8 @@ def _unknown(key: str) -> str:
     name = key.rpartition(".")[2]
     if name in _NO_SETTINGS and key not in Settings.model_fields:
         return f"this is not a setting: it {_NO_SETTINGS[name]}"
-    same = [setting.key for setting in SETTINGS if setting.name == name]
-    sections = difflib.get_close_matches(key, Settings.model_fields, 1)
-    meant = same[:1] or difflib.get_close_matches(key, BY_KEY, 1) or sections
-    return _no_such("setting", meant, "`bitsift config` lists them all")
-
-
-def _no_such(what: str, meant: Sequence[str], otherwise: str) -> str:
-    return f"there is no such {what}; " + (f"did you mean {meant[0]}?" if meant else otherwise)
+    known = (*BY_KEY, *Settings.model_fields)
+    return no_such_key("setting", key, known, "`bitsift config` lists them all")
 
 
 def _unknown_variables() -> Iterator[str]:
@@ -148,8 +142,8 @@ def _unknown_variables() -> Iterator[str]:
     for name, value in sorted(os.environ.items()):
         if not name.upper().startswith(PREFIX) or name in known or _is_link(name, value):
             continue
-        nearest = difflib.get_close_matches(name.upper(), known, 1)
-        yield f"{name}: {_no_such('variable', nearest, 'docs/configuration.md lists them all')}"
+        otherwise = "docs/configuration.md lists them all"
+        yield f"{name}: {no_such_name('variable', name.upper(), known, otherwise)}"
 
 
 def _is_link(name: str, value: str) -> bool:

@@ -8,8 +8,6 @@ default; a name that is unknown is refused, with the one that is meant.
 
 from __future__ import annotations
 
-import difflib
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -17,6 +15,8 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
 from pydantic import model_validator as validator
 
+from bitsift.config.nearest import no_such_key
+from bitsift.config.toml_file import beside, read_toml
 from bitsift.config.tree import (
     Access,
     Decimal,
@@ -28,10 +28,9 @@ from bitsift.config.tree import (
     Size,
     Text,
 )
-from bitsift.errors import InvalidRequest, NotFound, Unavailable
+from bitsift.errors import InvalidRequest
 from bitsift.quantities import parse_bytes
 
-SPEC_BYTES_MAX = 256 << 10
 REPLICAS_MAX = 16
 ROUTERS_MAX = 1_024
 GRACE_MAX_S = 7 * 86_400.0
@@ -125,52 +124,35 @@ def read_spec(path: Path) -> ClusterSpec:
 
     Raises NotFound, Unavailable, or InvalidRequest with every mistake in it.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(SPEC_BYTES_MAX + 1)
-    except FileNotFoundError as error:
-        raise NotFound(f"there is no spec {path}; docs/cluster.md shows one") from error
-    except OSError as error:
-        raise Unavailable(f"the spec {path} cannot be read: {error.strerror}") from error
-    if len(data) > SPEC_BYTES_MAX:
-        raise InvalidRequest(f"{path} has more than {SPEC_BYTES_MAX:,} bytes; it is no spec")
-    try:
-        values = tomllib.loads(data.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InvalidRequest(f"{path} is not TOML: {error}") from error
-    return parse_spec(values, str(path), path.absolute().parent)
+    values, _ = read_toml(path, "spec", "docs/cluster.md shows one")
+    return parse_spec(values, path)
 
 
-def parse_spec(values: dict[str, Any], name: str, folder: Path) -> ClusterSpec:
-    """The spec that ``values`` are; ``name`` is what errors call it. Raises InvalidRequest."""
+def parse_spec(values: dict[str, Any], path: Path) -> ClusterSpec:
+    """The spec that ``values`` are, as if ``path`` said them. Raises InvalidRequest."""
     try:
-        return ClusterSpec.model_validate(_beside(values, folder))
+        return ClusterSpec.model_validate(_beside(path.absolute(), values))
     except ValidationError as error:
         mistakes = [_mistake(found) for found in error.errors(include_url=False)]
         listed = mistakes if len(mistakes) == 1 else ("", *mistakes)
-        raise InvalidRequest(f"{name}: " + "\n  ".join(listed)) from error
+        raise InvalidRequest(f"{path}: " + "\n  ".join(listed)) from error
 
 
-def _beside(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _beside(file: Path, values: dict[str, Any]) -> dict[str, Any]:
     found = {
         key: dict(table) if isinstance(table, dict) else table for key, table in values.items()
     }
     for section, name in _PATHS:
         table = found.get(section)
-        value = table.get(name) if isinstance(table, dict) else None
-        if isinstance(table, dict) and isinstance(value, str) and value and "://" not in value:
-            table[name] = str(folder / Path(value).expanduser())
+        if isinstance(table, dict) and name in table:
+            table[name] = beside(file, table[name])
     return found
 
 
 def _mistake(found: Any) -> str:
     key = ".".join(str(part) for part in found["loc"])
     if found["type"] == "extra_forbidden":
-        nearest = difflib.get_close_matches(key, _keys(), 1)
-        name = key.rpartition(".")[2]
-        same = [known for known in _keys() if known.rpartition(".")[2] == name]
-        meant = same[:1] or nearest
-        return f"{key}: there is no such key" + (f"; {meant[0]} is meant?" if meant else "")
+        return f"{key}: {no_such_key('key', key, _keys(), 'docs/cluster.md lists them all')}"
     if found["type"] == "missing":
         return f"{key} is missing; docs/cluster.md says what it is"
     return f"{key}: {found['msg'].removeprefix('Value error, ')}"

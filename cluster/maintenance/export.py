@@ -131,14 +131,14 @@ def _living(store: Store, rows_max: int) -> Iterator[tuple[list[Document], NDArr
         rows = first + np.flatnonzero(alive[first : first + rows_max])
         if not len(rows):
             continue
-        scanned = list(store.held.scan_codes(first, min(first + rows_max, store.rows)))
+        scanned = list(store.reader.scan_codes(first, min(first + rows_max, store.rows)))
         codes = np.concatenate([codes for _, codes, _ in scanned])[rows - first]
         intact = np.concatenate([intact for _, _, intact in scanned])[rows - first]
         if not intact.all():
             raise ChecksumMismatch(
                 f"{store.path}: the code of row {rows[~intact][0]} is damaged; see bitsift verify"
             )
-        yield [_sound(found) for found in store.held.documents(rows.tolist())], codes
+        yield [_sound(found) for found in store.reader.documents(rows.tolist())], codes
 
 
 def _sound(found: Found) -> Document:

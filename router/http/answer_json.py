@@ -96,7 +96,7 @@ class _Pieces(Response):
 
     def __init__(self, pieces: list[bytes], held: AnswerBytes) -> None:
         self._pieces = pieces
-        self._held = held
+        self._reader = held
         self._size_bytes = sum(map(len, pieces))
         super().__init__(media_type="application/json")
         self.headers["content-length"] = str(self._size_bytes)
@@ -111,7 +111,7 @@ class _Pieces(Response):
         except TimeoutError:
             log.warning("a client did not take its answer in %.0f s", SEND_TIMEOUT_S)
         finally:
-            self._held.close()
+            self._reader.close()
             if self._size_bytes > TRIMMED_BYTES_MIN:
                 await asyncio.to_thread(give_back)
 

@@ -81,7 +81,7 @@ class FanOut:
         try:
             found, failures = await self._gather(dict(enumerate(asks)), query.deadline.at_s)
         finally:
-            query.deadline.give_up()
+            query.deadline.cancel()
         for shard, candidates in found.items():
             if candidates.corrupt:
                 message = f"{candidates.corrupt} rows were left out because their checksums failed"
@@ -99,7 +99,7 @@ class FanOut:
         try:
             answers, failures = await self._gather(asks, deadline.at_s)
         finally:
-            deadline.give_up()
+            deadline.cancel()
         fetched = Fetched(failures=failures)
         for shard, found in answers.items():
             for row, item in zip(reads[shard].rows, found, strict=True):

@@ -41,7 +41,7 @@ class Attempt(Generic[T]):
     """One attempt at a query, and how to cancel it."""
 
     ask: Ask[T]
-    give_up: Callable[[], None] = lambda: None
+    cancel: Callable[[], None] = lambda: None
 
 
 def better_of_two(replicas: Sequence[Replica], latest: Latest) -> Replica:
@@ -158,7 +158,7 @@ class Race(Generic[T]):
 
     def _leave_the_others(self) -> None:
         for task, attempt in self._running.items():
-            attempt.give_up()
+            attempt.cancel()
             let_end(task)
         self._running.clear()
 

@@ -56,18 +56,18 @@ class RemoteLink:
     ) -> Sequence[Candidates | BitsiftError]:
         slow = queries[0].options.mode is Mode.EXHAUSTIVE
         method = "exhaustive" if slow else "search"
-        with named_call([query.deadline for query in queries], self._give_up) as call:
+        with named_call([query.deadline for query in queries], self._cancel) as call:
             packed = await self._ask(method, call, pack_queries(queries))
         return await _unpacked(unpack_candidates, packed)
 
     async def documents(self, reads: Sequence[Read]) -> Sequence[list[Found] | BitsiftError]:
-        with named_call([read.deadline for read in reads], self._give_up) as call:
+        with named_call([read.deadline for read in reads], self._cancel) as call:
             packed = await self._ask("documents", call, pack_reads(reads))
         return await _unpacked(unpack_documents, packed)
 
-    def _give_up(self, call: str, places: list[int]) -> None:
+    def _cancel(self, call: str, places: list[int]) -> None:
         with contextlib.suppress(Overloaded):  # then it costs to its deadline
-            sent(self._actor.give_up, self._callee, call, places)
+            sent(self._actor.cancel, self._callee, call, places)
 
     async def document(self, document_id: str) -> Document:
         (found,) = unpack_documents(await self._ask("document", document_id))

@@ -17,11 +17,11 @@ _NUMBERS = itertools.count()
 
 @contextlib.contextmanager
 def named_call(
-    deadlines: Sequence[Deadline], give_up: Callable[[str, list[int]], object]
+    deadlines: Sequence[Deadline], cancel: Callable[[str, list[int]], object]
 ) -> Iterator[str]:
     """A name for a call whose queries have ``deadlines``.
 
-    While the call lasts, ``give_up`` is called with the name and the places of the queries that
+    While the call lasts, ``cancel`` is called with the name and the places of the queries that
     were cancelled, those of one turn of the event loop together.
     """
     name = f"{_PROCESS}-{next(_NUMBERS)}"
@@ -29,7 +29,7 @@ def named_call(
     loop = asyncio.get_running_loop()
 
     def tell() -> None:
-        give_up(name, places.copy())
+        cancel(name, places.copy())
         places.clear()
 
     def left(place: int) -> None:
@@ -39,7 +39,7 @@ def named_call(
 
     listeners = [functools.partial(left, place) for place in range(len(deadlines))]
     for deadline, listener in zip(deadlines, listeners, strict=True):
-        deadline.on_give_up(listener)
+        deadline.on_cancel(listener)
     try:
         yield name
     finally:

@@ -115,11 +115,11 @@ class ReplicaSet:
                 self._origins.popitem(last=False)
             return answers
 
-        def give_up() -> None:
+        def cancel() -> None:
             for deadline in deadlines:
-                deadline.give_up()
+                deadline.cancel()
 
-        return Attempt(ask, give_up)
+        return Attempt(ask, cancel)
 
     async def documents(self, reads: Sequence[Read]) -> Sequence[list[Found] | BitsiftError]:
         """Unavailable for rows of a replica that is no longer known: search again."""

@@ -133,7 +133,7 @@ class _Check:
     def _counters(self) -> None:
         """The numbers of entries are what the counters say."""
         counters, entries = self._store.counters, self._store.entries()
-        blocks, waiting = divmod(counters.rows, self._store.held.block_rows)
+        blocks, waiting = divmod(counters.rows, self._store.reader.block_rows)
         expected = {
             "codes": blocks, "tail": waiting, "documents": counters.rows, "dead": counters.dead,
         }  # fmt: skip
@@ -156,7 +156,7 @@ class _Check:
     def _documents(self) -> None:
         """Checksums of all documents; the keys of their ids."""
         for rows in self._chunks():
-            found = self._store.held.documents(rows)
+            found = self._store.reader.documents(rows)
             sound = [(row, it.id) for row, it in zip(rows, found, strict=True)
                      if isinstance(it, Document)]  # fmt: skip
             kept = np.array([row for row, _ in sound], dtype=np.int64)
@@ -168,7 +168,7 @@ class _Check:
     def _damaged(self, what: str, rows: NDArray[np.int64]) -> None:
         """The code or the document of ``rows`` does not pass its checksum."""
         for row in rows.tolist():
-            (found,) = self._store.held.documents([row])
+            (found,) = self._store.reader.documents([row])
             example = Example(row, found.id if isinstance(found, Document) else None)
             if self._alive[row]:
                 problem, remedy = f"the {what} of a row is damaged", Remedy.ADD_AGAIN
@@ -183,7 +183,7 @@ class _Check:
         index = BinaryIndex(identity.width // 8, identity.index_uuid, store.generation)
         bits = BitsCheck(self._folder, store, index, self._calibration, self._findings)
         for rows in self._chunks():
-            for first, codes, intact in store.held.scan_codes(rows.start, rows.stop):
+            for first, codes, intact in store.reader.scan_codes(rows.start, rows.stop):
                 self._damaged("code", first + np.flatnonzero(~intact))
                 bits.compare(first, codes, intact)
             self._count(len(rows))
@@ -229,8 +229,8 @@ class _Check:
             stop = place + 1
             while stop < len(rows) and self._keys[rows[stop]] == key:
                 stop += 1
-            newer = self._store.held.documents(rows[place + 1 : stop].tolist())
-            (held,) = self._store.held.documents([row])
+            newer = self._store.reader.documents(rows[place + 1 : stop].tolist())
+            (held,) = self._store.reader.documents([row])
             ids = {it.id for it in newer if isinstance(it, Document)}
             if isinstance(held, Document) and held.id in ids:
                 example = Example(row, held.id)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bitsift.errors import DeadlineExceeded
 from bitsift.shard_worker.bits.parts import Parts
 from bitsift.shard_worker.codes import Calibration, best_first
-from bitsift.shard_worker.store.held import HeldRows
+from bitsift.shard_worker.store.row_reader import RowReader
 from bitsift.shard_worker.types import Query
 
 _SLACK = 8
@@ -36,7 +36,7 @@ class Scored:
 
 
 def score_all(
-    held: HeldRows,
+    reader: RowReader,
     moment: Parts,
     calibration: Calibration,
     queries: Sequence[Query],
@@ -50,7 +50,7 @@ def score_all(
     """
     best = [_Best(query, calibration) for query in queries]
     waiting, corrupt = best, 0
-    for first, codes, intact in held.scan_codes(0, len(moment)):
+    for first, codes, intact in reader.scan_codes(0, len(moment)):
         give_way()
         waiting = [one for one in waiting if one.query.deadline.is_open()]
         if not waiting:
@@ -64,7 +64,7 @@ def score_all(
         wide = codes[alive].astype(np.float32)
         for one in waiting:
             one.add(wide @ one.folded, rows[alive])
-    return [one.finished(held, calibration, corrupt) for one in best]
+    return [one.finished(reader, calibration, corrupt) for one in best]
 
 
 class _Best:
@@ -89,11 +89,11 @@ class _Best:
         self._scores, self._rows = scores[best], rows[best]
 
     def finished(
-        self, held: HeldRows, calibration: Calibration, corrupt: int
+        self, reader: RowReader, calibration: Calibration, corrupt: int
     ) -> Scored | DeadlineExceeded:
         try:
             self.query.deadline.check()
-            codes, intact = held.read_codes(self._rows, self.query.deadline.check)
+            codes, intact = reader.read_codes(self._rows, self.query.deadline.check)
         except DeadlineExceeded as error:
             return error
         rows, codes = self._rows[intact], codes[intact]

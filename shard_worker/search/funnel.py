@@ -120,11 +120,11 @@ class Funnel:
             best = rows_to_read(vector, pool.bits, estimates, pool.rows, query.options.depth)
         else:
             best = best_first(estimates, pool.rows, query.reads)
-        held, corrupt = generation.store.held, generation.index.moment().lost
-        codes, intact = held.read_codes(pool.rows[best], query.deadline.check)
+        reader, corrupt = generation.store.reader, generation.index.moment().lost
+        codes, intact = reader.read_codes(pool.rows[best], query.deadline.check)
         if not intact.all():
             damaged = pool.rows[best][~intact].tolist()
-            held.note_damaged(damaged)
+            reader.note_damaged(damaged)
             corrupt = corrupt.union(damaged)
             best, codes = best[intact], codes[intact]
         scores = self._calibration.scores(query.vector, codes)
@@ -169,21 +169,21 @@ class Funnel:
         wanted: Wanted = EVERYTHING,
         check: Check | None = None,
     ) -> list[Found]:
-        """What is ``wanted`` of the documents of ``rows``, as ``HeldRows.documents`` gives it."""
+        """What is ``wanted`` of the documents of ``rows``, as ``RowReader.documents`` gives it."""
         with self._precedence:
-            found = store.held.documents(rows, wanted, check)
+            found = store.reader.documents(rows, wanted, check)
         pairs = zip(rows, found, strict=True)
-        store.held.note_damaged(row for row, it in pairs if isinstance(it, Corrupt))
+        store.reader.note_damaged(row for row, it in pairs if isinstance(it, Corrupt))
         return found
 
     def _score_all(self, generation: Generation, queries: Sequence[Query]) -> Answers:
         scored = score_all(
-            generation.store.held,
+            generation.store.reader,
             generation.index.moment(),
             self._calibration,
             queries,
             self._precedence.give_way,
-            generation.store.held.note_damaged,
+            generation.store.reader.note_damaged,
         )
         answers: Answers = []
         for query, best in zip(queries, scored, strict=True):

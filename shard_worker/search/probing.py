@@ -84,6 +84,6 @@ class Probing:
         """Decoded unit vectors of random rows, float32 (n, width), to tune with."""
         count = min(QUERIES, store.rows)
         rows = np.random.default_rng(store.rows).choice(store.rows, count, False)
-        codes, intact = store.held.read_codes(rows)
+        codes, intact = store.reader.read_codes(rows)
         vectors = self._calibration.decode(codes[intact])
         return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))

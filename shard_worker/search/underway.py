@@ -32,14 +32,14 @@ class Underway:
             self._calls[name] = deadlines
             early = self._early.pop(name, [])
         for place in early:
-            deadlines[place].give_up()
+            deadlines[place].cancel()
         try:
             yield
         finally:
             with self._lock:
                 del self._calls[name]
 
-    def give_up(self, name: str, places: Sequence[int]) -> None:
+    def cancel(self, name: str, places: Sequence[int]) -> None:
         """Nobody waits for these questions of the call, which may not have begun, or have ended."""
         with self._lock:
             deadlines = self._calls.get(name)
@@ -49,4 +49,4 @@ class Underway:
                     self._early.popitem(last=False)
                 return
         for place in places:
-            deadlines[place].give_up()
+            deadlines[place].cancel()

@@ -21,9 +21,9 @@ from bitsift.shard_worker.operations import (
     Upsert,
 )
 from bitsift.shard_worker.store.deletions import Deletions, Touched
-from bitsift.shard_worker.store.held import HeldRows
 from bitsift.shard_worker.store.ids import Lookup
 from bitsift.shard_worker.store.packing import id_keys
+from bitsift.shard_worker.store.row_reader import RowReader
 from bitsift.shard_worker.store.tombstones import Tombstone
 from bitsift.shard_worker.store.versions import Versions
 from bitsift.shard_worker.types import GIVEN_VECTOR_POSITION
@@ -57,7 +57,7 @@ class Admitted:
 class Stored:
     """What a store keeps and an operation is decided by; format 1 keeps no versions."""
 
-    held: HeldRows
+    reader: RowReader
     versions: Versions | None = None
     deletions: Deletions | None = None
 
@@ -76,15 +76,15 @@ class _Admission:
     version: int
 
     @property
-    def held(self) -> HeldRows:
-        return self.stored.held
+    def reader(self) -> RowReader:
+        return self.stored.reader
 
     def find(self, document_id: str, place: int) -> tuple[int | None, int | None]:
         """The living row that holds the id at ``place``, and its last row, living or dead."""
         if not self.known[place]:
             return None, None
-        last = self.held.newest_row_of(self.txn, self.lookup, document_id, self.keys[place])
-        alive = last is not None and not self.held.is_dead(self.txn, last)
+        last = self.reader.newest_row_of(self.txn, self.lookup, document_id, self.keys[place])
+        alive = last is not None and not self.reader.is_dead(self.txn, last)
         return last if alive else None, last
 
     def deletion(self, document_id: str, place: int, last: int | None) -> Tombstone | None:
@@ -118,7 +118,7 @@ class _Admission:
         if last is None:
             return None
         try:
-            same = self.held.content(self.txn, last)[4] == position and position >= 0
+            same = self.reader.content(self.txn, last)[4] == position and position >= 0
         except Corrupt:
             same = False
         return WriteStatus.UNCHANGED if same else WriteStatus.REJECTED
@@ -176,13 +176,16 @@ def _delete(admission: _Admission, delete: Delete) -> Admitted:
 
 def _confirm(admission: _Admission, confirm: Confirm) -> Admitted:
     """A damaged document is not confirmed: the upsert that follows replaces it."""
-    held, txn = admission.held, admission.txn
+    reader, txn = admission.reader, admission.txn
     statuses = []
     for place, (document_id, digest) in enumerate(zip(confirm.ids, confirm.digests, strict=True)):
         row, _ = admission.find(document_id, place)
         if row is None:
             statuses.append(WriteStatus.MISSING)
-        elif held.has_content(txn, row, digest) and held.intact(row, [held.record(txn, row)])[0]:
+        elif (
+            reader.has_content(txn, row, digest)
+            and reader.intact(row, [reader.record(txn, row)])[0]
+        ):
             statuses.append(WriteStatus.UNCHANGED)
         else:
             statuses.append(WriteStatus.REJECTED)
@@ -256,16 +259,16 @@ def _is_same(admission: _Admission, row: int, batch: Documents, place: int) -> b
     The model makes vectors a little different each time, so they are compared only where one was
     given. A sound document takes the place of a damaged one.
     """
-    held, txn = admission.held, admission.txn
+    reader, txn = admission.reader, admission.txn
     try:
-        content = held.content(txn, row)
+        content = reader.content(txn, row)
     except Corrupt:
         return False
     if content[1:4] != (batch.titles[place], batch.texts[place], batch.metadata[place]):
         return False
-    record = held.record(txn, row)
-    if not held.intact(row, [record])[0]:
+    record = reader.record(txn, row)
+    if not reader.intact(row, [record])[0]:
         return False
     if batch.positions[place] != GIVEN_VECTOR_POSITION:
         return content[4] != GIVEN_VECTOR_POSITION
-    return bool(record[: held.width] == batch.codes[place].tobytes())
+    return bool(record[: reader.width] == batch.codes[place].tobytes())

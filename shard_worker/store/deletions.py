@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from bitsift.errors import ChecksumMismatch, Corrupt
 from bitsift.shard_worker.clock import NO_VERSION
 from bitsift.shard_worker.store.environment import Environment
-from bitsift.shard_worker.store.held import HeldRows
 from bitsift.shard_worker.store.ids import Lookup
 from bitsift.shard_worker.store.packing import CRC, CRC_BYTES, ROW, id_keys, pack_keys, salt_of
+from bitsift.shard_worker.store.row_reader import RowReader
 from bitsift.shard_worker.store.tombstones import Tally, Tombstone, Tombstones
 
 _MARK = struct.Struct("<QQ")
@@ -71,9 +71,9 @@ def unpack_deletion(mark: bytes, row: int) -> Stamp | None:
 class Deletions:
     """The deletions of one store, in a format that remembers them. Any number of threads."""
 
-    def __init__(self, env: Environment, held: HeldRows, tombstones: Tombstones) -> None:
+    def __init__(self, env: Environment, reader: RowReader, tombstones: Tombstones) -> None:
         self._env = env
-        self._held = held
+        self._reader = reader
         self._tombstones = tombstones
 
     def have_tombstones(self, txn: lmdb.Transaction, keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
@@ -124,7 +124,7 @@ class Deletions:
                 if stamp is None or stamp[0] < version:
                     continue
                 try:
-                    found.append(Tombstone(self._held.content(txn, row)[0], *stamp))
+                    found.append(Tombstone(self._reader.content(txn, row)[0], *stamp))
                 except Corrupt:
                     lost = max(lost, stamp[0])
         for key, stones in self._tombstones.entries(txn):
@@ -142,7 +142,7 @@ class Deletions:
         names, lost = list[str](), NO_VERSION
         for row, _ in self.marks(txn):
             try:
-                names.append(self._held.content(txn, row)[0])
+                names.append(self._reader.content(txn, row)[0])
             except Corrupt:
                 stone = self._of_row(txn, row, "")
                 lost = max(lost, NO_VERSION if stone is None else stone.version)
@@ -157,13 +157,13 @@ class Deletions:
         number, last = np.uint64(ROW.unpack(key)[0]), dict[str, int | None]()
         with contextlib.suppress(Corrupt):
             for row in lookup.rows_of(txn, number):
-                last.setdefault(self._held.content(txn, row)[0], row)
+                last.setdefault(self._reader.content(txn, row)[0], row)
         for stone in self._tombstones.under(txn, key):
             last.setdefault(stone.id, None)
         found = (
             self.of(txn, name, number, row)
             for name, row in last.items()
-            if row is None or self._held.is_dead(txn, row)
+            if row is None or self._reader.is_dead(txn, row)
         )
         return [stone for stone in found if stone is not None]
 

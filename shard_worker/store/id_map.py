@@ -20,10 +20,10 @@ from bitsift.errors import Corrupt
 from bitsift.shard_worker.store import ids as id_map
 from bitsift.shard_worker.store.commits import Commits
 from bitsift.shard_worker.store.environment import Environment
-from bitsift.shard_worker.store.held import HeldRows
 from bitsift.shard_worker.store.ids import Lookup
 from bitsift.shard_worker.store.lmdb_file import DATA_FILE, Room, damage_named
 from bitsift.shard_worker.store.packing import id_keys
+from bitsift.shard_worker.store.row_reader import RowReader
 from bitsift.shard_worker.store.rows import SLACK_BYTES
 from bitsift.shard_worker.types import Document
 
@@ -38,11 +38,11 @@ Entries = list[tuple[bytes, bytes]]
 class StoredIds:
     """The ids of one store. ``lookup`` by any thread; the rest by the one that writes."""
 
-    def __init__(self, env: Environment, room: Room, commits: Commits, held: HeldRows) -> None:
+    def __init__(self, env: Environment, room: Room, commits: Commits, reader: RowReader) -> None:
         self._env = env
         self._room = room
         self._commits = commits
-        self._held = held
+        self._reader = reader
         self._take()
 
     def _take(self) -> None:
@@ -69,7 +69,7 @@ class StoredIds:
         end = self._commits.counters.rows
         for start in range(first, end, _REREAD_ROWS):
             rows = range(start, min(start + _REREAD_ROWS, end))
-            found = zip(rows, self._held.documents(rows), strict=True)
+            found = zip(rows, self._reader.documents(rows), strict=True)
             named = [(row, held.id) for row, held in found if isinstance(held, Document)]
             kept = np.array([row for row, _ in named], dtype=np.int64)
             self._map.add(id_keys([name for _, name in named]), kept)
@@ -110,7 +110,7 @@ class StoredIds:
         newest: dict[str | int, int] = {}
         for row in sorted(set(rows)):
             try:
-                newest[self._held.content(txn, row)[0]] = row
+                newest[self._reader.content(txn, row)[0]] = row
             except Corrupt:
                 newest[row] = row
         return sorted(newest.values())
@@ -151,5 +151,5 @@ class StoredIds:
 
     def pass_checksum(self) -> bool:
         """Whether the entries on the disk are those that were written. Reads all of them."""
-        with damage_named(self._held.path / DATA_FILE), self._env.begin() as txn:
+        with damage_named(self._reader.path / DATA_FILE), self._env.begin() as txn:
             return self._map.stored_checksum(txn) == self._map.checksum

@@ -15,10 +15,10 @@ from bitsift.shard_worker.store.counters import Counters
 from bitsift.shard_worker.store.deletions import Deletions
 from bitsift.shard_worker.store.environment import Environment
 from bitsift.shard_worker.store.format import COUNTERS, FORMAT, IDENTITY, META, databases_of
-from bitsift.shard_worker.store.held import HeldRows
 from bitsift.shard_worker.store.lmdb_btree import leads_to_all_keys
 from bitsift.shard_worker.store.lmdb_file import DATA_FILE, Room, check_data_file, damage_named
 from bitsift.shard_worker.store.packing import pack_meta
+from bitsift.shard_worker.store.row_reader import RowReader
 from bitsift.shard_worker.store.rows import RowWriter
 from bitsift.shard_worker.store.tombstones import Tombstones
 from bitsift.shard_worker.store.versions import Versions
@@ -63,16 +63,16 @@ class Parts:
             self.format = self._format()
             self.env.open_databases(databases_of(self.format))
             self.commits = Commits(self.env, self.format)
-            self.held = HeldRows(folder, self.env, identity.width)
-            opened.callback(self.held.close)
+            self.reader = RowReader(folder, self.env, identity.width)
+            opened.callback(self.reader.close)
             self.versions: Versions | None = None
             self.tombstones: Tombstones | None = None
             self.deletions: Deletions | None = None
             if self.format.major > FORMAT_1.major:
-                shape = self.held.record_bytes, self.held.block_rows
+                shape = self.reader.record_bytes, self.reader.block_rows
                 self.versions, self.tombstones = Versions(self.env, *shape), Tombstones(self.env)
-                self.deletions = Deletions(self.env, self.held, self.tombstones)
-            self.writer = RowWriter(self.env, self.room, self.held, self.versions)
+                self.deletions = Deletions(self.env, self.reader, self.tombstones)
+            self.writer = RowWriter(self.env, self.room, self.reader, self.versions)
             self._check_identity(identity)
             self.commits.read()
             self._check_dead()

@@ -58,7 +58,7 @@ def upserts(store: Store, first: int, stop: int, dead: NDArray[np.int64]) -> lis
         codes = _codes(store, first, stop, offsets)
         versions = _versions(store, first, stop, offsets)
         with store.parts.env.begin() as txn:
-            contents = [store.held.content(txn, row) for row in (first + offsets).tolist()]
+            contents = [store.reader.content(txn, row) for row in (first + offsets).tolist()]
     found = []
     for version in np.unique(versions).tolist():
         places = np.flatnonzero(versions == version)
@@ -70,7 +70,7 @@ def upserts(store: Store, first: int, stop: int, dead: NDArray[np.int64]) -> lis
 
 
 def _codes(store: Store, first: int, stop: int, offsets: NDArray[np.int64]) -> NDArray[np.int8]:
-    scanned = list(store.held.scan_codes(first, stop))
+    scanned = list(store.reader.scan_codes(first, stop))
     intact = np.concatenate([intact for _, _, intact in scanned])[offsets]
     _check(store, "code", first + offsets, intact)
     return np.concatenate([codes for _, codes, _ in scanned])[offsets]

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from bitsift.errors import ChecksumMismatch
 from bitsift.shard_worker.store.environment import Environment
-from bitsift.shard_worker.store.held import HeldRows
 from bitsift.shard_worker.store.lmdb_file import Room
 from bitsift.shard_worker.store.packing import ROW
+from bitsift.shard_worker.store.row_reader import RowReader
 from bitsift.shard_worker.store.versions import Versions, pack_waiting, unpack_waiting
 
 SLACK_BYTES = 256 << 10
@@ -28,14 +28,14 @@ class RowWriter:
     """Puts codes, documents, versions and dead rows; the counters are the caller's."""
 
     def __init__(
-        self, env: Environment, room: Room, held: HeldRows, versions: Versions | None
+        self, env: Environment, room: Room, reader: RowReader, versions: Versions | None
     ) -> None:
         """``versions`` None: the store's format has none."""
         self._versions = versions
         self._env = env
         self._databases = env.databases
         self._room = room
-        self._held = held
+        self._reader = reader
 
     def put_rows(
         self,
@@ -85,7 +85,7 @@ class RowWriter:
         Rows wait in the tail, one by one, until they fill a block: rewriting the block with each
         would be 128 KiB a document.
         """
-        end, size, done = first + len(records), self._held.block_rows, first
+        end, size, done = first + len(records), self._reader.block_rows, first
         for block in range(first // size, end // size):
             stop = (block + 1) * size
             head, head_versions = self._take_tail(txn, range(block * size, done))
@@ -107,7 +107,7 @@ class RowWriter:
 
         A record that is lost is zeros, whose checksum will say so; a version is none (0) then.
         """
-        size, records = self._held.record_bytes, []
+        size, records = self._reader.record_bytes, []
         versions = np.zeros(len(rows), dtype=np.uint64)
         if not len(rows):
             return b"", versions

@@ -87,15 +87,15 @@ class Store:
         """
         self.parts = Parts(folder, identity, max_bytes)
         self.format = self.parts.format
-        self.held, self.versions = self.parts.held, self.parts.versions
+        self.reader, self.versions = self.parts.reader, self.parts.versions
         self.tombstones = self.parts.tombstones
-        self._decided_by = Stored(self.held, self.versions, self.parts.deletions)
+        self._decided_by = Stored(self.reader, self.versions, self.parts.deletions)
         self._env, self._databases = self.parts.env, self.parts.env.databases
         self._commits = self.parts.commits
         self._merging = threading.Lock()
         try:
             with damage_named(folder / DATA_FILE):
-                self.ids = StoredIds(self._env, self.parts.room, self._commits, self.held)
+                self.ids = StoredIds(self._env, self.parts.room, self._commits, self.reader)
                 self.ids.read(self.counters.merged_rows)
         except BaseException:
             self.close()
@@ -202,7 +202,7 @@ class Store:
                 then(written)
 
             self._commits.commit(txn, counters, follow)
-        self.held.learn_blocks(first, self.rows)
+        self.reader.learn_blocks(first, self.rows)
         return written
 
     def _put(
@@ -224,7 +224,7 @@ class Store:
                 given = operation.version or version
                 versions.append(np.full(count, given, dtype=np.uint64))
                 row += count
-        together = _joined(codes) if codes else np.empty((0, self.held.width), dtype=np.int8)
+        together = _joined(codes) if codes else np.empty((0, self.reader.width), dtype=np.int8)
         if codes:
             records = pack_codes(together, self.rows)
             self.parts.writer.put_rows(txn, self.rows, records, documents, _joined(versions))
@@ -321,7 +321,7 @@ class Store:
             lookup = self.ids.lookup()
             with damage_named(self.path / DATA_FILE), self._env.begin() as txn:
                 rows = [
-                    self.held.row_of(txn, lookup, document_id, key)
+                    self.reader.row_of(txn, lookup, document_id, key)
                     for document_id, key in zip(ids, id_keys(ids), strict=True)
                 ]
                 if None not in rows or self._commits.counters_in(txn).rows == known:
@@ -353,7 +353,7 @@ class Store:
                 if row is not None:
                     found.append(self.versions.of(txn, row))
                     continue
-                last = self.held.newest_row_of(txn, lookup, document_id, key)
+                last = self.reader.newest_row_of(txn, lookup, document_id, key)
                 stone = deletions.of(txn, document_id, key, last)
                 found.append(None if stone is None else stone.version)
         return found
@@ -367,7 +367,7 @@ class Store:
     def dead(self) -> Rows:
         """All dead rows, int64 (n,), ascending. Raises ChecksumMismatch, Corrupt."""
         with damage_named(self.path / DATA_FILE), self._env.begin() as txn:
-            rows = self.held.dead(txn)
+            rows = self.reader.dead(txn)
             counters = self._commits.counters_in(txn)
         found = len(rows), sum_of(rows.astype(np.uint64))
         if found != (counters.dead, counters.dead_sum):

@@ -61,7 +61,7 @@ class Successor:
             parts.writer.put_rows(txn, first, records, documents, versions)
             counters = dataclasses.replace(self._store.counters, rows=first + len(records))
             parts.commits.commit(txn, counters)
-        self._store.held.learn_blocks(first, self._store.rows)
+        self._store.reader.learn_blocks(first, self._store.rows)
 
     def bury(self, rows: NDArray[np.int64]) -> None:
         """Mark rows (n,) dead; their deletions are tombstones here."""

@@ -25,8 +25,8 @@ from bitsift.cluster.manifest import SHARDS_MAX
 from bitsift.cluster.serving.configured import shard_settings
 from bitsift.config.docs import example, markdown
 from bitsift.config.fields import PREFIX, SETTINGS, Setting
-from bitsift.config.file import FILE_BYTES_MAX
 from bitsift.config.sources import VARIABLES, Loaded, load_settings
+from bitsift.config.toml_file import FILE_BYTES_MAX
 from bitsift.config.tree import (
     DEFAULTS,
     MIN_READY_MAX,

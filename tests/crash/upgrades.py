@@ -85,10 +85,10 @@ def tell_contents(index: Path, answer: Path) -> None:
         with open_shard(index, manifest, number) as shard:
             store = shard._current.store
             rows = np.setdiff1d(np.arange(store.rows), store.dead())
-            codes, intact = store.held.read_codes(rows)
+            codes, intact = store.reader.read_codes(rows)
             assert intact.all(), "a code is damaged"
             assert len(shard._current.index) == store.rows
-            for document, code in zip(store.held.documents(rows.tolist()), codes, strict=True):
+            for document, code in zip(store.reader.documents(rows.tolist()), codes, strict=True):
                 assert isinstance(document, Document), document
                 assert document.id not in found, "one id twice"
                 said = [document.title, document.text, document.metadata]

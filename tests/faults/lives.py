@@ -115,7 +115,7 @@ WRITES = (
     Task("load", _load, {**_LOADED}),
     Task("merge of ids", _merge_ids),
 )
-UPKEEP = (
+MAINTENANCE = (
     Task("snapshot of bits", lambda shard, _: shard.save_bits()),
     Task("training", lambda shard, _: shard.train()),
     Task("compaction", lambda shard, _: shard.compact()),
@@ -124,7 +124,7 @@ UPKEEP = (
 )
 OPENING = Task("opening", lambda _shard, _folder: None)
 """The failing call comes while the shard is opened; then it is opened again, as ShardActor does."""
-TASKS = (*WRITES, *UPKEEP, OPENING)
+TASKS = (*WRITES, *MAINTENANCE, OPENING)
 
 
 # --- the index it is done to -----------------------------------------------------------------
@@ -143,7 +143,7 @@ def build_index(folder: Path) -> Texts:
     Shard.create(shard_folder(index, 0), IDENTITY)
     write_complete(index, BuildReport(0, 0, 0, 1.0, 0, 0, 0, 0, (0,)))
     shard = open_shard(index)
-    block_rows = shard._current.store.held.block_rows
+    block_rows = shard._current.store.reader.block_rows
     texts = named(map(str, range(block_rows - 8)))
     written(shard, documents(texts))
     shard.train()

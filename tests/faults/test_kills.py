@@ -15,7 +15,9 @@ from tests.faults.child import names_of
 from tests.faults.support import check_batches, child, stored_by, strace, there
 
 IN_A_TRANSACTION = [point for point in ALL if point.startswith("in the transaction")]
-IN_UPKEEP = [point for point in ALL if point.startswith(("compaction", "file", "lists", "ids"))]
+IN_MAINTENANCE = [
+    point for point in ALL if point.startswith(("compaction", "file", "lists", "ids"))
+]
 
 
 def last_words(folder: Path) -> str:
@@ -57,7 +59,7 @@ def test_2_killed_within_a_commit_each_batch_is_whole_or_absent(folder: Path, ca
     check_batches(there(folder), stored_by(done))
 
 
-@pytest.mark.parametrize("point", IN_UPKEEP)
+@pytest.mark.parametrize("point", IN_MAINTENANCE)
 def test_3_killed_in_its_upkeep_the_old_state_is_valid_and_leftovers_are_removed(
     folder: Path, point: str
 ) -> None:

@@ -94,7 +94,7 @@ def test_versions_and_tombstones_are_what_they_were_after_a_compaction_too(tmp_p
     forever = 1e9
     for number in range(SHARDS):
         with open_shard(index, read_manifest(index), number) as shard:
-            object.__setattr__(shard._upkeep._settings, "tombstone_grace_s", forever)
+            object.__setattr__(shard._maintenance._settings, "tombstone_grace_s", forever)
             assert shard.compact()
     assert orjson.loads(orjson.dumps(versions(index))) == expected
     assert all(gone for _, gone in expected.values())

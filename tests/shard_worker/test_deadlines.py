@@ -19,7 +19,7 @@ from bitsift.shard_worker.deadline import Deadline, still_open
 from bitsift.shard_worker.search.exhaustive import _Best
 from bitsift.shard_worker.search.funnel import QUERIES_PER_PASS
 from bitsift.shard_worker.shard import Shard
-from bitsift.shard_worker.store.held import HeldRows
+from bitsift.shard_worker.store.row_reader import RowReader
 from bitsift.shard_worker.types import Candidates, Query, Read
 from tests.shard_worker.small_shard import batch, new_shard, unit_vectors, vector_of
 
@@ -174,7 +174,7 @@ def test_a_query_that_is_given_up_is_left_out_of_the_lists_that_are_still_to_vis
 
 def test_each_query_of_a_call_has_its_own_deadline(shard: Shard) -> None:
     late, left, patient = Deadline.after(-1.5), Deadline.after(60), Deadline.after(60)
-    left.give_up()
+    left.cancel()
     for mode in Mode:
         queries = [
             Query(SearchOptions(vector=vector_of(f"text {place}"), mode=mode), deadline=deadline)
@@ -205,7 +205,7 @@ def test_what_is_given_up_while_others_are_searched_is_not_begun(
     def watched(bits, *arguments):  # type: ignore[no-untyped-def]
         passes.append(len(bits))
         for deadline in deadlines[QUERIES_PER_PASS : 3 * QUERIES_PER_PASS - 1]:
-            deadline.give_up()
+            deadline.cancel()
         return plain(bits, *arguments)
 
     monkeypatch.setattr(index, "search", watched)
@@ -222,7 +222,7 @@ def test_an_exhaustive_search_stops_at_the_next_block_when_it_is_given_up(
 ) -> None:
     """From another thread, as a shard's actor is told."""
     deadline, reached, blocks = Deadline.after(60), threading.Event(), []
-    plain = HeldRows.scan_codes
+    plain = RowReader.scan_codes
 
     def watched(self, first, rows):  # type: ignore[no-untyped-def]
         for block in plain(self, first, rows):
@@ -236,11 +236,11 @@ def test_an_exhaustive_search_stops_at_the_next_block_when_it_is_given_up(
 
     def client() -> None:
         reached.wait(10)
-        deadline.give_up()
+        deadline.cancel()
         left.set()
 
-    monkeypatch.setattr(HeldRows, "scan_codes", watched)
-    monkeypatch.setattr(shard._current.store.held, "block_rows", 300)
+    monkeypatch.setattr(RowReader, "scan_codes", watched)
+    monkeypatch.setattr(shard._current.store.reader, "block_rows", 300)
     threading.Thread(target=client).start()
     query = Query(SearchOptions(vector=unit_vectors(1)[0], mode=Mode.EXHAUSTIVE), deadline=deadline)
     (answer,) = shard.answers([query])
@@ -259,11 +259,11 @@ def test_of_exhaustive_queries_that_share_a_pass_one_that_is_given_up_is_scored_
         scored.append(deadlines.index(self.query.deadline))
         if len(scored) == 8:  # the end of the first block
             for deadline in deadlines[2:]:
-                deadline.give_up()
+                deadline.cancel()
         plain(self, scores, rows)
 
     monkeypatch.setattr(_Best, "add", watched)
-    monkeypatch.setattr(shard._current.store.held, "block_rows", 300)
+    monkeypatch.setattr(shard._current.store.reader, "block_rows", 300)
     options = SearchOptions(vector=unit_vectors(1)[0], mode=Mode.EXHAUSTIVE)
     queries = [Query(options, deadline=deadline) for deadline in deadlines]
     answers = shard.answers(queries)
@@ -275,15 +275,15 @@ def test_reading_documents_stops_at_the_deadline(
     shard: Shard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deadline, read = Deadline.after(60), []
-    plain = HeldRows._body
+    plain = RowReader._body
 
     def watched(self, txn, row):  # type: ignore[no-untyped-def]
         read.append(row)
         if len(read) == 5:
-            deadline.give_up()
+            deadline.cancel()
         return plain(self, txn, row)
 
-    monkeypatch.setattr(HeldRows, "_body", watched)
+    monkeypatch.setattr(RowReader, "_body", watched)
     origin = shard.origin
     first, second = shard.read_each(
         [Read(origin, range(100), deadline=deadline), Read(origin, [7])]
@@ -300,7 +300,7 @@ def test_reading_codes_from_a_slow_disk_stops_at_the_deadline(
 
     monkeypatch.setattr(blocks, "SLOW_READ_S", -1.0)  # every read counts as slow
     rows = np.arange(ROWS, dtype=np.int64)
-    held = shard._current.store.held
+    held = shard._current.store.reader
     with pytest.raises(DeadlineExceeded):
         held.read_codes(rows, StopsAfter(2))
     codes, intact = held.read_codes(rows, StopsAfter(1_000))
@@ -312,9 +312,9 @@ def test_one_of_several_attempts_is_given_up_alone_and_all_with_their_question()
     question = Deadline.after(60.0)
     first, second = question.branch(), question.branch()
     assert first.at_s == question.at_s
-    first.give_up()
+    first.cancel()
     assert [it.is_open() for it in (question, first, second)] == [True, False, True]
-    question.give_up()
+    question.cancel()
     assert not second.is_open()
     assert not question.branch().is_open()
 
@@ -322,13 +322,13 @@ def test_one_of_several_attempts_is_given_up_alone_and_all_with_their_question()
 def test_a_deadline_tells_its_listeners_once() -> None:
     told: list[str] = []
     deadline = Deadline.after(60)
-    deadline.on_give_up(lambda: told.append("first"))
+    deadline.on_cancel(lambda: told.append("first"))
     forgotten = lambda: told.append("forgotten")  # noqa: E731
-    deadline.on_give_up(forgotten)
+    deadline.on_cancel(forgotten)
     deadline.forget(forgotten)
-    deadline.give_up()
-    deadline.give_up()
-    deadline.on_give_up(lambda: told.append("late"))
+    deadline.cancel()
+    deadline.cancel()
+    deadline.on_cancel(lambda: told.append("late"))
     assert told == ["first", "late"]
     several = [deadline, Deadline(), Deadline.after(-1), Deadline.after(60)]
     assert still_open(several).tolist() == [1, 3]

@@ -11,7 +11,7 @@ import pytest
 from bitsift.options import Mode, SearchOptions
 from bitsift.shard_worker.operations import Insert
 from bitsift.shard_worker.shard import Shard
-from bitsift.shard_worker.store.held import HeldRows
+from bitsift.shard_worker.store.row_reader import RowReader
 from bitsift.shard_worker.types import FIELDS, Document, Query, Unread, Wanted
 from tests.shard_worker.small_shard import CALIBRATION, new_shard, unit_vectors, vector_of
 from tests.writing import written
@@ -36,13 +36,13 @@ def shard(tmp_path: Path) -> Iterator[Shard]:
 def decompressed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of the compressed documents that were decompressed."""
     seen: list[int] = []
-    plain = HeldRows._decompressed
+    plain = RowReader._decompressed
 
     def watched(self, body):  # type: ignore[no-untyped-def]
         seen.append(len(body))
         return plain(self, body)
 
-    monkeypatch.setattr(HeldRows, "_decompressed", watched)
+    monkeypatch.setattr(RowReader, "_decompressed", watched)
     return seen
 
 

@@ -140,7 +140,7 @@ def test_an_index_without_living_documents_is_an_empty_file(tmp_path: Path) -> N
 def test_damage_stops_the_export_with_nothing_left(index: Path, tmp_path: Path, name: str) -> None:
     copy = Path(shutil.copytree(index, tmp_path / "index"))
     with open_store(copy, read_manifest(copy), 1) as store:
-        ((_, record),) = store.held.scan_records(900, 901)
+        ((_, record),) = store.reader.scan_records(900, 901)
     data = copy / "shard-00001" / "store-00000" / "data.mdb"
     found = record.tobytes()
     data.write_bytes(data.read_bytes().replace(found, bytes([found[0] ^ 1]) + found[1:]))

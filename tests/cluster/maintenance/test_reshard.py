@@ -91,10 +91,10 @@ def contents(index: Path) -> Contents:
     for number in range(manifest.shards):
         with open_store(index, manifest, number) as store:
             rows = np.setdiff1d(np.arange(store.rows), store.dead())
-            codes, intact = store.held.read_codes(rows)
+            codes, intact = store.reader.read_codes(rows)
             assert intact.all()
             with store.parts.env.begin() as txn:
-                said = [store.held.content(txn, row) for row in rows.tolist()]
+                said = [store.reader.content(txn, row) for row in rows.tolist()]
             for content, code in zip(said, codes, strict=True):
                 name = content[0]
                 assert Placement(manifest.shards).owners(name) == (number,)

@@ -13,7 +13,7 @@ from bitsift.errors import InvalidRequest
 
 def spec(folder: Path, **tables: object) -> ClusterSpec:
     values = {"index": {"folder": "index"}, "placement": {"data": "data"}, **tables}
-    return parse_spec(values, "spec", folder)
+    return parse_spec(values, folder / "spec.toml")
 
 
 @pytest.mark.parametrize("given", ["tls_cert", "tls_key"])

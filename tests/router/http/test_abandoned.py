@@ -19,7 +19,7 @@ import pytest
 
 from bitsift.router.batching import Batcher
 from bitsift.router.shards.local import LocalLink
-from bitsift.shard_worker.store.held import HeldRows
+from bitsift.shard_worker.store.row_reader import RowReader
 from tests.fakes import HashEncoder, make_service, make_shards, make_writer
 from tests.gateways import Running
 
@@ -87,21 +87,21 @@ class EndlessScans:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.begun, self.enough, self.running = threading.Semaphore(0), threading.Event(), 0
-        plain, lock = HeldRows.scan_codes, threading.Lock()
+        plain, lock = RowReader.scan_codes, threading.Lock()
 
-        def scan(held: HeldRows, first: int, rows: int):  # type: ignore[no-untyped-def]
+        def scan(reader: RowReader, first: int, rows: int):  # type: ignore[no-untyped-def]
             with lock:
                 self.running += 1
             try:
-                yield from plain(held, first, rows)
+                yield from plain(reader, first, rows)
                 self.begun.release()
                 while not self.enough.wait(0.002):
-                    yield from plain(held, first, rows)
+                    yield from plain(reader, first, rows)
             finally:
                 with lock:
                     self.running -= 1
 
-        monkeypatch.setattr(HeldRows, "scan_codes", scan)
+        monkeypatch.setattr(RowReader, "scan_codes", scan)
 
     def wait_begun(self, scans: int) -> None:
         for _ in range(scans):

@@ -173,7 +173,7 @@ def test_a_query_that_was_answered_or_is_late_is_given_up() -> None:
     async def scenario() -> None:
         shards = FanOut([KindsLink(), FrozenLink()])  # type: ignore[list-item]
         query, told = a_query(timeout_s=0.1), []
-        query.deadline.on_give_up(lambda: told.append("given up"))
+        query.deadline.on_cancel(lambda: told.append("given up"))
         _, coverage = await shards.search(query)
         assert coverage.answered == 1
         assert told == ["given up"]

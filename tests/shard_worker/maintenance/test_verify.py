@@ -111,7 +111,7 @@ def rows_of(manifest: Manifest, index: Path, ids: list[str]) -> list[int]:
 
 def record_of(index: Path, row: int) -> bytes:
     with open_store(index, read_manifest(index), 0) as store:
-        ((_, records),) = store.held.scan_records(row, row + 1)
+        ((_, records),) = store.reader.scan_records(row, row + 1)
         return records.tobytes()
 
 
@@ -320,9 +320,9 @@ def test_two_living_rows_of_one_id_are_found(index: Path) -> None:
         row, first = store.find("100"), store.rows
         assert row is not None
         old, new = np.array([row]), np.array([first])
-        ((_, record),) = store.held.scan_records(row, row + 1)
+        ((_, record),) = store.reader.scan_records(row, row + 1)
         documents, versions = (
-            store.held.copied_documents(old, new),
+            store.reader.copied_documents(old, new),
             store.row_versions(row, row + 1),
         )
         Successor(store, store).put_rows(resalt(record, old, new), documents, versions)
@@ -401,8 +401,10 @@ def everything(index: Path) -> object:
     """All rows of the store, the dead ones, and where each id leads; then exact answers."""
     with open_store(index, read_manifest(index), 0) as store:
         rows = range(store.rows)
-        codes = b"".join(records.tobytes() for _, records in store.held.scan_records(0, store.rows))
-        documents = store.held.documents(rows)
+        codes = b"".join(
+            records.tobytes() for _, records in store.reader.scan_records(0, store.rows)
+        )
+        documents = store.reader.documents(rows)
         ids = [document.id for document in documents]  # type: ignore[union-attr]
         held = documents, codes, store.dead().tolist(), store.find_all(ids)
     return held, answers(index)

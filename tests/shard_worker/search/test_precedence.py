@@ -47,7 +47,7 @@ def test_an_exhaustive_search_gives_way_before_each_block(
 ) -> None:
     shard = new_shard(tmp_path / "shard")
     written(shard, batch([str(n) for n in range(50)], [f"text {n}" for n in range(50)]))
-    monkeypatch.setattr(shard._current.store.held, "block_rows", 10)
+    monkeypatch.setattr(shard._current.store.reader, "block_rows", 10)
     gave_way = []
     monkeypatch.setattr(shard._funnel._precedence, "give_way", lambda: gave_way.append(1))
     shard.search([Query(SearchOptions(vector=unit_vectors(1)[0], mode=Mode.EXHAUSTIVE))])

@@ -58,23 +58,23 @@ def forget(folder: Path) -> None:
 
 def test_rows_of_full_blocks_and_of_the_last_one_come_back(folder: Path) -> None:
     store = filled(folder)
-    codes, intact = store.held.read_codes(ROWS)
+    codes, intact = store.reader.read_codes(ROWS)
     assert intact.all()
     np.testing.assert_array_equal(codes, CODES[ROWS])
-    assert b"" not in store.held._blocks.read(np.array([0, 126, 127, 1_904]))  # 15 x 127 rows
-    assert store.held._blocks.read(np.array([1_999])) == [b""]  # it waits in the tail
+    assert b"" not in store.reader._blocks.read(np.array([0, 126, 127, 1_904]))  # 15 x 127 rows
+    assert store.reader._blocks.read(np.array([1_999])) == [b""]  # it waits in the tail
     store.close()
 
 
 def test_a_cold_row_costs_a_page_or_two_and_not_its_block(folder: Path) -> None:
     store = filled(folder)
-    store.held.save_hints(folder, store.rows)
+    store.reader.save_hints(folder, store.rows)
     store.close()
     forget(folder)
     store = Store(folder, IDENTITY)
     before = read_bytes()
     rows = np.arange(0, 1_905, 127, dtype=np.int64) + 50  # one of each full block
-    codes, intact = store.held.read_codes(rows)
+    codes, intact = store.reader.read_codes(rows)
     read = read_bytes() - before
     assert intact.all()
     np.testing.assert_array_equal(codes, CODES[rows])
@@ -95,10 +95,10 @@ def test_a_slow_read_asks_for_all_that_follow(
 
     monkeypatch.setattr(BlockReader, "_will_need", watched)
     monkeypatch.setattr(blocks_module, "SLOW_READ_S", 60.0)
-    store.held.read_codes(ROWS)
+    store.reader.read_codes(ROWS)
     assert asked == []
     monkeypatch.setattr(blocks_module, "SLOW_READ_S", 0.0)
-    codes, _ = store.held.read_codes(ROWS)
+    codes, _ = store.reader.read_codes(ROWS)
     assert asked == [len(ROWS) - 4]  # four are timed together
     np.testing.assert_array_equal(codes, CODES[ROWS])
     store.close()
@@ -107,8 +107,8 @@ def test_a_slow_read_asks_for_all_that_follow(
 @pytest.mark.parametrize("hint", ["missing", "damaged", "of another file", "beyond the end"])
 def test_a_wrong_hint_never_gives_a_wrong_code(folder: Path, hint: str) -> None:
     store = filled(folder)
-    store.held.save_hints(folder, store.rows)
-    pages = store.held._blocks._pages.copy()
+    store.reader.save_hints(folder, store.rows)
+    pages = store.reader._blocks._pages.copy()
     store.close()
     path = folder / BLOCKS_FILE
     if hint == "missing":
@@ -117,23 +117,23 @@ def test_a_wrong_hint_never_gives_a_wrong_code(folder: Path, hint: str) -> None:
         path.write_bytes(path.read_bytes()[:-3] + b"abc")
     store = Store(folder, IDENTITY)
     if hint == "of another file":
-        store.held._blocks._pages = np.roll(pages, 1)
+        store.reader._blocks._pages = np.roll(pages, 1)
     elif hint == "beyond the end":
-        store.held._blocks._pages = np.full(len(pages), 1 << 30, dtype=np.uint32)
+        store.reader._blocks._pages = np.full(len(pages), 1 << 30, dtype=np.uint32)
     for _ in range(2):  # the first read goes through LMDB and learns
-        codes, intact = store.held.read_codes(ROWS)
+        codes, intact = store.reader.read_codes(ROWS)
         assert intact.all()
         np.testing.assert_array_equal(codes, CODES[ROWS])
-    assert store.held._blocks.read(np.array([5])) != [b""]
+    assert store.reader._blocks.read(np.array([5])) != [b""]
     store.close()
 
 
 def test_a_damaged_code_is_reported_whichever_way_it_is_read(folder: Path) -> None:
     store = filled(folder)
-    store.held.save_hints(folder, store.rows)
+    store.reader.save_hints(folder, store.rows)
     store.close()
     flip_a_bit_where(folder / DATA_FILE, CODES[1_000].tobytes())
     store = Store(folder, IDENTITY)
-    _, intact = store.held.read_codes(ROWS)
+    _, intact = store.reader.read_codes(ROWS)
     assert intact.tolist() == (ROWS != 1_000).tolist()
     store.close()

@@ -48,7 +48,7 @@ def add(shard: Shard, *names: str) -> list[WriteStatus]:
 def almost_a_block(folder: Path) -> tuple[Shard, int]:
     """A shard whose next batch of eight fills a block, and how many rows it has."""
     shard = new_shard(folder)
-    rows = shard._current.store.held.block_rows - 4
+    rows = shard._current.store.reader.block_rows - 4
     add(shard, *(str(i) for i in range(rows)))
     return shard, rows
 
@@ -148,7 +148,7 @@ def test_a_commit_that_nothing_followed_is_noticed_by_the_next_write(
     shard.close()
 
 
-@pytest.mark.parametrize("upkeep", [Shard.save_bits, Shard.train, Shard.compact])
+@pytest.mark.parametrize("maintenance", [Shard.save_bits, Shard.train, Shard.compact])
 def test_bits_of_other_rows_than_the_stores_stop_writes_and_never_become_a_snapshot(
     tmp_path: Path, upkeep: Callable[[Shard], object]
 ) -> None:

@@ -17,8 +17,8 @@ from bitsift.shard_worker.maintenance.repository import (
     digest_of,
     name_of,
 )
-from bitsift.shard_worker.store.held import CONTENT_BYTES_MAX
 from bitsift.shard_worker.store.packing import CRC, ROW, salt_of
+from bitsift.shard_worker.store.row_reader import CONTENT_BYTES_MAX
 from tests.shard_worker.small_shard import batch, new_shard
 from tests.writing import written
 
@@ -32,11 +32,11 @@ def frame_that_claims(size: int) -> bytes:
 def test_a_document_that_claims_petabytes_is_damage(tmp_path: Path, claimed: int) -> None:
     shard = new_shard(tmp_path / "shard")
     written(shard, batch(["a", "b"], ["one", "two"]))
-    held = shard._current.store.held
+    reader = shard._current.store.reader
     frame = frame_that_claims(claimed)
     value = CRC.pack(google_crc32c.value(frame) ^ salt_of(0)) + frame
-    with held._env.writing() as txn:  # as whoever makes a hostile backup can
-        txn.put(ROW.pack(0), value, db=held._databases["documents"])
+    with reader._env.writing() as txn:  # as whoever makes a hostile backup can
+        txn.put(ROW.pack(0), value, db=reader._databases["documents"])
         txn.commit()
     found, other = shard.documents(shard.origin, [0, 1])
     assert isinstance(found, Corrupt)

@@ -10,7 +10,7 @@ from bitsift.errors import Corrupt
 from bitsift.options import Mode, SearchOptions
 from bitsift.shard_worker.operations import Confirm, Delete, Insert, Resume
 from bitsift.shard_worker.shard import Shard
-from bitsift.shard_worker.store import held as held_module
+from bitsift.shard_worker.store import row_reader
 from bitsift.shard_worker.store.packing import content_digest
 from bitsift.shard_worker.types import LIVE_POSITION, Query
 from bitsift.write_status import WriteStatus
@@ -163,13 +163,13 @@ def test_a_killed_load_goes_on_past_a_damaged_document(tmp_path: Path) -> None:
 def test_as_many_damaged_rows_are_remembered_as_there_is_room_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(held_module, "DAMAGED_MAX", 5)
+    monkeypatch.setattr(row_reader, "DAMAGED_MAX", 5)
     shard = new_shard(tmp_path / "s")
     written(shard, batch(NAMES, NAMES))
-    held = shard._current.store.held
+    reader = shard._current.store.reader
     for row in range(20):
-        held.note_damaged([row])
+        reader.note_damaged([row])
     assert shard.status().corrupt_rows_seen == 5
-    held.note_damaged([299, 10_000_000])  # a row that is not there is nobody's damage
+    reader.note_damaged([299, 10_000_000])  # a row that is not there is nobody's damage
     assert shard.status().corrupt_rows_seen == 5
     shard.close()

@@ -45,62 +45,62 @@ def small_merges(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ids, "MERGED_AT_ONCE", 10)
 
 
-def merge(held: Store) -> None:
-    held.merge_ids(contextlib.nullcontext())
+def merge(store: Store) -> None:
+    store.merge_ids(contextlib.nullcontext())
 
 
-def stored_keys(held: Store) -> int:
-    with held._env.begin() as txn:
-        return int(txn.stat(held._databases["ids"])["entries"])
+def stored_keys(store: Store) -> int:
+    with store._env.begin() as txn:
+        return int(txn.stat(store._databases["ids"])["entries"])
 
 
 def test_ids_are_found_before_a_merge_after_it_and_after_a_killed_load(tmp_path: Path) -> None:
-    held = Store.create(tmp_path / "s", IDENTITY)
-    held.write([batch(names(0, 40))])
-    merge(held)
-    held.write([batch(names(40, 100), 40)])
-    assert stored_keys(held) == 40
-    assert (held.rows, held.counters.merged_rows, held.pending_ids) == (100, 40, 60)
-    assert [held.find(name) for name in names(0, 100)] == list(range(100))
-    held.close()  # as a killed process would leave it: nothing is written by closing
-    held = Store(tmp_path / "s", IDENTITY)
-    assert [held.find(name) for name in names(0, 100)] == list(range(100))
+    store = Store.create(tmp_path / "s", IDENTITY)
+    store.write([batch(names(0, 40))])
+    merge(store)
+    store.write([batch(names(40, 100), 40)])
+    assert stored_keys(store) == 40
+    assert (store.rows, store.counters.merged_rows, store.pending_ids) == (100, 40, 60)
+    assert [store.find(name) for name in names(0, 100)] == list(range(100))
+    store.close()  # as a killed process would leave it: nothing is written by closing
+    store = Store(tmp_path / "s", IDENTITY)
+    assert [store.find(name) for name in names(0, 100)] == list(range(100))
     resume = Resume(["n7", "n77", "n100"], [7, 77, 100])
-    assert held.foresee([resume]) == [["unchanged", "unchanged", "missing"]]
-    (again,) = held.write([batch(names(90, 110), 90)]).statuses
+    assert store.foresee([resume]) == [["unchanged", "unchanged", "missing"]]
+    (again,) = store.write([batch(names(90, 110), 90)]).statuses
     assert again == [WriteStatus.UNCHANGED] * 10 + [WriteStatus.CREATED] * 10
-    merge(held)
-    assert (held.rows, held.counters.merged_rows, held.pending_ids) == (110, 110, 0)
-    assert stored_keys(held) == 110
-    assert [held.find(name) for name in names(0, 110)] == list(range(110))
-    held.close()
+    merge(store)
+    assert (store.rows, store.counters.merged_rows, store.pending_ids) == (110, 110, 0)
+    assert stored_keys(store) == 110
+    assert [store.find(name) for name in names(0, 110)] == list(range(110))
+    store.close()
 
 
 def test_writes_go_on_between_the_parts_of_a_merge(tmp_path: Path) -> None:
-    held = Store.create(tmp_path / "s", IDENTITY)
-    held.write([batch(names(0, 35))])
+    store = Store.create(tmp_path / "s", IDENTITY)
+    store.write([batch(names(0, 35))])
     written = iter(range(35, 1_000))
 
     @contextlib.contextmanager
     def writing() -> Iterator[None]:
         yield
         at = next(written)
-        held.write([batch(names(at, at + 1), at)])
+        store.write([batch(names(at, at + 1), at)])
 
-    held.merge_ids(cast(contextlib.AbstractContextManager[None], _Again(writing)))
-    assert (held.counters.merged_rows, held.pending_ids) == (35, 5)
-    assert [held.find(name) for name in names(0, 40)] == list(range(40))
-    assert held.ids_are_intact()
-    held.close()
-    held = Store(tmp_path / "s", IDENTITY)
-    assert [held.find(name) for name in names(0, 40)] == list(range(40))
-    held.close()
+    store.merge_ids(cast(contextlib.AbstractContextManager[None], _Again(writing)))
+    assert (store.counters.merged_rows, store.pending_ids) == (35, 5)
+    assert [store.find(name) for name in names(0, 40)] == list(range(40))
+    assert store.ids_are_intact()
+    store.close()
+    store = Store(tmp_path / "s", IDENTITY)
+    assert [store.find(name) for name in names(0, 40)] == list(range(40))
+    store.close()
 
 
 def test_no_id_is_lost_between_a_writer_and_a_merge(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held, lock, done = Store.create(tmp_path / "s", IDENTITY), threading.Lock(), threading.Event()
+    store, lock, done = Store.create(tmp_path / "s", IDENTITY), threading.Lock(), threading.Event()
     merged, stored = list[int](), list[int]()
     monkeypatch.setattr(ids, "MERGED_AT_ONCE", 1_000)
     plain = IdMap.add
@@ -113,26 +113,26 @@ def test_no_id_is_lost_between_a_writer_and_a_merge(
 
     def merge_on() -> None:
         while not done.is_set():
-            held.merge_ids(lock)
+            store.merge_ids(lock)
             with lock:  # where a kill here would leave it
-                merged.append(held.counters.merged_rows)
-                stored.append(stored_keys(held))
+                merged.append(store.counters.merged_rows)
+                stored.append(stored_keys(store))
             time.sleep(0.004)
 
     merging = threading.Thread(target=merge_on)
     merging.start()
     for at in range(150):
         with lock:
-            held.write([batch(names(at, at + 1), at)])
+            store.write([batch(names(at, at + 1), at)])
     done.set()
     ended(merging)
     assert merged == stored, "rows count as merged whose ids are not in the map"
     assert len(set(merged)) > 2  # several merges, while writes went on
     for _ in range(2):  # now, and after a kill
-        assert [held.find(name) for name in names(0, 150)] == list(range(150))
-        held.close()
-        held = Store(tmp_path / "s", IDENTITY)
-    held.close()
+        assert [store.find(name) for name in names(0, 150)] == list(range(150))
+        store.close()
+        store = Store(tmp_path / "s", IDENTITY)
+    store.close()
 
 
 class _Again:
@@ -150,38 +150,38 @@ class _Again:
 
 
 def test_a_damaged_id_map_is_noticed_and_made_anew(tmp_path: Path) -> None:
-    held = Store.create(tmp_path / "s", IDENTITY)
-    held.write([batch(names(0, 30))])
-    merge(held)
-    assert held.ids_are_intact()
-    with held._env.writing() as txn:
+    store = Store.create(tmp_path / "s", IDENTITY)
+    store.write([batch(names(0, 30))])
+    merge(store)
+    assert store.ids_are_intact()
+    with store._env.writing() as txn:
         (key,) = packing.pack_keys(packing.id_keys(["n7"]))
-        txn.put(key, packing.pack_rows([8]), db=held._databases["ids"])
+        txn.put(key, packing.pack_rows([8]), db=store._databases["ids"])
         txn.commit()
-    assert not held.ids_are_intact()
-    assert held.find("n7") is None
-    held.rebuild_ids()
-    assert held.ids_are_intact()
-    assert [held.find(name) for name in names(0, 30)] == list(range(30))
-    held.close()
+    assert not store.ids_are_intact()
+    assert store.find("n7") is None
+    store.rebuild_ids()
+    assert store.ids_are_intact()
+    assert [store.find(name) for name in names(0, 30)] == list(range(30))
+    store.close()
 
 
 def test_the_newest_version_of_a_document_wins_before_and_after_a_merge(tmp_path: Path) -> None:
-    held = Store.create(tmp_path / "s", IDENTITY)
+    store = Store.create(tmp_path / "s", IDENTITY)
     for version in range(3):
         versions = as_upsert(
             dataclasses.replace(batch(["a", f"b{version}"]), texts=[f"text {version}"] * 2)
         )
-        assert len(held.write([versions]).dead) == (version > 0)
+        assert len(store.write([versions]).dead) == (version > 0)
         if version == 1:
-            merge(held)
-        assert held.find("a") == 2 * version
-    merge(held)
-    assert held.find("a") == 4
-    with held._env.begin() as txn:
+            merge(store)
+        assert store.find("a") == 2 * version
+    merge(store)
+    assert store.find("a") == 4
+    with store._env.begin() as txn:
         (key,) = packing.pack_keys(packing.id_keys(["a"]))
-        assert packing.unpack_rows(bytes(txn.get(key, b"", db=held._databases["ids"]))) == [4]
-    held.close()
+        assert packing.unpack_rows(bytes(txn.get(key, b"", db=store._databases["ids"]))) == [4]
+    store.close()
 
 
 def test_ids_that_share_a_hash_are_told_apart(
@@ -192,23 +192,23 @@ def test_ids_that_share_a_hash_are_told_apart(
 
     for module in (store, id_map, admission):
         monkeypatch.setattr(module, "id_keys", colliding)
-    held = Store.create(tmp_path / "s", IDENTITY)
-    (outcomes,) = held.write([batch(["aa", "bb", "aa"])]).statuses
+    opened = Store.create(tmp_path / "s", IDENTITY)
+    (outcomes,) = opened.write([batch(["aa", "bb", "aa"])]).statuses
     assert outcomes == [WriteStatus.CREATED, WriteStatus.CREATED, WriteStatus.REJECTED]
-    merge(held)
-    held.write([batch(["cc", "d"], 3)])
-    assert [held.find(name) for name in ("aa", "bb", "cc", "d", "ee")] == [0, 1, 2, 3, None]
-    merge(held)
-    assert stored_keys(held) == 2
-    assert [held.find(name) for name in ("aa", "bb", "cc", "d", "ee")] == [0, 1, 2, 3, None]
-    held.close()
+    merge(opened)
+    opened.write([batch(["cc", "d"], 3)])
+    assert [opened.find(name) for name in ("aa", "bb", "cc", "d", "ee")] == [0, 1, 2, 3, None]
+    merge(opened)
+    assert stored_keys(opened) == 2
+    assert [opened.find(name) for name in ("aa", "bb", "cc", "d", "ee")] == [0, 1, 2, 3, None]
+    opened.close()
 
 
 def test_an_interrupted_merge_is_done_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held = Store.create(tmp_path / "s", IDENTITY)
-    held.write([batch(names(0, 35))])
+    store = Store.create(tmp_path / "s", IDENTITY)
+    store.write([batch(names(0, 35))])
     real, calls = packing.pack_keys, list[int]()
 
     def failing(keys: np.ndarray) -> list[bytes]:
@@ -219,30 +219,30 @@ def test_an_interrupted_merge_is_done_again(
 
     monkeypatch.setattr("bitsift.shard_worker.store.ids.pack_keys", failing)
     with pytest.raises(WritesStopped, match="power"):
-        merge(held)
-    assert stored_keys(held) == 20
-    held.close()
-    held = Store(tmp_path / "s", IDENTITY)
-    assert [held.find(name) for name in names(0, 35)] == list(range(35))
-    merge(held)
-    with held._env.begin() as txn, txn.cursor(db=held._databases["ids"]) as cursor:
+        merge(store)
+    assert stored_keys(store) == 20
+    store.close()
+    store = Store(tmp_path / "s", IDENTITY)
+    assert [store.find(name) for name in names(0, 35)] == list(range(35))
+    merge(store)
+    with store._env.begin() as txn, txn.cursor(db=store._databases["ids"]) as cursor:
         values = [bytes(value) for value in cursor.iternext(keys=False)]
     assert all(len(packing.unpack_rows(value)) == 1 for value in values)
     assert {len(value) for value in values} == {4}
-    assert stored_keys(held) == 35
-    held.close()
+    assert stored_keys(store) == 35
+    store.close()
 
 
 def test_a_reader_that_began_before_a_merge_misses_nothing(tmp_path: Path) -> None:
-    held = Store.create(tmp_path / "s", IDENTITY)
-    held.write([batch(names(0, 20))])
-    lookup, (key,) = held.ids.lookup(), packing.id_keys(["n7"])
-    with held._env.begin() as before:
-        merge(held)
-        assert held.held.row_of(before, lookup, "n7", key) == 7
-    with held._env.begin() as after:
-        assert held.held.row_of(after, lookup, "n7", key) == 7
-    held.close()
+    store = Store.create(tmp_path / "s", IDENTITY)
+    store.write([batch(names(0, 20))])
+    lookup, (key,) = store.ids.lookup(), packing.id_keys(["n7"])
+    with store._env.begin() as before:
+        merge(store)
+        assert store.reader.row_of(before, lookup, "n7", key) == 7
+    with store._env.begin() as after:
+        assert store.reader.row_of(after, lookup, "n7", key) == 7
+    store.close()
 
 
 @given(st.lists(st.lists(st.integers(0, 40), max_size=12), max_size=12))

@@ -79,7 +79,7 @@ def versions_of(shard: Shard, *ids: str) -> list[int | None]:
 def test_each_write_gives_its_documents_a_newer_version(tmp_path: Path) -> None:
     before_ms = int(time.time() * 1e3)
     shard = new_shard(tmp_path / "s")
-    names = [str(i) for i in range(shard._current.store.held.block_rows + 7)]
+    names = [str(i) for i in range(shard._current.store.reader.block_rows + 7)]
     written(shard, batch(names, names))
     loaded = versions_of(shard, *names)
     assert len(set(loaded)) == 1, "one write, one version"
@@ -130,7 +130,7 @@ def test_a_write_from_too_far_ahead_is_refused_alone(tmp_path: Path) -> None:
 
 def test_a_version_stays_through_blocks_compactions_and_restarts(tmp_path: Path) -> None:
     shard, expected = new_shard(tmp_path / "s"), dict[str, int | None]()
-    size = shard._current.store.held.block_rows
+    size = shard._current.store.reader.block_rows
     for first in range(0, 3 * size, size // 4):  # blocks of several writes, and a tail
         names = [str(i) for i in range(first, first + size // 4)]
         written(shard, batch(names, names))
@@ -169,7 +169,7 @@ def test_versions_grow_when_the_wall_clock_was_put_back(
 @pytest.mark.parametrize("where", ["block", "tail"])
 def test_a_damaged_version_is_older_than_any_and_is_reported(tmp_path: Path, where: str) -> None:
     shard = new_shard(tmp_path / "s")
-    size = shard._current.store.held.block_rows
+    size = shard._current.store.reader.block_rows
     names = [str(i) for i in range(size if where == "block" else 3)]
     written(shard, batch(names, names))
     (version,) = set(versions_of(shard, *names))

@@ -54,7 +54,7 @@ DAMAGED_MAX = 10_000
 """Damaged rows that are remembered; a disk may damage all of them."""
 
 
-class HeldRows:
+class RowReader:
     """The rows of one store. Any number of threads."""
 
     def __init__(self, path: Path, env: Environment, width: int) -> None:
