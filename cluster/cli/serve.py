@@ -99,12 +99,12 @@ def demo(
 
         @contextlib.contextmanager
         def start(again: str | None) -> Iterator[Serving]:
+            loading = build.finished() is None
             with ray_cluster(None, say, healing=True), contextlib.ExitStack() as opened:
                 with IndexProgress(err, quiet=json) as progress:
                     manifest = build.prepare(progress)
                 _check_shards(loaded, manifest)
                 _say_ended(opened.enter_context(processes.serving(folder)))
-                loading = build.finished() is None
                 options = {"loading": loading, "access": access}
                 with _serving(folder, settings, json, again, **options) as serving:
                     if loading:

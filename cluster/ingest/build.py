@@ -138,9 +138,13 @@ class Build:
         """The sealed manifest: read from the index, or created from a survey of the sources.
 
         Empty shards come first, then the manifest: an interrupted attempt leaves no manifest.
+        Raises InvalidRequest where ``index`` is something else.
         """
+        begun = (self.index / MANIFEST_FILE).exists()
+        if not begun:
+            check_new(self.index)
         make_folder(self.index)
-        if (self.index / MANIFEST_FILE).exists():
+        if begun:
             return manifests.read_manifest(self.index)
         look = first_look(self.plan, self.encoder, self.options.transform, on_progress)
         manifest = Manifest(
