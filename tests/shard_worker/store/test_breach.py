@@ -148,9 +148,9 @@ def test_a_commit_that_nothing_followed_is_noticed_by_the_next_write(
     shard.close()
 
 
-@pytest.mark.parametrize("maintenance", [Shard.save_bits, Shard.train, Shard.compact])
+@pytest.mark.parametrize("maintain", [Shard.save_bits, Shard.train, Shard.compact])
 def test_bits_of_other_rows_than_the_stores_stop_writes_and_never_become_a_snapshot(
-    tmp_path: Path, upkeep: Callable[[Shard], object]
+    tmp_path: Path, maintain: Callable[[Shard], object]
 ) -> None:
     shard = new_shard(tmp_path / "s")
     add(shard, "a", "b")
@@ -162,7 +162,7 @@ def test_bits_of_other_rows_than_the_stores_stop_writes_and_never_become_a_snaps
     index.add(np.zeros((1, index.row_bytes), dtype=np.uint8))  # the breach
     files = {path: path.read_bytes() for path in bits_files(shard)}
     with pytest.raises(WritesStopped, match="bits of 4 rows, the store has 3 rows"):
-        upkeep(shard)
+        maintain(shard)
     with pytest.raises(WritesStopped):
         add(shard, "d")
     assert {path: path.read_bytes() for path in bits_files(shard)} == files
