@@ -204,6 +204,8 @@ class Lookup:
 
     def holds(self, txn: lmdb.Transaction, keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Which of ``keys`` (n,) lead to a row: bool (n,)."""
+        if len(keys) == 1:  # most writes; without the arrays that are worth it for many
+            return np.array([bool(self.rows_of(txn, keys[0]))])
         order = np.argsort(keys)
         ascending = keys[order]
         found = self.parts[0].holds(ascending) | self.parts[1].holds(ascending)

@@ -111,13 +111,17 @@ class RowWriter:
         versions = np.zeros(len(rows), dtype=np.uint64)
         if not len(rows):
             return b"", versions
+        keys = list(map(ROW.pack, rows))
         with txn.cursor(db=self._databases["tail"]) as cursor:
-            found = {bytes(key): bytes(it) for key, it in cursor.getmulti(map(ROW.pack, rows))}
+            found = cursor.getmulti(keys)
+        if len(found) != len(keys):
+            there = {bytes(key): value for key, value in found}
+            found = [(key, there.get(key, b"")) for key in keys]
         txn.drop(self._databases["tail"], delete=False)
-        for place, row in enumerate(rows):
-            waiting = found.get(ROW.pack(row), b"")
-            records.append(waiting[:size] if len(waiting) >= size else bytes(size))
+        for place, (row, (_, waiting)) in enumerate(zip(rows, found, strict=True)):
+            record = bytes(waiting)
+            records.append(record[:size] if len(record) >= size else bytes(size))
             if self._versions is not None:
                 with contextlib.suppress(ChecksumMismatch):
-                    versions[place] = unpack_waiting(waiting[size:], row)
+                    versions[place] = unpack_waiting(record[size:], row)
         return b"".join(records), versions
