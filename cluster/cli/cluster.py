@@ -26,7 +26,7 @@ DOWN_TIMEOUT_S = 120.0
 app = typer.Typer(
     help="An index on many Ray nodes, with replicas: docs/cluster.md.", no_args_is_help=True
 )
-Spec = Annotated[Path, typer.Argument(metavar="SPEC.toml", help="What the cluster shall be.")]
+Spec = Annotated[Path, typer.Argument(metavar="SPEC.toml", help="The spec of the cluster.")]
 Shard = Annotated[int, typer.Argument(metavar="SHARD", help="The number of a shard.")]
 
 
@@ -40,9 +40,9 @@ def up(
     ] = True,
     json: Json = False,
 ) -> None:
-    """Make a running Ray cluster serve an index as SPEC.toml says; run again, change it.
+    """Serve an index on a running Ray cluster as SPEC.toml says. Run it again to change the spec.
 
-    What it starts lives on when this command ends: bitsift cluster down stops it.
+    What it starts goes on when this command ends: bitsift cluster down stops it.
     """
     from bitsift.cluster.fleet.spec import read_spec
     from bitsift.cluster.serving.configured import access_settings
@@ -60,7 +60,7 @@ def up(
 @app.command()
 @configured("ray")
 def status(loaded: Loaded, json: Json = False) -> None:
-    """Nodes, shards and routers, and what is not as the spec says."""
+    """Show nodes, shards and routers, and what differs from the spec."""
     with _connected(loaded):
         _show(_ask(_controller().status.remote()), json)
 
@@ -68,10 +68,10 @@ def status(loaded: Loaded, json: Json = False) -> None:
 @app.command()
 @configured("ray")
 def down(loaded: Loaded, json: Json = False) -> None:
-    """End routers, replicas, agents and the controller. The data folders keep all."""
+    """Stop routers, replicas, agents and the controller. The data folders keep everything."""
     from bitsift.cluster.fleet.actors import end_all
 
-    with until_stopped("stopped waiting; run it again", status=1), _connected(loaded):
+    with until_stopped("stopped waiting; run it again to finish", status=1), _connected(loaded):
         controller = _controller()
         _ask(controller.down.remote())
         _until(controller, _is_down, DOWN_TIMEOUT_S)
@@ -87,11 +87,11 @@ def down(loaded: Loaded, json: Json = False) -> None:
 def move(
     shard: Shard,
     source: Annotated[str, typer.Argument(metavar="FROM", help="The node that has the copy.")],
-    target: Annotated[str, typer.Argument(metavar="TO", help="The node that shall have it.")],
+    target: Annotated[str, typer.Argument(metavar="TO", help="The node that gets it.")],
     loaded: Loaded,
     json: Json = False,
 ) -> None:
-    """Have a copy of a shard on another node. It is copied first, and removed then."""
+    """Move a copy of a shard to another node: it is copied first, then removed."""
     with _connected(loaded):
         controller = _controller()
         _ask(controller.move.remote(shard, source, target))
@@ -103,10 +103,12 @@ def move(
 def add_replica(
     shard: Shard,
     loaded: Loaded,
-    node: Annotated[str | None, typer.Argument(metavar="[NODE]", help="Where; else any.")] = None,
+    node: Annotated[
+        str | None, typer.Argument(metavar="[NODE]", help="The node that gets it; default: any.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Have one copy more of a shard than the spec says."""
+    """Add one copy of a shard to those that the spec asks for."""
     with _connected(loaded):
         controller = _controller()
         _ask(controller.add_replica.remote(shard, node))
@@ -116,14 +118,14 @@ def add_replica(
 @app.command()
 @configured("ray")
 def drain(
-    node: Annotated[str, typer.Argument(metavar="NODE", help="The node to be emptied.")],
+    node: Annotated[str, typer.Argument(metavar="NODE", help="The node to empty.")],
     loaded: Loaded,
     undo: Annotated[bool, typer.Option("--undo", help="Let it have replicas again.")] = False,
     json: Json = False,
 ) -> None:
-    """Copy what a node has elsewhere, then end its replicas and its router there.
+    """Copy what a node has to other nodes, then stop its replicas and its router.
 
-    It may be stopped when bitsift cluster status shows nothing on it any more.
+    The node may be stopped when bitsift cluster status shows nothing on it any more.
     """
     with _connected(loaded):
         controller = _controller()
@@ -139,7 +141,7 @@ def _connected(loaded: Loaded) -> Iterator[None]:
     if address is None:
         raise InvalidRequest(
             "say which Ray cluster: --ray-address HOST:PORT or BITSIFT_RAY_ADDRESS; "
-            "docs/cluster.md says how one is started"
+            "docs/cluster.md says how to start one"
         )
     with ray_cluster(address, say):
         yield
@@ -188,7 +190,7 @@ def _until_known(controller: Any) -> None:
             said = status["failure"]
             say(f"the controller: {said}")
         time.sleep(POLL_S)
-    raise Unavailable(f"the controller has not found the index in {START_TIMEOUT_S:.0f} s: {said}")
+    raise Unavailable(f"the controller found no index within {START_TIMEOUT_S:.0f} s: {said}")
 
 
 def _is_up(status: dict[str, Any]) -> str | None:
@@ -204,7 +206,7 @@ def _is_up(status: dict[str, Any]) -> str | None:
     here = [n for n in status["nodes"] if n["lost_s"] is None and not n["is_drained"]]
     if len(here) < status["replicas"]:
         waits.append(
-            f"the spec asks for {status['replicas']} copies, each on a node of its own, and there "
+            f"the spec asks for {status['replicas']} copies, each on a node of its own, but there "
             f"are {len(here)} nodes: start more, with --labels bitsift-node=NAME"
         )
     return "; ".join(waits) or None

@@ -1,1 +1,1 @@
-"""An index on many nodes: what it shall be, what is seen of it, and what is done about it."""
+"""An index on many nodes: what it should be, what is observed of it, and what is done about it."""

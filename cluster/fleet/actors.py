@@ -59,7 +59,7 @@ def ray_nodes() -> dict[str, RayNode]:
         if name in found and found[name].address != address:
             raise Unavailable(
                 f"the Ray nodes at {address} and {found[name].address} both have the label "
-                f"{NODE_LABEL}={name}: give one another name"
+                f"{NODE_LABEL}={name}: rename one of them"
             )
         zone = next((labels[label] for label in ZONE_LABELS if label in labels), "")
         found[name] = RayNode(name, zone, address)
@@ -123,7 +123,7 @@ class Fleet:
                 *arguments, settings, epoch
             )
         except ValueError as error:
-            raise Unavailable(f"the earlier actor {name} has not ended yet") from error
+            raise Unavailable(f"the previous actor {name} has not ended yet") from error
 
     def stop_replica(self, shard: int, node: str) -> None:
         """Close it, and end its process."""

@@ -157,7 +157,7 @@ class AgentActor:
         """Raises NotFound where this agent was started again since ``export``."""
         export = self._exports.get((uuid, shard, node))
         if export is None:
-            raise NotFound(f"nothing of shard {shard} is ready for node {node}: begin the copy")
+            raise NotFound(f"no copy of shard {shard} for node {node} has begun: begin it")
         return export.read_block(digest)
 
     @ray.method(concurrency_group="export")
@@ -183,7 +183,7 @@ class AgentActor:
         copy is made.
         """
         if sum(copy.is_running for copy in self._copies.values()) >= COPIES_MAX:
-            raise Overloaded(f"node {self._node} makes another copy; try again")
+            raise Overloaded(f"node {self._node} is making another copy; try again")
         copy = _Copy(uuid, identity, Pace(rate))
         copy.thread = threading.Thread(target=self._run, args=(copy, source), daemon=True)
         self._copies[uuid, identity.shard] = copy

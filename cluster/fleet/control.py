@@ -82,7 +82,7 @@ class Control:
     def index(self) -> Index:
         """Raises Unavailable while it is not known."""
         if self._index is None:
-            raise Unavailable("the controller is still looking for the index")
+            raise Unavailable("the controller is still looking for the index; try again")
         return self._index
 
     def _reports(self) -> dict[str, AgentReport]:
@@ -296,15 +296,15 @@ class Index:
         """Raises InvalidRequest for another index, or for other data folders."""
         if spec.placement.data != self._control.spec.placement.data:
             raise InvalidRequest(
-                f"the replicas lie in {self._control.spec.placement.data}, the spec says "
-                f"{spec.placement.data}: bitsift cluster down comes first"
+                f"the replicas are in {self._control.spec.placement.data}, but the spec says "
+                f"{spec.placement.data}: run bitsift cluster down first"
             )
         if spec.index != self._control.spec.index:
             uuid = _manifest_of(self._control.source_files(spec.index)).uuid
             if uuid != self.manifest.uuid:
                 raise InvalidRequest(
-                    f"the data folders hold index {self.manifest.uuid}, the spec names index "
-                    f"{uuid}: give it other data folders, after bitsift cluster down"
+                    f"the data folders hold index {self.manifest.uuid}, but the spec names index "
+                    f"{uuid}: run bitsift cluster down, and give it other data folders"
                 )
         self._next_epoch()
         orders = replace(self.state.orders, stopped=False)
@@ -326,9 +326,9 @@ class Index:
                 asked(call, Callee("an agent"), ASK_TIMEOUT_S)
                 kept += 1
             except BitsiftError as error:
-                log.warning("the state of the cluster is not kept: %s", error)
+                log.warning("the state of the cluster could not be stored: %s", error)
         if not kept:
-            raise Unavailable("no node could keep the state of the cluster; check their disks")
+            raise Unavailable("no node could store the state of the cluster; check their disks")
         self.state = state
 
     def lacking(self, now: float) -> dict[int, int]:

@@ -95,8 +95,8 @@ class ControllerActor:
         except TimeoutError as error:
             if request.done.cancel():
                 raise Unavailable(
-                    f"the controller did not come to it in {REQUEST_TIMEOUT_S:.0f} s, and will "
-                    f"not: {self._failure or 'a step lasts; Ray may be away'}"
+                    f"the controller could not carry this out within {REQUEST_TIMEOUT_S:.0f} s and "
+                    f"dropped it: {self._failure or 'a step takes long; Ray may not be answering'}"
                 ) from error
             request.done.result(REQUEST_TIMEOUT_S)
 

@@ -1,12 +1,12 @@
-"""What is to be done so that a cluster becomes what its spec says: a pure function.
+"""What to do next so that a cluster becomes what its spec says: a pure function.
 
-It remembers nothing. Called each second with what is seen, it names the next safe steps; a step
-that was done twice, or was not done, costs time and nothing else.
+It keeps no state. Called every second with what was observed, it returns the next safe steps; a
+step that is taken twice, or not at all, costs time and nothing else.
 
 * A replica answers only while it is in the table. It joins when it is READY and as new as those in
   it, while no write runs; it leaves before it is closed, and is closed before it is removed.
-* Nothing is removed while fewer than the wanted copies are in the table, on nodes that shall have
-  them. So the last whole copy of a shard is never removed.
+* Nothing is removed while the table has fewer than the wanted copies on nodes that should have
+  one. So the last complete copy of a shard is never removed.
 * A lost node keeps its replicas for the grace period; after it they are placed elsewhere.
 * The spec's index fills a shard of which no copy is known, not even one on a lost node.
 """
@@ -35,12 +35,11 @@ from bitsift.cluster.fleet.spec import ClusterSpec
 
 SETTLE_S = 5.0
 """A controller that has just begun waits so long for nodes to report, before it takes a disk for
-empty that is merely late."""
+empty that is only late."""
 LINGER_S = 3.0
-"""Questions that were asked under the last table may still be at a replica that left it."""
+"""Queries sent under the last table may still be running on a replica that has left it."""
 HOLD_S = 30.0
-"""The longest that writes wait for one copy to become equal; what is not done by then is tried
-again."""
+"""The longest that writes wait for one copy to catch up; after that it is tried again."""
 _OPEN = (Phase.OPENING, Phase.READY, Phase.FAILED)
 
 
@@ -70,7 +69,7 @@ def _shards(spec: ClusterSpec, observed: Observed, now: float) -> list[_Shard]:
 
 
 def _stopping(observed: Observed) -> Iterator[Action]:
-    """Routers first: no question shall meet a shard that is closed."""
+    """Routers first: no query should reach a closed shard."""
     alive = {node.name for node in observed.nodes if node.lost_at is None}
     yield from (StopRouter(node) for node in sorted(alive.intersection(observed.routers)))
     for replica in () if observed.routers else observed.replicas:
@@ -100,7 +99,7 @@ class _Shard:
         self._replicas = {replica.node: replica for replica in observed.of_shard(number)}
         self._placed = observed.table.shards[number]
         self.good = [node for node in self._placed if self._answers(node) and self._may_stay(node)]
-        """Nodes of the table that answer and shall have a copy."""
+        """Nodes of the table that answer and should have a copy."""
 
     def _is_here(self, node: str) -> bool:
         return node in self._nodes and self._nodes[node].lost_at is None
@@ -124,7 +123,7 @@ class _Shard:
     # --- the table -------------------------------------------------------------------------
 
     def members(self) -> tuple[str, ...]:
-        """Who shall answer: those of the table that still do, and those that may join now.
+        """Which nodes should answer: those of the table that still do, and those that may join now.
 
         A shard of which none answers keeps those that it has: they may be back.
         """
@@ -164,7 +163,7 @@ class _Shard:
         return max((self._replicas[node].version for node in answering or known), default=-1)
 
     def _outside(self) -> list[str]:
-        """READY copies that are not in the table, and shall be."""
+        """READY copies that are not in the table and should be."""
         surplus = self._surplus()
         return [
             node

@@ -97,7 +97,7 @@ class Enactor:
 
     def _agent(self, node: str) -> Any:
         if node not in self._agents:
-            raise Unavailable(f"node {node} has no agent at the moment")
+            raise Unavailable(f"the agent of node {node} does not answer; it is being restarted")
         return self._agents[node]
 
     def _ask(self, node: str, method: str, *arguments: Any) -> Any:
@@ -129,7 +129,7 @@ class Enactor:
     def _start_router(self, node: str) -> None:
         writer = self.writer()
         if writer is None:
-            raise Unavailable("there is no writer yet")
+            raise Unavailable("the writer has not started yet")
         if self.fleet.router(node) is None:
             self.fleet.start_router(node, self.table, writer)
 

@@ -78,7 +78,7 @@ class FolderBlocks:
     def read_block(self, digest: str) -> bytes:
         """Raises NotFound, ChecksumMismatch."""
         if digest not in self._places:
-            raise NotFound(f"there is no block {digest} here: ask for the list of files again")
+            raise NotFound(f"block {digest} does not exist here: ask for the list of files again")
         path, number = self._places[digest]
         with path.open("rb") as file:
             return checked(_block(file, number), digest, str(path))
@@ -153,7 +153,7 @@ def _check_room(aside: Path, files: Sequence[BackupFile]) -> None:
     needed, free = sum(file.bytes for file in files) - there, shutil.disk_usage(aside).free
     if free < needed:
         raise StorageFull(
-            f"{aside} has {free / 1e9:,.1f} GB free, the copy takes {needed / 1e9:,.1f} GB more: "
+            f"{aside} has {free / 1e9:,.1f} GB free, but the copy needs {needed / 1e9:,.1f} GB: "
             "add disk, or place the shard on another node"
         )
 

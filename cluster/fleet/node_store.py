@@ -82,8 +82,8 @@ class NodeStore:
         except OSError as error:
             os.close(self._lock)
             raise Unavailable(
-                f"another node has the data folder {folder}: give each its own, with {{node}} in "
-                "placement.data"
+                f"the data folder {folder} belongs to another node: give each its own, "
+                "with {node} in placement.data"
             ) from error
         for index in self._indexes():
             shutil.rmtree(index / EXPORTS, ignore_errors=True)
@@ -96,7 +96,7 @@ class NodeStore:
     def index(self, uuid: str) -> Path:
         """The folder of one index. Raises InvalidRequest for what is no name of one."""
         if not _UUID.fullmatch(uuid):
-            raise InvalidRequest(f"{uuid!r} is no uuid of an index")
+            raise InvalidRequest(f"{uuid!r} is not the uuid of an index")
         return self.folder / uuid
 
     def replica(self, uuid: str, shard: int) -> Path:
@@ -181,7 +181,7 @@ def read_index_files(index: Path) -> dict[str, bytes]:
     if not (index / MANIFEST_FILE).exists():
         raise NotFound(f"{index} is not an index: it has no {MANIFEST_FILE}")
     if not (index / COMPLETE_FILE).exists():
-        raise Unavailable(f"the build of {index} has not ended")
+        raise Unavailable(f"the index {index} is not built completely: run bitsift index again")
     with disk_named(f"{index} cannot be read"):
         return {name: (index / name).read_bytes() for name in _there(index)}
 

@@ -93,7 +93,7 @@ class Orders:
     stopped: bool = False
 
     def avoids(self, shard: int, node: str) -> bool:
-        """Whether the replica of ``shard`` shall not stay on ``node``."""
+        """Whether the replica of ``shard`` should not stay on ``node``."""
         moved = any(move.shard == shard and move.source == node for move in self.moves)
         return node in self.drained or moved
 

@@ -11,16 +11,18 @@ ORDERS_MAX = 1_000
 
 
 def moved(observed: Observed, shard: int, source: str, target: str) -> Orders:
-    """The copy on ``source`` shall lie on ``target``. Raises NotFound, InvalidRequest."""
+    """Move the copy on ``source`` to ``target``. Raises NotFound, InvalidRequest."""
     _check_shard(observed, shard)
     _check_node(observed, target)
     holders = {replica.node for replica in observed.of_shard(shard)}
     if source not in holders:
-        raise NotFound(f"node {source} has no copy of shard {shard}; {_listed(holders)} has")
+        raise NotFound(
+            f"node {source} has no copy of shard {shard}; these have one: {_listed(holders)}"
+        )
     if target in holders:
-        raise InvalidRequest(f"node {target} has a copy of shard {shard} already; choose another")
+        raise InvalidRequest(f"node {target} already has a copy of shard {shard}; choose another")
     if target in observed.orders.drained:
-        raise InvalidRequest(f"node {target} is drained; choose another")
+        raise InvalidRequest(f"node {target} is being drained; choose another")
     others = [m for m in observed.orders.moves if (m.shard, m.source) != (shard, source)]
     return _limited(replace(observed.orders, moves=(*others, Move(shard, source, target))))
 
@@ -31,12 +33,12 @@ def added(observed: Observed, shard: int, node: str | None) -> Orders:
     if node is not None:
         _check_node(observed, node)
         if node in {replica.node for replica in observed.of_shard(shard)}:
-            raise InvalidRequest(f"node {node} has a copy of shard {shard} already; choose another")
+            raise InvalidRequest(f"node {node} already has a copy of shard {shard}; choose another")
     return _limited(replace(observed.orders, extras=(*observed.orders.extras, Extra(shard, node))))
 
 
 def drained(observed: Observed, node: str, *, undo: bool) -> Orders:
-    """``node`` shall hold nothing, or may again. Raises NotFound."""
+    """Take everything off ``node``, or let it have replicas again. Raises NotFound."""
     if undo:
         return replace(observed.orders, drained=observed.orders.drained - {node})
     _check_node(observed, node)
@@ -62,7 +64,7 @@ def _check_shard(observed: Observed, shard: int) -> None:
 def _check_node(observed: Observed, name: str) -> None:
     here = {node.name for node in observed.nodes if node.lost_at is None}
     if name not in here:
-        raise NotFound(f"there is no node {name}, or it does not answer; {_listed(here)} does")
+        raise NotFound(f"there is no node {name}, or it does not answer; these do: {_listed(here)}")
 
 
 def _limited(orders: Orders) -> Orders:

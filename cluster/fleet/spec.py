@@ -1,9 +1,9 @@
-"""What a cluster of many nodes shall be: one frozen, typed file of TOML.
+"""The spec of a cluster of many nodes: one frozen, typed TOML file.
 
 How routers listen, who may ask them, and how shards search are the settings of `bitsift serve`, in
 tables of the same names. The cluster's own are two: `[index]`, where the index comes from, and
-`[placement]`, how many copies there are and where they lie. What is not in the file is at its
-default; a name that is unknown is refused, with the one that is meant.
+`[placement]`, how many copies there are and where they lie. What the file leaves
+out has its default; an unknown name is refused, with the nearest one.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _bytes(value: Any) -> int:
 def _of_each_node(value: str) -> str:
     """Only ``{node}`` is replaced; another pair of braces is a mistake that would make a folder."""
     if "{" in value.replace(NODE, "") or "}" in value.replace(NODE, ""):
-        raise ValueError(f"{NODE} is all that may stand in braces")
+        raise ValueError(f"{NODE} is the only name allowed in braces")
     return value
 
 
@@ -69,18 +69,18 @@ class IndexSource(Section):
         default=None, description="A finished index: a folder on a disk that all nodes share."
     )
     node: Text | None = Field(
-        default=None, description="The one node that has `folder`; the others copy from it."
+        default=None, description="The only node that has `folder`; the others copy from it."
     )
     backup: Text | None = Field(
-        default=None, description="A backup of the index: a folder that all see, or a URL."
+        default=None, description="A backup of the index: a folder that all nodes share, or a URL."
     )
 
     @validator(mode="after")
     def _one_source(self) -> Self:
         if (self.folder is None) == (self.backup is None):
-            raise ValueError("give folder or backup, one of the two")
+            raise ValueError("give either folder or backup")
         if self.node is not None and self.folder is None:
-            raise ValueError("node says who has the folder: give folder")
+            raise ValueError("node names the node that has the folder: give folder too")
         return self
 
 
@@ -97,11 +97,12 @@ class PlacementSpec(Section):
         default=1, description="Nodes that answer HTTP."
     )
     grace_s: Annotated[Decimal, Field(ge=0, le=GRACE_MAX_S)] = Field(
-        default=300.0, description="How long a lost node is waited for, seconds."
+        default=300.0,
+        description="How long to wait for a lost node before replacing its replicas, seconds.",
     )
     copy_rate: Annotated[
         int, Size(), BeforeValidator(_bytes), Field(ge=COPY_RATE_MIN, le=COPY_RATE_MAX)
-    ] = Field(default=100 << 20, description="Bytes a second that a node copies at most.")
+    ] = Field(default=100 << 20, description="The most bytes a second that a node copies.")
 
 
 class ClusterSpec(Section):

@@ -42,6 +42,4 @@ def state_from(data: Mapping[str, Any]) -> State:
     try:
         return _STATE.validate_python(dict(data))
     except ValidationError as error:
-        raise Corrupt(
-            f"the state of the cluster is not what a controller writes: {error}"
-        ) from error
+        raise Corrupt(f"the stored state of the cluster is damaged: {error}") from error

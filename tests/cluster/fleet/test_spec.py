@@ -66,7 +66,7 @@ def test_a_mistake_is_named_with_what_is_meant(tmp_path: Path, line: str, said: 
 def test_every_mistake_is_listed(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest) as raised:
         read_spec(write(tmp_path, '[index]\n[placement]\nreplicas = -1\ndata = "{nod}"'))
-    for said in ("index: give folder or backup", "placement.replicas", "placement.data: {node}"):
+    for said in ("index: give either folder or backup", "placement.replicas", "placement.data: {node}"):
         assert said in raised.value.message
 
 
