@@ -67,7 +67,8 @@ def make_replicas(
 class FaultyLink(LocalLink):
     """A real shard whose every call waits for ``delay_s`` and until it is ``running``.
 
-    Where ``error`` is set, it is raised instead, and ``error_after`` by a write that was done.
+    With ``slow_only`` it is searches alone that wait for ``delay_s``. Where ``error`` is set, it is
+    raised instead, and ``error_after`` by a write that was done.
     ``calls`` counts what it was asked by name, and ``cancelled`` what it was told that nobody waits
     for any more.
     """
@@ -76,6 +77,7 @@ class FaultyLink(LocalLink):
         super().__init__(shard)
         self.shard = shard
         self.delay_s = 0.0
+        self.slow_only = False
         self.error: BitsiftError | None = None
         self.error_after: BitsiftError | None = None
         self.running = asyncio.Event()
@@ -87,7 +89,7 @@ class FaultyLink(LocalLink):
         self.calls[name] += 1
         if self.error is not None:
             raise self.error
-        if self.delay_s:
+        if self.delay_s and (name == "search" or not self.slow_only):
             await asyncio.sleep(self.delay_s)
         await self.running.wait()
 

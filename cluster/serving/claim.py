@@ -3,7 +3,8 @@
     INDEX/serving.lock    locked by the process that serves; contains the mark of all that it starts
 
 Every process that is started while the index is served has the mark, a random word, in its
-environment. Only processes with that very mark are ever ended, whatever their names are.
+environment. Only processes with that very mark are ever ended, whatever their names are, and only
+temporary folders with it are removed (leftovers.py).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 import psutil
 
 from bitsift.cluster.interrupts import shielded
+from bitsift.cluster.serving.leftovers import remove_left
 from bitsift.errors import Unavailable
 from bitsift.shard_worker.maintenance.repository import storage_error
 
@@ -45,14 +47,17 @@ class Marked:
     @contextlib.contextmanager
     def serving(self, index: Path) -> Iterator[list[int]]:
         """Within it only this process may serve ``index``. Yields the pids of the processes that a
-        killed server had left, which have been ended.
+        killed server had left, which have been ended; its temporary folders have been removed.
 
         Raises Unavailable when another process serves it, or one of the killed server's processes
         does not end; the result of ``storage_error`` for a folder that cannot be written to.
         """
         with _locked(index) as lock:
             _, mark = _read(lock)
-            left = _end(mark) if _MARK.fullmatch(mark) else []
+            left = []
+            if _MARK.fullmatch(mark):
+                left = _end(mark)
+                remove_left(mark)
             _write(lock, f"{os.getpid()} {self._mark}\n")
             try:
                 yield left
@@ -71,6 +76,11 @@ def marked() -> Iterator[Marked]:
         with shielded():
             os.environ.pop(VARIABLE, None)
             processes.end()
+
+
+def current_mark() -> str | None:
+    """The mark of what this process starts now; None outside of ``marked``."""
+    return os.environ.get(VARIABLE)
 
 
 @contextlib.contextmanager

@@ -10,12 +10,15 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray._private import parameter, utils, worker
 
 from bitsift.cluster.interrupts import deferred, shielded
+from bitsift.cluster.serving.claim import current_mark
+from bitsift.cluster.serving.leftovers import GCS_PREFIX, mark_folder
 from bitsift.cluster.serving.ray_environment import LOOPBACK, local_environment
 from bitsift.cluster.serving.ray_session import RaySession
 from bitsift.errors import Unavailable
@@ -54,8 +57,10 @@ def ray_cluster(
             started.enter_context(local_environment())
         storage = None
         if healing and address is None:
-            folder = tempfile.TemporaryDirectory(prefix="bitsift-gcs-", ignore_cleanup_errors=True)
-            storage = started.enter_context(folder)
+            folder = tempfile.TemporaryDirectory(prefix=GCS_PREFIX, ignore_cleanup_errors=True)
+            marked = Path(started.enter_context(folder))
+            mark_folder(marked, current_mark())
+            storage = str(marked / "tables")
             started.enter_context(_own_output())
         session = started.enter_context(RaySession(on_step))
         started.callback(_disconnect)

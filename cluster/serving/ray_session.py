@@ -1,16 +1,13 @@
 """The folder of a local Ray cluster's session: logs, sockets, what did not fit into RAM.
 
 Ray never removes one, and each takes megabytes of the temporary folder. A session that this
-process started is removed when it ends normally; others are left alone.
+process started is removed when it ends normally, or by the next server of its index if this process
+is killed (leftovers.py); others are left alone.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -18,10 +15,8 @@ from types import TracebackType
 import ray
 
 from bitsift.cluster.interrupts import shielded
-
-REMOVE_TIMEOUT_S = 5.0
-"""Ray's processes are killed, not waited for: some still write for a moment."""
-_WAIT_S = 0.05
+from bitsift.cluster.serving.claim import current_mark
+from bitsift.cluster.serving.leftovers import keep_folder, mark_folder, remove_folder
 
 
 class RaySession:
@@ -36,6 +31,7 @@ class RaySession:
         node = ray._private.worker.global_worker.node
         assert node is not None
         self._folder = Path(node.get_session_dir_path())
+        mark_folder(self._folder, current_mark())
 
     def __enter__(self) -> RaySession:
         return self
@@ -47,25 +43,15 @@ class RaySession:
         if self._folder is None:
             return
         if kind is not None and issubclass(kind, Exception):
+            keep_folder(self._folder)
             self._say(f"the logs of Ray are kept in {self._folder / 'logs'}")
             return
         with shielded():
             _close_logs()
-            _remove(self._folder)
+            remove_folder(self._folder)
 
 
 def _close_logs() -> None:
     """Ray Data keeps its file's path for the life of the process, and raises where it is gone."""
     for handler in logging.getLogger("ray.data").handlers:
         handler.close()  # the next message opens the file of the session that runs then
-
-
-def _remove(folder: Path) -> None:
-    latest = folder.parent / "session_latest"
-    with contextlib.suppress(OSError):
-        if latest.is_symlink() and latest.readlink().name == folder.name:
-            latest.unlink()
-    until = time.monotonic() + REMOVE_TIMEOUT_S
-    while os.path.lexists(folder) and time.monotonic() < until:
-        shutil.rmtree(folder, ignore_errors=True)
-        time.sleep(_WAIT_S)

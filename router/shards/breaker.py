@@ -75,6 +75,10 @@ class Breaker:
             if self._trial is not None or self._clock() < self._retry_at_s:
                 raise self.error()
             return await self._try(ask, timeout_s)
+        return await self.until_opened(ask, timeout_s)
+
+    async def until_opened(self, ask: Callable[[], Awaitable[T]], timeout_s: float) -> T:
+        """The same, without asking whether it is open: it ends where it opens meanwhile."""
         try:
             async with asyncio.timeout(timeout_s) as limit:
                 with self._ended_by_opening(limit), self._hearing():

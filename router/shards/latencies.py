@@ -49,10 +49,10 @@ class Latencies:
         """The median; None below ``MEASURED_MIN``: the first calls are slow by chance."""
         return self.quantile(0.5) if len(self) >= MEASURED_MIN else None
 
-    def usual_s(self) -> float:
-        """The longest that ``USUAL`` of the calls took; a guess below ``MEASURED_MIN``."""
+    def usual_s(self, unmeasured_s: float = UNMEASURED_S) -> float:
+        """The longest that ``USUAL`` of the calls took; the guess below ``MEASURED_MIN``."""
         usual_s = self.quantile(USUAL)
-        return UNMEASURED_S if usual_s is None or len(self._sorted) < MEASURED_MIN else usual_s
+        return unmeasured_s if usual_s is None or len(self._sorted) < MEASURED_MIN else usual_s
 
     def _forget(self) -> None:
         oldest_s = self._clock() - WINDOW_S

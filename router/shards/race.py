@@ -31,6 +31,8 @@ ASKED_MAX = 3
 LEFT_MIN_S = 0.001
 """With less time left, no other replica is asked."""
 UNMEASURED_P50_S = 0.01
+SLOW_SHARE = 0.25
+"""Of the time of a slow call: after that it is late, whatever such calls usually take."""
 P50_MIN_S = 0.001
 """Shorter calls count as equally fast."""
 T = TypeVar("T")
@@ -64,13 +66,18 @@ class Race(Generic[T]):
         attempt: Callable[[], Attempt[T]],
         latest: Latest,
         budget: HedgeBudget | None,
+        *,
+        slow: bool = False,
     ) -> None:
-        """``attempt`` makes an attempt. ``budget`` None: no hedges."""
+        """``attempt`` makes an attempt. ``budget`` None: no hedges. ``slow`` calls may take any
+        time: silence during them means nothing.
+        """
         self._replicas = replicas
         self._untried = list(replicas)
         self._attempt = attempt
         self._latest = latest
         self._budget = budget
+        self._slow = slow
         self._running: dict[asyncio.Future[T], Attempt[T]] = {}
         self._asked_of: dict[asyncio.Future[T], Replica] = {}
         self._failures: list[tuple[Replica, BaseException]] = []
@@ -83,7 +90,7 @@ class Race(Generic[T]):
         try:
             self._start(end_s)
             while True:
-                hedges = self._hedge_moments()
+                hedges = self._hedge_moments(end_s)
                 winner = await self._answered(end_s, hedges)
                 if winner is not None:
                     return winner.result()
@@ -128,22 +135,27 @@ class Race(Generic[T]):
         others = [other for other in self._replicas if other is not replica]
         attempt = self._attempt()
         left_s = end_s - time.monotonic()
-        call = replica.call(attempt.ask, left_s, self._latest, others)
-        task = asyncio.ensure_future(call)
+        call = replica.pinged_call if self._slow else replica.call
+        task = asyncio.ensure_future(call(attempt.ask, left_s, self._latest, others))
         self._running[task] = attempt
         self._asked_of[task] = replica
         return replica
 
-    def _hedge_moments(self) -> list[tuple[float, bool]]:
+    def _hedge_moments(self, end_s: float) -> list[tuple[float, bool]]:
         """When the attempt just started is late, and when much too late, by the time in which
-        another replica usually answers.
+        another replica usually answers; a slow one by the time that is left, if that is sooner.
         """
         well = [replica for replica in self._untried if replica.is_well]
         if self._budget is None or not well:
             return []
-        usual_s = min(self._latest(replica).usual_s() for replica in well)
         now_s = time.monotonic()
-        return [(now_s + usual_s, False), (now_s + LATE * usual_s, True)]
+        share_s = SLOW_SHARE * (end_s - now_s)
+        if not self._slow:
+            usual_s = min(self._latest(replica).usual_s() for replica in well)
+            return [(now_s + usual_s, False), (now_s + LATE * usual_s, True)]
+        usual_s = min(self._latest(replica).usual_s(share_s) for replica in well)
+        late_s, much_too_late_s = min(usual_s, share_s), min(LATE * usual_s, 2 * share_s)
+        return [(now_s + late_s, False), (now_s + much_too_late_s, True)]
 
     def _take_ended(self) -> asyncio.Future[T] | None:
         """Collects attempts that have ended: the winner is returned, failures are kept."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from bitsift.errors import DeadlineExceeded, Unavailable
+from bitsift.errors import BitsiftError, DeadlineExceeded, Unavailable
+from bitsift.router.shards.background import let_end
 from bitsift.router.shards.breaker import Breaker
 from bitsift.router.shards.latencies import Latencies
 from bitsift.router.shards.link import ShardLink
@@ -20,6 +22,8 @@ SILENCE_MIN_S = 0.5
 """How long a replica may be silent, or three times what another usually takes if longer."""
 LOOK_S = 0.05
 """The shortest interval between two looks at a silent replica."""
+PING_S = 1.0
+"""How long a replica that is silent during a slow call may take to answer a ping."""
 LATE = 3
 """A call that takes this many times as long as others is much too late."""
 FAILED_S = 1.0
@@ -61,13 +65,14 @@ class Replica:
         self.link = link
         self.name = f"shard {shard} on {node}" if node else f"shard {shard}"
         self.breaker = Breaker(self.name)
-        self.searches, self.reads = Latencies(), Latencies()
+        self.searches, self.exhaustive, self.reads = Latencies(), Latencies(), Latencies()
         self.hedges = self.retries = 0
         self._started_s: dict[int, float] = {}
         """When the calls in flight began, oldest first."""
         self._slow = 0
         self._watch: asyncio.TimerHandle | None = None
         """One for all calls in flight: a timer for each would cost more than the rest of a call."""
+        self._pinging: asyncio.Task[None] | None = None
         self._failed_s = -math.inf
 
     @property
@@ -110,15 +115,43 @@ class Replica:
         ``latest`` are the latencies that such calls belong to. If the replica gives no sign of life
         for a while and one of ``others`` is well, its breaker opens, so that they are asked.
         """
-        number, started_s, latencies = next(_numbers), time.monotonic(), latest(self)
+        number, started_s = next(_numbers), time.monotonic()
         self._started_s[number] = started_s
         if others and self._watch is None:
             self._begin_watch(latest, others)
         try:
-            found = await self.breaker.call(lambda: ask(self), timeout_s)
+            with self._measured(latest(self)):
+                return await self.breaker.call(lambda: ask(self), timeout_s)
+        except (TimeoutError, asyncio.CancelledError):
+            self.breaker.missed(time.monotonic() - started_s)
+            raise
+        finally:
+            del self._started_s[number]
+
+    async def pinged_call(
+        self, ask: Ask[T], timeout_s: float, latest: Latest, others: Sequence[Replica]
+    ) -> T:
+        """The same for calls that may take any time. Silence during them means nothing, so the
+        replica is pinged: where it does not answer that either, its breaker opens.
+        """
+        self._slow += 1
+        if self._pinging is None:
+            self._pinging = asyncio.ensure_future(self._ping(others))
+            let_end(self._pinging)
+        try:
+            with self._measured(latest(self)):
+                return await self.breaker.until_opened(lambda: ask(self), timeout_s)
+        finally:
+            self._slow -= 1
+
+    @contextlib.contextmanager
+    def _measured(self, latencies: Latencies) -> Iterator[None]:
+        """Notes how long a call takes, and that the replica could not be reached."""
+        started_s = time.monotonic()
+        try:
+            yield
         except (TimeoutError, asyncio.CancelledError):
             waited_s = time.monotonic() - started_s
-            self.breaker.missed(waited_s)
             if waited_s > (latencies.quantile(0.5) or 0.0):  # it would have taken longer
                 latencies.add(waited_s)
             raise
@@ -126,13 +159,26 @@ class Replica:
             if not isinstance(error, DeadlineExceeded):
                 self._failed_s = time.monotonic()
             raise
-        finally:
-            del self._started_s[number]
         latencies.add(time.monotonic() - started_s)
-        return found
+
+    async def _ping(self, others: Sequence[Replica]) -> None:
+        """Ping it while slow calls are in flight and its breaker is closed."""
+        try:
+            await asyncio.sleep(SILENCE_MIN_S)
+            while self._slow and not self.breaker.is_open:
+                pinged_s = time.monotonic()
+                with contextlib.suppress(BitsiftError):  # an answer, or the end of its process
+                    await self.status(PING_S)
+                await asyncio.sleep(SILENCE_MIN_S)
+        except TimeoutError:
+            is_silent = not self.breaker.has_spoken_since(pinged_s)
+            if is_silent and any(other.is_well for other in others):
+                self.breaker.silent_since(pinged_s)
+        finally:
+            self._pinging = None
 
     async def slow_call(self, ask: Ask[T], timeout_s: float = math.inf) -> T:
-        """The same for calls that may take any time: silence during them means nothing."""
+        """The same where no other replica can take its place: it is waited for."""
         self._slow += 1
         try:
             async with asyncio.timeout(None if timeout_s == math.inf else timeout_s):

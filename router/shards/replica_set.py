@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import math
 import operator
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -37,6 +36,7 @@ _STATES = ("READY", "LOADING", "FAILED", "UNREACHABLE")
 """Best first: a shard is in the state of its best replica."""
 
 _searches: Latest = operator.attrgetter("searches")
+_exhaustive: Latest = operator.attrgetter("exhaustive")
 _reads: Latest = operator.attrgetter("reads")
 
 
@@ -58,7 +58,7 @@ class ReplicaSet:
     def __init__(self, shard: int, replicas: Sequence[Replica]) -> None:
         self._shard = shard
         self._replicas = tuple(replicas)
-        self._budget = HedgeBudget()
+        self._budget, self._slow_budget = HedgeBudget(), HedgeBudget()
         self._origins: OrderedDict[int, Replica] = OrderedDict()
         self.writes = ReplicaWrites(shard, self._replicas)
 
@@ -89,10 +89,13 @@ class ReplicaSet:
             if queries[0].options.mode is Mode.EXHAUSTIVE:
                 return await only.slow_call(ask, timeout_s)
             return await only.call(ask, timeout_s, _searches)
-        if queries[0].options.mode is Mode.EXHAUSTIVE:  # neither hedges nor breakers
-            return await self._of_one(self._learning(queries, timeout_s).ask, timeout_s)
+        slow = queries[0].options.mode is Mode.EXHAUSTIVE
         return await self._race(
-            lambda: self._learning(queries, timeout_s), timeout_s, _searches, self._budget
+            lambda: self._learning(queries, timeout_s),
+            timeout_s,
+            _exhaustive if slow else _searches,
+            self._slow_budget if slow else self._budget,
+            slow=slow,
         )
 
     def _learning(
@@ -172,14 +175,16 @@ class ReplicaSet:
         timeout_s: float,
         latest: Latest,
         budget: HedgeBudget | None,
+        *,
+        slow: bool = False,
     ) -> T:
         self._check_any()
         for replica in self._replicas:
             if replica.breaker.is_due and any(other.is_well for other in self._replicas):
                 _probe(replica)
-        return await Race(self._replicas, attempt, latest, budget).run(timeout_s)
+        return await Race(self._replicas, attempt, latest, budget, slow=slow).run(timeout_s)
 
-    async def _of_one(self, ask: Ask[T], timeout_s: float = math.inf) -> T:
+    async def _of_one(self, ask: Ask[T]) -> T:
         """The answer of one replica, however long it takes; if it is unreachable, of another.
 
         Raises the error of the last one.
@@ -190,7 +195,7 @@ class ReplicaSet:
             replica = better_of_two(untried, _searches)
             untried.remove(replica)
             try:
-                return await replica.slow_call(ask, timeout_s)
+                return await replica.slow_call(ask)
             except Unavailable as error:
                 if not untried or isinstance(error, DeadlineExceeded):
                     raise

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 from bitsift.cluster.bench.index import write_index
+from bitsift.cluster.serving.leftovers import marked_folders
 from tests.chaos.load import QUERIES, SPEC, Load, hits, search, upsert
 from tests.chaos.server import Server, signalled
 from tests.commands import wait_until
@@ -81,7 +82,7 @@ def run_cell(cell: Cell, server: Server, stop_s: float) -> Outcome:
         time.sleep(1.0)
         before = server.pids(cell.victim)
         assert before, f"no {cell.victim}"
-        said_before = len(server.said())
+        said_before, mark = len(server.said()), server.mark()
         with signalled(before, cell.signal, stop_s):
             began_s = time.monotonic()
             if cell.signal == "STOP":
@@ -93,6 +94,8 @@ def run_cell(cell: Cell, server: Server, stop_s: float) -> Outcome:
         healed = wait_until(lambda: _is_well(cell, server, before, truth, said_before), WAIT_S)
         healed_s = round(time.monotonic() - began_s, 1) if healed else None
     problems += _judged(cell, server, load, healed_s, said_before)
+    if (cell.victim, cell.signal) == ("main", "KILL") and (left := marked_folders(mark)):
+        problems.append(f"temporary folders of the killed server are left: {left}")
     said = server.said()[said_before:].splitlines()
     slowest = {fate: round(took_s, 2) for fate, took_s in load.slowest_s.items()}
     counts, kept = dict(load.counts), len(load.acknowledged)

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import psutil
 
+from bitsift.cluster.serving.claim import LOCK_FILE
 from tests.commands import COMMAND, free_port, processes, wait_until
 
 START_S = 120
@@ -81,6 +82,10 @@ class Server:
             return pids[:1] if victim == "shard" else pids
         running = processes(self.process.pid)
         return [pid for pid, line in running if _TITLES[victim] in line]
+
+    def mark(self) -> str:
+        """The mark of its life: in the environment of its processes, and in its folders."""
+        return (self.index / LOCK_FILE).read_text().split()[1]
 
     def left(self) -> list[tuple[int, str]]:
         """The processes of all lives that are there now."""

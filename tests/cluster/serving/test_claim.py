@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import psutil
 import pytest
 
 from bitsift.cluster.serving.claim import LOCK_FILE, VARIABLE, marked
+from bitsift.cluster.serving.leftovers import mark_folder
 from bitsift.errors import Unavailable
 
 _SERVER = """
@@ -95,6 +97,32 @@ def test_a_clean_end_ends_what_was_started_and_leaves_nothing_to_end(tmp_path: P
         assert not any(map(runs, pids))
     with marked() as processes, processes.serving(tmp_path) as ended:
         assert ended == []
+
+
+def test_folders_of_a_killed_server_are_removed_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary, index = tmp_path / "temporary", tmp_path / "index"
+    monkeypatch.setenv("RAY_TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    mark, other = "a" * 32, "b" * 32
+    marks = {"ray/session_own": mark, "bitsift-gcs-own": mark, "bitsift-gcs-other": other}
+    marks |= {"ray/session_other": other, "ray/session_longer": mark + "a", "elsewhere": mark}
+    for name in [*marks, "bitsift-gcs-bare"]:
+        (temporary / name / "logs").mkdir(parents=True)
+    for name, found in marks.items():
+        mark_folder(temporary / name, found)
+    (temporary / "bitsift-gcs-link").symlink_to(temporary / "elsewhere")
+    (temporary / "ray" / "session_latest").symlink_to(temporary / "ray" / "session_own")
+    index.mkdir()
+    (index / LOCK_FILE).write_text(f"1 {mark}\n")
+    with marked() as processes, processes.serving(index):
+        left = {str(path.relative_to(temporary)) for path in temporary.glob("*")}
+        assert left == {
+            "ray", "bitsift-gcs-other", "bitsift-gcs-bare", "bitsift-gcs-link", "elsewhere",
+        }  # fmt: skip
+        sessions = {path.name for path in (temporary / "ray").iterdir()}
+        assert sessions == {"session_other", "session_longer"}
 
 
 def test_the_mark_is_in_the_environment_only_within(tmp_path: Path) -> None:

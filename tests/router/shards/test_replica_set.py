@@ -19,8 +19,9 @@ from bitsift.router.service import SearchService
 from bitsift.router.shards import replica as replica_module
 from bitsift.router.shards import replica_set
 from bitsift.router.shards.hedging import BURST_MAX, SHARE_MAX
+from bitsift.router.shards.latencies import MEASURED_MIN
 from bitsift.router.shards.race import ASKED_MAX
-from bitsift.router.shards.replica import Replica
+from bitsift.router.shards.replica import PING_S, SILENCE_MIN_S, Replica
 from bitsift.router.shards.replica_set import ReplicaSet
 from bitsift.shard_worker.codes import Calibration, normalize
 from bitsift.shard_worker.deadline import Deadline
@@ -180,19 +181,76 @@ def test_a_search_that_is_much_too_late_is_answered_by_another_before_it_fails(
     run(shards, scenario)
 
 
-def test_exhaustive_is_not_hedged_and_goes_to_another_where_one_cannot_be_reached(
+def test_exhaustive_goes_to_another_where_one_cannot_be_reached(
     shards: list[list[Shard]],
 ) -> None:
     async def scenario(cluster: Cluster) -> None:
         for links in cluster.links:
-            links[0].delay_s = 0.2
-        for row in range(8):
-            await cluster.ask_whole(row, mode=Mode.EXHAUSTIVE)
-        assert cluster.hedges == 0
-        for links in cluster.links:
             links[0].error = ShardUnavailable("gone")
         for row in range(8):
             await cluster.ask_whole(row, mode=Mode.EXHAUSTIVE)
+
+    run(shards, scenario)
+
+
+def test_exhaustive_is_hedged_within_its_own_budget_and_slowness_opens_no_breaker(
+    shards: list[list[Shard]],
+) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        for links, members in zip(cluster.links, cluster.replicas, strict=True):
+            links[0].delay_s = 2 * (SILENCE_MIN_S + PING_S)
+            links[0].slow_only = True
+            for _ in range(MEASURED_MIN):
+                members[1].exhaustive.add(0.005)
+        for row in range(40):
+            await cluster.ask_whole(row, mode=Mode.EXHAUSTIVE)
+        assert 0 < cluster.hedges <= SHARDS * (BURST_MAX + SHARE_MAX * 40)
+        await asyncio.sleep(2 * (SILENCE_MIN_S + PING_S))
+        assert all(links[0].calls["status"] for links in cluster.links)  # pings
+        breakers = {it.breaker.state for members in cluster.replicas for it in members}
+        assert breakers == {"closed"}
+
+    run(shards, scenario)
+
+
+def test_exhaustive_queries_that_a_frozen_replica_has_are_answered_by_another(
+    shards: list[list[Shard]],
+) -> None:
+    """Nothing else is asked, and no hedge is left: the replica is pinged, and answers nothing."""
+
+    async def scenario(cluster: Cluster) -> None:
+        for members in cluster.sets:
+            while members._slow_budget.spend(much_too_late=True):
+                pass
+        for links in cluster.links:
+            links[0].running.clear()
+        asks = [
+            cluster.ask_whole(row, mode=Mode.EXHAUSTIVE, timeout_ms=10_000) for row in range(20)
+        ]
+        await asyncio.gather(*asks)
+        for links, members in zip(cluster.links, cluster.replicas, strict=True):
+            assert members[0].breaker.is_open or not links[0].calls["search"]
+            links[0].running.set()
+            while members[0].breaker.is_open:
+                await cluster.ask_whole(0, mode=Mode.EXHAUSTIVE)
+                await asyncio.sleep(0.2)
+        assert any(links[0].calls["search"] for links in cluster.links)
+        assert cluster.hedges == 0
+
+    run(shards, scenario)
+
+
+def test_an_exhaustive_query_is_hedged_after_a_share_of_its_time(
+    shards: list[list[Shard]],
+) -> None:
+    """Before the first ping is given up: with little time, that would be too late."""
+
+    async def scenario(cluster: Cluster) -> None:
+        for links in cluster.links:
+            links[0].running.clear()
+        asks = [cluster.ask_whole(row, mode=Mode.EXHAUSTIVE, timeout_ms=4_000) for row in range(8)]
+        await asyncio.gather(*asks)
+        assert cluster.hedges
 
     run(shards, scenario)
 
