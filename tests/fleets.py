@@ -22,13 +22,13 @@ import numpy as np
 from bitsift.cluster.bench.index import write_index
 from bitsift.cluster.serving.local import open_local
 from bitsift.cluster.sources.synthetic import SyntheticSpec, synthetic_queries
-from bitsift.options import SearchOptions
+from bitsift.options import Mode, SearchOptions
 from tests.commands import COMMAND, wait_until
 
 ROWS = SyntheticSpec(4_000, 128)
 SPEC = """
 [index]
-folder = "index"
+{index}
 [placement]
 data = "data/{{node}}"
 replicas = 2
@@ -36,7 +36,7 @@ routers = {routers}
 grace_s = {grace_s}
 [serve]
 host = "{host}"
-port = 0
+port = {port}
 """
 CANDIDATES = 100
 """Fixed, so that an answer does not depend on where it is given."""
@@ -62,13 +62,22 @@ class Cluster:
     folder: Path
     nodes: Nodes
     queries: list[list[float]]
-    expected: list[list[str]]
+    expected: dict[str, list[list[str]]]
+    """The ids of the hits of each query, by mode."""
 
     def spec(
-        self, *, routers: int = 2, grace_s: float = 20.0, host: str = "127.0.0.1", more: str = ""
+        self,
+        *,
+        routers: int = 2,
+        grace_s: float = 20.0,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        index: str = 'folder = "index"',
+        more: str = "",
     ) -> Path:
         path = self.folder / "spec.toml"
-        path.write_text(SPEC.format(routers=routers, grace_s=grace_s, host=host) + more)
+        values = {"routers": routers, "grace_s": grace_s, "host": host, "port": port}
+        path.write_text(SPEC.format(index=index, **values) + more)
         return path
 
     def run(self, *arguments: object, check: bool = True) -> Any:
@@ -87,14 +96,23 @@ class Cluster:
                 return status
             assert time.monotonic() < deadline, json.dumps(status, indent=1)
 
+    def body(self, number: int, mode: str = "auto") -> dict[str, Any]:
+        """What a query is asked with."""
+        options = {} if mode == "exhaustive" else {"candidates": CANDIDATES}
+        return {"vector": self.queries[number], "top_k": 10, "mode": mode, **options}
+
+    def answer(self, number: int, mode: str = "auto") -> list[str]:
+        """The ids that the right answer has."""
+        return self.expected[mode][number]
+
     def ask(self, url: str, number: int) -> None:
         """An answer is whole, and the right one."""
-        body = {"vector": self.queries[number], "top_k": 10, "candidates": CANDIDATES}
+        body = self.body(number)
         answer = httpx.post(f"{url}/v1/search", json=body, timeout=20, trust_env=False)
         assert answer.status_code == 200, answer.text
         found = answer.json()
         assert not found["partial"], found["coverage"]
-        assert [hit["id"] for hit in found["hits"]] == self.expected[number]
+        assert [hit["id"] for hit in found["hits"]] == self.answer(number)
 
 
 @dataclass(slots=True)
@@ -136,16 +154,17 @@ def made_cluster(folder: Path, nodes: Nodes) -> Cluster:
     index = folder / "index"
     write_index(index, ROWS, 2, texts=[f"text {number}" for number in range(100)])
     vectors = synthetic_queries(ROWS, 8).astype(np.float32)
-    queries = [vector.tolist() for vector in vectors]
-    options = [SearchOptions(vector=q, top_k=10, candidates=CANDIDATES) for q in queries]
+    cluster = Cluster(folder, nodes, [vector.tolist() for vector in vectors], {})
     with open_local(index) as service:
 
-        async def answers() -> list[list[str]]:
-            found = [await service.search(one) for one in options]
+        async def answers(mode: str) -> list[list[str]]:
+            bodies = [cluster.body(number, mode) for number in range(len(cluster.queries))]
+            asked = [SearchOptions(**(body | {"mode": Mode(mode)})) for body in bodies]
+            found = [await service.search(options) for options in asked]
             return [[hit.id for hit in answer.hits] for answer in found]
 
-        expected = asyncio.run(answers())
-    return Cluster(folder, nodes, queries, expected)
+        cluster.expected = {mode: asyncio.run(answers(mode)) for mode in ("auto", "exhaustive")}
+    return cluster
 
 
 class Writing:

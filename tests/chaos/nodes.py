@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from bitsift.cluster.serving.ray_environment import FAIL_OVER
 
 START_S = 120
 PORT = 6_379
@@ -88,7 +91,7 @@ class ChaosNodes:
             *(["--head", f"--port={PORT}", f"--temp-dir={self.temporary}",
                "--include-dashboard=false"] if is_head else [f"--address={self.address}"]),
         ]  # fmt: skip
-        inside = _INSIDE.format(temporary=self.temporary, command=" ".join(ray))
+        inside = _INSIDE.format(temporary=self.temporary, command=shlex.join(ray))
         with (self.folder / f"{name}.log").open("ab") as log:
             node.process = subprocess.Popen(
                 [
@@ -97,9 +100,16 @@ class ChaosNodes:
                     *("sh", "-c", inside),
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                env=os.environ | self.environment, cwd=Path(__file__).parents[2],
+                env=os.environ | self.environment | (self._kept() if is_head else {}),
+                cwd=Path(__file__).parents[2],
             )  # fmt: skip
         self._until_joined(node)
+
+    def _kept(self) -> dict[str, str]:
+        """The head keeps Ray's control store on its disk, and comes back with it."""
+        folder = self.folder / "gcs"
+        folder.mkdir(exist_ok=True)
+        return {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(folder)}
 
     @property
     def temporary(self) -> Path:
@@ -127,6 +137,10 @@ class ChaosNodes:
         """Pids of all processes of a node, as this machine counts them."""
         first = self._first(name)
         return [] if first is None else [pid for pid in _pids() if _space(pid) == _space(first)]
+
+    def actors(self, name: str, kind: str) -> list[int]:
+        """Pids of the actors of a class on a node."""
+        return [pid for pid in self.processes(name) if f"ray::{kind}" in _title(pid)]
 
     def _first(self, name: str) -> int | None:
         """The first process of the node's namespace: with it the kernel ends all others."""
@@ -175,7 +189,12 @@ class ChaosNodes:
         self, command: Sequence[object], timeout_s: float
     ) -> subprocess.CompletedProcess[str]:
         """A command beside the head, to its end."""
-        name = next(iter(self.nodes))
+        return self.inside(next(iter(self.nodes)), command, timeout_s)
+
+    def inside(
+        self, name: str, command: Sequence[object], timeout_s: float = 60.0
+    ) -> subprocess.CompletedProcess[str]:
+        """A command in the namespaces of a node, to its end."""
         first = self._first(name)
         assert first is not None, f"node {name} does not run"
         enter = ["nsenter", f"--target={first}", "--net", "--pid", "--mount"]
@@ -195,6 +214,7 @@ def chaos_nodes(names: Sequence[str]) -> Iterator[ChaosNodes]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_worker_niceness": "0",
+        **FAIL_OVER,
         "HOME": str(folder),
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
@@ -230,6 +250,12 @@ def _ip(*arguments: str) -> None:
 
 def _pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _title(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    return ""
 
 
 def _space(pid: int) -> str | None:

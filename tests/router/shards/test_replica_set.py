@@ -219,8 +219,8 @@ def test_exhaustive_queries_that_a_frozen_replica_has_are_answered_by_another(
     """Nothing else is asked, and no hedge is left: the replica is pinged, and answers nothing."""
 
     async def scenario(cluster: Cluster) -> None:
-        for members in cluster.sets:
-            while members._slow_budget.spend(much_too_late=True):
+        for replicas in cluster.sets:
+            while replicas._slow_budget.spend(much_too_late=True):
                 pass
         for links in cluster.links:
             links[0].running.clear()

@@ -1,0 +1,41 @@
+"""``python -m tests.chaos.rolling_restart``: each actor and each node of a cluster is restarted in
+turn, under queries and writes. Needs root. The figures go into benchmarks/results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import tempfile
+from pathlib import Path
+
+from bitsift.cluster.bench.machine import write_result
+from tests.chaos.rolling import Rolling, running
+
+RESULT = Path(__file__).parents[2] / "benchmarks" / "results" / "rolling_restart.json"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.rolling_restart")
+    parser.add_argument("--per-s", type=float, default=20.0, help="queries a second")
+    parser.add_argument("--signals", nargs="*", default=["TERM", "KILL"])
+    parser.add_argument("--out", type=Path, default=RESULT)
+    options = parser.parse_args()
+    runs = []
+    for name in options.signals:
+        load = os.getloadavg()[0]
+        with (
+            tempfile.TemporaryDirectory(prefix="rolling-") as folder,
+            running(Path(folder)) as (cluster, nodes),
+        ):
+            rolling = Rolling(cluster, nodes, options.per_s)
+            number = signal.Signals[f"SIG{name}"]
+            found = rolling.run(number, lambda line: print(line, flush=True))
+        runs.append({"load_average_before": round(load, 2), **found})
+        print({key: value for key, value in found.items() if key != "restarts"}, flush=True)
+        write_result(options.out, {"runs": runs})
+
+
+if __name__ == "__main__":
+    main()
