@@ -40,9 +40,13 @@ POLL_S = 0.1
 
 
 def check_free(index: Path, manifest: Manifest) -> None:
-    """Raises Unavailable, naming the process, when another one has a shard of ``index`` open."""
+    """Raises Unavailable, naming the process, when another one has a shard of ``index`` open.
+
+    A shard whose folder is missing is nobody's: it is FAILED until its disk appears.
+    """
     for shard in range(manifest.shards):
-        FolderLock(shard_folder(index, shard)).release()
+        with contextlib.suppress(FileNotFoundError):
+            FolderLock(shard_folder(index, shard)).release()
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ from tests.commands import wait_until
 from tests.fleets import Cluster, answering, made_cluster, urls
 
 RESULT = Path(__file__).parents[2] / "benchmarks" / "results" / "chaos_nodes.json"
-FAULTS = ("killed", "frozen", "cut off")
+LOSSES = ("killed", "frozen", "cut off")
 HEAL_S = 180
 AWAKE_S = 5.0
 """How long queries are asked before anything is counted."""
@@ -48,9 +48,9 @@ def main() -> None:
         status = cluster.run("up", spec)
         ((router, url),) = urls(status).items()
         victim = next(iter(set().union(*answering(status)) - {router}))
-        runs: dict[str, list[dict[str, Any]]] = {fault: [] for fault in FAULTS}
+        runs: dict[str, list[dict[str, Any]]] = {fault: [] for fault in LOSSES}
         for number in range(options.runs):
-            for fault in FAULTS:
+            for fault in LOSSES:
                 found = _run(cluster, nodes, url, victim, fault, options)
                 print(number, fault, found, flush=True)
                 runs[fault].append(found)
