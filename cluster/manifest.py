@@ -15,7 +15,13 @@ from bitsift.errors import Corrupt, NotFound, Unavailable
 from bitsift.router.description import IndexDescription, ModelSpec
 from bitsift.router.model.spec import EncoderSpec
 from bitsift.shard_worker.codes import Calibration, padded
-from bitsift.shard_worker.layout import COMPLETE_FILE, MANIFEST_FILE, read_json, write_json
+from bitsift.shard_worker.layout import (
+    COMPLETE_FILE,
+    MANIFEST_FILE,
+    packed_json,
+    read_json,
+    replace_file,
+)
 from bitsift.shard_worker.types import ShardIdentity
 
 SHARDS_MAX = 4_096
@@ -82,12 +88,17 @@ class BuildReport:
     already_complete: bool = False
 
 
-def write_manifest(index: Path, manifest: Manifest) -> None:
-    """Seal ``manifest.json``."""
+def packed_manifest(manifest: Manifest) -> bytes:
+    """The bytes of ``manifest.json``."""
     data = {field.name: getattr(manifest, field.name) for field in dataclasses.fields(Manifest)}
     data["calibration"] = manifest.calibration.to_json()
     data["model"] = None if manifest.model is None else manifest.model.to_json()
-    write_json(index / MANIFEST_FILE, data)
+    return packed_json(data)
+
+
+def write_manifest(index: Path, manifest: Manifest) -> None:
+    """Seal ``manifest.json``."""
+    replace_file(index / MANIFEST_FILE, packed_manifest(manifest))
 
 
 def read_manifest(index: Path) -> Manifest:
@@ -104,9 +115,14 @@ def read_manifest(index: Path) -> Manifest:
     return Manifest(**known)
 
 
+def packed_report(report: BuildReport) -> bytes:
+    """The bytes of ``complete.json``."""
+    return packed_json(dataclasses.asdict(report))
+
+
 def write_complete(index: Path, report: BuildReport) -> None:
     """Mark the build as finished."""
-    write_json(index / COMPLETE_FILE, dataclasses.asdict(report))
+    replace_file(index / COMPLETE_FILE, packed_report(report))
 
 
 def read_complete(index: Path) -> BuildReport | None:

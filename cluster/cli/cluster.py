@@ -13,9 +13,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from bitsift.cluster.cli.console import Json, err, out, print_json, say, until_stopped
-from bitsift.cluster.cli.settings import configured
+from bitsift.cluster.cli.settings import configured, required_ray_address
 from bitsift.config.sources import Loaded
-from bitsift.errors import InvalidRequest, NotFound, Unavailable
+from bitsift.errors import NotFound, Unavailable
 
 POLL_S = 1.0
 ASK_TIMEOUT_S = 60.0
@@ -73,8 +73,9 @@ def down(loaded: Loaded, json: Json = False) -> None:
 
     with until_stopped("stopped waiting; run it again to finish", status=1), _connected(loaded):
         controller = _controller()
-        _ask(controller.down.remote())
-        _until(controller, _is_down, DOWN_TIMEOUT_S)
+        if _ask(controller.status.remote())["index"] is not None:  # else it has started nothing
+            _ask(controller.down.remote())
+            _until(controller, _is_down, DOWN_TIMEOUT_S)
         ended = end_all()
         if json:
             print_json({"ended": ended})
@@ -137,13 +138,7 @@ def drain(
 def _connected(loaded: Loaded) -> Iterator[None]:
     from bitsift.cluster.serving.ray_cluster import ray_cluster
 
-    address = loaded.settings.ray.address
-    if address is None:
-        raise InvalidRequest(
-            "say which Ray cluster: --ray-address HOST:PORT or BITSIFT_RAY_ADDRESS; "
-            "docs/cluster.md says how to start one"
-        )
-    with ray_cluster(address, say):
+    with ray_cluster(required_ray_address(loaded), say):
         yield
 
 

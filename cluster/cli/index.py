@@ -12,9 +12,11 @@ from rich.table import Table
 from bitsift.cluster.cli.console import Json, err, out, print_json, until_stopped
 from bitsift.cluster.cli.options import with_options
 from bitsift.cluster.cli.progress import IndexProgress
-from bitsift.cluster.cli.settings import configured, say_sources
+from bitsift.cluster.cli.settings import configured, required_ray_address, say_sources
 from bitsift.cluster.ingest.options import BuildOptions
 from bitsift.config.sources import Loaded
+from bitsift.errors import InvalidRequest
+from bitsift.shard_worker.layout import REJECTS_FILE
 
 SETTINGS = ("max_rejects", "encoders", "backend")
 """Options of a build that are settings too: their flags come from the tree of settings."""
@@ -24,8 +26,19 @@ SETTINGS = ("max_rejects", "encoders", "backend")
 @with_options(BuildOptions, "examples", *SETTINGS)
 def index(
     source: Annotated[list[str], typer.Argument(help="Files or folders to index.")],
-    out_folder: Annotated[Path, typer.Option("--out", help="Index directory to create.")],
     loaded: Loaded,
+    out_folder: Annotated[
+        Path | None, typer.Option("--out", help="Index directory to create.")
+    ] = None,
+    spec_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--spec",
+            metavar="SPEC.toml",
+            help="In place of --out: build on the nodes of a Ray cluster, into the data folders "
+            "that this spec names. See docs/cluster.md.",
+        ),
+    ] = None,
     json: Json = False,
     **options: Any,
 ) -> None:
@@ -34,6 +47,8 @@ def index(
     An interrupted build resumes when the same command is run again; a finished index is left
     untouched.
     """
+    if (out_folder is None) == (spec_file is None):
+        raise InvalidRequest("pass --out FOLDER or --spec SPEC.toml, one of the two")
     say_sources(loaded)
     settings = loaded.settings
     build_options = BuildOptions(
@@ -44,26 +59,36 @@ def index(
     )
     again = "stopped; run the same command again to resume"
     with until_stopped(again, status=1), IndexProgress(err, quiet=json) as progress:
-        from bitsift.cluster.ingest.build import build_index  # Ray, and seconds
+        if spec_file is not None:
+            from bitsift.cluster.fleet.spec import read_spec
+            from bitsift.cluster.ingest.placed import build_placed, rejects_beside
 
-        report = build_index(
-            source,
-            out_folder,
-            build_options,
-            ray_address=settings.ray.address,
-            on_progress=progress,
-        )
+            spec, address = read_spec(spec_file), required_ray_address(loaded)
+            what, rejects = f"{spec.index.name}", rejects_beside(spec_file, spec)
+            report = build_placed(source, spec, spec_file, build_options, address, progress)
+        else:
+            from bitsift.cluster.ingest.build import build_index  # Ray, and seconds
+
+            assert out_folder is not None
+            what, rejects = str(out_folder), out_folder / REJECTS_FILE
+            report = build_index(
+                source,
+                out_folder,
+                build_options,
+                ray_address=settings.ray.address,
+                on_progress=progress,
+            )
     if json:
         print_json(report)
     else:
-        print_report(out_folder, dataclasses.asdict(report))
+        print_report(what, rejects, dataclasses.asdict(report))
 
 
-def print_report(folder: Path, report: dict[str, Any]) -> None:
-    """What a build made, for people."""
+def print_report(what: str, rejects: Path, report: dict[str, Any]) -> None:
+    """What a build made, for people; ``rejects`` is the list of bad records."""
     documents = max(1, report["documents"])
     if report["already_complete"]:
-        out.print(f"{folder} is already finished and was left untouched.")
+        out.print(f"{what} is already finished and was left untouched.")
     rows = {
         "documents": f"{report['documents']:,}",
         "rejected records": f"{report['rejects']:,}",
@@ -77,7 +102,7 @@ def print_report(folder: Path, report: dict[str, Any]) -> None:
         table.add_row(name, value)
     out.print(table)
     if report["rejects"]:
-        out.print(f"The rejected records are listed in {folder / 'rejects.jsonl'}")
+        out.print(f"The rejected records are listed in {rejects}")
 
 
 def _bytes_each(total: int, documents: int) -> str:

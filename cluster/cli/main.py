@@ -37,6 +37,7 @@ from bitsift.cluster.cli.console import (
 )
 from bitsift.config.sources import Loaded
 from bitsift.errors import BitsiftError, InvalidRequest
+from bitsift.shard_worker.layout import REJECTS_FILE
 
 app = typer.Typer(
     help="Search tens of millions of texts by meaning on plain CPUs.",
@@ -105,7 +106,8 @@ def _print_status(facts: dict[str, Any]) -> None:
         f"{index_facts['dimension']} dimensions, {index_facts['shards']} shards, model {model}"
     )
     if "build" in facts:
-        index.print_report(Path(index_facts["name"]), facts["build"])
+        name = index_facts["name"]
+        index.print_report(name, Path(name) / REJECTS_FILE, facts["build"])
         return
     table = Table("shard", "state", "documents", "RAM of bits", "process RAM", "disk", "reason")
     for shard in facts["cluster"]["shards"]:

@@ -131,6 +131,17 @@ def required_gateway(loaded: Loaded) -> str:
     return url
 
 
+def required_ray_address(loaded: Loaded) -> str:
+    """The Ray cluster of a command that has none of its own. Raises InvalidRequest."""
+    address = loaded.settings.ray.address
+    if address is None:
+        raise InvalidRequest(
+            "say which Ray cluster: --ray-address HOST:PORT or BITSIFT_RAY_ADDRESS; "
+            "docs/cluster.md says how to start one"
+        )
+    return address
+
+
 def say_sources(loaded: Loaded) -> None:
     """Lines for the log: which file was read, and which variables have a say."""
     if loaded.file is not None:

@@ -41,6 +41,7 @@ class RayNode:
     name: str
     zone: str
     address: str
+    cpus: int = 0
 
 
 def ray_nodes() -> dict[str, RayNode]:
@@ -62,7 +63,7 @@ def ray_nodes() -> dict[str, RayNode]:
                 f"{NODE_LABEL}={name}: rename one of them"
             )
         zone = next((labels[label] for label in ZONE_LABELS if label in labels), "")
-        found[name] = RayNode(name, zone, address)
+        found[name] = RayNode(name, zone, address, int(facts["Resources"].get("CPU", 0)))
     return found
 
 
@@ -72,6 +73,11 @@ def found_actor(name: str) -> Any | None:
         return ray.get_actor(name, NAMESPACE)
     except ValueError:
         return None
+
+
+def replica_name(uuid: str, shard: int, node: str) -> str:
+    """That of the actor of a replica."""
+    return f"{uuid}/shard-{shard:05d}/{node}"
 
 
 def remote(actor: Any) -> Any:
@@ -105,11 +111,8 @@ class Fleet:
 
     # --- replicas --------------------------------------------------------------------------
 
-    def _replica_name(self, shard: int, node: str) -> str:
-        return f"{self._manifest.uuid}/shard-{shard:05d}/{node}"
-
     def replica(self, shard: int, node: str) -> Any | None:
-        return found_actor(self._replica_name(shard, node))
+        return found_actor(replica_name(self._manifest.uuid, shard, node))
 
     def start_replica(self, shard: int, node: str, agent: Any, epoch: int) -> None:
         """Raises Unavailable where an actor has it open, or an agent does not answer."""
@@ -117,7 +120,7 @@ class Fleet:
         uuid, settings = self._manifest.uuid, shard_settings(self._spec.shards)
         folder = asked(agent.fence.remote(uuid, shard, epoch), callee, STOP_TIMEOUT_S)
         arguments = folder, self._manifest.calibration.to_json(), self._manifest.identity(shard)
-        name = self._replica_name(shard, node)
+        name = replica_name(uuid, shard, node)
         try:
             remote(ShardActor).options(**self._options(name, node)).remote(
                 *arguments, settings, epoch

@@ -121,6 +121,10 @@ class AgentActor:
         self._store().adopt(uuid, files)
 
     @ray.method(concurrency_group="disk")
+    def create(self, uuid: str, identity: ShardIdentity) -> None:
+        self._store().create(uuid, identity)
+
+    @ray.method(concurrency_group="disk")
     def drop(self, uuid: str, shard: int) -> None:
         self._store().drop(uuid, shard)
 

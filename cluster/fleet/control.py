@@ -5,11 +5,9 @@ from __future__ import annotations
 import functools
 import logging
 import queue
-import tempfile
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 from bitsift.cluster.fleet.actors import RayNode, agent_of, ray_nodes
@@ -27,12 +25,14 @@ from bitsift.cluster.fleet.observed import (
 )
 from bitsift.cluster.fleet.orders import pending
 from bitsift.cluster.fleet.polls import ASK_TIMEOUT_S, Polls, agent_said
+from bitsift.cluster.fleet.sources import manifest_of
 from bitsift.cluster.fleet.spec import ClusterSpec, IndexSource
 from bitsift.cluster.fleet.state import State, state_from
 from bitsift.cluster.fleet.watch import Place, Seen, Watch
-from bitsift.cluster.manifest import Manifest, read_manifest
+from bitsift.cluster.manifest import Manifest
 from bitsift.errors import BitsiftError, InvalidRequest, NotFound, Unavailable
 from bitsift.router.shards.ray_calls import Callee, asked
+from bitsift.shard_worker.layout import COMPLETE_FILE
 from bitsift.shard_worker.types import ShardStatus
 from bitsift.shard_worker.wire.structures import unpack_fact
 
@@ -131,7 +131,12 @@ class Control:
             self.spec = ClusterSpec.model_validate(state.spec)
         else:
             files, state = self.source_files(self.spec.index), None
-        manifest = _manifest_of(files)
+        manifest = manifest_of(files)
+        if COMPLETE_FILE not in files:
+            raise Unavailable(
+                f"the index {manifest.name} is not built completely: run bitsift cluster down, "
+                "then the same bitsift index --spec again"
+            )
         epochs = [h.epoch for r in reports.values() for i in r.held for h in i.replicas]
         if state is None:
             empty = Table(0, ((),) * manifest.shards)
@@ -141,6 +146,13 @@ class Control:
 
     def source_files(self, source: IndexSource) -> dict[str, bytes]:
         """What belongs to the whole of a spec's index. Raises NotFound, and what reading raises."""
+        if source.name is not None:
+            if self._index is not None and self._index.manifest.name == source.name:
+                return self._index.enactor.index_files
+            raise NotFound(
+                f"the data folders hold no index {source.name}: run bitsift cluster down, then "
+                "bitsift index SOURCE --spec SPEC.toml to build it"
+            )
         node = source.node or min(self.alive)
         if node not in self.alive:
             raise NotFound(f"node {node}, which has the index, does not answer: start it")
@@ -149,13 +161,6 @@ class Control:
 
     def _ask(self, node: str, method: str, *arguments: Any) -> Any:
         return agent_said(self.agents[node], node, method, *arguments)
-
-
-def _manifest_of(files: Mapping[str, bytes]) -> Manifest:
-    with tempfile.TemporaryDirectory() as folder:
-        for name, data in files.items():
-            (Path(folder) / name).write_bytes(data)
-        return read_manifest(Path(folder))
 
 
 class Index:
@@ -300,7 +305,7 @@ class Index:
                 f"{spec.placement.data}: run bitsift cluster down first"
             )
         if spec.index != self._control.spec.index:
-            uuid = _manifest_of(self._control.source_files(spec.index)).uuid
+            uuid = manifest_of(self._control.source_files(spec.index)).uuid
             if uuid != self.manifest.uuid:
                 raise InvalidRequest(
                     f"the data folders hold index {self.manifest.uuid}, but the spec names index "

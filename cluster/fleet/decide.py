@@ -30,6 +30,7 @@ from bitsift.cluster.fleet.observed import (
     StartRouter,
     StopReplica,
     StopRouter,
+    Table,
 )
 from bitsift.cluster.fleet.spec import ClusterSpec
 
@@ -62,6 +63,16 @@ def lacking(spec: ClusterSpec, observed: Observed, now: float) -> dict[int, int]
     """How many of the wanted copies of a shard do not answer; shards that have all are left out."""
     found = {s.number: s.wanted - len(s.good) for s in _shards(spec, observed, now)}
     return {number: count for number, count in found.items() if count > 0}
+
+
+def first_places(spec: ClusterSpec, nodes: Sequence[Node], shards: int) -> tuple[str, ...]:
+    """The node of the first copy of each shard of a new index, as evenly as can be."""
+    loads: Counter[str] = Counter()
+    places = []
+    for shard in _shards(spec, Observed(Table(0, ((),) * shards), tuple(nodes)), 0.0):
+        places.append(next(shard.targets(loads)))
+        loads[places[-1]] += 1
+    return tuple(places)
 
 
 def _shards(spec: ClusterSpec, observed: Observed, now: float) -> list[_Shard]:
@@ -240,7 +251,7 @@ class _Shard:
         ``loads`` counts the replicas of each node, those among them that this plans.
         """
         is_filled, source = self._source()
-        for target in [*self._unfinished(), *self._targets(loads)]:
+        for target in [*self._unfinished(), *self.targets(loads)]:
             loads[target] += target not in self._replicas
             if is_filled and target not in busy:
                 busy.add(target)
@@ -272,7 +283,7 @@ class _Shard:
             and not self._replicas[node].is_copying
         ]
 
-    def _targets(self, loads: Counter[str]) -> Iterator[str]:
+    def targets(self, loads: Counter[str]) -> Iterator[str]:
         """Nodes that get a copy, the one after the other."""
         counted = [
             node

@@ -38,7 +38,9 @@ from bitsift.shard_worker.layout import (
     write_json,
 )
 from bitsift.shard_worker.maintenance.backup import INDEX_FILES
+from bitsift.shard_worker.shard import Shard
 from bitsift.shard_worker.store.lmdb_file import disk_named
+from bitsift.shard_worker.types import ShardIdentity
 
 log = logging.getLogger(__name__)
 
@@ -82,8 +84,8 @@ class NodeStore:
         except OSError as error:
             os.close(self._lock)
             raise Unavailable(
-                f"the data folder {folder} belongs to another node: give each its own, "
-                "with {node} in placement.data"
+                f"the data folder {folder} belongs to another node, or bitsift index builds in it "
+                "now: give each node its own, with {node} in placement.data"
             ) from error
         for index in self._indexes():
             shutil.rmtree(index / EXPORTS, ignore_errors=True)
@@ -130,10 +132,17 @@ class NodeStore:
         return found
 
     def index_files(self, uuid: str) -> dict[str, bytes]:
-        """What belongs to the whole index. Raises NotFound."""
-        return read_index_files(self.index(uuid))
+        """What belongs to the whole index, finished or not. Raises NotFound."""
+        return _files_of(self.index(uuid))
 
     # --- what is kept and removed ----------------------------------------------------------
+
+    def create(self, uuid: str, identity: ShardIdentity) -> None:
+        """An empty replica, where there is none. Raises StorageFull, Unavailable."""
+        folder = self.replica(uuid, identity.shard)
+        if not (folder / SHARD_FILE).exists():
+            with disk_named(f"{folder} cannot be made"):
+                Shard.create(folder, identity)
 
     def adopt(self, uuid: str, files: Mapping[str, bytes]) -> None:
         """Keep what belongs to the whole index: written once, it never changes."""
@@ -178,10 +187,15 @@ class NodeStore:
 
 def read_index_files(index: Path) -> dict[str, bytes]:
     """The files of a finished index. Raises NotFound, Unavailable where its build has not ended."""
+    files = _files_of(index)
+    if COMPLETE_FILE not in files:
+        raise Unavailable(f"the index {index} is not built completely: run bitsift index again")
+    return files
+
+
+def _files_of(index: Path) -> dict[str, bytes]:
     if not (index / MANIFEST_FILE).exists():
         raise NotFound(f"{index} is not an index: it has no {MANIFEST_FILE}")
-    if not (index / COMPLETE_FILE).exists():
-        raise Unavailable(f"the index {index} is not built completely: run bitsift index again")
     with disk_named(f"{index} cannot be read"):
         return {name: (index / name).read_bytes() for name in _there(index)}
 

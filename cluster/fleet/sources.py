@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bitsift.cluster.fleet.hydration import Blocks, FolderBlocks
 from bitsift.cluster.fleet.node_store import read_index_files
 from bitsift.cluster.fleet.polls import agent_said
 from bitsift.cluster.fleet.spec import IndexSource
 from bitsift.cluster.maintenance.restore import mark_of
+from bitsift.cluster.manifest import BuildReport, Manifest, read_complete, read_manifest
 from bitsift.errors import NotFound
 from bitsift.router.shards.ray_calls import asked, shard_callee
 from bitsift.shard_worker.layout import shard_folder
@@ -19,6 +21,7 @@ from bitsift.shard_worker.maintenance.backup import INDEX_FILES, BackupFile, Sha
 from bitsift.shard_worker.maintenance.repository import MARK_FILE, Repository, name_of
 from bitsift.shard_worker.wire.structures import unpack_fact
 
+T = TypeVar("T")
 EXPORT_TIMEOUT_S = 3_600.0
 """For a node to read a whole shard, and to keep what of it is asked for."""
 BLOCK_TIMEOUT_S = 60.0
@@ -105,6 +108,23 @@ def index_files_of(source: IndexSource) -> dict[str, bytes]:
         if file.name in INDEX_FILES:
             found[file.name] = b"".join(map(repository.read_block, file.blocks))
     return found
+
+
+def manifest_of(files: Mapping[str, bytes]) -> Manifest:
+    """The manifest among the files of an index. Raises as ``read_manifest``."""
+    return _read(files, read_manifest)
+
+
+def report_of(files: Mapping[str, bytes]) -> BuildReport | None:
+    """The report among them, None while the build is unfinished. Raises as ``read_complete``."""
+    return _read(files, read_complete)
+
+
+def _read(files: Mapping[str, bytes], read: Callable[[Path], T]) -> T:
+    with tempfile.TemporaryDirectory() as folder:
+        for name, data in files.items():
+            (Path(folder) / name).write_bytes(data)
+        return read(Path(folder))
 
 
 def _files_of(repository: Repository) -> list[BackupFile]:

@@ -37,6 +37,7 @@ GRACE_MAX_S = 7 * 86_400.0
 COPY_RATE_MIN, COPY_RATE_MAX = 1 << 20, 1 << 40
 NODE = "{node}"
 """In ``placement.data``: the name of the node."""
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
 _PATHS = (
     ("index", "folder"),
     ("index", "backup"),
@@ -63,7 +64,11 @@ def _of_each_node(value: str) -> str:
 
 
 class IndexSource(Section):
-    """Where the index comes from, on a node that has nothing of it."""
+    """Where the index comes from, on a node that has nothing of it.
+
+    One that was built on the nodes themselves has a ``name`` only: each shard is copied from a node
+    that has it.
+    """
 
     folder: Text | None = Field(
         default=None, description="A finished index: a folder on a disk that all nodes share."
@@ -74,11 +79,14 @@ class IndexSource(Section):
     backup: Text | None = Field(
         default=None, description="A backup of the index: a folder that all nodes share, or a URL."
     )
+    name: Annotated[Text, Field(pattern=_NAME)] | None = Field(
+        default=None, description="An index that `bitsift index --spec` builds on the nodes."
+    )
 
     @validator(mode="after")
     def _one_source(self) -> Self:
-        if (self.folder is None) == (self.backup is None):
-            raise ValueError("give either folder or backup")
+        if sum(source is not None for source in (self.folder, self.backup, self.name)) != 1:
+            raise ValueError("give either folder, backup or name")
         if self.node is not None and self.folder is None:
             raise ValueError("node names the node that has the folder: give folder too")
         return self

@@ -8,7 +8,6 @@ recognized by their id and position in the sources and are not encoded again.
 
 from __future__ import annotations
 
-import os
 import time
 import uuid
 from collections.abc import Sequence
@@ -17,14 +16,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bitsift.cluster import manifest as manifests
 from bitsift.cluster.ingest.calibrate import first_look
+from bitsift.cluster.ingest.destination import Destination, IndexFolder
 from bitsift.cluster.ingest.load import Load
 from bitsift.cluster.ingest.options import BuildOptions, checked_build
 from bitsift.cluster.ingest.progress import IndexStage, OnProgress
 from bitsift.cluster.manifest import BuildReport, Manifest
-from bitsift.cluster.new_index import check_new, make_folder, make_index
-from bitsift.cluster.serving.launch import open_shards, wait_open
+from bitsift.cluster.serving.launch import wait_open
 from bitsift.cluster.serving.ray_cluster import ray_cluster
 from bitsift.cluster.sources.files import plan_sources
 from bitsift.cluster.sources.plan import SourcePlan
@@ -32,7 +30,6 @@ from bitsift.errors import InvalidRequest
 from bitsift.router.model.spec import EncoderSpec
 from bitsift.router.shards.ray_calls import SHARDS, asked
 from bitsift.shard_worker.codes import Transform
-from bitsift.shard_worker.layout import MANIFEST_FILE, REJECTS_FILE
 from bitsift.shard_worker.wire.search import statuses_of
 
 
@@ -61,34 +58,34 @@ def build_index(
     if finished is not None:
         return finished
     with ray_cluster(ray_address):
-        manifest = build.prepare(on_progress)
-        with open_shards(build.index, manifest) as actors:
-            return build.load(manifest, actors, on_progress)
+        return build.run(on_progress)
 
 
 def plan_build(
     sources: Sequence[str | Path],
-    out: str | Path,
+    out: str | Path | Destination,
     options: BuildOptions = BuildOptions(),  # noqa: B008 (frozen)
 ) -> Build:
     """The steps of `build_index`, for callers that do something between them."""
     options = checked_build(options)
     plan = plan_sources([str(source) for source in sources], options.fields, options.vectors)
-    return Build(Path(out).absolute(), plan, options)
+    if isinstance(out, str | Path):
+        out = IndexFolder(Path(out).absolute())
+    return Build(out, plan, options)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Build:
     """One attempt at one index: `prepare`, start its shards, `load`."""
 
-    index: Path
+    destination: Destination
     plan: SourcePlan
     options: BuildOptions
     started: float = field(default_factory=time.monotonic)
 
     @property
     def shards(self) -> int:
-        return self.options.shards or os.cpu_count() or 1
+        return self.options.shards or self.destination.shards_default
 
     @property
     def encoder(self) -> EncoderSpec | None:
@@ -100,22 +97,25 @@ class Build:
     def finished(self) -> BuildReport | None:
         """The report of a finished index; None if there is work to do.
 
-        Raises InvalidRequest when ``index`` is something else, or was built from another request.
+        Raises InvalidRequest when something else is there, or was built from another request.
         """
-        if not (self.index / MANIFEST_FILE).exists():
-            check_new(self.index)
+        manifest = self.destination.manifest()
+        if manifest is None:
             return None
-        held, request = manifests.read_manifest(self.index).request, self._request()
+        held, request = manifest.request, self._request()
+        if self.options.shards is None:  # as many as there are: the machines may be others now
+            del request["shards"]
         different = [name for name in request if held.get(name) != request[name]]
         if different:
             changes = "; ".join(f"{n} was {held.get(n)}, now {request[n]}" for n in different)
             raise InvalidRequest(
-                f"{self.index} was built from another request ({changes}); choose another --out"
+                f"{self.destination} was built from another request ({changes}); "
+                "build this one elsewhere"
             )
-        report = manifests.read_complete(self.index)
+        report = self.destination.report()
         if report is not None:
             return replace(report, already_complete=True)
-        rejects = self.index / REJECTS_FILE
+        rejects = self.destination.rejects_file
         if rejects.is_symlink():
             raise InvalidRequest(
                 f"{rejects} is a link to a file that would be overwritten; remove it"
@@ -134,22 +134,25 @@ class Build:
             "fields": dict(self.plan.fields.named()),
         }
 
+    def run(self, on_progress: OnProgress = _quiet) -> BuildReport:
+        """All of it, on the connected Ray cluster."""
+        manifest = self.prepare(on_progress)
+        with self.destination.open(manifest) as actors:
+            return self.load(manifest, actors, on_progress)
+
     def prepare(self, on_progress: OnProgress = _quiet) -> Manifest:
         """The sealed manifest: read from the index, or created from a survey of the sources.
 
-        Empty shards come first, then the manifest: an interrupted attempt leaves no manifest.
-        Raises InvalidRequest where ``index`` is something else.
+        Raises InvalidRequest where something else is there.
         """
-        begun = (self.index / MANIFEST_FILE).exists()
-        if not begun:
-            check_new(self.index)
-        make_folder(self.index)
-        if begun:
-            return manifests.read_manifest(self.index)
+        sealed = self.destination.manifest()
+        self.destination.prepare()
+        if sealed is not None:
+            return sealed
         look = first_look(self.plan, self.encoder, self.options.transform, on_progress)
         manifest = Manifest(
             uuid=str(uuid.uuid4()),
-            name=self.index.name,
+            name=self.destination.name,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             shards=self.shards,
             calibration=look.calibration,
@@ -158,7 +161,7 @@ class Build:
             records=look.records,
             examples=self.options.examples,
         )
-        make_index(self.index, manifest)
+        self.destination.seal(manifest)
         return manifest
 
     def load(
@@ -170,8 +173,8 @@ class Build:
         Raises what `build_index` raises, Unavailable when a shard cannot be opened.
         """
         wait_open(actors)
-        rejects = self.index / REJECTS_FILE
         encoders, max_rejects = self.options.encoders, self.options.max_rejects
+        rejects = self.destination.rejects_file
         load = Load(self.plan, self.encoder, encoders, max_rejects, rejects)
         counts = load.run(manifest, actors, on_progress)
         asked([actor.save_bits.remote() for actor in actors], SHARDS)
@@ -188,5 +191,5 @@ class Build:
             float32_bytes=documents * manifest.calibration.dimension * 4,
             shard_documents=tuple(status.documents for status in statuses),
         )
-        manifests.write_complete(self.index, report)
+        self.destination.complete(report)
         return report

@@ -25,6 +25,8 @@ from bitsift.shard_worker.wire.search import statuses_of
 TEXT_BATCH_ROWS = 1_024
 """Texts are sorted by length within a batch; a larger one saves little more padding."""
 VECTOR_BATCH_ROWS = 8_192
+BATCHES_WAITING = 1
+"""At an encoder, while it works on another: fetched by then, from wherever it was read."""
 WORKERS = Callee("a loading process")
 
 
@@ -92,22 +94,24 @@ class Load:
             fn_constructor_args=(work,),
             batch_size=TEXT_BATCH_ROWS,
             batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=self._pool_size()),
+            compute=ray.data.ActorPoolStrategy(
+                size=self._pool_size(), max_tasks_in_flight_per_actor=BATCHES_WAITING + 1
+            ),
             num_cpus=0.01,
             num_gpus=1 if self._gpus() else None,
         )
 
     def _worker_encoder(self, manifest: Manifest) -> EncoderSpec | None:
-        """The index's own model, on a share of the cores for each of the pool."""
+        """The index's own model, on a share of the cores of its node for each of the pool."""
         if self.encoder is None:
             return None
         spec = manifest.encoder(self.encoder.backend)
         assert spec is not None
-        cores = max(1, os.cpu_count() or 1)
-        return replace(spec, threads=max(1, cores // self._pool_size()))
+        cores, of_a_node = max(1, os.cpu_count() or 1), -(-self._pool_size() // _nodes())
+        return replace(spec, threads=max(1, cores // of_a_node))
 
     def _pool_size(self) -> int:
-        return self.encoders or self._gpus() or 1
+        return self.encoders or self._gpus() or _nodes()
 
     def _gpus(self) -> int:
         return int(ray.cluster_resources().get("GPU", 0))
@@ -118,3 +122,9 @@ class Load:
                 f"more than {self.max_rejects} records are bad; see {self.rejects_file}, "
                 "fix the source files or raise --max-rejects"
             )
+
+
+def _nodes() -> int:
+    """How many nodes of the cluster have CPUs to encode on."""
+    found = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    return max(1, len(found))

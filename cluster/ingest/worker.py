@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,17 +21,22 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from bitsift.cluster.sources.vectors import take_good, vectors_of
+from bitsift.errors import ShardUnavailable
 from bitsift.router.model.encoder import Encoder
 from bitsift.router.model.spec import EncoderSpec
 from bitsift.router.shards.placement import Placement
 from bitsift.router.shards.remote import Loading, RemoteLink
 from bitsift.router.write.document_rules import model_text
 from bitsift.shard_worker.codes import Calibration
-from bitsift.shard_worker.operations import Insert, Resume
+from bitsift.shard_worker.operations import Insert, Operation, Resume
 from bitsift.write_status import WriteStatus
 
 BATCHES_AHEAD = 1
 """Batches that a task has sent and not heard of while it prepares the next."""
+SHARD_AWAY_S = 60.0
+"""How long a shard is waited for that died, or whose node is away; then the build ends, and goes on
+when it is run again."""
+SEND_AGAIN_S = 1.0
 LOADING_NICE = 10
 """A tenth of the weight of what answers; with 19 a load would starve next to other programs."""
 _CACHED_ROWS = 256
@@ -46,7 +52,6 @@ SUMMARY_SCHEMA = pa.schema(
 )
 
 _STORED_COLUMNS = ("id", "title", "text", "metadata", "position")
-Part = tuple[NDArray[np.int64], Loading]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +120,35 @@ def load_vectors(tables: Iterator[pa.Table], work: Work) -> Iterator[pa.Table]:
         yield batch.summary()
 
 
+class PatientLoading:
+    """An operation of a bulk load, sent again while its shard is away: it changes nothing when it
+    comes a second time. Ray starts a shard again that died, and one whose node comes back.
+    """
+
+    def __init__(self, link: RemoteLink, operation: Operation) -> None:
+        self._link = link
+        self._operation = operation
+        self._loading: Loading | None = None
+        with contextlib.suppress(ShardUnavailable):
+            self._loading = link.load(operation)
+
+    def statuses(self) -> list[WriteStatus]:
+        """Those of its documents, when they are durable. Raises ShardUnavailable after a while."""
+        deadline_s = time.monotonic() + SHARD_AWAY_S
+        while True:
+            try:
+                loading = self._loading or self._link.load(self._operation)
+                return loading.statuses()
+            except ShardUnavailable:
+                self._loading = None
+                if time.monotonic() > deadline_s:
+                    raise
+                time.sleep(SEND_AGAIN_S)
+
+
+Part = tuple[NDArray[np.int64], PatientLoading]
+
+
 class Loader:
     """Quantizes batches of records and sends each shard its part."""
 
@@ -155,7 +189,7 @@ class Loader:
     ) -> tuple[NDArray[np.int64], int]:
         """Places of the records that no shard has, and how many it has from this very record."""
         asked = [
-            (places, self._links[shard].load(Resume(ids, positions)))
+            (places, PatientLoading(self._links[shard], Resume(ids, positions)))
             for shard, places, (ids, positions) in self._columns(good, "id", "position")
         ]
         new, known = list[int](), 0
@@ -184,7 +218,7 @@ class Loader:
         for shard, places, columns in self._columns(good, *_STORED_COLUMNS):
             ids, titles, texts, metadata, positions = columns
             insert = Insert(ids, titles, texts, metadata, positions, codes[places])
-            parts.append((places, self._links[shard].load(insert)))
+            parts.append((places, PatientLoading(self._links[shard], insert)))
         return parts
 
 

@@ -127,10 +127,10 @@ def stop_shards(actors: Sequence[Any]) -> None:
     """Close every shard, then end its process."""
     with contextlib.suppress(BitsiftError):
         asked([actor.close.remote() for actor in actors], SHARDS, STOP_TIMEOUT_S)
-    _end(actors)
+    end_actors(actors)
 
 
-def _end(actors: Sequence[Any]) -> None:
+def end_actors(actors: Sequence[Any]) -> None:
     """End processes, and wait for Ray to say that they are gone: then their names are free."""
     for actor in actors:
         ray.kill(actor)
@@ -296,7 +296,7 @@ def _start_router(
 
     index, options = manifest.describe(), {"max_concurrency": CONNECTIONS_MAX, **failing_over()}
     actors: list[Any] = []
-    started.callback(_end, actors)
+    started.callback(end_actors, actors)
     table = ReplicaTable.of(shards)
     writer = _start(WriterActor, f"{manifest.uuid}/writer", index, table, encoder, **options)
     actors.append(writer)

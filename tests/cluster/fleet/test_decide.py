@@ -8,11 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bitsift.cluster.fleet.decide import decide, lacking
+from bitsift.cluster.fleet.decide import decide, first_places, lacking
 from bitsift.cluster.fleet.observed import (
     CopyReplica,
     Extra,
     Move,
+    Node,
     Observed,
     Phase,
     Replica,
@@ -21,7 +22,7 @@ from bitsift.cluster.fleet.observed import (
     StopRouter,
     Table,
 )
-from tests.cluster.fleet.model_cluster import ModelCluster, spec_of
+from tests.cluster.fleet.model_cluster import Disk, ModelCluster, spec_of
 
 NAMES = ("a", "b", "c", "d", "e")
 
@@ -57,6 +58,24 @@ def test_an_index_is_copied_to_as_many_nodes_as_are_wanted_and_evenly() -> None:
     loads = [sum(node == name for _, node in model.disks) for name in model.zones]
     assert loads == [3, 3, 3, 3]
     assert set(model.routers) == {"a", "b"}
+
+
+@given(st.integers(1, 5), st.integers(1, 9), st.integers(1, 3), st.integers(1, 3))
+def test_a_new_index_is_built_evenly_and_where_its_copies_stay(
+    nodes: int, shards: int, replicas: int, zones: int
+) -> None:
+    model = cluster(nodes, shards, replicas, zones)
+    seen = [Node(name, zone) for name, zone in model.zones.items()]
+    places = first_places(model.spec, [*seen, Node("gone", lost_at=1.0)], shards)
+    loads = [places.count(name) for name in model.zones]
+    assert sum(loads) == shards
+    assert max(loads) - min(loads) <= 1
+    model.table = Table(1, tuple((node,) for node in places))
+    model.disks = {place: Disk(is_whole=True) for place in enumerate(places)}
+    model.settle()
+    assert_full(model)
+    for node, members in zip(places, model.table.shards, strict=True):
+        assert node in members
 
 
 def test_the_copies_of_a_shard_are_in_several_zones() -> None:

@@ -13,7 +13,9 @@ from bitsift.cluster.fleet.observed import Extra, Move, Orders, Table
 from bitsift.cluster.fleet.state import State, state_from
 from bitsift.cluster.sources.synthetic import SyntheticSpec
 from bitsift.errors import Corrupt, InvalidRequest, NotFound, Unavailable
-from bitsift.shard_worker.layout import FolderLock, shard_folder
+from bitsift.shard_worker.layout import MANIFEST_FILE, FolderLock, shard_folder
+from bitsift.shard_worker.shard import Shard
+from tests.shard_worker.small_shard import CALIBRATION, IDENTITY, batch
 
 UUID = "00000000-0000-0000-0000-000000000001"
 
@@ -43,6 +45,25 @@ def test_it_says_what_it_holds_also_after_a_restart(built: Path, tmp_path: Path)
     assert held.replicas == (Held(0, False, 0), Held(1, True, 3))
     assert held.state == {"epoch": 4}
     assert store.index_files(UUID) == read_index_files(built)
+
+
+def test_a_replica_is_made_empty_once_and_its_index_is_known_before_it_is_finished(
+    built: Path, tmp_path: Path
+) -> None:
+    store = NodeStore(tmp_path / "a")
+    store.adopt(UUID, {MANIFEST_FILE: (built / MANIFEST_FILE).read_bytes()})
+    for document in ("one", "two"):
+        store.create(UUID, IDENTITY)
+        (held,) = store.held()
+        assert held.replicas == (Held(IDENTITY.shard, True, 0),)
+        shard = Shard(store.replica(UUID, IDENTITY.shard), CALIBRATION, IDENTITY)
+        shard.write([batch([document], ["a text"])])
+        documents = shard.status().documents
+        shard.close()
+    assert documents == 2
+    assert set(store.index_files(UUID)) == {MANIFEST_FILE}
+    with pytest.raises(Unavailable, match="is not built completely"):
+        read_index_files(store.index(UUID))
 
 
 def test_two_nodes_do_not_share_a_folder(tmp_path: Path) -> None:

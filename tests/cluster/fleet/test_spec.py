@@ -34,6 +34,17 @@ def test_a_small_spec_has_the_defaults_and_paths_beside_it(tmp_path: Path) -> No
         spec.placement.replicas = 3
 
 
+def test_an_index_that_is_built_on_the_nodes_has_a_name_only(tmp_path: Path) -> None:
+    spec = read_spec(write(tmp_path, SMALL.replace('folder = "idx"', 'name = "words.2"')))
+    assert (spec.index.name, spec.index.folder, spec.index.backup) == ("words.2", None, None)
+    with pytest.raises(InvalidRequest, match="give either folder, backup or name"):
+        read_spec(write(tmp_path, SMALL.replace("[index]", '[index]\nname = "words"')))
+    for name in ("../words", "", "a b", "x" * 101):
+        text = SMALL.replace('folder = "idx"', f'name = "{name}"')
+        with pytest.raises(InvalidRequest, match="^.*index.name: "):
+            read_spec(write(tmp_path, text))
+
+
 def test_a_url_and_an_absolute_path_stay_as_they_are(tmp_path: Path) -> None:
     text = SMALL.replace('folder = "idx"', 'backup = "s3://b/i"').replace("data/", "/data/")
     spec = read_spec(write(tmp_path, text))
@@ -66,7 +77,11 @@ def test_a_mistake_is_named_with_what_is_meant(tmp_path: Path, line: str, said: 
 def test_every_mistake_is_listed(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest) as raised:
         read_spec(write(tmp_path, '[index]\n[placement]\nreplicas = -1\ndata = "{nod}"'))
-    for said in ("index: give either folder or backup", "placement.replicas", "placement.data: {node}"):
+    for said in (
+        "index: give either folder, backup or name",
+        "placement.replicas",
+        "placement.data: {node}",
+    ):
         assert said in raised.value.message
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import ray
 
-from bitsift.cluster.serving.launch import _end, _start, failing_over, stop_shards, wait_open
+from bitsift.cluster.serving.launch import _start, end_actors, failing_over, stop_shards, wait_open
 from bitsift.cluster.serving.ray_cluster import ray_cluster
 from bitsift.router.actor import RouterActor
 from bitsift.router.shards.placement import ReplicaAddress, ReplicaTable
@@ -75,7 +75,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         try:
             yield Running(url, router, writer, table)
         finally:
-            _end([router, writer])
+            end_actors([router, writer])
             stop_shards(actors)
 
 
