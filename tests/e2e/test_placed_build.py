@@ -99,15 +99,13 @@ def test_what_was_built_is_served_from_the_data_folders_and_not_built_again(
 
 @pytest.mark.long
 def test_what_was_not_built_to_its_end_is_not_served(tmp_path: Path, nodes: RayNodes) -> None:
-    cluster = Cluster(tmp_path, nodes, [], [])
-    assert "no index made: " in cluster.run("up", spec_in(tmp_path), check=False)["detail"]
-    cluster.run("down")
     good = json.dumps({"text": "good", "vector": [1.0] * 32})
     (tmp_path / "bad.jsonl").write_text(f"{good}\n{{\n" * 50)
     source = tmp_path / "bad.jsonl", "--vector-field", "vector", "--max-rejects", 1
     stopped = built(nodes, *source, "--spec", spec_in(tmp_path), check=False)["detail"]
     assert "more than 1 records are bad" in stopped
     assert str(tmp_path / "made.rejects.jsonl") in stopped
+    cluster = Cluster(tmp_path, nodes, [], [])
     said = cluster.run("up", spec_in(tmp_path), check=False)["detail"]
     assert "the index made is not built completely" in said
     cluster.run("down")
@@ -222,6 +220,7 @@ def test_a_node_that_reads_and_is_lost_changes_nothing(
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)  # four builds, and a minute in which it waits
 def test_a_build_whose_shards_are_away_waits_for_them_and_is_resumed_after_it_gave_up(
     tmp_path: Path, nodes: RayNodes, expected: Answers
 ) -> None:
@@ -229,7 +228,7 @@ def test_a_build_whose_shards_are_away_waits_for_them_and_is_resumed_after_it_ga
     process = building.started(LARGE.rows * LARGE.dim // 8)
     nodes.signal("b", signal.SIGKILL)
     nodes.start("b")
-    went_on = 3 * LARGE.rows * LARGE.dim // 8
+    went_on = LARGE.rows * LARGE.dim // 4
     stores = [*tmp_path.glob("data/b/*/shard-*/store-*/data.mdb")]
     assert wait_until(lambda: stores[0].stat().st_blocks * 512 > went_on, 240)
     nodes.signal("b", signal.SIGKILL)
