@@ -105,7 +105,7 @@ def test_what_was_not_built_to_its_end_is_not_served(tmp_path: Path, nodes: RayN
     stopped = built(nodes, *source, "--spec", spec_in(tmp_path), check=False)["detail"]
     assert "more than 1 records are bad" in stopped
     assert str(tmp_path / "made.rejects.jsonl") in stopped
-    cluster = Cluster(tmp_path, nodes, [], [])
+    cluster = Cluster(tmp_path, nodes, [], {})
     said = cluster.run("up", spec_in(tmp_path), check=False)["detail"]
     assert "the index made is not built completely" in said
     cluster.run("down")
@@ -190,7 +190,7 @@ class Building:
 
     @property
     def cluster(self) -> Cluster:
-        return Cluster(self.folder, self.nodes, [], [])
+        return Cluster(self.folder, self.nodes, [], {})
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, Any]:
