@@ -140,9 +140,13 @@ class RouterActor:
         """Ask the replicas of ``table`` from now on; returns the epoch that is in force.
 
         No query is lost: those under way end where they are. Raises InvalidRequest for a table
-        older than the one in force, or of another number of shards.
+        older than the one in force, or of another number of shards of the same index.
         """
-        return self._shards.place(table)
+        index = self._shards.index
+        epoch = self._shards.place(table)
+        if self._shards.index != index:
+            self._service.switch(FanOut(self._shards.links), self._shards.index)
+        return epoch
 
     async def write_through(self, writer: Any) -> None:
         """``writer`` takes the place of the WriterActor that was given before."""

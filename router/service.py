@@ -77,6 +77,13 @@ class SearchService:
         # A rotation takes seconds to make: now, not in the event loop at the first question.
         description.calibration.units(np.ones((1, description.dimension)))
 
+    def switch(self, shards: FanOut, index: str) -> None:
+        """Ask ``shards`` from now on: the same documents, spread anew, in the index of uuid
+        ``index``. Searches under way end where they began.
+        """
+        self.shards = shards
+        self.description = replace(self.description, uuid=index, shards=len(shards))
+
     @property
     def encoder(self) -> QueryEncoder | None:
         return self.query_vectors.encoder
@@ -111,8 +118,11 @@ class SearchService:
         return Answer(found.hits, found.coverage, _timings(*stages), partial=partial)
 
     async def _find(self, options: SearchOptions, deadline_s: float, answer: AnswerBytes) -> _Found:
-        """Candidates of all shards, and the documents of the best."""
-        gathered, coverage = await self.shards.search(self._query(options, deadline_s))
+        """Candidates of all shards, and the documents of the best: of the same shards, even if
+        others take their place meanwhile.
+        """
+        asked = self.shards
+        gathered, coverage = await asked.search(_query(options, deadline_s, len(asked)))
         _check_coverage(coverage, options)
         fanned_out_s = time.monotonic()
         ranking = merge(gathered, self.description.dimension).down_to(options.min_score)
@@ -122,7 +132,7 @@ class SearchService:
         }
         origins = {part.shard: part.origin for part in gathered}
         fields = frozenset(options.include)
-        winners = Winners(self.shards, ranking, origins, sent, fields, deadline_s)
+        winners = Winners(asked, ranking, origins, sent, fields, deadline_s)
         found = await winners.page(options.offset, options.top_k, answer)
         hits = tuple(
             make_hit(ranking, place, document, winners.fields, explain=options.explain)
@@ -143,12 +153,6 @@ class SearchService:
                 f"{options.timeout_s:.3f} s; try again later"
             )
 
-    def _query(self, options: SearchOptions, deadline_s: float) -> Query:
-        """What every shard is asked. Of a later page none knows which of its own are on it."""
-        shards = len(self.shards)
-        sends = shards <= SENDING_SHARDS_MAX and not options.offset
-        return Query(options, first_bytes(shards) if sends else 0, Deadline(deadline_s))
-
     async def _vector(self, options: SearchOptions, deadline_s: float) -> NDArray[np.float32]:
         """The unit query vector, float32 (width,)."""
         if options.vector is not None:
@@ -161,6 +165,12 @@ class SearchService:
         except TimeoutError as error:
             late = DeadlineExceeded(f"the query was not encoded in {options.timeout_s:.3f} s")
             raise late.with_outcome(RequestOutcome.NOT_DONE) from error
+
+
+def _query(options: SearchOptions, deadline_s: float, shards: int) -> Query:
+    """What each of ``shards`` is asked. Of a later page none knows which of its own are on it."""
+    sends = shards <= SENDING_SHARDS_MAX and not options.offset
+    return Query(options, first_bytes(shards) if sends else 0, Deadline(deadline_s))
 
 
 def _check_coverage(coverage: Coverage, options: SearchOptions) -> None:

@@ -88,9 +88,10 @@ def add_admin(app: FastAPI, service: SearchService, backup_root: str | None) -> 
         """Copy the index to a folder or to object storage; only new blocks are sent."""
         dest = await asyncio.to_thread(destination, backup_root, request.dest)
         async with alone():
+            uuid, shards = service.description.uuid, service.shards
             with _without_answers_of(dest):
-                run = await asyncio.to_thread(Backup, dest, service.description.uuid)
-                copies = await service.shards.of_each(lambda link: link.backup(dest))
+                run = await asyncio.to_thread(Backup, dest, uuid)
+                copies = await shards.of_each(lambda link: link.backup(dest))
                 report = await asyncio.to_thread(run.finish, copies)
         return Response(orjson.dumps(report), media_type="application/json")
 
@@ -98,8 +99,9 @@ def add_admin(app: FastAPI, service: SearchService, backup_root: str | None) -> 
     async def compact() -> Response:
         """Drop the deleted rows of every shard, and free their disk space."""
         async with alone():
-            before = await service.shards.statuses(STATUS_TIMEOUT_S)
-            await service.shards.of_each(lambda link: link.compact())
-            after = await service.shards.statuses(STATUS_TIMEOUT_S)
+            shards = service.shards
+            before = await shards.statuses(STATUS_TIMEOUT_S)
+            await shards.of_each(lambda link: link.compact())
+            after = await shards.statuses(STATUS_TIMEOUT_S)
         found = [reclaimed(*states) for states in zip(before, after, strict=True)]
         return Response(orjson.dumps(found), media_type="application/json")

@@ -26,7 +26,7 @@ from bitsift.router.http.documents_schema import (
 )
 from bitsift.router.http.media_types import content_type
 from bitsift.router.http.schema import Problem
-from bitsift.router.shards.fanout import FanOut
+from bitsift.router.service import SearchService
 from bitsift.write_results import Deletes, StoredDocument, Upserts
 
 DOCUMENTS_PATH = "/v1/documents"
@@ -56,8 +56,10 @@ class _DocumentId(StringConvertor):
 register_url_convertor("document_id", _DocumentId())
 
 
-def add_documents(app: FastAPI, shards: FanOut, writer: Writer) -> None:
-    """Reads are asked of ``shards``, in this event loop; all else is done by ``writer``."""
+def add_documents(app: FastAPI, service: SearchService, writer: Writer) -> None:
+    """Reads are asked of the service's shards, in this event loop; all else is done by
+    ``writer``.
+    """
     admission = Admission("writes", CALLS_MAX, RAM_BYTES_MAX)
     streams = Admission("streams", STREAMS_MAX, STREAMS_RAM_BYTES_MAX)
     one = DOCUMENTS_PATH + "/{document_id:document_id}"
@@ -110,7 +112,7 @@ def add_documents(app: FastAPI, shards: FanOut, writer: Writer) -> None:
     @app.get(one, response_model=StoredDocument, responses=_PROBLEMS)
     async def get(document_id: str) -> Response:
         """One document, as stored."""
-        shard, found = await shards.document(document_id, READ_TIMEOUT_S)
+        shard, found = await service.shards.document(document_id, READ_TIMEOUT_S)
         stored = StoredDocument(found.id, found.title, found.text, found.metadata, shard)
         return _json(orjson.dumps(stored))
 

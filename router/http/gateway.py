@@ -75,7 +75,7 @@ def create_app(
     app.add_middleware(AnswerHeaders)
     add_problem_handlers(app)
     add_search(app, service)
-    add_documents(app, service.shards, writer)
+    add_documents(app, service, writer)
     if access.admin_port is None:
         add_admin(app, service, access.backup_root)
     _add_status(app, service)

@@ -14,7 +14,11 @@ from bitsift.router.shards.replica_set import ReplicaSet
 
 
 class PlacedShards:
-    """The links of a ReplicaTable: one ReplicaSet for each shard. Lives in one event loop."""
+    """The links of a ReplicaTable: one ReplicaSet for each shard. Lives in one event loop.
+
+    A table of another index, which a reshard has made, brings new ``links``; calls that were begun
+    with the earlier ones finish there.
+    """
 
     def __init__(
         self,
@@ -25,10 +29,13 @@ class PlacedShards:
     ) -> None:
         """``connect`` makes the link to a replica of a shard."""
         self._connect = connect
-        self._epoch = table.epoch
+        self._epoch, self.index = table.epoch, table.index
         self._known: dict[tuple[int, ReplicaAddress], Replica] = {}
+        self.links = self._linked(table)
+
+    def _linked(self, table: ReplicaTable) -> tuple[ReplicaSet, ...]:
         members = self._members(table)
-        self.links = [ReplicaSet(shard, replicas) for shard, replicas in enumerate(members)]
+        return tuple(ReplicaSet(shard, replicas) for shard, replicas in enumerate(members))
 
     @property
     def behind(self) -> tuple[tuple[int, str], ...]:
@@ -40,20 +47,24 @@ class PlacedShards:
         """Use ``table`` for every call from now on, unless it is already in use; returns the epoch.
 
         Calls in flight finish where they are. Raises InvalidRequest if the table is older than the
-        one in use, or has another number of shards.
+        one in use, or has another number of shards of the same index.
         """
         if table.epoch < self._epoch:
             raise InvalidRequest(
                 f"the replica table of epoch {table.epoch} is older than that of epoch "
                 f"{self._epoch}, in use: its sender has been replaced, and must read the newer one"
             )
-        if len(table.shards) != len(self.links):
+        if table.index == self.index and len(table.shards) != len(self.links):
             raise InvalidRequest(
                 f"the replica table has {len(table.shards)} shards, but the index has "
                 f"{len(self.links)}"
             )
         if table.epoch > self._epoch:
             self._epoch = table.epoch
+            if table.index != self.index:
+                self.index, self._known = table.index, {}
+                self.links = self._linked(table)
+                return self._epoch
             for link, replicas in zip(self.links, self._members(table), strict=True):
                 link.place(replicas)
         return self._epoch

@@ -56,11 +56,13 @@ class ReplicaAddress:
 class ReplicaTable:
     """Where the replicas of every shard are, by shard number; a shard may have none at the moment.
 
-    A later table has a greater ``epoch``.
+    A later table has a greater ``epoch``. ``index`` is the uuid of the index whose shards these
+    are: a reshard gives it another one, and another number of shards. "" where it never changes.
     """
 
     epoch: int
     shards: tuple[tuple[ReplicaAddress, ...], ...]
+    index: str = ""
 
     @classmethod
     def of(cls, actors: Sequence[Any]) -> ReplicaTable:

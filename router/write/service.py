@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from bitsift.errors import BitsiftError, InvalidRequest, RequestOutcome, reason
 from bitsift.router.description import IndexDescription
 from bitsift.router.shards.link import ShardLink
-from bitsift.router.shards.placement import Placement
 from bitsift.router.write.document_rules import model_text
 from bitsift.router.write.document_vectors import DocumentEncoder, DocumentVectors
+from bitsift.router.write.gate import WriteGate
 from bitsift.router.write.incoming import DocumentReader, Incoming, Item, read_ids
 from bitsift.router.write.shard_writes import ShardWrites
-from bitsift.shard_worker.operations import Confirm, Delete, Outcome, Upsert
+from bitsift.shard_worker.operations import Confirm, Delete, Operation, Outcome, Upsert
 from bitsift.shard_worker.store.packing import content_digest
 from bitsift.shard_worker.types import GIVEN_VECTOR_POSITION, LIVE_POSITION
 from bitsift.write_results import (
@@ -65,7 +65,13 @@ class WriteService:
         self._reader = DocumentReader(description.dimension, has_model=load_encoder is not None)
         self._vectors = None if load_encoder is None else DocumentVectors(load_encoder)
         self.shards = ShardWrites(links)
-        self._placement = Placement(len(links))
+        self.gate = WriteGate()
+
+    def switch(self, links: Sequence[ShardLink]) -> None:
+        """Write to these shards from now on: the same documents, spread anew. Writes that wait
+        while they are held are spread over these; those under way end where they began.
+        """
+        self.shards = ShardWrites(links)
 
     async def upsert(self, body: bytes) -> bytes:
         """The JSON of ``Upserts`` for the JSON of ``UpsertBody``.
@@ -106,14 +112,30 @@ class WriteService:
     async def delete(self, body: bytes) -> bytes:
         """The JSON of ``Deletes`` for the JSON of ``DeleteBody``. Raises as ``upsert`` does."""
         ids = read_ids(body)
-        parts = self._by_owner(ids, range(len(ids)))
-        operations = {
-            shard: Delete([ids[place] for place in places]) for shard, places in parts.items()
-        }
+
+        def delete(places: Sequence[int]) -> Delete:
+            return Delete([ids[place] for place in places])
+
         verdicts: dict[int, Verdict] = {}
-        for shard, found in (await self.shards.write(operations)).items():
-            verdicts |= _spread(parts[shard], found)
+        for places, outcome in await self._write(ids, range(len(ids)), delete):
+            verdicts |= _spread(places, outcome)
         return _answer(ids, [verdicts[place] for place in range(len(ids))], DELETE_STATUSES)
+
+    async def _write(
+        self,
+        ids: Sequence[str],
+        places: Sequence[int],
+        operation: Callable[[Sequence[int]], Operation],
+    ) -> list[tuple[list[int], Outcome]]:
+        """The places of each shard, and what became of the ``operation`` that was made of them.
+
+        Which shard has what is decided when no hold is on: after one there may be other shards.
+        """
+        async with self.gate.turn():
+            shards = self.shards
+            parts = shards.by_owner(ids, places)
+            found = await shards.write({shard: operation(mine) for shard, mine in parts.items()})
+        return [(parts[shard], outcome) for shard, outcome in found.items()]
 
     async def _store(self, items: Sequence[Item]) -> list[Verdict]:
         """What became of each item, in order. The last good one of an id counts."""
@@ -151,10 +173,12 @@ class WriteService:
         new = [place for place in range(len(documents)) if place not in verdicts]
         codes, failed = await self._codes(documents, new)
         verdicts |= failed
-        parts = self._by_owner(ids, list(codes))
-        operations = {shard: _upsert(documents, places, codes) for shard, places in parts.items()}
-        for shard, outcome in (await self.shards.write(operations)).items():
-            verdicts |= _spread(parts[shard], outcome)
+
+        def upsert(places: Sequence[int]) -> Upsert:
+            return _upsert(documents, places, codes)
+
+        for places, outcome in await self._write(ids, list(codes), upsert):
+            verdicts |= _spread(places, outcome)
 
     async def _confirm(
         self, documents: Sequence[Incoming], ids: Sequence[str], verdicts: dict[int, Verdict]
@@ -165,27 +189,27 @@ class WriteService:
         is a hint; UNCHANGED is what the write itself says.
         """
         texts = [place for place, document in enumerate(documents) if document.vector is None]
-        parts = self._by_owner(ids, texts)
-        foreseen = await self.shards.foresee(_confirms(documents, parts))
-        likely: dict[int, list[int]] = {}
-        for shard, outcome in foreseen.items():
+
+        def confirm(places: Sequence[int]) -> Confirm:
+            return _confirm([documents[place] for place in places])
+
+        shards = self.shards
+        parts = shards.by_owner(ids, texts)
+        asked = {shard: confirm(places) for shard, places in parts.items()}
+        likely: list[int] = []
+        for shard, outcome in (await shards.foresee(asked)).items():
             if isinstance(outcome, BitsiftError):
                 verdicts |= _spread(parts[shard], outcome)
-            elif places := _unchanged(parts[shard], outcome):
-                likely[shard] = places
+            else:
+                likely += _unchanged(parts[shard], outcome)
         if not likely:
             return
-        for shard, outcome in (await self.shards.write(_confirms(documents, likely))).items():
+        for places, outcome in await self._write(ids, likely, confirm):
             if isinstance(outcome, BitsiftError):  # it would have changed nothing
-                verdicts |= _spread(likely[shard], outcome.with_outcome(RequestOutcome.NOT_DONE))
+                verdicts |= _spread(places, outcome.with_outcome(RequestOutcome.NOT_DONE))
             else:
-                same = _unchanged(likely[shard], outcome)
+                same = _unchanged(places, outcome)
                 verdicts |= dict.fromkeys(same, WriteStatus.UNCHANGED)
-
-    def _by_owner(self, ids: Sequence[str], places: Sequence[int]) -> dict[int, list[int]]:
-        """``places`` of ``ids`` by the shard that owns them."""
-        parts = self._placement.by_owner([ids[place] for place in places])
-        return {shard: [places[at] for at in mine.tolist()] for shard, mine in parts.items()}
 
     async def _codes(
         self, documents: Sequence[Incoming], places: Sequence[int]
@@ -242,16 +266,9 @@ def _verdict_on(
     return WriteStatus.UNCHANGED if superseded else verdict
 
 
-def _confirms(
-    documents: Sequence[Incoming], parts: Mapping[int, Sequence[int]]
-) -> dict[int, Confirm]:
-    """For each shard the operation that confirms its part of the documents."""
-    confirms = {}
-    for shard, places in parts.items():
-        part = [documents[place] for place in places]
-        digests = [content_digest(it.title, it.text, it.metadata) for it in part]
-        confirms[shard] = Confirm([it.id for it in part], digests)
-    return confirms
+def _confirm(documents: Sequence[Incoming]) -> Confirm:
+    digests = [content_digest(it.title, it.text, it.metadata) for it in documents]
+    return Confirm([it.id for it in documents], digests)
 
 
 def _upsert(

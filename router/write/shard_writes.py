@@ -19,11 +19,11 @@ from bitsift.errors import (
 from bitsift.router.batching import Batcher
 from bitsift.router.shards.breaker import Breaker
 from bitsift.router.shards.link import ShardLink
+from bitsift.router.shards.placement import Placement
 from bitsift.shard_worker.operations import Operation, Outcome
 
 log = logging.getLogger(__name__)
 
-HOLD_MAX_S = 60.0
 OPERATIONS_PER_CALL_MAX = 8
 WRITE_TIMEOUT_S = 30.0
 FORESEE_TIMEOUT_S = 10.0
@@ -40,9 +40,7 @@ class ShardWrites:
 
     def __init__(self, links: Sequence[ShardLink]) -> None:
         self._links = tuple(links)
-        self._held: asyncio.Event | None = None
-        self._under_way = 0
-        self._idle = asyncio.Event()
+        self._placement = Placement(len(links))
         self._breakers = [Breaker(f"shard {shard}", MISSES_MAX) for shard in range(len(links))]
         self._writers = [
             Batcher(self._writer(shard), OPERATIONS_PER_CALL_MAX) for shard in range(len(links))
@@ -65,41 +63,16 @@ class ShardWrites:
 
         return write
 
+    def by_owner(self, ids: Sequence[str], places: Sequence[int]) -> dict[int, list[int]]:
+        """``places`` of ``ids`` by the shard that owns them."""
+        parts = self._placement.by_owner([ids[place] for place in places])
+        return {shard: [places[at] for at in mine.tolist()] for shard, mine in parts.items()}
+
     async def write(self, parts: Mapping[int, Operation]) -> dict[int, Outcome]:
         """For each shard what became of its part, durable by then, or why it failed."""
-        while self._held is not None:
-            await self._held.wait()
-        self._under_way += 1
-        try:
-            return await _of_each(
-                {shard: self._writers[shard].enqueue(part) for shard, part in parts.items()}
-            )
-        finally:
-            self._under_way -= 1
-            if not self._under_way:
-                self._idle.set()
-
-    async def hold(self, seconds: float) -> None:
-        """New writes wait from now on, until ``release`` or for ``seconds``, ``HOLD_MAX_S`` at
-        most. Returns when those that were under way have ended.
-        """
-        self.release()
-        self._held = held = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        loop.call_later(min(seconds, HOLD_MAX_S), self._end_of, held)
-        while self._under_way:
-            self._idle.clear()
-            await self._idle.wait()
-
-    def release(self) -> None:
-        """Writes that were held go on."""
-        if self._held is not None:
-            self._end_of(self._held)
-
-    def _end_of(self, held: asyncio.Event) -> None:
-        held.set()
-        if self._held is held:
-            self._held = None
+        return await _of_each(
+            {shard: self._writers[shard].enqueue(part) for shard, part in parts.items()}
+        )
 
     async def foresee(self, parts: Mapping[int, Operation]) -> dict[int, Outcome]:
         """For each shard what ``write`` would say now; errors are of asking: nothing was done."""

@@ -40,10 +40,13 @@ class WriterActor:
         """Write to the replicas of ``table`` from now on; returns the epoch that is in force.
 
         Ends ``hold``. Raises InvalidRequest for a table older than that one, or of another number
-        of shards.
+        of shards of the same index.
         """
+        index = self._shards.index
         epoch = self._shards.place(table)
-        self._service.shards.release()
+        if self._shards.index != index:
+            self._service.switch(self._shards.links)
+        self._service.gate.release()
         return epoch
 
     async def hold(self, seconds: float) -> None:
@@ -51,7 +54,7 @@ class WriterActor:
 
         Returns when those that were under way have ended: nothing is written until then.
         """
-        await self._service.shards.hold(seconds)
+        await self._service.gate.hold(seconds)
 
     async def behind(self) -> tuple[tuple[int, str], ...]:
         """(shard, node) of replicas in the table that failed a write.

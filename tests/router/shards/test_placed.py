@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
 from bitsift.errors import InvalidRequest
-from bitsift.options import SearchOptions
+from bitsift.options import Mode, SearchOptions
+from bitsift.router.shards.fanout import FanOut
 from bitsift.router.shards.local import LocalLink
 from bitsift.router.shards.placed import PlacedShards
 from bitsift.router.shards.placement import ReplicaAddress, ReplicaTable
@@ -109,6 +111,49 @@ def test_a_table_of_another_number_of_shards_is_refused(replicas: list[list[Shar
     placed = PlacedShards(table(0, replicas, [[0], [0]]), local)
     with pytest.raises(InvalidRequest, match="has 1 shards, but the index has 2"):
         placed.place(ReplicaTable(1, table(1, replicas, [[0], [0]]).shards[:1]))
+
+
+@pytest.fixture(scope="module")
+def resharded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[list[Shard]]]:
+    """The same documents in three shards, but for their texts."""
+    with contextlib.ExitStack() as opened:
+        folder = tmp_path_factory.mktemp("resharded")
+        texts = [f"new {number}" for number in range(ROWS)]
+        yield make_replicas(opened, folder, units(), DIMENSION, 3, 1, texts)
+
+
+def test_other_shards_take_over_and_no_answer_is_a_mixture(
+    replicas: list[list[Shard]], resharded: list[list[Shard]]
+) -> None:
+    placed = PlacedShards(table(0, replicas, [[0, 1], [0]]), local)
+    service, rows = make_service(placed.links, calibration()), units()
+    seen = set()
+
+    async def ask(number: int) -> None:
+        options = SearchOptions(
+            vector=rows[number], top_k=100, mode=Mode.EXHAUSTIVE, timeout_ms=60_000
+        )
+        answer = await service.search(options)
+        assert not answer.partial, answer.coverage
+        assert (len(answer.hits), answer.hits[0].id) == (100, str(number))
+        (kind,) = {str(hit.text).split()[0] for hit in answer.hits}
+        assert {"text": 2, "new": 3}[kind] == answer.coverage.shards
+        seen.add(kind)
+
+    async def scenario() -> None:
+        asked = [asyncio.ensure_future(ask(number)) for number in range(8)]
+        await asyncio.sleep(0.005)
+        new = dataclasses.replace(table(1, resharded, [[0], [0], [0]]), index="new index")
+        assert placed.place(new) == 1
+        service.switch(FanOut(placed.links), placed.index)
+        asked += [asyncio.ensure_future(ask(number)) for number in range(8)]
+        await asyncio.gather(*asked)
+
+    asyncio.run(scenario())
+    assert seen == {"text", "new"}
+    assert (service.description.uuid, service.description.shards) == ("new index", 3)
+    with pytest.raises(InvalidRequest, match="is older than that of epoch 1"):
+        placed.place(table(0, replicas, [[0], [0]]))
 
 
 def test_a_shard_without_a_replica_is_named_in_the_answers(replicas: list[list[Shard]]) -> None:

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from bitsift.errors import BitsiftError, RequestOutcome, ShardUnavailable, StorageFull
 from bitsift.router.shards import replica_writes
+from bitsift.router.shards.local import LocalLink
 from bitsift.router.shards.placed import PlacedShards
-from bitsift.router.shards.placement import ReplicaAddress, ReplicaTable
-from bitsift.router.write import shard_writes
+from bitsift.router.shards.placement import Placement, ReplicaAddress, ReplicaTable
+from bitsift.router.write import gate
 from bitsift.router.write.service import WriteService
 from bitsift.shard_worker.codes import Calibration
 from bitsift.shard_worker.operations import Delete, Operation, Outcome, Upsert
@@ -293,15 +294,15 @@ def test_writes_that_are_held_wait_and_go_on_with_the_next_table_or_by_themselve
         first = write("one")
         while not slow.calls["write"]:
             await asyncio.sleep(0.001)
-        await service.shards.hold(30.0)
+        await service.gate.hold(30.0)
         assert written.held(0, ["a"]) == ["one"]  # what was under way has ended
         calls = slow.calls["write"]
         second = write("two")
         await asyncio.sleep(0.3)
         assert slow.calls["write"] == calls
-        service.shards.release()
+        service.gate.release()
         await asyncio.gather(first, second)
-        await service.shards.hold(0.05)
+        await service.gate.hold(0.05)
         await write("three")
         assert written.held(0, ["a"]) == ["three"]
 
@@ -311,13 +312,50 @@ def test_writes_that_are_held_wait_and_go_on_with_the_next_table_or_by_themselve
 def test_a_write_is_held_for_so_long_at_most(
     shards: list[Shard], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shard_writes, "HOLD_MAX_S", 0.05)
+    monkeypatch.setattr(gate, "HOLD_MAX_S", 0.05)
 
     async def scenario() -> None:
         written = Written(shards, [0])
         service = make_service(written)
-        await service.shards.hold(1e6)
+        await service.gate.hold(1e6)
         await service.upsert(orjson.dumps({"documents": [{"id": "a", "text": "one"}]}))
         assert written.held(0, ["a"]) == ["one"]
 
     run(scenario)
+
+
+def test_what_waits_while_writes_are_held_goes_to_the_shards_that_took_over(
+    tmp_path: Path,
+) -> None:
+    """To each its own: the number of shards is another one then."""
+
+    async def scenario(old: list[Shard], new: list[Shard]) -> None:
+        service = make_writer(
+            [LocalLink(shard) for shard in old], old[0]._calibration, has_model=True
+        )
+        ids = [f"id {number}" for number in range(20)]
+        body = orjson.dumps({"documents": [{"id": key, "text": "one"} for key in ids]})
+        await service.upsert(body)
+        await service.gate.hold(30.0)
+        delete = asyncio.ensure_future(service.delete(orjson.dumps({"ids": ids[:5]})))
+        again = asyncio.ensure_future(service.upsert(body.replace(b"one", b"two")))
+        await asyncio.sleep(0.3)
+        assert not (delete.done() or again.done())
+        service.switch([LocalLink(shard) for shard in new])
+        service.gate.release()
+        counts = [orjson.loads(said) for said in await asyncio.gather(delete, again)]
+        assert counts[1]["failed"] == counts[1]["rejected"] == 0
+        for key in ids:
+            (owner,) = Placement(3).owners(key)
+            assert text_of(new[owner], key) in ("two", None if key in ids[:5] else "two")
+            assert [text_of(shard, key) for at, shard in enumerate(new) if at != owner] == [
+                None
+            ] * 2
+            assert text_of(old[Placement(2).owners(key)[0]], key) == "one"
+
+    with contextlib.ExitStack() as opened:
+        old, new = (
+            [one for (one,) in make_replicas(opened, tmp_path / str(n), NOTHING, DIMENSION, n, 1)]
+            for n in (2, 3)
+        )
+        run(lambda: scenario(old, new))
