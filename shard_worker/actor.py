@@ -27,6 +27,7 @@ from bitsift.shard_worker.maintenance.backup import copy_shard
 from bitsift.shard_worker.search.precedence import lowest_priority, share_quickly
 from bitsift.shard_worker.search.underway import Underway
 from bitsift.shard_worker.shard import Shard
+from bitsift.shard_worker.store.counters import Past
 from bitsift.shard_worker.types import (
     Candidates,
     ShardIdentity,
@@ -42,7 +43,8 @@ from bitsift.shard_worker.wire.search import (
     unpack_reads,
 )
 from bitsift.shard_worker.wire.structures import pack_fact
-from bitsift.shard_worker.wire.write import pack_outcomes, unpack_writes
+from bitsift.shard_worker.wire.write import pack_outcomes, pack_writes, unpack_writes
+from bitsift.shard_worker.written_since import Mark
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ RETRY_S = 5.0
 MAINTENANCE_CHECK_S = 5.0
 _THREADS = {
     "search": 1, "exhaustive": 1, "read": 2, "load": 1, "write": 8, "maintenance": 1, "cancel": 1,
+    "since": 1,
 }  # fmt: skip
 """Writers wait for each other in the shard, which commits what waits together. Bulk loads write in
 a group of one thread: their batches are large, and would all be in RAM at once."""
@@ -216,6 +219,23 @@ class ShardActor:
         """Copy the shard to the backup repository ``dest``, at the lowest priority."""
         lowest_priority()
         return pack_fact(copy_shard(self._ready(), dest), self._stamp())
+
+    @ray.method(concurrency_group="since")
+    def written_since(self, since: int, mark: Mark | None) -> tuple[bytes, Mark, int]:
+        """See ``Shard.written_since``: packed operations, where the pass is then, the documents."""
+        lowest_priority()
+        found = self._ready().written_since(since, mark)
+        return pack_writes(found.operations, self._stamp()), found.mark, found.documents
+
+    @ray.method(concurrency_group="read")
+    def past(self) -> Past:
+        """See ``Shard.past``."""
+        return self._ready().past()
+
+    @ray.method(concurrency_group="read")
+    def refuse_writes(self, seconds: float) -> None:
+        """Refuse writes for so long; what was being written has ended by then."""
+        self._ready().refuse_writes(seconds)
 
     def status(self) -> bytes:
         """A packed ShardStatus. Never raises: the state and the reason are the answer."""

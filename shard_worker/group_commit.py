@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -51,6 +52,12 @@ class GroupCommit:
         self._waiting: deque[_Ticket] = deque()
         self.lock = threading.Lock()
         """Held while something is written; whoever holds it keeps others from writing."""
+        self._refused_until = 0.0
+
+    def refuse(self, seconds: float) -> None:
+        """Refuse all for so long. What was being written has ended when this returns."""
+        with self.lock:
+            self._refused_until = time.monotonic() + seconds
 
     def write(
         self, operations: Sequence[Operation], commit: Commit
@@ -107,6 +114,11 @@ class GroupCommit:
 
     def _write_together(self, tickets: list[_Ticket], commit: Commit) -> None:
         try:
+            if time.monotonic() < self._refused_until:
+                refusal = ShardUnavailable(
+                    "the shard takes no writes now: others take over its documents"
+                )
+                raise refusal.with_outcome(RequestOutcome.NOT_DONE)
             done = commit([ticket.operation for ticket in tickets])
         except WritesStopped as error:  # it may have been done, and none of them would be now
             for ticket in tickets:

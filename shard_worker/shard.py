@@ -7,8 +7,7 @@ import functools
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bitsift.errors import (
@@ -41,10 +40,12 @@ from bitsift.shard_worker.opening import open_generation
 from bitsift.shard_worker.operations import Delete, Documents, Operation, Outcome
 from bitsift.shard_worker.search.funnel import Answers, Funnel
 from bitsift.shard_worker.search.probing import Probing
+from bitsift.shard_worker.snapshot import ShardSnapshot
 from bitsift.shard_worker.store import Store, Written
 from bitsift.shard_worker.store.counters import Past
 from bitsift.shard_worker.store.ids import PENDING_MAX
 from bitsift.shard_worker.store.lmdb_file import DATA_FILE, unusable_named
+from bitsift.shard_worker.store.replay import past_of
 from bitsift.shard_worker.types import (
     EVERYTHING,
     Candidates,
@@ -58,6 +59,7 @@ from bitsift.shard_worker.types import (
     ShardStatus,
     Wanted,
 )
+from bitsift.shard_worker.written_since import Changes, Mark, Moment, written_since
 from bitsift.write_status import WriteStatus
 
 log = logging.getLogger(__name__)
@@ -103,10 +105,6 @@ class Shard:
         self._maintenance = Maintenance(
             folder, settings, self._generations, self._probing, self._writes.lock,
         )  # fmt: skip
-
-    @property
-    def _closed(self) -> bool:
-        return self._generations.is_closed
 
     @property
     def _current(self) -> Generation:
@@ -218,11 +216,27 @@ class Shard:
             with self._writes.lock:  # neither generation nor what names it is replaced now
                 generation = reading.enter_context(self._current.reading())
                 file = (self.folder / SHARD_FILE).read_bytes()
-            bits = sorted(self.folder.glob("bits-*.bits"))
-            names = [*bits, self.folder / TUNING_FILE]
+            names = [*sorted(self.folder.glob("bits-*.bits")), self.folder / TUNING_FILE]
             sealed = tuple(path for path in names if path.exists())
             store = generation.store
             yield ShardSnapshot(store.copy_data, store.path / DATA_FILE, sealed, file)
+
+    def written_since(self, since: int, mark: Mark | None = None) -> Changes:
+        """What was written since a version, a part at a time: see written_since.py."""
+        with contextlib.ExitStack() as reading:
+            with self._writes.lock:
+                now = reading.enter_context(self._current.reading())
+                moment = Moment.of(now, self.replica)
+            return written_since(now, moment, since, mark)
+
+    def past(self) -> Past:
+        """What a store takes over that is made of this shard. Raises FormatMismatch."""
+        with self._current.reading() as generation:
+            return past_of(generation.store)
+
+    def refuse_writes(self, seconds: float) -> None:
+        """Refuse writes for so long: see ``GroupCommit.refuse``."""
+        self._writes.refuse(seconds)
 
     # --- searching -------------------------------------------------------------------------
 
@@ -282,9 +296,8 @@ class Shard:
         for open_store in self._generations.open_stores():
             if open_store.number == read.origin.generation:
                 with open_store.reading() as store:
-                    return self._funnel.documents(
-                        store, read.rows, read.wanted, read.deadline.check
-                    )
+                    check = read.deadline.check
+                    return self._funnel.documents(store, read.rows, read.wanted, check)
         said = f"a generation that was compacted more than {RETIRED_S:.0f} s ago"
         return [self._unknown(said)] * len(read.rows)
 
@@ -385,16 +398,3 @@ class Shard:
             format=str(store.format),
             version=store.counters.newest_version,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class ShardSnapshot:
-    """One state of a shard. ``copy_data`` writes its data file, which is ``data``, as it is
-    committed at that moment, to a file descriptor; ``sealed`` are derived files that belong to it:
-    replaced whole, never written to. ``shard_file`` is what ``shard.json`` says of it.
-    """
-
-    copy_data: Callable[[int], None]
-    data: Path
-    sealed: tuple[Path, ...]
-    shard_file: bytes

@@ -43,9 +43,11 @@ def past_of(store: Store) -> Past:
     return Past(counters.newest_version, max(counters.forgotten_version, lost))
 
 
-def upserts(store: Store, first: int, stop: int, dead: NDArray[np.int64]) -> list[Upsert]:
-    """The documents of rows ``first`` … ``stop`` but for the ``dead`` ones, int64 (n,) ascending:
-    an Upsert for each version.
+def upserts(
+    store: Store, first: int, stop: int, dead: NDArray[np.int64], since: int = NO_VERSION
+) -> list[Upsert]:
+    """The documents of rows ``first`` … ``stop`` but for the ``dead`` ones, int64 (n,) ascending,
+    and for those of a version before ``since``: an Upsert for each version.
 
     Raises ChecksumMismatch or Corrupt for the first that is damaged.
     """
@@ -55,8 +57,11 @@ def upserts(store: Store, first: int, stop: int, dead: NDArray[np.int64]) -> lis
     if not len(offsets):
         return []
     with damage_named(store.path / DATA_FILE):
-        codes = _codes(store, first, stop, offsets)
         versions = _versions(store, first, stop, offsets)
+        offsets, versions = offsets[versions >= since], versions[versions >= since]
+        if not len(offsets):
+            return []
+        codes = _codes(store, first, stop, offsets)
         with store.parts.env.begin() as txn:
             contents = [store.reader.content(txn, row) for row in (first + offsets).tolist()]
     found = []

@@ -106,7 +106,7 @@ def test_closing_waits_for_a_write_and_refuses_those_behind_it(
     assert writing.reached.wait(30)
     second, raised_second = working(lambda: written(shard, batch(["second"], ["second"])))
     closing, _ = working(shard.close)
-    while not shard._closed:
+    while not shard._generations.is_closed:
         pass
     with pytest.raises(Unavailable):
         open_shard(shard.folder)
