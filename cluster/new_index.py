@@ -19,7 +19,7 @@ from bitsift.shard_worker.layout import (
 )
 from bitsift.shard_worker.maintenance.repository import storage_error
 from bitsift.shard_worker.shard import Shard
-from bitsift.shard_worker.store.counters import Past
+from bitsift.shard_worker.store.counters import NO_PAST, Past
 from bitsift.shard_worker.store.lmdb_file import DATA_FILE
 
 _NEW_STORE = store_name(0)
@@ -64,7 +64,7 @@ def make_folder(index: Path) -> None:
     remove_partials(index)
 
 
-def make_index(index: Path, manifest: Manifest, past: Past = Past()) -> None:  # noqa: B008 (frozen)
+def make_index(index: Path, manifest: Manifest, past: Past = NO_PAST) -> None:
     """Empty shards with the ``past`` of those they will be made of, then the manifest: a command
     that is killed in between leaves none.
     """

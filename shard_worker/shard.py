@@ -42,7 +42,7 @@ from bitsift.shard_worker.search.funnel import Answers, Funnel
 from bitsift.shard_worker.search.probing import Probing
 from bitsift.shard_worker.snapshot import ShardSnapshot
 from bitsift.shard_worker.store import Store, Written
-from bitsift.shard_worker.store.counters import Past
+from bitsift.shard_worker.store.counters import NO_PAST, Past
 from bitsift.shard_worker.store.ids import PENDING_MAX
 from bitsift.shard_worker.store.lmdb_file import DATA_FILE, unusable_named
 from bitsift.shard_worker.store.replay import past_of
@@ -114,7 +114,7 @@ class Shard:
     def create(
         folder: Path,
         identity: ShardIdentity,
-        past: Past = Past(),  # noqa: B008 (frozen)
+        past: Past = NO_PAST,
     ) -> None:
         """Make an empty shard directory; ``shard.json`` comes last and makes it valid."""
         folder.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from rich.table import Table
 from bitsift.cluster.cli.console import Json, err, out, print_json, say, until_stopped
 from bitsift.cluster.cli.settings import configured, required_ray_address
 from bitsift.config.sources import Loaded
-from bitsift.errors import NotFound, Unavailable
+from bitsift.errors import InvalidRequest, NotFound, Unavailable
 
 POLL_S = 1.0
 ASK_TIMEOUT_S = 60.0
@@ -134,6 +134,41 @@ def drain(
         _show(_ask(controller.status.remote()), json)
 
 
+@app.command()
+@configured("ray")
+def reshard(
+    loaded: Loaded,
+    shards: Annotated[
+        int | None, typer.Argument(metavar="[N]", help="How many shards the index gets.")
+    ] = None,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Drop a reshard that has not ended; nothing changes.")
+    ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Return when it has ended, or at once.")
+    ] = True,
+    json: Json = False,
+) -> None:
+    """Give the index another number of shards, while it answers and takes writes.
+
+    It goes on when this command ends; bitsift cluster status shows how far it is.
+    """
+    if (shards is None) is not undo:
+        raise InvalidRequest("say how many shards, or --undo")
+    note = "the reshard goes on; bitsift cluster status shows it"
+    with until_stopped(note), _connected(loaded):
+        controller = _controller()
+        if shards is None:
+            _ask(controller.drop_reshard.remote())
+        else:
+            _ask(controller.reshard.remote(shards))
+        waits = wait and shards is not None
+        status = _until(controller, _is_resharded) if waits else _ask(controller.status.remote())
+        _show(status, json)
+    if waits and shards is not None and len(status["shards"]) != shards:
+        raise Unavailable(f"the reshard was dropped: {status['failures'].get('the reshard')}")
+
+
 @contextlib.contextmanager
 def _connected(loaded: Loaded) -> Iterator[None]:
     from bitsift.cluster.serving.ray_cluster import ray_cluster
@@ -207,6 +242,19 @@ def _is_up(status: dict[str, Any]) -> str | None:
     return "; ".join(waits) or None
 
 
+def _is_resharded(status: dict[str, Any]) -> str | None:
+    found = status.get("reshard")
+    return None if found is None else _resharding(found)
+
+
+def _resharding(found: dict[str, Any]) -> str:
+    """How far it is, in percent of the pass."""
+    share = 100 * found["rows"] / max(1, found["total_rows"])
+    why = found["failure"] or next(iter(found["errors"]), None)
+    said = f"reshard to {found['shards']} shards: {found['stage']}, {share:.0f} %"
+    return f"{said} ({why})" if why else said
+
+
 def _is_down(status: dict[str, Any]) -> str | None:
     waits = [f"the router on {router['node']}" for router in status["routers"]]
     waits += [
@@ -250,6 +298,8 @@ def _show(status: dict[str, Any], json: bool) -> None:
     out.print(f"index {name} ({uuid}), table {status['epoch']}", markup=False)
     _show_nodes(status)
     _show_shards(status)
+    if status["reshard"] is not None:
+        out.print(_resharding(status["reshard"]), markup=False, soft_wrap=True)
     for router in status["routers"]:
         out.print(f"router on {router['node']}: {router['url'] or 'starting'}", markup=False)
     for what, why in status["failures"].items():

@@ -1,7 +1,10 @@
 """The actors of a cluster, by name: found where they run, started where they do not.
 
     bitsift/controller              bitsift/agent/NODE
-    INDEX-UUID/shard-00003/NODE     INDEX-UUID/router/NODE     INDEX-UUID/writer/NODE
+    INDEX-UUID/shard-00003/NODE     bitsift/router/NODE     bitsift/writer/NODE
+
+Routers and the writer stay when the index gets another number of shards, and with that another
+uuid.
 
 All are detached: they live on when whoever started them ends. Each is bound to its node by a label,
 for a Ray node that starts again has another id.
@@ -27,9 +30,10 @@ from bitsift.router.shards.placement import ReplicaAddress, ReplicaTable
 from bitsift.router.shards.ray_calls import Callee, asked
 from bitsift.shard_worker.actor import ShardActor
 
-CONTROLLER = "bitsift/controller"
+CONTROLLER, ROUTERS, WRITERS = "bitsift/controller", "bitsift/router", "bitsift/writer"
 NODE_LABEL, ZONE_LABELS = "bitsift-node", ("zone", "ray.io/availability-zone")
 _OF_INDEX = re.compile(r"[0-9a-fA-F-]{32,36}/(shard-\d{5}/.+|router/.+|writer/.+)")
+"""Routers and writers too: so they were called before."""
 CPUS = 0.001
 """An actor with none at all may be put on, and wait for, a node that is frozen."""
 
@@ -91,6 +95,16 @@ def end(actor: Any) -> None:
         ray.kill(actor)
 
 
+def stop_replica(uuid: str, shard: int, node: str) -> None:
+    """Close a replica of index ``uuid``, and end its process."""
+    actor = found_actor(replica_name(uuid, shard, node))
+    if actor is None:
+        return
+    with contextlib.suppress(BitsiftError):
+        asked(actor.close.remote(), Callee(f"shard {shard} on {node}"), STOP_TIMEOUT_S)
+    end(actor)
+
+
 class Fleet:
     """The actors of one index."""
 
@@ -129,13 +143,7 @@ class Fleet:
             raise Unavailable(f"the previous actor {name} has not ended yet") from error
 
     def stop_replica(self, shard: int, node: str) -> None:
-        """Close it, and end its process."""
-        actor = self.replica(shard, node)
-        if actor is None:
-            return
-        with contextlib.suppress(BitsiftError):
-            asked(actor.close.remote(), Callee(f"shard {shard} on {node}"), STOP_TIMEOUT_S)
-        end(actor)
+        stop_replica(self._manifest.uuid, shard, node)
 
     def table(self, epoch: int, shards: tuple[tuple[str, ...], ...]) -> ReplicaTable:
         """The actors that are there of the replicas of a table."""
@@ -144,24 +152,21 @@ class Fleet:
             actors = {node: self.replica(shard, node) for node in nodes}
             there = {node: actor for node, actor in actors.items() if actor is not None}
             found.append(tuple(ReplicaAddress(node, actor) for node, actor in there.items()))
-        return ReplicaTable(epoch, tuple(found))
+        return ReplicaTable(epoch, tuple(found), self._manifest.uuid)
 
     # --- routers and the writer ------------------------------------------------------------
 
     def router(self, node: str) -> Any | None:
-        return found_actor(f"{self._manifest.uuid}/router/{node}")
-
-    def _writer_name(self, node: str) -> str:
-        return f"{self._manifest.uuid}/writer/{node}"
+        return found_actor(f"{ROUTERS}/{node}")
 
     def writer(self, node: str | None) -> Any | None:
-        return None if node is None else found_actor(self._writer_name(node))
+        return None if node is None else found_actor(f"{WRITERS}/{node}")
 
     def start_writer(self, node: str, table: ReplicaTable) -> Any:
         from bitsift.router.http.limits import CONNECTIONS_MAX
         from bitsift.router.write.writer import WriterActor
 
-        options = self._options(self._writer_name(node), node, max_concurrency=CONNECTIONS_MAX)
+        options = self._options(f"{WRITERS}/{node}", node, max_concurrency=CONNECTIONS_MAX)
         arguments = self._manifest.describe(), table, self._encoder()
         return remote(WriterActor).options(**options).remote(*arguments)
 
@@ -169,7 +174,7 @@ class Fleet:
         from bitsift.router.actor import RouterActor
         from bitsift.router.http.limits import CONNECTIONS_MAX
 
-        name, serve = f"{self._manifest.uuid}/router/{node}", self._spec.serve
+        name, serve = f"{ROUTERS}/{node}", self._spec.serve
         options = self._options(name, node, max_concurrency=CONNECTIONS_MAX)
         return (
             remote(RouterActor)

@@ -12,12 +12,13 @@ import logging
 import shutil
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import ray
 
+from bitsift.cluster.fleet.following import ActorSink, ActorSource, Follower, FollowProgress
 from bitsift.cluster.fleet.hydration import Blocks, CopyProgress, FolderBlocks, Pace, hydrate
 from bitsift.cluster.fleet.node_store import HeldIndex, NodeStore
 from bitsift.cluster.fleet.sources import PeerBlocks, exported, index_files_of, of_source
@@ -26,6 +27,7 @@ from bitsift.errors import NotFound, Overloaded, reason
 from bitsift.shard_worker.layout import shard_folder
 from bitsift.shard_worker.maintenance.backup import BackupFile
 from bitsift.shard_worker.search.precedence import lowest_priority
+from bitsift.shard_worker.store.counters import NO_PAST, Past
 from bitsift.shard_worker.types import ShardIdentity
 
 log = logging.getLogger(__name__)
@@ -50,12 +52,46 @@ class CopyReport:
 
 
 @dataclass(frozen=True, slots=True)
+class FollowOrder:
+    """The old ``shard`` of index ``uuid``, which ``actor`` has open on this node, shall be followed
+    into the new ``shards`` of index ``successor``, of which ``sinks`` are all copies: the number,
+    the node and the actor of each. ``since`` as in ``Follower``; ``rate`` is in bytes/s.
+    """
+
+    uuid: str
+    shard: int
+    actor: Any
+    successor: str
+    shards: int
+    sinks: tuple[tuple[int, str, Any], ...]
+    since: int
+    rate: int
+
+
+@dataclass(frozen=True, slots=True)
+class FollowReport:
+    """What a follower has come to. ``targets`` are the copies that it writes to; ``error`` says why
+    it ended.
+    """
+
+    uuid: str
+    shard: int
+    successor: str
+    targets: tuple[tuple[int, str], ...]
+    is_running: bool
+    progress: FollowProgress
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class AgentReport:
-    """What a node says of itself."""
+    """What a node says of itself; ``free_bytes`` are those of its data folder's disk."""
 
     node: str
     held: tuple[HeldIndex, ...]
     copies: tuple[CopyReport, ...]
+    followers: tuple[FollowReport, ...] = ()
+    free_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -77,6 +113,23 @@ class _Copy:
         return CopyReport(self.uuid, self.identity.shard, self.is_running, *bytes_, self.error)
 
 
+@dataclass(slots=True)
+class _Following:
+    order: FollowOrder
+    follower: Follower
+    thread: threading.Thread | None = None
+    error: str | None = None
+
+    def report(self) -> FollowReport:
+        order = self.order
+        targets = tuple((shard, node) for shard, node, _ in order.sinks)
+        is_running = self.thread is not None and self.thread.is_alive()
+        return FollowReport(
+            order.uuid, order.shard, order.successor, targets, is_running,
+            replace(self.follower.progress), self.error,
+        )  # fmt: skip
+
+
 @ray.remote(  # type: ignore[call-overload]
     max_restarts=-1, max_task_retries=0, num_cpus=0.001, concurrency_groups=_THREADS
 )
@@ -91,6 +144,7 @@ class AgentActor:
         self._opening = threading.Lock()
         self._copies: dict[tuple[str, int], _Copy] = {}
         self._exports: dict[tuple[str, int, str], Blocks] = {}
+        self._followings: dict[tuple[str, int], _Following] = {}
 
     def _store(self) -> NodeStore:
         with self._opening:
@@ -103,7 +157,10 @@ class AgentActor:
         """Raises Unavailable where the data folder cannot be used."""
         # First, so that a copy that ends now is not taken for a part that nobody makes.
         copies = tuple(copy.report() for copy in list(self._copies.values()))
-        return AgentReport(self._node, tuple(self._store().held()), copies)
+        followers = tuple(it.report() for it in list(self._followings.values()))
+        free_bytes = shutil.disk_usage(self._store().folder).free
+        held = tuple(self._store().held())
+        return AgentReport(self._node, held, copies, followers, free_bytes)
 
     # --- the disk --------------------------------------------------------------------------
 
@@ -121,12 +178,19 @@ class AgentActor:
         self._store().adopt(uuid, files)
 
     @ray.method(concurrency_group="disk")
-    def create(self, uuid: str, identity: ShardIdentity) -> None:
-        self._store().create(uuid, identity)
-
-    @ray.method(concurrency_group="disk")
     def drop(self, uuid: str, shard: int) -> None:
         self._store().drop(uuid, shard)
+
+    @ray.method(concurrency_group="disk")
+    def create(self, uuid: str, identity: ShardIdentity, past: Past = NO_PAST) -> None:
+        """See ``NodeStore.create``."""
+        self._store().create(uuid, identity, past)
+
+    @ray.method(concurrency_group="export")
+    def remove(self, uuid: str) -> None:
+        """See ``NodeStore.remove``."""
+        self._end_following(uuid)
+        self._store().remove(uuid)
 
     @ray.method(concurrency_group="disk")
     def index_files(self, uuid: str) -> dict[str, bytes]:
@@ -206,3 +270,47 @@ class AgentActor:
         except BaseException as error:  # anything: it must reach the operator
             log.exception("shard %d was not copied", shard)
             copy.error = reason(error)
+
+    # --- new shards that are filled from here ----------------------------------------------
+
+    @ray.method(concurrency_group="disk")
+    def follow(self, order: FollowOrder) -> None:
+        """Begin; what followed the shard before ends. ``report`` says how far it is."""
+        key = order.uuid, order.shard
+        if key in self._followings:
+            self._followings[key].follower.end()
+        sinks: dict[int, list[ActorSink]] = {shard: [] for shard in range(order.shards)}
+        for shard, node, actor in order.sinks:
+            sinks[shard].append(ActorSink(actor, shard, node))
+        source = ActorSource(order.actor, order.shard, self._node)
+        following = _Following(order, Follower(source, sinks, Pace(order.rate), order.since))
+        following.thread = threading.Thread(target=_follow, args=(following,), daemon=True)
+        self._followings[key] = following
+        following.thread.start()
+
+    @ray.method(concurrency_group="report")
+    def catch_up(self, uuid: str, shard: int, wanted: str) -> None:
+        """See ``Follower.catch_up``. Nothing, where there is none."""
+        following = self._followings.get((uuid, shard))
+        if following is not None:
+            following.follower.catch_up(wanted)
+
+    @ray.method(concurrency_group="report")
+    def end_following(self, uuid: str) -> None:
+        """End all that follow shards of index ``uuid``, or into it."""
+        self._end_following(uuid)
+
+    def _end_following(self, uuid: str) -> None:
+        for key, following in list(self._followings.items()):
+            if uuid in (following.order.uuid, following.order.successor):
+                following.follower.end()
+                del self._followings[key]
+
+
+def _follow(following: _Following) -> None:
+    lowest_priority()
+    try:
+        following.follower.run()
+    except BaseException as error:  # anything: it must reach the operator
+        log.warning("shard %d is not followed: %s", following.order.shard, reason(error))
+        following.error = reason(error)

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from bitsift.cluster.fleet.actors import RayNode, agent_of, ray_nodes
+from bitsift.cluster.fleet.actors import Fleet, RayNode, agent_of, ray_nodes
 from bitsift.cluster.fleet.agent import AgentReport
 from bitsift.cluster.fleet.decide import SETTLE_S, decide, lacking
 from bitsift.cluster.fleet.enact import Enactor
@@ -25,6 +25,9 @@ from bitsift.cluster.fleet.observed import (
 )
 from bitsift.cluster.fleet.orders import pending
 from bitsift.cluster.fleet.polls import ASK_TIMEOUT_S, Polls, agent_said
+from bitsift.cluster.fleet.reshard_order import ordered
+from bitsift.cluster.fleet.resharding import RETIRED_S, Resharding
+from bitsift.cluster.fleet.retiring import retire
 from bitsift.cluster.fleet.sources import manifest_of
 from bitsift.cluster.fleet.spec import ClusterSpec, IndexSource
 from bitsift.cluster.fleet.state import State, state_from
@@ -41,6 +44,7 @@ log = logging.getLogger(__name__)
 K = TypeVar("K", bound=Hashable)
 LOOK_S = 1.5
 """How long a step waits for those that do not answer."""
+_POLLED = ("agents", "replicas", "new replicas", "routers", "writer")
 HELD_MARGIN_S = 3.0
 """A hold that ends sooner is none: what joins now must be placed before a write runs."""
 
@@ -64,7 +68,7 @@ class Control:
         """Nodes whose agent says that it cannot work, and why."""
         self.requests: queue.Queue[Request] = queue.Queue()
         self._index: Index | None = None
-        self._polls = {kind: Polls() for kind in ("agents", "replicas", "routers", "writer")}
+        self._polls = {kind: Polls() for kind in _POLLED}
         self._since: float | None = None
 
     def step(self, now: float) -> None:
@@ -127,6 +131,8 @@ class Control:
             )
         if known:
             state, uuid, node = max(known, key=lambda found: found[0].epoch)
+            if state.orders.reshard is not None and now - self._since < SETTLE_S:
+                raise Unavailable("another node may know that the new shards have taken over")
             files = self._ask(node, "index_files", uuid)
             self.spec = ClusterSpec.model_validate(state.spec)
         else:
@@ -143,6 +149,14 @@ class Control:
             state = State(0, empty, self.spec.model_dump(mode="json"))
         state = replace(state, epoch=max([state.epoch, *epochs]))
         return Index(self, manifest, files, state, now)
+
+    def successor(self, *index: Any) -> Index:
+        return Index(self, *index)
+
+    def serve(self, index: Index) -> None:
+        """Serve this one from the next step on. What others are asked is forgotten."""
+        self._index = index
+        self._polls = {kind: Polls() for kind in _POLLED}
 
     def source_files(self, source: IndexSource) -> dict[str, bytes]:
         """What belongs to the whole of a spec's index. Raises NotFound, and what reading raises."""
@@ -179,12 +193,18 @@ class Index:
         self.state = replace(state, table=replace(state.table, placed_at=now))
         self.watch = Watch(manifest.uuid)
         self.watch.expect(state.table.shards, now)
-        self.enactor = Enactor(control.spec, manifest, files, control.agents, self._next_epoch)
+        self.enactor = Enactor(control.spec, manifest, files, control.agents, self.next_epoch)
         self.urls: dict[str, tuple[str, str | None]] = {}
         self.observed = Observed(self.state.table)
+        self.reports: Mapping[str, AgentReport] = {}
+        self.said: dict[Place, Seen] = {}
         self._since = now
+        self._retired_at = now + RETIRED_S
+        self.resharding: Resharding | None = None
+        if state.orders.reshard is not None:
+            self.resharding = Resharding(control, self, state.orders.reshard)
 
-    def _next_epoch(self) -> int:
+    def next_epoch(self) -> int:
         """For an actor; it is on the disk of the actor's replica before the actor starts."""
         self.state = replace(self.state, epoch=self.state.epoch + 1)
         return self.state.epoch
@@ -195,7 +215,9 @@ class Index:
         is_held = now < self.enactor.held_until - HELD_MARGIN_S
         watch = self.watch
         watch.see_nodes(self._control.alive, reports, now)
-        watch.see_replicas(reports, self._statuses(watch.to_ask(reports)), now)
+        self.reports = reports
+        self.said = self.statuses(self.enactor.fleet, watch.to_ask(reports), "replicas")
+        watch.see_replicas(reports, self.said, now)
         routers, behind = self._routers(), self._behind()
         replicas = [
             replace(replica, is_behind=place in behind)
@@ -210,13 +232,15 @@ class Index:
             is_held=is_held,
             since=self._since,
         )
+        if self.resharding is not None:
+            self.resharding.look(reports, now)
 
-    def _statuses(self, places: list[Place]) -> dict[Place, Seen]:
+    def statuses(self, fleet: Fleet, places: list[Place], kind: str) -> dict[Place, Seen]:
         """What the actors of replicas say; without those that have none."""
-        actors = {place: self.enactor.fleet.replica(*place) for place in places}
+        actors = {place: fleet.replica(*place) for place in places}
         there = {place: actor for place, actor in actors.items() if actor is not None}
         calls = {place: actor.status.remote for place, actor in there.items()}
-        said = self._control.ask("replicas", calls)
+        said = self._control.ask(kind, calls)
         found: dict[Place, Seen] = dict.fromkeys(there)
         for place in there.keys() & said.keys():
             answer = said[place]
@@ -260,8 +284,16 @@ class Index:
                 self._do(action, now)
             except BitsiftError as error:  # it is decided again
                 self.enactor.failures[type(action).__name__] = error.message
-        if not self.state.orders.stopped and now >= self.enactor.held_until:
+        if not self.state.orders.stopped:
+            self._go_on(now)
+
+    def _go_on(self, now: float) -> None:
+        if now >= self.enactor.held_until:
             self._keep_up(now)
+        if now >= self._retired_at:
+            self._retire()
+        if self.resharding is not None:
+            self._reshard(self.resharding, now)
 
     def _do(self, action: Action, now: float) -> None:
         match action:
@@ -286,14 +318,48 @@ class Index:
         else:
             self.enactor.place(table, list(self.urls))
 
+    def _reshard(self, resharding: Resharding, now: float) -> None:
+        try:
+            resharding.act(now)
+        except BitsiftError as error:  # it is decided again
+            resharding.failure = error.message
+
+    def _retire(self) -> None:
+        for node, report in self.reports.items():
+            for held in report.held:
+                if held.uuid in self.state.retired:
+                    here = self._control.agents[node], node, held
+                    known = self.manifest.uuid, self.enactor.index_files, self.state
+                    self.enactor.begin(f"old shards on {node}", retire, *here, *known)
+
+    def begin_reshard(self, shards: int) -> None:
+        """Raises InvalidRequest, Unavailable, StorageFull, FormatMismatch."""
+        order = ordered(self, self._control.spec.placement.replicas, shards)
+        self.change_orders(replace(self.state.orders, reshard=order))
+        self.resharding = Resharding(self._control, self, order)
+        self.enactor.failures.pop("the reshard", None)
+
+    def drop_reshard(self, why: str) -> None:
+        """All stays as it is; the new shards are removed. Raises InvalidRequest, Unavailable."""
+        if (dropped := self.resharding) is None:
+            raise InvalidRequest("the index is not being resharded")
+        retired = (*self.state.retired, dropped.order.uuid)
+        self.next_epoch()
+        orders = replace(self.state.orders, reshard=None)
+        self.keep(replace(self.state, orders=orders, retired=retired))
+        self.observed = replace(self.observed, orders=orders)
+        self.resharding, self._retired_at = None, self._since
+        self.enactor.failures["the reshard"] = why
+        dropped.release()
+
     def _publish(self, shards: tuple[tuple[str, ...], ...], now: float) -> None:
-        epoch = self._next_epoch()
+        epoch = self.next_epoch()
         self.keep(replace(self.state, table=Table(epoch, shards, now)))
         self.enactor.place(self.enactor.fleet.table(epoch, shards), list(self.urls))
         log.info("table %d: %s", epoch, shards)
 
     def change_orders(self, orders: Orders) -> None:
-        self._next_epoch()
+        self.next_epoch()
         self.keep(replace(self.state, orders=orders))
         self.observed = replace(self.observed, orders=orders)
 
@@ -306,34 +372,36 @@ class Index:
             )
         if spec.index != self._control.spec.index:
             uuid = manifest_of(self._control.source_files(spec.index)).uuid
-            if uuid != self.manifest.uuid:
+            if uuid not in (self.manifest.uuid, *self.state.retired):
                 raise InvalidRequest(
                     f"the data folders hold index {self.manifest.uuid}, but the spec names index "
                     f"{uuid}: run bitsift cluster down, and give it other data folders"
                 )
-        self._next_epoch()
+        self.next_epoch()
         orders = replace(self.state.orders, stopped=False)
         self.keep(replace(self.state, spec=spec.model_dump(mode="json"), orders=orders))
         self.observed = replace(self.observed, orders=orders)
         self._control.spec = self.enactor.spec = spec
 
-    def keep(self, state: State) -> None:
-        """On every disk that is there, before it is in force. Raises Unavailable."""
+    def keep(self, state: State, *, on_all: bool = False) -> None:
+        """On every disk that is there, before it is in force. Raises Unavailable where none has it,
+        or with ``on_all`` where one has not.
+        """
         here = [node.name for node in self.observed.nodes if node.lost_at is None]
         calls = []
         for node in here:
             agent = self._control.agents[node]
-            agent.adopt.remote(self.manifest.uuid, self.enactor.index_files)
-            calls.append(agent.keep.remote(self.manifest.uuid, state.to_json()))
-        kept = 0
+            adopt = agent.adopt.remote(self.manifest.uuid, self.enactor.index_files)
+            calls.append([adopt, agent.keep.remote(self.manifest.uuid, state.to_json())])
+        kept, why = 0, "no node is there"
         for call in calls:
             try:
                 asked(call, Callee("an agent"), ASK_TIMEOUT_S)
                 kept += 1
             except BitsiftError as error:
-                log.warning("the state of the cluster could not be stored: %s", error)
-        if not kept:
-            raise Unavailable("no node could store the state of the cluster; check their disks")
+                log.warning("the state could not be stored: %s", why := error.message)
+        if kept < (len(here) if on_all else 1):
+            raise Unavailable(f"the state of the cluster was not stored ({why}): check the disks")
         self.state = state
 
     def lacking(self, now: float) -> dict[int, int]:

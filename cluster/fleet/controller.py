@@ -83,6 +83,15 @@ class ControllerActor:
     def drain(self, node: str, undo: bool) -> None:
         self._order(lambda observed: orders.drained(observed, node, undo=undo))
 
+    @ray.method(concurrency_group="ask")
+    def reshard(self, shards: int) -> None:
+        """Begin. Raises StorageFull and FormatMismatch besides."""
+        self._asked(lambda control: control.index.begin_reshard(shards))
+
+    @ray.method(concurrency_group="ask")
+    def drop_reshard(self) -> None:
+        self._asked(lambda control: control.index.drop_reshard("an operator has dropped it"))
+
     def _order(self, change: Callable[[Observed], Orders]) -> None:
         self._asked(lambda control: control.index.change_orders(change(control.index.observed)))
 

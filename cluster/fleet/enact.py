@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +14,7 @@ from bitsift.cluster.fleet.observed import (
     Action,
     CopyReplica,
     DropReplica,
+    MakeReplica,
     StartReplica,
     StartRouter,
     StopReplica,
@@ -25,6 +27,7 @@ from bitsift.cluster.manifest import Manifest
 from bitsift.errors import BitsiftError, Unavailable, reason
 from bitsift.router.shards.placement import ReplicaTable
 from bitsift.router.shards.ray_calls import Callee, asked
+from bitsift.shard_worker.store.counters import Past
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +57,13 @@ class Enactor:
         self._running: dict[Hashable, Future[None]] = {}
         self.failures: dict[Hashable, str] = {}
         """Why the last step of a replica, or of a router, was not done."""
-        self.table = ReplicaTable(0, ((),) * manifest.shards)
+        self.table = ReplicaTable(0, ((),) * manifest.shards, manifest.uuid)
         """What routers and the writer have been given last."""
         self.held_until = 0.0
+        self.hold_name = ""
+        """Of the hold until then. It stays while that is prolonged before it ends."""
+        self.past = Past()
+        """What a replica that is made takes over."""
         self._writer_at: str | None = None
 
     def is_busy(self, key: Hashable) -> bool:
@@ -66,21 +73,24 @@ class Enactor:
     def do(self, action: Action) -> None:
         """Begin it, unless another step of the same replica or router is being done."""
         match action:
+            case MakeReplica(shard, node):
+                self.begin((shard, node), self._make, shard, node)
             case StartReplica(shard, node):
                 epoch = self._epoch()
-                self._begin((shard, node), self._start, shard, node, epoch)
+                self.begin((shard, node), self._start, shard, node, epoch)
             case StopReplica(shard, node):
-                self._begin((shard, node), self.fleet.stop_replica, shard, node)
+                self.begin((shard, node), self.fleet.stop_replica, shard, node)
             case DropReplica(shard, node):
-                self._begin((shard, node), self._drop, shard, node)
+                self.begin((shard, node), self._drop, shard, node)
             case CopyReplica(shard, source, target):
-                self._begin((shard, target), self._copy, shard, source, target)
+                self.begin((shard, target), self._copy, shard, source, target)
             case StartRouter(node):
-                self._begin(node, self._start_router, node)
+                self.begin(node, self._start_router, node)
             case StopRouter(node):
-                self._begin(node, self.fleet.stop_router, node)
+                self.begin(node, self.fleet.stop_router, node)
 
-    def _begin(self, key: Hashable, step: Callable[..., None], *arguments: Any) -> None:
+    def begin(self, key: Hashable, step: Callable[..., None], *arguments: Any) -> None:
+        """Do ``step`` in a thread, unless one of this key is being done."""
         if self.is_busy(key):
             return
 
@@ -105,6 +115,10 @@ class Enactor:
 
     def _start(self, shard: int, node: str, epoch: int) -> None:
         self.fleet.start_replica(shard, node, self._agent(node), epoch)
+
+    def _make(self, shard: int, node: str) -> None:
+        identity = self._manifest.identity(shard)
+        self._ask(node, "create", self._manifest.uuid, identity, self.past)
 
     def _drop(self, shard: int, node: str) -> None:
         self._ask(node, "drop", self._manifest.uuid, shard)
@@ -132,6 +146,10 @@ class Enactor:
             raise Unavailable("the writer has not started yet")
         if self.fleet.router(node) is None:
             self.fleet.start_router(node, self.table, writer)
+
+    def take_over(self, other: Enactor) -> None:
+        """Of routers and the writer, which serve another index from now on."""
+        self._writer_at = other._writer_at
 
     def writer(self) -> Any | None:
         return self.fleet.writer(self._writer_at)
@@ -173,6 +191,8 @@ class Enactor:
         """No write runs from here on until ``held_until``. Raises BitsiftErrors."""
         writer = self.writer()
         begun = time.monotonic()
+        if begun >= self.held_until:
+            self.hold_name = secrets.token_hex(8)
         if writer is not None:
             asked(writer.hold.remote(HELD_S), Callee("the writer"), ASK_TIMEOUT_S)
         self.held_until = begun + HELD_S

@@ -39,6 +39,7 @@ from bitsift.shard_worker.layout import (
 )
 from bitsift.shard_worker.maintenance.backup import INDEX_FILES
 from bitsift.shard_worker.shard import Shard
+from bitsift.shard_worker.store.counters import NO_PAST, Past
 from bitsift.shard_worker.store.lmdb_file import disk_named
 from bitsift.shard_worker.types import ShardIdentity
 
@@ -123,8 +124,7 @@ class NodeStore:
 
     def _replicas(self, index: Path) -> list[Held]:
         found = []
-        numbers = {m[1] for p in index.iterdir() if p.is_dir() and (m := _SHARD.match(p.name))}
-        for number in sorted(map(int, numbers)):
+        for number in _numbers(index):
             folder = shard_folder(index, number)
             is_whole = (folder / SHARD_FILE).exists() and not _incoming(folder).exists()
             with contextlib.suppress(BitsiftError, OSError):
@@ -137,13 +137,6 @@ class NodeStore:
 
     # --- what is kept and removed ----------------------------------------------------------
 
-    def create(self, uuid: str, identity: ShardIdentity) -> None:
-        """An empty replica, where there is none. Raises StorageFull, Unavailable."""
-        folder = self.replica(uuid, identity.shard)
-        if not (folder / SHARD_FILE).exists():
-            with disk_named(f"{folder} cannot be made"):
-                Shard.create(folder, identity)
-
     def adopt(self, uuid: str, files: Mapping[str, bytes]) -> None:
         """Keep what belongs to the whole index: written once, it never changes."""
         index = self.index(uuid)
@@ -155,8 +148,12 @@ class NodeStore:
             sync_folder(self.folder)
 
     def keep(self, uuid: str, state: Mapping[str, Any]) -> None:
-        """Keep the newest table and orders, durably. An older epoch is left."""
+        """Keep the newest table and orders, durably. An older epoch is left. Raises NotFound
+        before ``adopt``.
+        """
         index = self.index(uuid)
+        if not (index / MANIFEST_FILE).exists():
+            raise NotFound(f"{index} has no {MANIFEST_FILE}: nothing could be served from it")
         known = _state(index)
         if known is None or known["epoch"] <= state["epoch"]:
             with disk_named(f"{index / STATE_FILE} cannot be written"):
@@ -168,6 +165,26 @@ class NodeStore:
         with disk_named(f"{folder} cannot be fenced"):
             fence(folder, epoch)
         return folder
+
+    def create(self, uuid: str, identity: ShardIdentity, past: Past = NO_PAST) -> None:
+        """Make an empty replica, where there is none. Raises StorageFull, Unavailable."""
+        folder = self.replica(uuid, identity.shard)
+        with disk_named(f"{folder} cannot be made"):
+            if (folder / SHARD_FILE).exists():
+                return
+            shutil.rmtree(folder, ignore_errors=True)
+            Shard.create(folder, identity, past)
+            sync_folder(self.folder)
+
+    def remove(self, uuid: str) -> None:
+        """Remove all of an index; nobody may have any of it open. Raises Unavailable."""
+        index = self.index(uuid)
+        if not index.exists():
+            return
+        for shard in _numbers(index):
+            self.drop(uuid, shard)
+        with disk_named(f"{index} cannot be removed"):
+            shutil.rmtree(index)
 
     def drop(self, uuid: str, shard: int) -> None:
         """Remove a replica that nobody has open. Raises Unavailable."""
@@ -198,6 +215,12 @@ def _files_of(index: Path) -> dict[str, bytes]:
         raise NotFound(f"{index} is not an index: it has no {MANIFEST_FILE}")
     with disk_named(f"{index} cannot be read"):
         return {name: (index / name).read_bytes() for name in _there(index)}
+
+
+def _numbers(index: Path) -> list[int]:
+    """Of the shards of which there is a folder."""
+    found = {m[1] for p in index.iterdir() if p.is_dir() and (m := _SHARD.match(p.name))}
+    return sorted(map(int, found))
 
 
 def _there(index: Path) -> Sequence[str]:

@@ -84,6 +84,28 @@ class Extra:
 
 
 @dataclass(frozen=True, slots=True)
+class Reshard:
+    """An operator wants another number of shards (reshard_steps.py).
+
+    They are made as index ``uuid``, shard by shard on the nodes ``targets``. ``is_made`` is said
+    when all of these have been made, empty: from then on one that is not there has lost what it
+    had, and is left out.
+    """
+
+    uuid: str
+    targets: tuple[tuple[str, ...], ...]
+    is_made: bool = False
+
+    @property
+    def shards(self) -> int:
+        return len(self.targets)
+
+    def places(self) -> list[tuple[int, str]]:
+        """The number and the node of every copy."""
+        return [(shard, node) for shard, nodes in enumerate(self.targets) for node in nodes]
+
+
+@dataclass(frozen=True, slots=True)
 class Orders:
     """What operators said beyond the spec."""
 
@@ -91,6 +113,7 @@ class Orders:
     moves: tuple[Move, ...] = ()
     extras: tuple[Extra, ...] = ()
     stopped: bool = False
+    reshard: Reshard | None = None
 
     def avoids(self, shard: int, node: str) -> bool:
         """Whether the replica of ``shard`` should not stay on ``node``."""
@@ -124,6 +147,14 @@ class Observed:
 
     def of_shard(self, shard: int) -> Iterator[Replica]:
         return (replica for replica in self.replicas if replica.shard == shard)
+
+
+@dataclass(frozen=True, slots=True)
+class MakeReplica:
+    """Make it, empty, where there is none."""
+
+    shard: int
+    node: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +220,8 @@ class Publish:
 
 
 Action = (
-    StartReplica
+    MakeReplica
+    | StartReplica
     | StopReplica
     | CopyReplica
     | DropReplica

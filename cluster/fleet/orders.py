@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bitsift.cluster.fleet.observed import Extra, Move, Observed, Orders
-from bitsift.errors import InvalidRequest, NotFound
+from bitsift.cluster.manifest import SHARDS_MAX
+from bitsift.errors import InvalidRequest, NotFound, Unavailable
 
 ORDERS_MAX = 1_000
 
@@ -14,6 +15,7 @@ def moved(observed: Observed, shard: int, source: str, target: str) -> Orders:
     """Move the copy on ``source`` to ``target``. Raises NotFound, InvalidRequest."""
     _check_shard(observed, shard)
     _check_node(observed, target)
+    _check_no_reshard(observed)
     holders = {replica.node for replica in observed.of_shard(shard)}
     if source not in holders:
         raise NotFound(
@@ -30,6 +32,7 @@ def moved(observed: Observed, shard: int, source: str, target: str) -> Orders:
 def added(observed: Observed, shard: int, node: str | None) -> Orders:
     """One copy more of ``shard``. Raises NotFound, InvalidRequest."""
     _check_shard(observed, shard)
+    _check_no_reshard(observed)
     if node is not None:
         _check_node(observed, node)
         if node in {replica.node for replica in observed.of_shard(shard)}:
@@ -53,6 +56,30 @@ def pending(observed: Observed) -> Orders:
         if move.source in {replica.node for replica in observed.of_shard(move.shard)}
     ]
     return replace(observed.orders, moves=tuple(moves))
+
+
+def check_reshard(observed: Observed, shards: int) -> None:
+    """Whether the index may get so many shards now. Raises InvalidRequest, Unavailable."""
+    now = len(observed.table.shards)
+    if not 1 <= shards <= SHARDS_MAX:
+        raise InvalidRequest(f"{shards} shards: an index has 1 to {SHARDS_MAX:,}")
+    _check_no_reshard(observed)
+    if shards == now:
+        raise InvalidRequest(f"the index has {now} shards already")
+    if observed.orders.moves:
+        raise InvalidRequest("copies are being moved: wait until bitsift cluster status shows none")
+    if observed.orders.stopped:
+        raise InvalidRequest("the cluster is stopped: bitsift cluster up comes first")
+    if not all(observed.table.shards):
+        raise Unavailable("not every shard has a copy that answers: try again when all have")
+
+
+def _check_no_reshard(observed: Observed) -> None:
+    if observed.orders.reshard is not None:
+        raise InvalidRequest(
+            f"the index is being resharded to {observed.orders.reshard.shards} shards: wait until "
+            "that has ended, or drop it with bitsift cluster reshard --undo"
+        )
 
 
 def _check_shard(observed: Observed, shard: int) -> None:

@@ -20,13 +20,16 @@ from bitsift.errors import Corrupt
 class State:
     """``epoch`` grows with each change, of the table, of the orders or of a replica's actor.
 
-    ``spec`` is the one that was given last, as JSON.
+    ``spec`` is the one that was given last, as JSON. ``retired`` are the uuids of indexes that this
+    one took the place of, or that were to take its place: nobody serves them, and they are removed
+    from every disk.
     """
 
     epoch: int
     table: Table
     spec: dict[str, Any]
     orders: Orders = field(default_factory=Orders)
+    retired: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         data = asdict(self)

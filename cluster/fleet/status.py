@@ -50,6 +50,7 @@ def status_of(control: Control, now: float) -> dict[str, Any]:
         "extra_replicas": [
             {"shard": extra.shard, "node": extra.node} for extra in index.state.orders.extras
         ],
+        "reshard": None if index.resharding is None else index.resharding.status(),
         "failures": {_named(key): why for key, why in list(index.enactor.failures.items())},
     }
 

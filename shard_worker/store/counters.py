@@ -82,6 +82,9 @@ class Past:
     forgotten_version: int = 0
 
 
+NO_PAST = Past()
+
+
 def _tally_facts(tally: Tally) -> dict[str, Any]:
     return {
         "tombstones": tally.count,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,13 +13,18 @@ from bitsift.cluster.bench.index import write_index
 from bitsift.cluster.fleet.node_store import STATE_FILE, Held, NodeStore, read_index_files
 from bitsift.cluster.fleet.observed import Extra, Move, Orders, Table
 from bitsift.cluster.fleet.state import State, state_from
+from bitsift.cluster.manifest import read_manifest
 from bitsift.cluster.sources.synthetic import SyntheticSpec
 from bitsift.errors import Corrupt, InvalidRequest, NotFound, Unavailable
-from bitsift.shard_worker.layout import MANIFEST_FILE, FolderLock, shard_folder
+from bitsift.shard_worker.layout import MANIFEST_FILE, FolderLock, read_json, shard_folder
+from bitsift.shard_worker.operations import Delete
 from bitsift.shard_worker.shard import Shard
+from bitsift.shard_worker.store.counters import Past
 from tests.shard_worker.small_shard import CALIBRATION, IDENTITY, batch
+from tests.writing import written
 
 UUID = "00000000-0000-0000-0000-000000000001"
+OTHER = "00000000-0000-0000-0000-000000000002"
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +95,30 @@ def test_an_open_replica_is_not_removed_and_a_closed_one_is(built: Path, tmp_pat
     assert not list((tmp_path / "a" / UUID).glob("shard-*"))
 
 
+def test_an_empty_replica_is_made_once_and_all_of_an_index_is_removed(
+    built: Path, tmp_path: Path
+) -> None:
+    store, manifest = filled(built, tmp_path / "a"), read_manifest(built)
+    identity = replace(manifest.identity(0), index_uuid=OTHER)
+    (store.index(OTHER) / "shard-00000").mkdir(parents=True)  # one that was interrupted
+    store.create(OTHER, identity, Past(7, 5))
+    with closing(Shard(store.replica(OTHER, 0), manifest.calibration, identity)) as shard:
+        assert shard.past() == Past(7, 5)
+        written(shard, Delete(["a"]))
+        with pytest.raises(Unavailable, match="is open in another process"):
+            store.remove(OTHER)
+    store.create(OTHER, identity, Past())
+    assert read_json(store.replica(OTHER, 0) / "shard.json")
+    store.remove(OTHER)
+    store.remove(OTHER)
+    assert [held.uuid for held in store.held()] == [UUID]
+
+
 def test_an_older_state_does_not_take_the_place_of_a_newer_one(tmp_path: Path) -> None:
     store = NodeStore(tmp_path / "a")
-    store.adopt(UUID, {})
+    with pytest.raises(NotFound, match=r"has no manifest\.json"):
+        store.keep(UUID, {"epoch": 5})
+    store.adopt(UUID, {"manifest.json": b"{}"})
     for epoch in (5, 4):
         store.keep(UUID, {"epoch": epoch})
     (held,) = store.held()
