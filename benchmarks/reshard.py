@@ -1,11 +1,12 @@
 """Another number of shards for an index of a million rows: how long, and are answers the same?
 
-    python benchmarks/reshard.py [--rows 1M] [--dim 64] [--shards 2,3,8] [--folder .bitsift/reshard]
+    python -m benchmarks.reshard [--rows 1M] [--dim 64] [--shards 2,3,8] [--folder .bitsift/reshard]
 
 Synthetic vectors with WordNet's glosses as texts, some changed and deleted, in an index of the
-first number of shards; it is resharded to the next, and that one to the one after. The bar:
-exhaustive answers (ids, scores, order) are identical before and after. Seconds of a core are noted
-beside those of the clock, for machines that have other work to do.
+first number of shards; it is resharded to the next, and that one to the one after: stopped, and
+live, on a cluster that is asked and written to (reshard_live.py). The bars: exhaustive answers
+(ids, scores, order) are identical before and after; no query fails meanwhile. Seconds of a core are
+noted beside those of the clock, for machines that have other work to do.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import asyncio
 import itertools
 import os
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -21,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.reshard_live import measure_live
 from bitsift.cluster.bench.index import glosses, write_index
 from bitsift.cluster.bench.machine import write_result
 from bitsift.cluster.maintenance.opened import open_shard
@@ -93,8 +96,11 @@ def measure(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
         steps.append(step)
         print(step, flush=True)
     sound = verify(folder / str(counts[-1])).is_sound
+    for number in counts[1:]:
+        shutil.rmtree(folder / str(number))
+    live = measure_live(folder / str(counts[0]), counts, spec, QUERIES, TOP_K, folder)
     return {"rows": asked.rows, "dimension": asked.dim, "queries": QUERIES, "top_k": TOP_K,
-            "steps": steps, "sound": sound}  # fmt: skip
+            "steps": steps, "sound": sound, "live": live}  # fmt: skip
 
 
 def main() -> None:
@@ -109,8 +115,16 @@ def main() -> None:
     asked.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=asked.folder) as scratch:
         figures = measure(asked, Path(scratch))
-    identical = all(step["identical"] for step in figures["steps"]) and figures["sound"]
-    write_result(asked.out, {**figures, "bars": {"identical": {"bar": True, "met": identical}}})
+    steps = [*figures["steps"], *figures["live"]]
+    identical = all(step["identical"] for step in steps) and figures["sound"]
+    failed = sum(step["failed"] for step in figures["live"])
+    lost = sum(step["lost"] for step in figures["live"])
+    bars = {
+        "identical": {"bar": True, "met": identical},
+        "failed_queries": {"bar": 0, "value": failed, "met": failed == 0},
+        "lost_writes": {"bar": 0, "value": lost, "met": lost == 0},
+    }
+    write_result(asked.out, {**figures, "bars": bars})
 
 
 if __name__ == "__main__":
