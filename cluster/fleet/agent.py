@@ -53,7 +53,7 @@ class CopyReport:
 
 @dataclass(frozen=True, slots=True)
 class FollowOrder:
-    """The old ``shard`` of index ``uuid``, which ``actor`` has open on this node, shall be followed
+    """The old ``shard`` of index ``uuid``, which ``actor`` has open on this node, is to be followed
     into the new ``shards`` of index ``successor``, of which ``sinks`` are all copies: the number,
     the node and the actor of each. ``since`` as in ``Follower``; ``rate`` is in bytes/s.
     """
