@@ -109,7 +109,8 @@ class Rolling:
     def _end(self, kind: str, pid: int, number: signal.Signals) -> Callable[[], bool]:
         """End an actor; returns whether another is in its place."""
         before = self._all(kind)
-        os.kill(pid, number)
+        with contextlib.suppress(ProcessLookupError):  # the controller has just replaced it
+            os.kill(pid, number)
         return lambda: pid not in self._all(kind) and len(self._all(kind)) >= len(before)
 
     def _all(self, kind: str) -> list[int]:
