@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 import signal
 import time
@@ -74,12 +75,18 @@ class Rolling:
         self.restarts: list[Restart] = []
 
     def run(self, signal_number: signal.Signals, say: Callable[[str], None]) -> dict[str, Any]:
-        """Actors are sent ``signal_number``, nodes lose their power. What was seen, as JSON."""
+        """Actors are sent ``signal_number``; with SIGKILL the nodes lose their power too.
+
+        What was seen, as JSON.
+        """
+        steps = self._of_actors(signal_number)
+        if signal_number is signal.SIGKILL:
+            steps = itertools.chain(steps, self._of_nodes())
         status = self._cluster.run("status")
         self._routers = len(status["routers"])
         with self.asking.going_on(), self.writes.going_on():
             time.sleep(STILL_S)
-            for what, node, restart in [*self._of_actors(signal_number), *self._of_nodes()]:
+            for what, node, restart in steps:
                 self._observe(what, node, restart)
                 say(str(self.restarts[-1]))
         status = self._cluster.until(is_whole)
