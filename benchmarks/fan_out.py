@@ -50,9 +50,10 @@ from benchmarks.two_levels import MiddleRouter
 from bitsift.cluster.bench.machine import write_result
 from bitsift.options import SearchOptions
 from bitsift.router.collector import settle
+from bitsift.router.service import asked_of_each
 from bitsift.router.shards.fanout import FanOut
 from bitsift.shard_worker.deadline import Deadline
-from bitsift.shard_worker.types import Candidates, Query, Read
+from bitsift.shard_worker.types import Candidates, Read
 from bitsift.shard_worker.wire.search import pack_queries, pack_reads, unpack_candidates
 
 RESULT = Path(__file__).with_name("results") / "fan_out.json"
@@ -118,7 +119,7 @@ def one_level(measured: Measured, shards: int, clients: int = 1) -> dict[str, An
 def two_levels(measured: Measured, shards: int, clients: int = 1) -> dict[str, Any]:
     middles = middles_of(shards)
     each = -(-shards // middles)
-    samples, middle_cpu_ms = middle_times(measured, each)
+    samples, middle_cpu_ms = middle_times(measured, each, middles)
     top = Cluster(middles, samples, measured.call_cost(middles))
     run = simulate(ask(top, max(questions_of(middles), 4 * clients), clients), counts_cpu=True)
     figures = run.figures() | {"middles": middles, "shards_each": each}
@@ -131,12 +132,13 @@ def two_levels(measured: Measured, shards: int, clients: int = 1) -> dict[str, A
     return figures
 
 
-def middle_times(measured: Measured, shards: int) -> tuple[Samples, float]:
-    """How long calls to a middle router of ``shards`` take, the call itself included.
+def middle_times(measured: Measured, shards: int, middles: int) -> tuple[Samples, float]:
+    """How long calls to one of ``middles`` routers of ``shards`` each take, the call included.
 
     And the processor time in ms of one that brings one query.
     """
-    seconds, cpu_ms = simulate(_middle_calls(cluster(measured, shards)), counts_cpu=True)
+    calls = _middle_calls(cluster(measured, shards), middles)
+    seconds, cpu_ms = simulate(calls, counts_cpu=True)
     random = np.random.default_rng(SEED)
     ping = random.choice(measured.samples["ping"], COMPOSED)
     composed = {
@@ -145,7 +147,7 @@ def middle_times(measured: Measured, shards: int) -> tuple[Samples, float]:
     return composed, cpu_ms
 
 
-async def _middle_calls(shards: Cluster) -> tuple[dict[str, list[float]], float]:
+async def _middle_calls(shards: Cluster, middles: int) -> tuple[dict[str, list[float]], float]:
     loop = simulated_loop()
     with loop.elsewhere():
         links = shards.links(Traffic())
@@ -158,7 +160,7 @@ async def _middle_calls(shards: Cluster) -> tuple[dict[str, list[float]], float]
         for _ in range(MIDDLE_CALLS[queries]):
             with loop.elsewhere():
                 asked = [
-                    Query(SearchOptions(vector=next(vectors)), 0, Deadline.after(60.0))
+                    asked_of_each(SearchOptions(vector=next(vectors)), middles, Deadline.after(60))
                     for _ in range(queries)
                 ]
                 frame = pack_queries(asked)

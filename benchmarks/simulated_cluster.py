@@ -69,6 +69,11 @@ class MeasuredTimes:
         times = [self._at(f"search_{size}", share) for size in BATCHES]
         return float(np.interp(queries, BATCHES, times))
 
+    def document_s(self) -> float:
+        """The documents of two rows were read in a call, and a ping is a call that reads none."""
+        of_two, of_none = (float(np.median(self.samples[name])) for name in ("documents", "ping"))
+        return max(0.0, (of_two - of_none) / 2)
+
     def documents_s(self) -> float:
         return self._at("documents", self.generator.random())
 

@@ -31,6 +31,10 @@ class Times(Protocol):
 
     def search_s(self, queries: int) -> float: ...
 
+    def document_s(self) -> float:
+        """What a document adds that is sent along with the candidates."""
+        ...
+
     def documents_s(self) -> float: ...
 
 
@@ -62,6 +66,11 @@ class Backend(Protocol):
     def documents(self, reads: Sequence[Read]) -> bytes: ...
 
 
+def sent_along(query: Query) -> int:
+    """How many documents a shard sends with its candidates."""
+    return query.documents_due if query.documents_bytes_max else 0
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class SimulatedShard:
     """``vectors`` float32 (rows, width) in RAM: its answers are exact, and their sizes usual."""
@@ -86,6 +95,7 @@ class SimulatedShard:
             estimates=scores[rows],
             scores=scores[rows],
             codes=np.empty((count, 0), np.int8),
+            documents={row: self._document(row) for row in rows[: sent_along(query)].tolist()},
         )
 
     def documents(self, reads: Sequence[Read]) -> bytes:
@@ -119,7 +129,9 @@ class SimulatedActor:
     def _search(self, _: str, frame: bytes) -> asyncio.Future[bytes]:
         with simulated_loop().elsewhere():
             queries = unpack_queries(frame)
-            answer, after_s = self.backend.search(queries), self.times.search_s(len(queries))
+            sent = sum(map(sent_along, queries))
+            after_s = self.times.search_s(len(queries)) + sent * self.times.document_s()
+            answer = self.backend.search(queries)
         return self._answered(frame, answer, after_s)
 
     def _documents(self, _: str, frame: bytes) -> asyncio.Future[bytes]:

@@ -7,6 +7,7 @@ For the router above it is a shard (an actor that a ``RemoteLink`` calls), whose
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +19,7 @@ from bitsift.router.shards.fanout import FanOut
 from bitsift.shard_worker.types import (
     Candidates,
     Found,
+    Message,
     Origin,
     Query,
     Read,
@@ -62,18 +64,26 @@ class MiddleRouter:
         return pack_candidates(await asyncio.gather(*map(self._one_list, queries)))
 
     async def _one_list(self, query: Query) -> Candidates:
-        gathered, _ = await self._shards.search(query)
+        gathered, _ = await self._shards.search(dataclasses.replace(query, message=Message()))
         self._origins |= {part.shard: part.origin for part in gathered}
         ranking = merge(gathered, self._dimension)
+        rows = ranking.shards * ROWS_MAX + ranking.rows
+        sent = {
+            part.shard * ROWS_MAX + row: document
+            for part in gathered
+            for row, document in part.documents.items()
+        }
+        likely = rows[: query.documents_due].tolist()
         best = Candidates(
             shard=self._group,
             origin=Origin(1, 0),
-            rows=ranking.shards * ROWS_MAX + ranking.rows,
+            rows=rows,
             distances=ranking.distances,
             hamming_ranks=ranking.hamming_ranks,
             estimates=(ranking.asymmetric * np.sqrt(self._dimension)).astype(np.float32),
             scores=ranking.scores,
             codes=np.empty((len(ranking), 0), np.int8),
+            documents={row: sent[row] for row in likely if row in sent},
         )
         return best.leading(spare_hits(query.options.depth))
 

@@ -6,6 +6,8 @@ so what the rest takes is known, and counted, before it is read.
 
 from __future__ import annotations
 
+import functools
+import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +21,8 @@ from bitsift.shard_worker.types import Document, Origin, Read, Unread, Wanted
 
 FIRST_BYTES_MAX = 128 << 10
 """Documents of one question that the shards send unasked, or in the first call, all together."""
+FETCHING_SHARE = 0.01
+"""Answers in which a shard has more of the hits than it sends documents unasked."""
 Key = tuple[int, int]
 """Shard and row."""
 _ONLY_IDS = Wanted(frozenset())
@@ -27,6 +31,23 @@ _ONLY_IDS = Wanted(frozenset())
 def first_bytes(shards: int) -> int:
     """How much of ``FIRST_BYTES_MAX`` each of ``shards`` may send."""
     return FIRST_BYTES_MAX // max(1, shards)
+
+
+@functools.lru_cache(maxsize=1_024)
+def likely_hits(depth: int, shards: int) -> int:
+    """How many of ``depth`` hits one of ``shards`` has at most, but for ``FETCHING_SHARE`` of the
+    answers: a hash spreads documents over shards, so the number is binomial.
+    """
+    if shards == 1:
+        return depth
+    share, other = math.log(1 / shards), math.log1p(-1 / shards)
+    beyond = float(shards)  # shards that have more than ``most``
+    for most in range(depth):
+        ways = math.lgamma(depth + 1) - math.lgamma(most + 1) - math.lgamma(depth - most + 1)
+        beyond -= shards * math.exp(ways + most * share + (depth - most) * other)
+        if beyond <= FETCHING_SHARE:
+            return most
+    return depth
 
 
 @dataclass(slots=True, eq=False)

@@ -22,16 +22,16 @@ from bitsift.options import SearchOptions
 from bitsift.results import Answer, Coverage, Hit, Timings
 from bitsift.router.answer_bytes import AnswerBytes, ReadMemory
 from bitsift.router.description import IndexDescription
-from bitsift.router.hits import Winners, first_bytes, make_hit
+from bitsift.router.hits import Winners, first_bytes, likely_hits, make_hit
 from bitsift.router.loop_lag import LoopLag
 from bitsift.router.merge import merge
 from bitsift.router.model.query_vectors import QUERY_CACHE_DEFAULT, QueryEncoder, QueryVectors
 from bitsift.router.shards.fanout import FanOut
 from bitsift.shard_worker.deadline import Deadline
-from bitsift.shard_worker.types import Query
+from bitsift.shard_worker.types import Message, Query
 
 _GONE = (Unavailable.__name__, ShardUnavailable.__name__)
-SENDING_SHARDS_MAX = 4
+SENDING_SHARDS_MAX = 32
 """Up to so many shards send the documents of their own best along with the candidates, which saves
 a second round of calls; with more shards, many documents would be read in vain."""
 
@@ -122,7 +122,8 @@ class SearchService:
         others take their place meanwhile.
         """
         asked = self.shards
-        gathered, coverage = await asked.search(_query(options, deadline_s, len(asked)))
+        query = asked_of_each(options, len(asked), Deadline(deadline_s))
+        gathered, coverage = await asked.search(query)
         _check_coverage(coverage, options)
         fanned_out_s = time.monotonic()
         ranking = merge(gathered, self.description.dimension).down_to(options.min_score)
@@ -167,10 +168,12 @@ class SearchService:
             raise late.with_outcome(RequestOutcome.NOT_DONE) from error
 
 
-def _query(options: SearchOptions, deadline_s: float, shards: int) -> Query:
+def asked_of_each(options: SearchOptions, shards: int, deadline: Deadline) -> Query:
     """What each of ``shards`` is asked. Of a later page none knows which of its own are on it."""
-    sends = shards <= SENDING_SHARDS_MAX and not options.offset
-    return Query(options, first_bytes(shards) if sends else 0, Deadline(deadline_s))
+    if options.offset or shards > SENDING_SHARDS_MAX:
+        return Query(options, 0, deadline, message=Message())
+    likely = likely_hits(options.top_k, shards)
+    return Query(options, first_bytes(shards), deadline, likely, Message())
 
 
 def _check_coverage(coverage: Coverage, options: SearchOptions) -> None:

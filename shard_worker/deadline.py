@@ -39,7 +39,7 @@ class Deadline:
     def __init__(self, at_s: float = math.inf) -> None:
         self.at_s = at_s
         self._cancelled = False
-        self._listeners: list[Callable[[], None]] = []
+        self._listeners: dict[Callable[[], None], None] = {}  # in their order
 
     @classmethod
     def after(cls, seconds: float) -> Deadline:
@@ -67,7 +67,7 @@ class Deadline:
     def cancel(self) -> None:
         """Nobody waits any more. Listeners are told, in this thread, once."""
         self._cancelled = True
-        listeners, self._listeners = self._listeners, []
+        listeners, self._listeners = self._listeners, {}
         for tell in listeners:
             tell()
 
@@ -76,7 +76,7 @@ class Deadline:
         if self._cancelled:
             tell()
         else:
-            self._listeners.append(tell)
+            self._listeners[tell] = None
 
     def branch(self) -> Deadline:
         """The same moment for one of several attempts: given up with this one, or before it."""
@@ -86,8 +86,7 @@ class Deadline:
 
     def forget(self, tell: Callable[[], None]) -> None:
         """Do not call ``tell`` any more."""
-        if tell in self._listeners:
-            self._listeners.remove(tell)
+        self._listeners.pop(tell, None)
 
 
 def still_open(deadlines: Sequence[Deadline]) -> NDArray[np.intp]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -49,17 +50,29 @@ class Unread:
     size_bytes: int
 
 
+@dataclass(slots=True, eq=False)
+class Message:
+    """A packed query, and when it was packed on the monotonic clock."""
+
+    packed: bytes = b""
+    packed_s: float = -math.inf
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Query:
     """One search as a shard is asked for it: its ``options``, with the vector to compare with.
 
     ``documents_bytes_max`` asks for the documents of the shard's own best hits along with the
-    candidates, as far as they fit into so many bytes. Work on it stops at its ``deadline``.
+    candidates, as far as they fit into so many bytes: of its best ``documents_max``, None for as
+    many as there are hits. Work on it stops at its ``deadline``. ``message`` is for whoever asks
+    several shards: what one was sent alone is sent to the next as it is.
     """
 
     options: SearchOptions
     documents_bytes_max: int = 0
     deadline: Deadline = field(default_factory=Deadline)
+    documents_max: int | None = None
+    message: Message | None = None
 
     def __post_init__(self) -> None:
         assert isinstance(self.options.vector, np.ndarray), type(self.options.vector)
@@ -79,6 +92,12 @@ class Query:
         """
         fixed = self.options.candidates
         return None if fixed is None else max(fixed, self.options.depth)
+
+    @property
+    def documents_due(self) -> int:
+        """Of how many of its best hits a shard sends the documents along."""
+        depth = self.options.depth
+        return depth if self.documents_max is None else min(self.documents_max, depth)
 
     @property
     def hits_due(self) -> int:

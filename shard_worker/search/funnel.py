@@ -154,7 +154,7 @@ class Funnel:
         """
         if not query.documents_bytes_max:
             return {}
-        best = best_first(scores, rows, query.options.depth)
+        best = best_first(scores, rows, query.documents_due)
         wanted = Wanted(frozenset(query.options.include), query.documents_bytes_max)
         check = query.deadline.check
         wanted_rows = rows[best].tolist()

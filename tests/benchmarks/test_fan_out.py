@@ -140,7 +140,7 @@ def test_questions_that_come_together_share_calls() -> None:
 
 def test_a_middle_router_takes_what_its_shards_take_and_the_call_to_it() -> None:
     measured = Measured(SAMPLES, {1: 0.0, 1_000: 0.0})
-    times, cpu_ms = middle_times(measured, 8)
+    times, cpu_ms = middle_times(measured, 8, 8)
     assert cpu_ms > 0
     assert float(times["search_1"].min()) > 0.0005 + float(SAMPLES["search_1"].min())
     assert float(np.median(times["search_64"])) > float(np.median(times["search_1"]))

@@ -27,8 +27,9 @@ from bitsift.errors import (
 from bitsift.options import QUERY_CHARACTERS_MAX, Mode, SearchOptions
 from bitsift.results import Answer
 from bitsift.router.answer_bytes import AnswerBytes
+from bitsift.router.hits import FETCHING_SHARE, likely_hits
 from bitsift.router.merge import merge
-from bitsift.router.service import SearchService
+from bitsift.router.service import SENDING_SHARDS_MAX, SearchService
 from bitsift.router.shards.local import LocalLink
 from bitsift.shard_worker.codes import Calibration, normalize
 from bitsift.shard_worker.operations import Upsert
@@ -221,9 +222,9 @@ def test_unreadable_texts_are_named_not_hidden(tmp_path: Path) -> None:
         shard.close()
 
 
-@pytest.mark.parametrize(("shards", "fetched"), [(1, False), (4, False), (5, True)])
-def test_few_shards_send_the_documents_along_and_many_are_asked_for_the_winners(
-    tmp_path: Path, shards: int, fetched: bool
+@pytest.mark.parametrize(("shards", "fetched"), [(1, 0), (2, 2), (8, 2), (32, 2), (33, 40)])
+def test_few_shards_send_their_likely_hits_along_and_many_are_asked_for_the_winners(
+    tmp_path: Path, shards: int, fetched: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
 
@@ -233,12 +234,30 @@ def test_few_shards_send_the_documents_along_and_many_are_asked_for_the_winners(
             return await super().documents(reads)
 
     opened, calibration = make_shards(tmp_path, clustered(300), DIMENSION, shards)
-    answer = ask(make_service([WatchedLink(s) for s in opened], calibration), clustered(1)[0])
-    assert [hit.text for hit in answer.hits] == [f"text {hit.id}" for hit in answer.hits]
-    assert len(answer.hits) == 10
-    assert bool(asked) == fetched
+    service, again = make_service([WatchedLink(s) for s in opened], calibration), 0
+    questions = clustered(40, seed=1)
+    answers = []
+    for vector in questions:
+        asked.clear()
+        answers.append(ask(service, vector).hits)
+        again += bool(asked)
+    assert again == 40 if shards > SENDING_SHARDS_MAX else again <= fetched
+    monkeypatch.setattr("bitsift.router.service.SENDING_SHARDS_MAX", 0)
+    assert answers == [ask(service, vector).hits for vector in questions]
+    assert all(hit.text == f"text {hit.id}" for hits in answers for hit in hits)
+    assert {len(hits) for hits in answers} == {10}
     for shard in opened:
         shard.close()
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3, 8, 32, 300])
+@pytest.mark.parametrize("depth", [1, 10, 137, 1_000])
+def test_in_most_answers_no_shard_has_more_than_its_likely_hits(depth: int, shards: int) -> None:
+    likely = likely_hits(depth, shards)
+    draws = np.random.default_rng(0).multinomial(depth, [1 / shards] * shards, 20_000)
+    most = draws.max(axis=1)
+    assert np.mean(most > likely) <= 1.3 * FETCHING_SHARE
+    assert likely == 1 or np.mean(most > likely - 1) > 0.7 * FETCHING_SHARE  # and no more
 
 
 class SlowEncoder:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import orjson
 import pytest
 
@@ -105,3 +107,7 @@ def test_a_search_sends_along_only_what_fits(shard: Shard) -> None:
         (found,) = shard.search([query])
         assert len(found) == 5
         assert sorted(d.text for d in found.documents.values()) == ["short", "small", "tiny"]
+        fewer = dataclasses.replace(query, documents_bytes_max=1 << 20, documents_max=2)
+        (found,) = shard.search([fewer])
+        best = found.rows[np.argsort(-found.scores, kind="stable")[:2]]
+        assert set(found.documents) == set(best.tolist())

@@ -30,6 +30,7 @@ from bitsift.shard_worker.operations import Delete, Documents, Insert
 from bitsift.shard_worker.types import (
     Candidates,
     Document,
+    Message,
     Origin,
     Query,
     Read,
@@ -48,6 +49,7 @@ from bitsift.shard_worker.wire.frames import (
 )
 from bitsift.shard_worker.wire.search import (
     _COLUMNS,
+    MESSAGE_S,
     pack_candidates,
     pack_documents,
     pack_queries,
@@ -107,12 +109,27 @@ def test_queries_keep_every_field() -> None:
         Query(
             SearchOptions(vector=random.standard_normal(WIDTH).astype(np.float32), **given),  # type: ignore[arg-type]
             documents_bytes_max=place,
+            documents_max=place or None,
         )
         for place, given in enumerate(options)
     ]
     for found, expected in zip(unpack_queries(pack_queries(queries)), queries, strict=True):
         assert_same(found.options, expected.options)
         assert found.documents_bytes_max == expected.documents_bytes_max
+        assert found.documents_max == expected.documents_max
+
+
+def test_a_query_that_several_shards_are_asked_is_packed_once_while_it_is_fresh() -> None:
+    alone = a_query(Deadline.after(5.0))
+    asked = dataclasses.replace(alone, message=Message())
+    branched = dataclasses.replace(asked, deadline=asked.deadline.branch())  # to other replicas
+    packed = pack_queries([asked])
+    assert pack_queries([branched]) is packed
+    assert pack_queries([alone])[HEAD_BYTES + 16 :] == packed[HEAD_BYTES + 16 :]
+    assert len(unpack_queries(pack_queries([asked, asked]))) == 2
+    time.sleep(2 * MESSAGE_S)
+    later = pack_queries([asked])
+    assert head_of(later, Kind.QUERIES).left_s < head_of(packed, Kind.QUERIES).left_s
 
 
 @pytest.mark.parametrize("counts", [[5], [0], [3, 0, 40, 1], [0, 0]])
@@ -264,7 +281,7 @@ def test_the_fields_of_each_structure_and_their_order_are_those_of_version_1() -
     assert {part.__name__: part.__struct_fields__ for part in parts_of(Part)} == {
         "ErrorPart": ("name", "message", "outcome", "retry_after_s"),
         "DocumentPart": ("id", "title", "text", "metadata", "position", "size_bytes"),
-        "QueryPart": ("left_s", "documents_bytes_max", "options"),
+        "QueryPart": ("left_s", "documents_bytes_max", "options", "documents_max"),
         "QueriesPart": ("queries", "vectors"),
         "AnswerPart": ("shard", "replica", "generation", "count", "corrupt", "documents"),
         "CandidatesPart": ("answers", "columns"),
