@@ -1,12 +1,15 @@
 """What it costs to spread an index over nodes: 8 shards x 2 replicas on 4 over 2 shards on one.
 
-    python -m benchmarks.many_nodes [--rows 1M] [--dim 1024] [--rounds 300] [--other CHECKOUT]
+    python -m benchmarks.many_nodes [--rows 1M] [--dim 1024] [--rounds 300]
 
 Both are real Ray clusters on this machine, by ``bitsift cluster up``, with the same rows.
 One client asks them in turns (A B A B …) with the same vectors, so a busy neighbour slows both
 alike. They share the cores: four nodes add nothing here, and what is measured is what more shards
-cost. ``--other`` adds four nodes that run another checkout. Several sizes may be given. The result
-goes to benchmarks/results/many_nodes.json.
+cost. ``--other`` adds four nodes that run another checkout. Several sizes may be given.
+
+``--realtime`` (root) puts both before all other processes of the machine while they are asked, some
+seconds: on a machine that others use, the times are theirs otherwise. Threads that are started
+later have it too. The result goes to benchmarks/results/many_nodes.json.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,6 +36,7 @@ from bitsift.cluster.bench.machine import write_result
 from bitsift.cluster.bench.timing import interleaved, median, percentiles
 from bitsift.cluster.sources.synthetic import SyntheticSpec, synthetic_queries
 from bitsift.quantities import parse_count
+from bitsift.shard_worker.layout import COMPLETE_FILE
 from tests.fleets import Cluster, urls
 from tests.ray_nodes import ray_nodes
 
@@ -91,7 +96,9 @@ def running_in(checkout: Path) -> Iterator[None]:
         yield
 
 
-def measure(sides: dict[str, str], spec: SyntheticSpec, rounds: int) -> dict[str, Any]:
+def measure(
+    sides: dict[str, str], spec: SyntheticSpec, rounds: int, *, realtime: bool
+) -> dict[str, Any]:
     """Percentiles of each side, with the times of the router's stages, and ratios of medians."""
     vectors = synthetic_queries(spec, rounds + WARM_UP)
     bodies = vector_bodies(vectors)
@@ -112,7 +119,8 @@ def measure(sides: dict[str, str], spec: SyntheticSpec, rounds: int) -> dict[str
     routers = {name: router_of(url) for name, url in sides.items()}
     load_before = round(os.getloadavg()[0], 2)
     before_s = {name: cpu_s(router) for name, router in routers.items()}
-    seconds = interleaved({name: ask(name) for name in sides}, rounds, WARM_UP)
+    with before_all_others() if realtime else contextlib.nullcontext():
+        seconds = interleaved({name: ask(name) for name in sides}, rounds, WARM_UP)
     found = {}
     for name in sides:
         spent_ms = (cpu_s(routers[name]) - before_s[name]) / (rounds + WARM_UP) * 1e3
@@ -147,6 +155,25 @@ def require_the_same_answers(sides: dict[str, str], bodies: list[bytes]) -> None
         assert all(answer == answers[0] for answer in answers), answers
 
 
+@contextlib.contextmanager
+def before_all_others() -> Iterator[None]:
+    """This process and all that it started run before any other of the machine."""
+    own = psutil.Process()
+    set_policy([own, *own.children(recursive=True)], os.SCHED_RR, 1)
+    try:
+        yield
+    finally:
+        set_policy([own, *own.children(recursive=True)], os.SCHED_OTHER, 0)
+
+
+def set_policy(processes: list[psutil.Process], policy: int, priority: int) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for thread in process.threads():
+                with contextlib.suppress(ProcessLookupError):
+                    os.sched_setscheduler(thread.id, policy, os.sched_param(priority))
+
+
 def router_of(url: str) -> psutil.Process:
     """The process that listens there."""
     port = urlsplit(url).port
@@ -159,25 +186,31 @@ def cpu_s(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def run(spec: SyntheticSpec, rounds: int, other: Path | None) -> dict[str, Any]:
+def run(spec: SyntheticSpec, options: argparse.Namespace) -> dict[str, Any]:
     with (
         tempfile.TemporaryDirectory(prefix="bitsift-many-nodes-") as name,
         contextlib.ExitStack() as stack,
     ):
         folder = Path(name)
-        texts = glosses(1_000)
-        for layout in (ONE, MANY):
-            write_index(folder / f"index-{layout.shards}", spec, layout.shards, texts=texts)
         layouts = {"two_on_one": (ONE, HERE), "eight_on_four": (MANY, HERE)}
-        if other is not None:
-            layouts["eight_on_four_before"] = (MANY, other)
-        sides = {
-            side: stack.enter_context(
-                cluster(folder / side, folder / f"index-{layout.shards}", layout, checkout)
-            )
-            for side, (layout, checkout) in layouts.items()
-        }
-        return {"rows": spec.rows, "dimension": spec.dim} | measure(sides, spec, rounds)
+        if options.other is not None:
+            layouts["eight_on_four_before"] = (MANY, options.other.absolute())
+        sides = {}
+        for side, (layout, checkout) in layouts.items():
+            index = written(options.indexes or folder, spec, layout.shards)
+            serving = cluster(folder / side, index, layout, checkout)
+            sides[side] = stack.enter_context(serving)
+        found = measure(sides, spec, options.rounds, realtime=options.realtime)
+        return {"rows": spec.rows, "dimension": spec.dim} | found
+
+
+def written(folder: Path, spec: SyntheticSpec, shards: int) -> Path:
+    """The index of these rows in ``folder``, made unless it is there."""
+    index = folder / f"{spec.rows}x{spec.dim}-{shards}"
+    if not (index / COMPLETE_FILE).exists():
+        shutil.rmtree(index, ignore_errors=True)
+        write_index(index, spec, shards, texts=glosses(1_000))
+    return index
 
 
 def main() -> None:
@@ -186,10 +219,11 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=1_024)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--other", type=Path, help="a checkout of an earlier commit")
+    parser.add_argument("--realtime", action="store_true")
+    parser.add_argument("--indexes", type=Path, help="a folder that keeps what was built")
     options = parser.parse_args()
-    other = None if options.other is None else options.other.absolute()
     sizes = [SyntheticSpec(parse_count(rows), options.dim) for rows in options.rows]
-    result = {"sizes": [run(spec, options.rounds, other) for spec in sizes]}
+    result = {"realtime": options.realtime, "sizes": [run(spec, options) for spec in sizes]}
     print(json.dumps(write_result(RESULT, result), indent=2))
 
 

@@ -64,6 +64,17 @@ def test_computing_takes_time_only_where_it_is_counted_and_is_our_own() -> None:
     assert 0.55 <= elapsed_s < 0.74
 
 
+def test_looking_at_the_clock_takes_less_than_it_takes_and_never_turns_it_back() -> None:
+    async def main() -> tuple[list[float], float]:
+        before_s = time.thread_time()
+        seen = [time.monotonic() for _ in range(50_000)]
+        return seen, time.thread_time() - before_s
+
+    seen, took_s = simulate(main(), counts_cpu=True)
+    assert seen == sorted(seen)
+    assert seen[-1] - seen[0] < 0.8 * took_s
+
+
 def test_what_computes_makes_timers_late() -> None:
     async def main() -> float:
         loop, woken = simulated_loop(), asyncio.Event()
