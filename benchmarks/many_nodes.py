@@ -42,7 +42,7 @@ from tests.ray_nodes import ray_nodes
 
 RESULT = Path(__file__).with_name("results") / "many_nodes.json"
 HERE = Path(__file__).parents[1]
-ROUNDS, WARM_UP, CHECKED, BLOCKS = 300, 50, 20, 4
+ROUNDS, WARM_UP, CHECKED, BLOCKS = 300, 50, 8, 4
 SPEC = """
 [index]
 folder = "{index}"
@@ -115,7 +115,9 @@ def measure(
 
         return call
 
-    require_the_same_answers(sides, vector_bodies(vectors[:CHECKED], mode="exhaustive"))
+    require_the_same_answers(
+        sides, vector_bodies(vectors[:CHECKED], mode="exhaustive", timeout_ms=60_000)
+    )
     routers = {name: router_of(url) for name, url in sides.items()}
     load_before = round(os.getloadavg()[0], 2)
     before_s = {name: cpu_s(router) for name, router in routers.items()}
