@@ -233,7 +233,11 @@ def _is_up(status: dict[str, Any]) -> str | None:
     waits += [f"the router on {r['node']} starts" for r in status["routers"] if not r["url"]]
     if not status["routers"]:
         waits.append("no router runs yet")
-    here = [n for n in status["nodes"] if n["lost_s"] is None and not n["is_drained"]]
+    here = [
+        node
+        for node in status["nodes"]
+        if node["has_data"] and node["lost_s"] is None and not node["is_drained"]
+    ]
     if len(here) < status["replicas"]:
         waits.append(
             f"the spec asks for {status['replicas']} copies, each on a node of its own, but there "
@@ -314,6 +318,7 @@ def _show_nodes(status: dict[str, Any]) -> None:
         lost = node["lost_s"]
         state = "here" if lost is None else f"lost {lost:.0f} s ago"
         state += ", drained" if node["is_drained"] else ""
+        state += "" if node["has_data"] else ", for routers alone"
         state += f": {node['reason']}" if node["reason"] else ""
         table.add_row(node["node"], node["zone"], node["address"] or "", escape(state))
     out.print(table)

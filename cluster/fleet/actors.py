@@ -32,6 +32,8 @@ from bitsift.shard_worker.actor import ShardActor
 
 CONTROLLER, ROUTERS, WRITERS = "bitsift/controller", "bitsift/router", "bitsift/writer"
 NODE_LABEL, ZONE_LABELS = "bitsift-node", ("zone", "ray.io/availability-zone")
+ROLE_LABEL, ROUTER_ROLE = "bitsift-role", "router"
+"""A node of this role answers HTTP and holds no replicas."""
 _OF_INDEX = re.compile(r"[0-9a-fA-F-]{32,36}/(shard-\d{5}/.+|router/.+|writer/.+)")
 """Routers and writers too: so they were called before."""
 CPUS = 0.001
@@ -40,12 +42,13 @@ CPUS = 0.001
 
 @dataclass(frozen=True, slots=True)
 class RayNode:
-    """A node of the Ray cluster that has a data folder."""
+    """A node of the Ray cluster that has a name. ``has_data`` is whether it may hold replicas."""
 
     name: str
     zone: str
     address: str
     cpus: int = 0
+    has_data: bool = True
 
 
 def ray_nodes() -> dict[str, RayNode]:
@@ -67,7 +70,9 @@ def ray_nodes() -> dict[str, RayNode]:
                 f"{NODE_LABEL}={name}: rename one of them"
             )
         zone = next((labels[label] for label in ZONE_LABELS if label in labels), "")
-        found[name] = RayNode(name, zone, address, int(facts["Resources"].get("CPU", 0)))
+        cpus = int(facts["Resources"].get("CPU", 0))
+        has_data = labels.get(ROLE_LABEL) != ROUTER_ROLE
+        found[name] = RayNode(name, zone, address, cpus, has_data)
     return found
 
 

@@ -115,6 +115,7 @@ class Control:
 
     def _find_index(self, reports: Mapping[str, AgentReport], now: float) -> Index:
         """The one that the disks know; else the spec's. Raises Unavailable, NotFound."""
+        reports = {name: said for name, said in reports.items() if self.alive[name].has_data}
         known = [
             (state_from(held.state), held.uuid, node)
             for node, report in reports.items()
@@ -167,7 +168,7 @@ class Control:
                 f"the data folders hold no index {source.name}: run bitsift cluster down, then "
                 "bitsift index SOURCE --spec SPEC.toml to build it"
             )
-        node = source.node or min(self.alive)
+        node = source.node or min(node.name for node in self.alive.values() if node.has_data)
         if node not in self.alive:
             raise NotFound(f"node {node}, which has the index, does not answer: start it")
         found: dict[str, bytes] = self._ask(node, "source_files", source)
@@ -309,9 +310,7 @@ class Index:
 
     def _keep_up(self, now: float) -> None:
         """Routers that were started again have an old table; actors may be others by now."""
-        nodes = [node.name for node in self.observed.nodes if node.lost_at is None]
-        fit = [node for node in nodes if node not in self.state.orders.drained]
-        self.enactor.ensure_writer(fit, list(self.watch.nodes))
+        self.enactor.ensure_writer(self.observed.for_routers(), list(self.watch.nodes))
         table = self.enactor.fleet.table(self.state.table.epoch, self.state.table.shards)
         if table.shards != self.enactor.table.shards and table.epoch == self.enactor.table.epoch:
             self._publish(self.state.table.shards, now)
@@ -384,10 +383,10 @@ class Index:
         self._control.spec = self.enactor.spec = spec
 
     def keep(self, state: State, *, on_all: bool = False) -> None:
-        """On every disk that is there, before it is in force. Raises Unavailable where none has it,
-        or with ``on_all`` where one has not.
+        """On every data disk that is there, before it is in force. Raises Unavailable where none
+        has it, or with ``on_all`` where one has not.
         """
-        here = [node.name for node in self.observed.nodes if node.lost_at is None]
+        here = [n.name for n in self.observed.nodes if n.lost_at is None and n.has_data]
         calls = []
         for node in here:
             agent = self._control.agents[node]

@@ -106,7 +106,7 @@ class _Shard:
         self._grace_s = spec.placement.grace_s
         self._observed = observed
         self._now = now
-        self._nodes = {node.name: node for node in observed.nodes}
+        self._nodes = {node.name: node for node in observed.nodes if node.has_data}
         self._replicas = {replica.node: replica for replica in observed.of_shard(number)}
         self._placed = observed.table.shards[number]
         self.good = [node for node in self._placed if self._answers(node) and self._may_stay(node)]
@@ -318,9 +318,8 @@ class _Shard:
 
 def _routing(spec: ClusterSpec, observed: Observed) -> Iterator[Action]:
     """Routers keep no state: a lost one is started elsewhere at once. Spare ones end last."""
-    orders = observed.orders
     here = sorted(node.name for node in observed.nodes if node.lost_at is None)
-    fit = [node for node in here if node not in orders.drained]
+    fit = observed.for_routers()
     running = [node for node in fit if node in observed.routers]
     missing = spec.placement.routers - len(running)
     for node in [node for node in fit if node not in running][: max(0, missing)]:

@@ -27,13 +27,14 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node with a data folder. ``lost_at`` is since when nothing is heard of it; None: it is
-    there.
+    """A node. ``lost_at`` is since when nothing is heard of it; None: it is there. ``has_data`` is
+    whether it may hold replicas: one for routers alone holds none.
     """
 
     name: str
     zone: str = ""
     lost_at: float | None = None
+    has_data: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +148,13 @@ class Observed:
 
     def of_shard(self, shard: int) -> Iterator[Replica]:
         return (replica for replica in self.replicas if replica.shard == shard)
+
+    def for_routers(self) -> list[str]:
+        """Nodes that routers and the writer may run on: those for routers alone, else all."""
+        here = [node for node in self.nodes if node.lost_at is None]
+        fit = [node for node in here if node.name not in self.orders.drained]
+        apart = [node for node in fit if not node.has_data]
+        return sorted(node.name for node in apart or fit)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ ORDERS_MAX = 1_000
 def moved(observed: Observed, shard: int, source: str, target: str) -> Orders:
     """Move the copy on ``source`` to ``target``. Raises NotFound, InvalidRequest."""
     _check_shard(observed, shard)
-    _check_node(observed, target)
+    _check_holder(observed, target)
     _check_no_reshard(observed)
     holders = {replica.node for replica in observed.of_shard(shard)}
     if source not in holders:
@@ -34,7 +34,7 @@ def added(observed: Observed, shard: int, node: str | None) -> Orders:
     _check_shard(observed, shard)
     _check_no_reshard(observed)
     if node is not None:
-        _check_node(observed, node)
+        _check_holder(observed, node)
         if node in {replica.node for replica in observed.of_shard(shard)}:
             raise InvalidRequest(f"node {node} already has a copy of shard {shard}; choose another")
     return _limited(replace(observed.orders, extras=(*observed.orders.extras, Extra(shard, node))))
@@ -92,6 +92,12 @@ def _check_node(observed: Observed, name: str) -> None:
     here = {node.name for node in observed.nodes if node.lost_at is None}
     if name not in here:
         raise NotFound(f"there is no node {name}, or it does not answer; these do: {_listed(here)}")
+
+
+def _check_holder(observed: Observed, name: str) -> None:
+    _check_node(observed, name)
+    if any(node.name == name and not node.has_data for node in observed.nodes):
+        raise InvalidRequest(f"node {name} is for routers alone, by its label; choose another")
 
 
 def _limited(orders: Orders) -> Orders:

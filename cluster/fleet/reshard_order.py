@@ -40,7 +40,7 @@ def ordered(index: Served, replicas: int, shards: int) -> Reshard:
         )
     nodes = [
         node for node in observed.nodes
-        if node.lost_at is None and node.name not in observed.orders.drained
+        if node.has_data and node.lost_at is None and node.name not in observed.orders.drained
     ]  # fmt: skip
     if not nodes:
         raise Unavailable("there is no node that may have new shards: start one, or undo a drain")

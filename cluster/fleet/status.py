@@ -60,6 +60,7 @@ def _node(control: Control, index: Index, node: Node, now: float) -> dict[str, A
     return {
         "node": node.name,
         "zone": node.zone,
+        "has_data": node.has_data,
         "address": there.address if there is not None else None,
         "lost_s": None if node.lost_at is None else round(now - node.lost_at, 1),
         "is_drained": node.name in index.state.orders.drained,

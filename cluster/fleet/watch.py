@@ -50,7 +50,7 @@ class Watch:
             known, ray_node = self.nodes.get(name), alive.get(name)
             is_silent = now - self._heard.get(name, float("-inf")) >= SILENT_S
             if ray_node is not None and not is_silent:
-                self.nodes[name] = Node(name, ray_node.zone)
+                self.nodes[name] = Node(name, ray_node.zone, has_data=ray_node.has_data)
             elif known is not None and known.lost_at is None:
                 self.nodes[name] = replace(known, lost_at=now)
         empty = [

@@ -103,7 +103,7 @@ def _agents(spec: ClusterSpec) -> Iterator[tuple[dict[str, RayNode], dict[str, A
         raise Unavailable(
             "this Ray cluster serves an index, or was told to: run bitsift cluster down first"
         )
-    nodes = ray_nodes()
+    nodes = {name: node for name, node in ray_nodes().items() if node.has_data}
     if not nodes:
         raise Unavailable(
             "no node of this Ray cluster may hold shards: start some with --labels "

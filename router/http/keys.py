@@ -189,7 +189,7 @@ def _read(path: Path) -> tuple[tuple[Key, ...], _Fingerprint]:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise InvalidRequest(f"{path} is not a file: name the key file")
-        if found.st_mode & 0o077:
+        if others_may_use(found):
             raise InvalidRequest(
                 f"the key file {path} has mode {found.st_mode & 0o777:04o}: users other than "
                 f"its owner can use it; chmod 600 {path}, and replace its keys if others may have "
@@ -199,6 +199,14 @@ def _read(path: Path) -> tuple[tuple[Key, ...], _Fingerprint]:
     finally:
         os.close(descriptor)
     return _parsed(path, data), _fingerprint(found)
+
+
+def others_may_use(found: os.stat_result) -> bool:
+    """Whether users other than the owner may. Kubernetes gives the files of a Secret to root, and
+    lets a group of the pod's own read them (fsGroup): that is no other user.
+    """
+    is_given = found.st_uid == 0 != os.geteuid() and found.st_gid in os.getgroups()
+    return bool(found.st_mode & (0o037 if is_given else 0o077))
 
 
 def _parsed(path: Path, data: bytes) -> tuple[Key, ...]:

@@ -67,6 +67,7 @@ class ModelCluster:
     """When the nodes of a shard were others last."""
     held_until: float = 0.0
     since: float = 1_000.0
+    routers_alone: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         self.table = Table(0, ((),) * self.shards)
@@ -127,7 +128,10 @@ class ModelCluster:
             if place[1] not in self.lost:
                 self.seen[place] = self._replica(place, disk)
         self.seen = {k: v for k, v in self.seen.items() if k in self.disks or k[1] in self.lost}
-        nodes = (Node(name, zone, self.lost.get(name)) for name, zone in self.zones.items())
+        nodes = (
+            Node(name, zone, self.lost.get(name), has_data=name not in self.routers_alone)
+            for name, zone in self.zones.items()
+        )
         return Observed(
             table=self.table,
             nodes=tuple(nodes),

@@ -22,6 +22,8 @@ from bitsift.cluster.fleet.observed import (
     StopRouter,
     Table,
 )
+from bitsift.cluster.fleet.orders import added, moved
+from bitsift.errors import InvalidRequest
 from tests.cluster.fleet.model_cluster import Disk, ModelCluster, spec_of
 
 NAMES = ("a", "b", "c", "d", "e")
@@ -297,3 +299,27 @@ def test_whatever_happens_it_comes_to_what_the_spec_says(data: st.DataObject) ->
     model.with_orders(moves=(), extras=())
     model.settle()
     assert_full(model)
+
+
+def test_a_node_for_routers_alone_holds_no_replica_and_data_nodes_have_no_router() -> None:
+    model = cluster(3, 2, 2, routers=5)
+    model.routers_alone = frozenset({"c"})
+    model.settle()
+    assert {node for _, node in model.disks} == {"a", "b"}
+    assert set(model.routers) == {"c"}
+    model.lose("c")
+    model.settle()
+    assert set(model.routers) - {"c"} == {"a", "b"}  # until one for routers alone is there again
+    model.back("c")
+    model.settle()
+    assert set(model.routers) == {"c"}
+
+
+def test_a_replica_cannot_be_ordered_to_a_node_for_routers_alone() -> None:
+    replicas = (Replica(0, "a", Phase.READY),)
+    nodes = (Node("a"), Node("r", has_data=False))
+    observed = Observed(Table(1, (("a",),)), nodes, replicas)
+    with pytest.raises(InvalidRequest, match="for routers alone"):
+        moved(observed, 0, "a", "r")
+    with pytest.raises(InvalidRequest, match="for routers alone"):
+        added(observed, 0, "r")

@@ -84,3 +84,9 @@ def test_what_an_earlier_controller_placed_is_waited_for() -> None:
     watch.see_replicas(reports, {}, 51)
     assert watch.nodes == {"a": Node("a", "z"), "b": Node("b", lost_at=50)}
     assert watch.replicas[0, "b"].phase is Phase.READY
+
+
+def test_a_node_for_routers_alone_is_seen_as_one() -> None:
+    watch = Watch(UUID)
+    watch.see_nodes({"r": RayNode("r", "z", "127.0.0.1", has_data=False)}, {"r": report("r")}, 1)
+    assert watch.nodes == {"r": Node("r", "z", has_data=False)}

@@ -21,6 +21,7 @@ from bitsift.router.http.keys import (
     Scope,
     key_file_bytes,
     new_key,
+    others_may_use,
     read_keys,
 )
 
@@ -216,3 +217,24 @@ def test_every_refusal_is_an_error_of_ours(path: Path) -> None:
     path.symlink_to(path)  # a loop
     with pytest.raises(BitsiftError, match="keys.json"):
         read_keys(path)
+
+
+@pytest.mark.parametrize(
+    ("owner", "group", "mode", "is_refused"),
+    [
+        (0, 10_001, 0o440, False),
+        (0, 10_001, 0o400, False),
+        (0, 10_001, 0o460, True),
+        (0, 10_001, 0o444, True),
+        (0, 50, 0o440, True),
+        (10_001, 10_001, 0o440, True),
+        (10_001, 10_001, 0o400, False),
+    ],
+)
+def test_a_secret_that_kubernetes_mounted_for_the_group_of_a_pod_is_no_file_of_others(
+    monkeypatch: pytest.MonkeyPatch, owner: int, group: int, mode: int, is_refused: bool
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 10_001)
+    monkeypatch.setattr(os, "getgroups", lambda: [10_001])
+    found = os.stat_result((0o100000 | mode, 1, 1, 1, owner, group, 1, 0, 0, 0))
+    assert others_may_use(found) == is_refused
