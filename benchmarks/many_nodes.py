@@ -81,7 +81,7 @@ def cluster(folder: Path, index: Path, layout: Layout, checkout: Path) -> Iterat
     with contextlib.ExitStack() as stack:
         with running_in(checkout):
             nodes = stack.enter_context(ray_nodes({name: {} for name in layout.nodes}))
-            made = Cluster(folder, nodes, [], [])
+            made = Cluster(folder, nodes, [], {})
             (url,) = urls(made.run("up", folder / "spec.toml")).values()
         yield url
         with running_in(checkout):
