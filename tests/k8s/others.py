@@ -33,6 +33,7 @@ def other_mistakes(of: list[Object]) -> Iterator[str]:
         yield from (f"{one['kind']} {one['metadata']['name']}: {said}" for said in found)
     yield from _namespace(of)
     yield from _network(of)
+    yield from _reach(of)
 
 
 def _selected(of: list[Object], labels: dict[str, str]) -> list[Pod]:
@@ -93,6 +94,40 @@ def _policy(_: list[Object], one: Object) -> Iterator[str]:
                 is_port = isinstance(first, int) and 0 < first <= last <= PORT_MAX
                 if not is_port:
                     yield f"there is no port {first}-{last}"
+
+
+def _reach(of: list[Object]) -> Iterator[str]:
+    """Policies that are for nobody, or open ports that nothing listens on."""
+    for one in of:
+        if one["kind"] != "NetworkPolicy":
+            continue
+        name, spec = one["metadata"]["name"], one["spec"]
+        there = _selected(of, spec["podSelector"].get("matchLabels", {}))
+        if not there:
+            yield f"NetworkPolicy {name}: it is for no pod"
+        for rule in spec.get("ingress", []):
+            yield from (
+                f"NetworkPolicy {name}: {said}" for said in _opened(of, there, rule, "from")
+            )
+        for rule in spec.get("egress", []):
+            for peer in rule.get("to", []):
+                if "namespaceSelector" not in peer:
+                    others = _selected(of, peer["podSelector"]["matchLabels"])
+                    found = _opened(of, others, rule, "to")
+                    yield from (f"NetworkPolicy {name}: {said}" for said in found)
+
+
+def _opened(of: list[Object], there: list[Pod], rule: Object, peers: str) -> Iterator[str]:
+    known = {
+        port["containerPort"] for p in there for c in p.containers for port in c.get("ports", [])
+    }
+    for port in rule.get("ports", []):
+        if "endPort" not in port and port.get("port") not in known:
+            yield f"nothing listens on port {port.get('port')}"
+    for peer in rule.get(peers, []):
+        labels = peer.get("podSelector", {}).get("matchLabels")
+        if labels is not None and not _selected(of, labels):
+            yield f"no pod has {labels}"
 
 
 def _scaler(of: list[Object], one: Object) -> Iterator[str]:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import ray
 import typer.main
+import yaml
 from ray.scripts.scripts import start
 
 from bitsift.cluster.cli.main import app
@@ -75,6 +76,24 @@ def test_nothing_is_wrong(name: str) -> None:
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_an_overlay_changes_what_it_should(name: str) -> None:
     assert difference(name) == (GOLDEN / f"{name}.diff").read_text()
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_a_patch_has_something_to_change(name: str) -> None:
+    """Kustomize says nothing of one that has not, and the golden files would be written without."""
+    found = yaml.safe_load((MANIFESTS / "overlays" / name / "kustomization.yaml").read_text())
+    parent = Path(found["resources"][0]).name
+    there = [(one["kind"], one["metadata"]["name"]) for one in objects(parent)]
+    assert found["patches"]
+    for patch in found["patches"]:
+        own = yaml.safe_load(patch["patch"])
+        target = patch.get("target") or {"kind": own["kind"], "name": own["metadata"]["name"]}
+        wanted = re.compile(target["kind"]), re.compile(target.get("name", ".*"))
+        assert any(wanted[0].fullmatch(kind) and wanted[1].fullmatch(it) for kind, it in there), (
+            target
+        )
+    for image in found.get("images", []):
+        assert f"{image.get('newName', image['name'])}:{image['newTag']}" in rendered(name)
 
 
 def test_no_word_is_a_boolean_for_kubectl_alone() -> None:

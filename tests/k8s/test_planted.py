@@ -156,6 +156,15 @@ MORE: dict[str, Plant] = {
     "a policy that allows everything": lambda of: spec(of, "NetworkPolicy", "ray")["ingress"][
         0
     ].pop("from"),
+    "a policy for no pod": lambda of: spec(of, "NetworkPolicy", "http")["podSelector"].update(
+        matchLabels={"app.kubernetes.io/component": "routers"}
+    ),
+    "a policy for callers that are not there": lambda of: spec(of, "NetworkPolicy", "ray-head")[
+        "ingress"
+    ][0]["from"][0]["podSelector"].update(matchLabels={"bitsift-ray": "yes"}),
+    "a policy that opens a port that nothing has": lambda of: spec(of, "NetworkPolicy", "http")[
+        "ingress"
+    ][0]["ports"][0].update(port=8_001),
     "numbers in rayStartParams": lambda of: head_group(of)["rayStartParams"].update(
         {"num-cpus": 0}
     ),
@@ -166,6 +175,9 @@ MORE: dict[str, Plant] = {
     "a control store in RAM": lambda of: ray(of).pop("gcsFaultToleranceOptions"),
     "random ports": lambda of: first(of).update(
         args=without(first(of)["args"], "--node-manager-port")
+    ),
+    "a process for each processor of the machine": lambda of: first(of).update(
+        args=without(first(of)["args"], "--num-cpus")
     ),
     "no token": lambda of: environment(of).update(RAY_AUTH_MODE="disabled"),
     "shards one after the other": lambda of: spec(of).pop("podManagementPolicy"),

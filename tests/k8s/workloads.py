@@ -272,7 +272,10 @@ def _object_store(pod: Pod, container: Object) -> float | None:
 
 
 def _ray(of: list[Object], pod: Pod) -> Iterator[str]:
-    """A node of Ray: its ports are fixed, its token is given, it waits for a head that returns."""
+    """A node of Ray: its ports are fixed, its token is given, it waits for a head that returns.
+
+    Without a number of processors it starts a process for each that the machine has.
+    """
     for container in pod.containers if pod.is_ray else ():
         names, given = variables(of, container), flags(container)
         if names.get("RAY_AUTH_MODE") != "token":
@@ -287,7 +290,7 @@ def _ray(of: list[Object], pod: Pod) -> Iterator[str]:
             given["--node-ip-address"] = "by the operator"
         for flag in (
             "--node-manager-port", "--object-manager-port", "--min-worker-port",
-            "--max-worker-port", "--node-ip-address", "--object-store-memory",
+            "--max-worker-port", "--node-ip-address", "--object-store-memory", "--num-cpus",
         ):  # fmt: skip
             if flag not in given:
                 yield f"{flag} is not fixed"
