@@ -35,12 +35,12 @@ COPY router router
 COPY shard_worker shard_worker
 # Wheels only: there is no compiler here. A build of torch for CPUs must be what pip finds (or one for CUDA).
 RUN python3 -m venv /opt/bitsift \
-    && /opt/bitsift/bin/pip install --only-binary :all: -c constraints.txt setuptools \
+    && /opt/bitsift/bin/pip install --only-binary :all: -c constraints.txt 'setuptools>=77' \
     && /opt/bitsift/bin/pip install --only-binary :all: --no-build-isolation -c constraints.txt '.[shard]' \
     && /opt/bitsift/bin/pip uninstall -y setuptools
 
 FROM build AS build-router
-RUN /opt/bitsift/bin/pip install --only-binary :all: -c constraints.txt setuptools \
+RUN /opt/bitsift/bin/pip install --only-binary :all: -c constraints.txt 'setuptools>=77' \
     && /opt/bitsift/bin/pip install --only-binary :all: --no-build-isolation -c constraints.txt '.[server]'
 
 FROM base AS shard

@@ -77,6 +77,8 @@ def test_each_target_installs_its_extra() -> None:
     assert "'.[shard]'" in shard
     assert "'.[server]'" in router
     assert {"bitsift[shard]"} < set(EXTRAS["server"])
+    (backend,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    assert f"'{backend}'" in shard  # the one that a new venv has is older
 
 
 REFUSING = (
