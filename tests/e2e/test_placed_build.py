@@ -176,7 +176,7 @@ class Building:
         process = self.start()
 
         def is_stored() -> bool:
-            assert process.poll() is None, process.communicate()
+            assert process.poll() is None, process.communicate(timeout=30)
             stores = self.folder.glob("data/*/*/shard-*/store-*/data.mdb")
             return sum(path.stat().st_blocks * 512 for path in stores) >= stored_bytes
 
@@ -259,7 +259,7 @@ def test_a_command_that_is_killed_goes_on_at_once_and_a_second_one_waits_for_its
     assert status == 1
     assert "another command builds on this Ray cluster" in error["detail"]
     process.kill()
-    process.communicate()
+    process.communicate(timeout=30)
     status, report = ended(building.start())
     assert status == 0, report
     assert (report["documents"], report["encoded"] < LARGE.rows) == (LARGE.rows, True)

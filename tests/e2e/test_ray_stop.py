@@ -63,7 +63,7 @@ def test_ray_stop_at_any_step_of_serve_leaves_nothing(
     assert "Traceback" not in said and "***" not in said
     # Ray ends its driver without a word where the store of its cluster is gone during the start,
     # which may have come to any step by then.
-    last = said.splitlines()[-1]
+    last = (before + said).splitlines()[-1]
     assert last.startswith("error: ") or any(it in last for it in SERVE_STEPS), before + said
     check_unlocked(ready_index)
 
