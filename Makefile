@@ -14,7 +14,7 @@ FAST_ROOT = $(shell df -Pk /dev/shm 2>/dev/null | awk 'END { print ($$4 > 104857
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo install test test-fast crash-test chaos lint format docs bench bench-40m constraints clean
+.PHONY: help demo install test test-fast crash-test simulate chaos lint format docs bench bench-40m constraints clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,10 @@ test-fast: $(VENV)/.installed-dev ## the tests without Ray, a browser, a model o
 
 crash-test: $(VENV)/.installed-dev ## kill a shard 240 times under load and look for what it lost; some minutes
 	$(BIN)/python -m tests.crash
+
+SEEDS ?= 4000
+simulate: $(VENV)/.installed-dev ## replicas on a simulated clock and network, thousands of histories; SEEDS=n
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS)
 
 chaos: $(VENV)/.installed-dev ## nodes that end, freeze or are cut off; every process of a server killed, stopped, terminated; an hour
 	$(BIN)/python -m pytest -m long

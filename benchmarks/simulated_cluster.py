@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from bitsift.options import SearchOptions
 from bitsift.router.description import IndexDescription
 from bitsift.router.service import SearchService
 from bitsift.router.shards.fanout import FanOut
-from bitsift.router.shards.link import ShardLink
+from bitsift.router.shards.link import ReplicaLink, ShardLink
 from bitsift.router.shards.remote import RemoteLink
 from bitsift.router.shards.replica import Replica
 from bitsift.router.shards.replica_set import ReplicaSet
@@ -48,7 +48,8 @@ def first_replica(shard: int, replicas: Sequence[ShardLink]) -> ShardLink:
 def hedged(shard: int, replicas: Sequence[ShardLink]) -> ShardLink:
     """The product's own: the better of two is asked, and where it is late another."""
     nodes = enumerate(replicas)
-    return ReplicaSet(shard, [Replica(shard, f"node-{n}", link) for n, link in nodes])
+    links = [(n, cast(ReplicaLink, link)) for n, link in nodes]  # nothing is written
+    return ReplicaSet(shard, [Replica(shard, f"node-{n}", link) for n, link in links])
 
 
 @dataclass(frozen=True, slots=True)

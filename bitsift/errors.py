@@ -12,6 +12,7 @@ became of the request, unless the error itself says otherwise (``with_outcome``)
     ├─ StorageFull           the operator must add disk           (507; reads go on)     not done
     ├─ Unavailable           try again later                      (503 + Retry-After)    not done
     │  ├─ ShardUnavailable   degrades coverage; raised only with require_complete        unknown
+    │  ├─ Fenced            a newer replica table is in force: its holder writes        not done
     │  ├─ WritesStopped     the operator must check the disk; reads go on               unknown
     │  └─ DeadlineExceeded   the answer did not come in time      (504 + Retry-After)    unknown
     └─ Corrupt               our own data contradicts itself      (500)                  unknown
@@ -177,6 +178,13 @@ class ShardUnavailable(Unavailable):
 
     title = "shard unavailable"
     outcome = RequestOutcome.UNKNOWN
+
+
+class Fenced(Unavailable):
+    """The sender's replica table has been replaced: whoever has the newer one writes."""
+
+    title = "fenced"
+    outcome = RequestOutcome.NOT_DONE
 
 
 class WritesStopped(Unavailable):

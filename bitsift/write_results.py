@@ -10,7 +10,8 @@ from bitsift.write_status import WriteStatus
 
 _DELETE = (WriteStatus.DELETED, WriteStatus.MISSING, WriteStatus.FAILED)
 DELETE_STATUSES = tuple(status.value for status in _DELETE)
-UPSERT_STATUSES = tuple(status.value for status in WriteStatus if status not in _DELETE[:2])
+_INTERNAL = (*_DELETE[:2], WriteStatus.SUPERSEDED)
+UPSERT_STATUSES = tuple(status.value for status in WriteStatus if status not in _INTERNAL)
 """What each kind of call counts, in the order of its answer."""
 
 

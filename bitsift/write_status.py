@@ -26,6 +26,10 @@ class WriteStatus(StrEnum):
     """Nothing changed, and nothing will until the caller changes the document: it is invalid, or
     its id is taken by a document that must not be replaced.
     """
+    SUPERSEDED = "superseded"
+    """Nothing changed: the replica has a newer version. Only a coordinator of replicas sees it, and
+    tries again in a version that is newer still (router/shards/replica_writes.py).
+    """
     FAILED = "failed"
     """A temporary error of its shard or of the model; the error's ``outcome`` says whether it was
     written."""

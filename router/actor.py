@@ -30,6 +30,7 @@ from bitsift.router.shards.placed import PlacedShards
 from bitsift.router.shards.placement import ReplicaTable
 from bitsift.router.shards.remote import RemoteWriter
 from bitsift.shard_worker.search.precedence import share_quickly
+from bitsift.write_acks import WriteAcks
 
 log = logging.getLogger(__name__)
 
@@ -54,17 +55,19 @@ class RouterActor:
         query_cache: int = QUERY_CACHE_DEFAULT,
         access: AccessSettings = AccessSettings(),  # noqa: B008 (frozen)
         min_ready_shards: int | None = None,
+        acks: WriteAcks = WriteAcks.MAJORITY,
     ) -> None:
         """``table`` says where the shards are, until ``place`` is called; ``writer`` is the
         WriterActor of the same shards.
 
         ``encoder`` is None for precomputed embeddings.
         ``query_cache`` is how many vectors of queries are remembered, ``min_ready_shards`` what
-        /readyz waits for (readiness.py). ``access`` says who may ask for what.
+        /readyz waits for (readiness.py). ``access`` says who may ask for what, ``acks`` how many
+        replicas have what was acknowledged.
         """
         share_quickly()
         self._min_ready_shards = min_ready_shards
-        self._shards = PlacedShards(table)
+        self._shards = PlacedShards(table, acks=acks)
         shards = FanOut(self._shards.links)
         self._service = SearchService(description, shards, None, query_cache)
         self._writer = RemoteWriter(writer)

@@ -22,8 +22,9 @@ import ray
 
 from bitsift.errors import BitsiftError, RequestOutcome, ShardUnavailable
 from bitsift.shard_worker.codes import Calibration
-from bitsift.shard_worker.fencing import check_epoch
+from bitsift.shard_worker.fencing import TableFence, check_epoch
 from bitsift.shard_worker.maintenance.backup import copy_shard
+from bitsift.shard_worker.replica_state import ReplicaState
 from bitsift.shard_worker.search.precedence import lowest_priority, share_quickly
 from bitsift.shard_worker.search.underway import Underway
 from bitsift.shard_worker.shard import Shard
@@ -84,6 +85,7 @@ class ShardActor:
         self._identity = identity
         self._settings = settings
         self._epoch = epoch
+        self._fence: TableFence | None = None
         self._shard: Shard | None = None
         self._reason: str | None = None
         self._underway = Underway()
@@ -94,6 +96,7 @@ class ShardActor:
         while self._shard is None and not self._stopping.is_set():
             try:
                 self._check_epoch()
+                self._fence = TableFence.beside(self._folder)
                 settings = self._settings or ShardSettings()
                 self._shard = Shard(self._folder, self._calibration, self._identity, settings)
                 self._reason = None
@@ -134,6 +137,10 @@ class ShardActor:
             error = ShardUnavailable(f"shard {self._identity.shard} is {state}")
             raise error.with_outcome(RequestOutcome.NOT_DONE)
         return self._shard
+
+    def _tables(self) -> TableFence:
+        assert self._fence is not None  # it is read before the shard is opened
+        return self._fence
 
     def _stamp(self) -> Stamp:
         """Which opened copy of the shard answers, and the newest version that it knows."""
@@ -179,13 +186,16 @@ class ShardActor:
         self._underway.cancel(call, places)
 
     @ray.method(concurrency_group="write")
-    def write(self, operations: bytes) -> bytes:
+    def write(self, operations: bytes, epoch: int = 0) -> bytes:
         """Do packed operations durably; packed outcomes of each (write_wire.py).
 
-        A bulk load calls it in the group ``load``.
+        ``epoch`` is that of the caller's replica table (fencing.py). A bulk load, which has none,
+        calls it in the group ``load``.
         """
         asked = unpack_writes(operations)
-        return pack_outcomes(self._ready().write(asked), self._stamp())
+        shard = self._ready()
+        self._tables().admit(epoch)
+        return pack_outcomes(shard.write(asked), self._stamp())
 
     @ray.method(concurrency_group="read")
     def foresee(self, operations: bytes) -> bytes:
@@ -197,6 +207,43 @@ class ShardActor:
     def document(self, document_id: str) -> bytes:
         """The packed document with this id."""
         return pack_documents([[self._ready().document(document_id)]], self._stamp())
+
+    @ray.method(concurrency_group="read")
+    def seal(self, epoch: int, is_new: bool = False) -> int:
+        """The newest version on the disk; writes under older tables are refused from now on.
+
+        A controller says that its epoch ``is_new`` (fencing.py).
+        """
+        shard = self._ready()
+        self._tables().admit(epoch, is_new=is_new)
+        return ReplicaState(shard).newest_stored()
+
+    @ray.method(concurrency_group="read")
+    def version(self, document_id: str, epoch: int) -> int:
+        """The version of a document, else of its deletion, else 0; under a table of ``epoch``."""
+        shard = self._ready()
+        self._tables().check(epoch)
+        return ReplicaState(shard).version(document_id)
+
+    @ray.method(concurrency_group="read")
+    def facts(self) -> bytes:
+        """Packed ReplicaFacts, to be compared with other replicas."""
+        return pack_fact(ReplicaState(self._ready()).facts(), self._stamp())
+
+    @ray.method(concurrency_group="read")
+    def digests(self, bits: int, since: int) -> bytes:
+        return ReplicaState(self._ready()).digests(bits, since)
+
+    @ray.method(concurrency_group="read")
+    def entries(self, bits: int, since: int, ranges: bytes) -> bytes:
+        """Packed Entries."""
+        found = ReplicaState(self._ready()).entries(bits, since, ranges)
+        return pack_fact(found, self._stamp())
+
+    @ray.method(concurrency_group="read")
+    def changes(self, keys: bytes) -> bytes:
+        """Packed operations, for a replica that lacks them."""
+        return pack_writes(ReplicaState(self._ready()).changes(keys), self._stamp())
 
     @ray.method(concurrency_group="maintenance")
     def save_bits(self) -> None:

@@ -7,13 +7,21 @@ of a replica has an epoch, greater than those before, which is written beside it
 
 An actor of another epoch opens nothing, and closes what it has. It lies beside the folder, for a
 copy of the shard takes the folder's place.
+
+Of several writers, and of several controllers, only the latest may write. Each replica table has an
+epoch too. The newest that a replica was sealed with, or written to by, stands beside its folder
+before the replica answers; writes under an older one are refused (``TableFence``):
+
+    shard-00003.table.json    {"epoch": 23}
 """
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
-from bitsift.errors import NotFound, Unavailable
+from bitsift.errors import Fenced, NotFound, Unavailable
 from bitsift.shard_worker.layout import read_json, write_json
 
 
@@ -24,8 +32,12 @@ def epoch_file(folder: Path) -> Path:
 
 def read_epoch(folder: Path) -> int:
     """The latest epoch that the replica in ``folder`` was given; 0: none. Raises Corrupt."""
+    return _read(epoch_file(folder))
+
+
+def _read(file: Path) -> int:
     try:
-        return int(read_json(epoch_file(folder))["epoch"])
+        return int(read_json(file)["epoch"])
     except NotFound:
         return 0
 
@@ -51,3 +63,45 @@ def _late(folder: Path, epoch: int, latest: int) -> Unavailable:
         f"{folder} is for an actor of epoch {latest}, this one is of epoch {epoch}: "
         "the controller has started another, and ends this one"
     )
+
+
+class TableFence:
+    """Refuses writes under a replica table older than the newest that it has seen. Any number of
+    threads.
+    """
+
+    def __init__(self, newest: int, keep: Callable[[int], None]) -> None:
+        """``newest`` is what was kept; ``keep`` makes an epoch durable before it returns."""
+        self._newest = newest
+        self._keep = keep
+        self._lock = threading.Lock()
+
+    @classmethod
+    def beside(cls, folder: Path) -> TableFence:
+        """That of the replica in ``folder``. Raises Corrupt."""
+        file = folder.with_name(f"{folder.name}.table.json")
+        return cls(_read(file), lambda epoch: write_json(file, {"epoch": epoch}))
+
+    def admit(self, epoch: int, *, is_new: bool = False) -> None:
+        """From now on nothing is written under an older table. Raises Fenced if this one is older,
+        and where it must be new, but was seen before: another controller has chosen it.
+
+        0 is no table: there is one copy only, or a bulk load fills it.
+        """
+        with self._lock:
+            if epoch > self._newest:
+                self._keep(epoch)
+                self._newest = epoch
+            elif 0 < epoch < self._newest or is_new:
+                raise self._late(epoch)
+
+    def check(self, epoch: int) -> None:
+        """Raises Fenced where a newer table is in force: what is read under this one may be old."""
+        if 0 < epoch < self._newest:
+            raise self._late(epoch)
+
+    def _late(self, epoch: int) -> Fenced:
+        return Fenced(
+            f"the replica table of epoch {epoch} is refused: that of epoch {self._newest} is in "
+            "force, and its holder writes"
+        )

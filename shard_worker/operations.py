@@ -5,9 +5,9 @@ what became of each of its documents is decided in the transaction that does it.
 sent again: an operation that was done changes nothing when it comes a second time in a row.
 
 Each carries a ``version`` (clock.py); 0 has the shard's own clock choose one, which is newer than
-all that is there. An operation with a version that finds one as new or newer came late, and changes
-nothing: UNCHANGED. So copies of a shard that get the same operations, in whatever order, end up
-with the same documents.
+all that is there. An operation with a version that finds a newer one came late, and changes
+nothing: SUPERSEDED; one that finds its own came twice: UNCHANGED. So copies of a shard that get the
+same operations, in whatever order, end up with the same documents.
 """
 
 from __future__ import annotations

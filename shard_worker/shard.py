@@ -64,6 +64,7 @@ from bitsift.write_status import WriteStatus
 
 log = logging.getLogger(__name__)
 
+_NO_CHANGE = frozenset((WriteStatus.UNCHANGED, WriteStatus.SUPERSEDED))
 CLOSE_WAIT_S = 5.0
 """How long closing waits for what still writes: a commit takes milliseconds, a compaction ends with
 the rows that it is at. Training does not end before it is done."""
@@ -89,6 +90,7 @@ class Shard:
         self._calibration = calibration
         self._settings = settings
         self._writes = GroupCommit()
+        self._late = 0
         self.replica = secrets.randbelow((1 << 64) - 1) + 1
         self._probing = Probing(folder, calibration, settings)
         with unusable_named(folder):
@@ -173,12 +175,11 @@ class Shard:
         return self._maintenance.wants_training()
 
     def train(self) -> None:
-        """Group the bits of all rows into lists, for approximate searches.
+        """Group the bits of all rows into lists, for approximate searches: minutes for millions.
 
-        Takes minutes for millions of rows. Searches and writes go on; the new lists replace the
-        old bits at once. Raises StorageFull when the file of lists does not fit on the disk,
-        Unavailable when the disk fails, Corrupt while rows are without bits: lists would hide that
-        for good.
+        Searches and writes go on; the new lists replace the old bits at once. Raises StorageFull
+        when the file of lists does not fit on the disk, Unavailable when the disk fails, Corrupt
+        while rows are without bits: lists would hide that for good.
         """
         self._maintenance.train()
 
@@ -196,10 +197,7 @@ class Shard:
         return self._maintenance.compact()
 
     def upgrade(self, on_rows: OnRows = lambda _, __: None) -> bool:
-        """Compact a shard in an earlier format, which brings it into the current one.
-
-        Returns whether it was in an earlier one. The rest as ``compact``.
-        """
+        """``compact`` a shard in an earlier format; returns whether it was in one."""
         return self._maintenance.upgrade(on_rows)
 
     def save_bits(self) -> None:
@@ -226,7 +224,7 @@ class Shard:
         with contextlib.ExitStack() as reading:
             with self._writes.lock:
                 now = reading.enter_context(self._current.reading())
-                moment = Moment.of(now, self.replica)
+                moment = Moment.of(now, self.replica, self._late)
             return written_since(now, moment, since, mark)
 
     def past(self) -> Past:
@@ -241,10 +239,9 @@ class Shard:
     # --- searching -------------------------------------------------------------------------
 
     def search(self, queries: Sequence[Query]) -> list[Candidates]:
-        """The candidates of each query, one ``Candidates`` each, in order.
+        """The candidates of each query, in order; those of one kind share a pass over the bits.
 
-        Queries of one kind share one pass over the bits. Raises DeadlineExceeded when one of them
-        came to its deadline.
+        Raises DeadlineExceeded when one of them came to its deadline.
         """
         found = []
         for answer in self.answers(queries):
@@ -326,6 +323,12 @@ class Shard:
         assert isinstance(found, Document), found  # everything fits where all bytes may be used
         return found
 
+    @contextlib.contextmanager
+    def still(self) -> Iterator[Store]:
+        """The store, while no write runs."""
+        with self._writes.lock, self._current.reading() as generation:
+            yield generation.store
+
     # --- writing ---------------------------------------------------------------------------
 
     def write(self, operations: Sequence[Operation]) -> list[Outcome]:
@@ -367,7 +370,12 @@ class Shard:
         # Where all bring one, replicas that took the same writes know the same newest version.
         given = all(one.version for one in operations if isinstance(one, Documents | Delete))
         version = NO_VERSION if given else self._clock.tick()
+        newest = store.counters.newest_version
         statuses = store.write(operations, to_ram, version=version).statuses
+        self._late += any(
+            0 < operation.version < newest and not _NO_CHANGE.issuperset(said)
+            for operation, said in zip(operations, statuses, strict=True)
+        )
         generation.check(in_doubt=True)
         if store.pending_ids >= PENDING_MAX:
             try:

@@ -7,7 +7,8 @@ more. Nothing is remembered here: a ``Mark`` says where a pass is.
 
 Rows are in the order in which they were written, so a pass begins where the one before it ended.
 After a compaction, or in another copy of the shard, the numbers are others: it begins at the first
-row then, and takes those that are new by their versions.
+row then, and takes those that are new by their versions. Where the shard was given something that
+is older than the newest that it had, versions do not say what is new: all comes again.
 """
 
 from __future__ import annotations
@@ -39,12 +40,15 @@ _DELETES_AT_ONCE = 16
 class Mark:
     """Where a pass is: the next ``row``, the first one that it leaves out, how many of the
     deletions came (-1: all). ``opened`` are the opened copy of the shard and the generation that
-    the rows are of; ``version`` was the newest one when it began.
+    the rows are of; ``version`` was the newest one, ``late`` how often something older than the
+    newest had come, when it began.
     """
 
     opened: tuple[int, int]
     version: int
+    late: int
     rows_since: int
+    deletes_since: int
     row: int
     stop: int
     deletes: int = 0
@@ -65,17 +69,20 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What a shard held while nothing was written: its rows, and the newest version of any."""
+    """What a shard held while nothing was written: its rows, the newest version of any, and how
+    often it was given something ``late``, older than that, by another replica (convergence.py).
+    """
 
     opened: tuple[int, int]
     rows: int
     version: int
+    late: int = 0
 
     @classmethod
-    def of(cls, generation: Generation, replica: int) -> Moment:
+    def of(cls, generation: Generation, replica: int, late: int) -> Moment:
         """Of the opened copy ``replica``. Nothing may be written meanwhile."""
         store = generation.store
-        return cls((replica, store.generation), store.rows, store.counters.newest_version)
+        return cls((replica, store.generation), store.rows, store.counters.newest_version, late)
 
 
 def written_since(generation: Generation, moment: Moment, since: int, mark: Mark | None) -> Changes:
@@ -97,7 +104,7 @@ def written_since(generation: Generation, moment: Moment, since: int, mark: Mark
         mark = replace(mark, row=stop)
     else:
         last = mark.deletes + _DELETES_AT_ONCE
-        found = list(itertools.islice(deletes(store, since), mark.deletes, last))
+        found = list(itertools.islice(deletes(store, mark.deletes_since), mark.deletes, last))
         operations = list(itertools.chain.from_iterable(found))
         mark = replace(mark, deletes=last if len(found) == _DELETES_AT_ONCE else -1)
     return Changes(operations, mark, store.rows - store.dead_rows)
@@ -117,10 +124,13 @@ def _check(store: Store, since: int) -> None:
 
 
 def _begun(moment: Moment, since: int, before: Mark | None) -> Mark:
+    now = moment.opened, moment.version, moment.late
+    if before is not None and before.late != moment.late:
+        return Mark(*now, NO_VERSION, NO_VERSION, 0, moment.rows)
     goes_on = before is not None and before.is_ended and before.opened == moment.opened
     if before is not None and goes_on and before.version == since:
-        return Mark(moment.opened, moment.version, NO_VERSION, before.stop, moment.rows)
-    return Mark(moment.opened, moment.version, since, 0, moment.rows)
+        return Mark(*now, NO_VERSION, since, before.stop, moment.rows)
+    return Mark(*now, since, since, 0, moment.rows)
 
 
 def _rows_at_once(store: Store) -> int:

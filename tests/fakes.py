@@ -69,7 +69,7 @@ class BrokenLink:
     async def foresee(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         raise self.error
 
-    async def write(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
+    async def write(self, operations: Sequence[Operation], epoch: int = 0) -> Sequence[Outcome]:
         self.calls += 1
         raise self.error
 
@@ -110,7 +110,7 @@ class FrozenLink:
         await asyncio.Event().wait()
         raise AssertionError
 
-    async def write(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
+    async def write(self, operations: Sequence[Operation], epoch: int = 0) -> Sequence[Outcome]:
         self.was_reached = True
         await asyncio.Event().wait()
         raise AssertionError

@@ -114,12 +114,24 @@ class FaultyLink(LocalLink):
         await self._befall("foresee")
         return await super().foresee(operations)
 
-    async def write(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
+    async def write(self, operations: Sequence[Operation], epoch: int = 0) -> Sequence[Outcome]:
         await self._befall("write")
-        outcomes = await super().write(operations)
+        outcomes = await super().write(operations, epoch)
         if self.error_after is not None:
             raise self.error_after
         return outcomes
+
+    async def seal(self, epoch: int) -> int:
+        await self._befall("seal")
+        return await super().seal(epoch)
+
+    async def version(self, document_id: str, epoch: int) -> int:
+        await self._befall("version")
+        return await super().version(document_id, epoch)
+
+    async def changes(self, keys: bytes) -> Sequence[Operation]:
+        await self._befall("changes")
+        return await super().changes(keys)
 
     async def newest_version(self) -> int:
         await self._befall("newest_version")

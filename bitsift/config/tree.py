@@ -21,6 +21,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from bitsift.errors import InvalidRequest
 from bitsift.quantities import parse_bytes
+from bitsift.write_acks import WriteAcks
 
 TEXT_CHARACTERS_MAX = 4_096
 TEXTS_MAX = 100
@@ -130,6 +131,11 @@ class Serve(Section):
     query_cache: Annotated[Number, Field(ge=0, le=QUERY_CACHE_MAX)] = Field(
         default=4_096,
         description="Query vectors to cache, four bytes per dimension each; 0 disables the cache.",
+    )
+    write_acks: WriteAcks = Field(
+        default=WriteAcks.MAJORITY,
+        description="How many replicas of a shard must have a write on their disks before it is "
+        "acknowledged: one, majority or all. The others get it, too.",
     )
 
 

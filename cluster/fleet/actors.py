@@ -150,14 +150,14 @@ class Fleet:
     def stop_replica(self, shard: int, node: str) -> None:
         stop_replica(self._manifest.uuid, shard, node)
 
-    def table(self, epoch: int, shards: tuple[tuple[str, ...], ...]) -> ReplicaTable:
-        """The actors that are there of the replicas of a table."""
+    def table(self, epoch: int, shards: tuple[tuple[str, ...], ...], replicas: int) -> ReplicaTable:
+        """The actors that are there of the replicas of a table; ``replicas`` are wanted."""
         found = []
         for shard, nodes in enumerate(shards):
             actors = {node: self.replica(shard, node) for node in nodes}
             there = {node: actor for node, actor in actors.items() if actor is not None}
             found.append(tuple(ReplicaAddress(node, actor) for node, actor in there.items()))
-        return ReplicaTable(epoch, tuple(found), self._manifest.uuid)
+        return ReplicaTable(epoch, tuple(found), self._manifest.uuid, replicas)
 
     # --- routers and the writer ------------------------------------------------------------
 
@@ -172,7 +172,7 @@ class Fleet:
         from bitsift.router.write.writer import WriterActor
 
         options = self._options(f"{WRITERS}/{node}", node, max_concurrency=CONNECTIONS_MAX)
-        arguments = self._manifest.describe(), table, self._encoder()
+        arguments = self._manifest.describe(), table, self._encoder(), self._spec.serve.write_acks
         return remote(WriterActor).options(**options).remote(*arguments)
 
     def start_router(self, node: str, table: ReplicaTable, writer: Any) -> Any:
@@ -192,6 +192,7 @@ class Fleet:
                 serve.query_cache,
                 access_settings(self._spec.access, serve),
                 serve.min_ready_shards,
+                serve.write_acks,
             )
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -24,7 +24,7 @@ from bitsift.cluster.fleet.polls import ASK_TIMEOUT_S, agent_said
 from bitsift.cluster.fleet.sources import PeerBlocks
 from bitsift.cluster.fleet.spec import ClusterSpec, IndexSource
 from bitsift.cluster.manifest import Manifest
-from bitsift.errors import BitsiftError, Unavailable, reason
+from bitsift.errors import BitsiftError, Fenced, Unavailable, reason
 from bitsift.router.shards.placement import ReplicaTable
 from bitsift.router.shards.ray_calls import Callee, asked
 from bitsift.shard_worker.store.counters import Past
@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 HELD_S = 10.0
 """What a hold of the writer is asked for; it is asked for again while it is needed."""
+SETTLED_S = 6.0
+"""For the writer to make replicas equal; one that does not answer is given up after 5 s."""
 _WORKERS = 16
 
 
@@ -57,7 +59,9 @@ class Enactor:
         self._running: dict[Hashable, Future[None]] = {}
         self.failures: dict[Hashable, str] = {}
         """Why the last step of a replica, or of a router, was not done."""
-        self.table = ReplicaTable(0, ((),) * manifest.shards, manifest.uuid)
+        self.table = ReplicaTable(
+            0, ((),) * manifest.shards, manifest.uuid, spec.placement.replicas
+        )
         """What routers and the writer have been given last."""
         self.held_until = 0.0
         self.hold_name = ""
@@ -154,17 +158,22 @@ class Enactor:
     def writer(self) -> Any | None:
         return self.fleet.writer(self._writer_at)
 
-    def ensure_writer(self, fit: list[str], known: list[str]) -> None:
-        """One writer, on a node of ``fit``: the one that runs on a node of ``known``, if it may."""
+    def ensure_writer(self, fit: list[str], known: list[str]) -> bool:
+        """One writer, on a node of ``fit``: the one that runs on a node of ``known``, if it may.
+
+        Returns whether it was started: it needs a table of an epoch that no other writer has.
+        """
         found = [node for node in known if self.fleet.writer(node) is not None]
         kept = next((node for node in found if node in fit), None)
         for node in found:
             if node != kept and fit:
                 end(self.fleet.writer(node))
-        if kept is None and fit:
+        is_new = kept is None and bool(fit)
+        if is_new:
             kept = fit[0]
             self.fleet.start_writer(kept, self.table)
         self._writer_at = kept
+        return is_new
 
     def place(self, table: ReplicaTable, routers: list[str]) -> None:
         """Give it to the routers, then to the writer: no old document is found after a write.
@@ -186,6 +195,35 @@ class Enactor:
         if writer is not None:
             asked(writer.place.remote(table), Callee("the writer"), ASK_TIMEOUT_S)
         self.held_until = 0.0
+
+    def seal(self, epoch: int, places: Iterable[tuple[int, str]]) -> dict[tuple[int, str], int]:
+        """The replicas (shard, node) that refuse writes under older tables from now on, and the
+        newest version that each knows.
+
+        Raises Fenced where one of them knows a newer table: another controller is in charge.
+        """
+        actors = {place: self.fleet.replica(*place) for place in places}
+        there = {place: actor for place, actor in actors.items() if actor is not None}
+        calls = {place: actor.seal.remote(epoch, True) for place, actor in there.items()}
+        versions = dict[tuple[int, str], int]()
+        for place, call in calls.items():
+            try:
+                callee = Callee(f"shard {place[0]} on {place[1]}")
+                versions[place] = asked(call, callee, ASK_TIMEOUT_S)
+            except Fenced:
+                raise
+            except BitsiftError as error:
+                self.failures[place] = error.message
+        return versions
+
+    def settle(self) -> set[tuple[int, str]]:
+        """While writes are held: the replicas (shard, node) of the table that may lack some of what
+        was acknowledged. All others have all of it then. Raises BitsiftErrors.
+        """
+        writer = self.writer()
+        if writer is None:
+            raise Unavailable("the writer has not started yet")
+        return set(asked(writer.settle.remote(), Callee("the writer"), SETTLED_S))
 
     def hold(self) -> None:
         """No write runs from here on until ``held_until``. Raises BitsiftErrors."""

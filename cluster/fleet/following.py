@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from bitsift.cluster.fleet.hydration import Pace
+from bitsift.errors import Unavailable
 from bitsift.router.shards.placement import Placement
 from bitsift.router.shards.ray_calls import asked, sent, shard_callee
 from bitsift.router.shards.routed import routed
@@ -105,6 +106,8 @@ class Follower:
         mark = self._mark
         while not self._ended.is_set():
             found = self._source.written_since(self.progress.since, mark)
+            if mark is not None and found.mark.opened[0] != mark.opened[0]:
+                raise Unavailable("the old shard was opened again: another follower begins")
             mark = found.mark
             self._write(found)
             self.progress.rows, self.progress.total_rows = mark.row, mark.stop

@@ -36,7 +36,7 @@ from bitsift.cluster.fleet.reshard_steps import (
 )
 from bitsift.cluster.fleet.served import Served, Serving
 from bitsift.cluster.fleet.state import State
-from bitsift.cluster.fleet.watch import Watch
+from bitsift.cluster.fleet.watch import Place, Watch
 from bitsift.errors import BitsiftError, Corrupt, ShardUnavailable, Unavailable
 from bitsift.router.shards.ray_calls import asked, shard_callee
 from bitsift.shard_worker.store.counters import Past
@@ -70,8 +70,11 @@ class Resharding:
         """By old shard: the version that followers have reached in all copies of the order."""
         self._reports: dict[int, FollowReport] = {}
         self._nodes: dict[int, str] = {}
+        self._behind = set[Place]()
+        """Old replicas that may lack what was acknowledged, by the writer that holds writes now."""
         self._seals: str = ""
         """The name of the hold under which the old shards are sealed."""
+        self._sealed_until = float("-inf")
         self._closing_since: float | None = None
         self._closed_at = float("-inf")
         self._is_new = True
@@ -104,6 +107,7 @@ class Resharding:
         observed, enactor = self._index.observed, self._index.enactor
         here = {node.name: node for node in observed.nodes if node.lost_at is None}
         ready = {(r.shard, r.node) for r in observed.replicas if r.phase == "ready"}
+        ready -= {(r.shard, r.node) for r in observed.replicas if r.is_behind} | self._behind
         running = {shard: r for shard, r in self._reports.items() if r.is_running}
         is_held = observed.is_held and enactor.hold_name == self._seals
         return Seen(
@@ -195,6 +199,8 @@ class Resharding:
         ]
         if actor is None or any(sink is None for _, _, sink in sinks):
             raise Unavailable("an actor starts again")
+        # One of several may have been given what is older than it, and what another never had.
+        is_alone = spec.placement.replicas == len(index.state.table.shards[shard]) == 1
         order = FollowOrder(
             uuid=index.manifest.uuid,
             shard=shard,
@@ -202,7 +208,7 @@ class Resharding:
             successor=self.order.uuid,
             shards=self.order.shards,
             sinks=tuple(sinks),
-            since=self._since.get(shard, 0),
+            since=self._since.get(shard, 0) if is_alone else 0,
             rate=spec.placement.copy_rate,
         )
         asked(self._control.agents[node].follow.remote(order), shard_callee(shard), ASK_TIMEOUT_S)
@@ -214,11 +220,15 @@ class Resharding:
         if self._closing_since is None:
             self._closing_since = now
         enactor = self._index.enactor
+        if time.monotonic() >= self._sealed_until:
+            enactor.held_until = 0.0  # some may have been written to: another hold, another pass
         try:
             enactor.hold()
+            self._behind = enactor.settle()
+            self._sealed_until = time.monotonic() + seal_s
             self._seal(seal_s)
         except BitsiftError:  # one that is not sealed may be written to: from the beginning
-            self._seals, enactor.held_until = "", 0.0
+            self._seals, self._sealed_until, enactor.held_until = "", float("-inf"), 0.0
             raise
         self._seals = enactor.hold_name
 
@@ -231,6 +241,7 @@ class Resharding:
 
     def _open(self, now: float) -> None:
         self._closing_since, self._closed_at, self._seals = None, now, ""
+        self._behind, self._sealed_until = set(), float("-inf")
         self._index.enactor.held_until = 0.0  # the table is placed again, which ends the hold
         self._seal(0.0)
 
@@ -270,7 +281,7 @@ class Resharding:
         new.urls = old.urls
         self._control.serve(new)
         log.info("%d shards take over, table %d", self.order.shards, table.epoch)
-        new.enactor.place(new.enactor.fleet.table(table.epoch, table.shards), list(new.urls))
+        new.enactor.place(new.table(), list(new.urls))
 
     def _counted(self) -> tuple[int, ...]:
         """The documents of each new shard. Raises Corrupt where they are not those of the old."""

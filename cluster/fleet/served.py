@@ -13,10 +13,11 @@ from bitsift.cluster.fleet.spec import ClusterSpec
 from bitsift.cluster.fleet.state import State
 from bitsift.cluster.fleet.watch import Place, Seen
 from bitsift.cluster.manifest import Manifest
+from bitsift.router.shards.placement import ReplicaTable
 
 
 class Served(Protocol):
-    """An index as it is seen, and the way to change it: control.py's ``Index``."""
+    """An index as it is seen, and the way to change it: served_index.py's ``Index``."""
 
     manifest: Manifest
     state: State
@@ -27,6 +28,8 @@ class Served(Protocol):
     urls: dict[str, tuple[str, str | None]]
 
     def next_epoch(self) -> int: ...
+
+    def table(self) -> ReplicaTable: ...
 
     def statuses(self, fleet: Fleet, places: list[Place], kind: str) -> dict[Place, Seen]: ...
 

@@ -9,7 +9,8 @@ from bitsift.cluster.fleet.observed import Node, Replica
 from bitsift.errors import Unavailable
 
 if TYPE_CHECKING:
-    from bitsift.cluster.fleet.control import Control, Index
+    from bitsift.cluster.fleet.control import Control
+    from bitsift.cluster.fleet.served_index import Index
 
 _ANY = ("0.0.0.0", "::")
 """Hosts that stand for all addresses of a node."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from bitsift.errors import BitsiftError
+from bitsift.shard_worker.inventory import Entries, ReplicaFacts
 from bitsift.shard_worker.maintenance.backup import ShardCopy
 from bitsift.shard_worker.operations import Operation, Outcome
 from bitsift.shard_worker.types import Candidates, Document, Found, Query, Read, ShardStatus
@@ -27,7 +28,9 @@ class ShardLink(Protocol):
 
     async def foresee(self, operations: Sequence[Operation]) -> Sequence[Outcome]: ...
 
-    async def write(self, operations: Sequence[Operation]) -> Sequence[Outcome]: ...
+    async def write(self, operations: Sequence[Operation], epoch: int = 0) -> Sequence[Outcome]:
+        """``epoch`` is that of the caller's replica table; 0: it has none."""
+        ...
 
     async def newest_version(self) -> int:
         """The newest version of a document that it knows (clock.py)."""
@@ -38,3 +41,23 @@ class ShardLink(Protocol):
     async def compact(self) -> bool: ...
 
     async def status(self) -> ShardStatus: ...
+
+
+class ReplicaLink(ShardLink, Protocol):
+    """One replica of a shard that has several, as a coordinator of writes sees it."""
+
+    async def seal(self, epoch: int) -> int:
+        """The newest version on its disk; writes under older tables are refused from now on."""
+        ...
+
+    async def version(self, document_id: str, epoch: int) -> int:
+        """That of the document, else of its deletion, else 0. Raises Fenced under an old table."""
+        ...
+
+    async def facts(self) -> ReplicaFacts: ...
+
+    async def digests(self, bits: int, since: int) -> bytes: ...
+
+    async def entries(self, bits: int, since: int, ranges: bytes) -> Entries: ...
+
+    async def changes(self, keys: bytes) -> Sequence[Operation]: ...

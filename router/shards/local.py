@@ -8,8 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 from bitsift.errors import BitsiftError
 from bitsift.options import Mode
+from bitsift.shard_worker.fencing import TableFence
+from bitsift.shard_worker.inventory import Entries, ReplicaFacts
 from bitsift.shard_worker.maintenance.backup import ShardCopy, copy_shard
 from bitsift.shard_worker.operations import Operation, Outcome
+from bitsift.shard_worker.replica_state import ReplicaState
 from bitsift.shard_worker.search.precedence import lowest_priority
 from bitsift.shard_worker.shard import Shard
 from bitsift.shard_worker.types import Candidates, Document, Found, Query, Read, ShardStatus
@@ -20,6 +23,8 @@ class LocalLink:
 
     def __init__(self, shard: Shard) -> None:
         self._shard = shard
+        self._state = ReplicaState(shard)
+        self._fence = TableFence(0, lambda _: None)  # nobody else has it open
         self._slow = ThreadPoolExecutor(1, "exhaustive", initializer=lowest_priority)
 
     async def search(
@@ -39,11 +44,32 @@ class LocalLink:
     async def foresee(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         return await asyncio.to_thread(self._shard.foresee, operations)
 
-    async def write(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
+    async def write(self, operations: Sequence[Operation], epoch: int = 0) -> Sequence[Outcome]:
+        self._fence.admit(epoch)
         return await asyncio.to_thread(self._shard.write, operations)
 
     async def newest_version(self) -> int:
         return self._shard.newest_version
+
+    async def seal(self, epoch: int) -> int:
+        self._fence.admit(epoch)
+        return await asyncio.to_thread(self._state.newest_stored)
+
+    async def version(self, document_id: str, epoch: int) -> int:
+        self._fence.check(epoch)
+        return await asyncio.to_thread(self._state.version, document_id)
+
+    async def facts(self) -> ReplicaFacts:
+        return await asyncio.to_thread(self._state.facts)
+
+    async def digests(self, bits: int, since: int) -> bytes:
+        return await asyncio.to_thread(self._state.digests, bits, since)
+
+    async def entries(self, bits: int, since: int, ranges: bytes) -> Entries:
+        return await asyncio.to_thread(self._state.entries, bits, since, ranges)
+
+    async def changes(self, keys: bytes) -> Sequence[Operation]:
+        return await asyncio.to_thread(self._state.changes, keys)
 
     async def backup(self, dest: str) -> ShardCopy:
         return await asyncio.to_thread(copy_shard, self._shard, dest)

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from bitsift.errors import InvalidRequest
-from bitsift.router.shards.link import ShardLink
+from bitsift.router.shards.link import ReplicaLink
 from bitsift.router.shards.placement import ReplicaAddress, ReplicaTable
 from bitsift.router.shards.remote import RemoteLink
 from bitsift.router.shards.replica import Replica
 from bitsift.router.shards.replica_set import ReplicaSet
+from bitsift.write_acks import WriteAcks
 
 
 class PlacedShards:
@@ -23,19 +24,23 @@ class PlacedShards:
     def __init__(
         self,
         table: ReplicaTable,
-        connect: Callable[[int, ReplicaAddress], ShardLink] = lambda shard, replica: RemoteLink(
+        connect: Callable[[int, ReplicaAddress], ReplicaLink] = lambda shard, replica: RemoteLink(
             shard, replica.actor, replica.node
         ),
+        acks: WriteAcks = WriteAcks.MAJORITY,
     ) -> None:
-        """``connect`` makes the link to a replica of a shard."""
-        self._connect = connect
+        """``connect`` makes the link to a replica of a shard; ``acks`` is for writes."""
+        self._connect, self._acks = connect, acks
         self._epoch, self.index = table.epoch, table.index
         self._known: dict[tuple[int, ReplicaAddress], Replica] = {}
         self.links = self._linked(table)
 
     def _linked(self, table: ReplicaTable) -> tuple[ReplicaSet, ...]:
         members = self._members(table)
-        return tuple(ReplicaSet(shard, replicas) for shard, replicas in enumerate(members))
+        links = [ReplicaSet(shard, it, self._acks) for shard, it in enumerate(members)]
+        for link, replicas in zip(links, members, strict=True):
+            link.place(replicas, table.epoch, table.replicas)
+        return tuple(links)
 
     @property
     def behind(self) -> tuple[tuple[int, str], ...]:
@@ -66,7 +71,7 @@ class PlacedShards:
                 self.links = self._linked(table)
                 return self._epoch
             for link, replicas in zip(self.links, self._members(table), strict=True):
-                link.place(replicas)
+                link.place(replicas, table.epoch, table.replicas)
         return self._epoch
 
     def _members(self, table: ReplicaTable) -> list[list[Replica]]:

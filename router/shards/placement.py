@@ -58,11 +58,14 @@ class ReplicaTable:
 
     A later table has a greater ``epoch``. ``index`` is the uuid of the index whose shards these
     are: a reshard gives it another one, and another number of shards. "" where it never changes.
+    ``replicas`` are ordered of each shard: more may be in it for a moment, and fewer while some are
+    lost.
     """
 
     epoch: int
     shards: tuple[tuple[ReplicaAddress, ...], ...]
     index: str = ""
+    replicas: int = 1
 
     @classmethod
     def of(cls, actors: Sequence[Any]) -> ReplicaTable:

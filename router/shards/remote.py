@@ -14,6 +14,7 @@ from bitsift.errors import BitsiftError, Overloaded
 from bitsift.options import Mode
 from bitsift.router.shards.ray_calls import WRITER, Callee, asked, called, put, sent, shard_callee
 from bitsift.router.shards.remote_calls import named_call
+from bitsift.shard_worker.inventory import Entries, ReplicaFacts
 from bitsift.shard_worker.maintenance.backup import ShardCopy
 from bitsift.shard_worker.operations import Operation, Outcome, statuses
 from bitsift.shard_worker.types import (
@@ -32,7 +33,7 @@ from bitsift.shard_worker.wire.search import (
     unpack_documents,
 )
 from bitsift.shard_worker.wire.structures import unpack_fact
-from bitsift.shard_worker.wire.write import pack_writes, unpack_outcomes
+from bitsift.shard_worker.wire.write import pack_writes, unpack_outcomes, unpack_writes
 from bitsift.write_status import WriteStatus
 
 T = TypeVar("T")
@@ -80,9 +81,9 @@ class RemoteLink:
         data = pack_writes(operations, kind=Kind.HINTS)  # small: no texts
         return unpack_outcomes(await self._ask("foresee", data))
 
-    async def write(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
+    async def write(self, operations: Sequence[Operation], epoch: int = 0) -> Sequence[Outcome]:
         data = await asyncio.to_thread(pack_writes, operations)
-        return unpack_outcomes(await self._ask("write", data))
+        return unpack_outcomes(await self._ask("write", data, *([epoch] if epoch else [])))
 
     def load(self, operation: Operation) -> Loading:
         """``write`` for a bulk load, which has no event loop: under way when this returns.
@@ -94,6 +95,24 @@ class RemoteLink:
 
     async def newest_version(self) -> int:
         return head_of(await self._ask("status"), Kind.FACTS).stamp.clock
+
+    async def seal(self, epoch: int) -> int:
+        return int(await self._ask("seal", epoch))
+
+    async def version(self, document_id: str, epoch: int) -> int:
+        return int(await self._ask("version", document_id, epoch))
+
+    async def facts(self) -> ReplicaFacts:
+        return unpack_fact(await self._ask("facts"), ReplicaFacts)
+
+    async def digests(self, bits: int, since: int) -> bytes:
+        return bytes(await self._ask("digests", bits, since))
+
+    async def entries(self, bits: int, since: int, ranges: bytes) -> Entries:
+        return unpack_fact(await self._ask("entries", bits, since, ranges), Entries)
+
+    async def changes(self, keys: bytes) -> Sequence[Operation]:
+        return await asyncio.to_thread(unpack_writes, await self._ask("changes", keys))
 
     async def backup(self, dest: str) -> ShardCopy:
         return unpack_fact(await self._ask("backup", dest), ShardCopy)

@@ -15,7 +15,7 @@ from bitsift.errors import BitsiftError, DeadlineExceeded, Unavailable
 from bitsift.router.shards.background import let_end
 from bitsift.router.shards.breaker import Breaker
 from bitsift.router.shards.latencies import Latencies
-from bitsift.router.shards.link import ShardLink
+from bitsift.router.shards.link import ReplicaLink
 from bitsift.shard_worker.types import ShardStatus
 
 SILENCE_MIN_S = 0.5
@@ -59,7 +59,7 @@ class ReplicaStatus:
 class Replica:
     """Lives in one event loop. ``node`` is "" if there is only one machine."""
 
-    def __init__(self, shard: int, node: str, link: ShardLink) -> None:
+    def __init__(self, shard: int, node: str, link: ReplicaLink) -> None:
         self.shard = shard
         self.node = node
         self.link = link

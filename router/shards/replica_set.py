@@ -7,7 +7,7 @@ import dataclasses
 import operator
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from bitsift.errors import (
     BitsiftError,
@@ -20,13 +20,15 @@ from bitsift.errors import (
 from bitsift.options import TIMEOUT_MAX_S, Mode
 from bitsift.router.shards.background import let_end
 from bitsift.router.shards.hedging import HedgeBudget
-from bitsift.router.shards.link import ShardLink
+from bitsift.router.shards.link import ReplicaLink, ShardLink
+from bitsift.router.shards.newest import newest_of
 from bitsift.router.shards.race import Attempt, Race, better_of_two
 from bitsift.router.shards.replica import Ask, Latest, Replica, ReplicaStatus
 from bitsift.router.shards.replica_writes import ReplicaWrites
 from bitsift.shard_worker.maintenance.backup import ShardCopy
 from bitsift.shard_worker.operations import Operation, Outcome
 from bitsift.shard_worker.types import Candidates, Document, Found, Query, Read, ShardStatus
+from bitsift.write_acks import WriteAcks
 
 ORIGINS_MAX = 64
 """Opened copies of a shard that are remembered: documents are read from the one that answered."""
@@ -55,27 +57,34 @@ class ReplicaSet:
     numbers are its own. Writes go to all of them (replica_writes.py).
     """
 
-    def __init__(self, shard: int, replicas: Sequence[Replica]) -> None:
+    def __init__(
+        self, shard: int, replicas: Sequence[Replica], acks: WriteAcks = WriteAcks.MAJORITY
+    ) -> None:
         self._shard = shard
         self._replicas = tuple(replicas)
         self._budget, self._slow_budget = HedgeBudget(), HedgeBudget()
         self._origins: OrderedDict[int, Replica] = OrderedDict()
-        self.writes = ReplicaWrites(shard, self._replicas)
+        self.writes = ReplicaWrites(shard, self._replicas, acks)
 
     @classmethod
     def of(cls, shard: int, link: ShardLink) -> ReplicaSet:
         """The shard of a single link as a set of one replica; a ReplicaSet is returned as it is."""
-        return link if isinstance(link, ReplicaSet) else cls(shard, [Replica(shard, "", link)])
+        if isinstance(link, ReplicaSet):
+            return link
+        only = cast(ReplicaLink, link)  # a single one is never compared with others
+        return cls(shard, [Replica(shard, "", only)])
 
     @property
     def lanes(self) -> int:
         """How many concurrent calls are useful: one for each replica."""
         return max(1, len(self._replicas))
 
-    def place(self, replicas: Sequence[Replica]) -> None:
-        """Use these from now on; calls in flight finish where they are."""
+    def place(self, replicas: Sequence[Replica], epoch: int = 0, wanted: int = 1) -> None:
+        """Use these from now on, by the table of ``epoch``, where ``wanted`` are ordered; calls in
+        flight finish where they are.
+        """
         self._replicas = tuple(replicas)
-        self.writes.place(self._replicas)
+        self.writes.place(self._replicas, epoch, wanted)
 
     # --- reads -----------------------------------------------------------------------------
 
@@ -161,9 +170,16 @@ class ReplicaSet:
             return [error] * len(reads)
 
     async def document(self, document_id: str) -> Document:
-        """Raises NotFound, ChecksumMismatch, or if no replica answers, the error that they had."""
+        """Raises NotFound, ChecksumMismatch, or if too few replicas answer, the error that they
+        had. Where not all replicas have what was acknowledged, so many are asked that one has it.
+        """
         attempt: Attempt[Document] = Attempt(lambda it: it.link.document(document_id))
-        return await self._race(lambda: attempt, TIMEOUT_MAX_S, _reads, self._budget)
+        if self.writes.read_from == 1:
+            return await self._race(lambda: attempt, TIMEOUT_MAX_S, _reads, self._budget)
+        newest = await newest_of(
+            lambda: (self._replicas, self.writes.read_from, self.writes.epoch), document_id
+        )
+        return await newest.call(lambda it: it.link.document(document_id), TIMEOUT_MAX_S, _reads)
 
     async def foresee(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         attempt: Attempt[Sequence[Outcome]] = Attempt(lambda it: it.link.foresee(operations))
@@ -207,9 +223,14 @@ class ReplicaSet:
 
     # --- writes, maintenance, state -----------------------------------------------------------
 
-    async def write(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
+    async def write(self, operations: Sequence[Operation], epoch: int = 0) -> Sequence[Outcome]:
+        """The epoch is that of the table."""
         self._check_any()
         return await self.writes.write(operations)
+
+    async def flushed(self) -> None:
+        """Returns when every replica that is not behind has all that was written."""
+        await self.writes.flushed()
 
     async def newest_version(self) -> int:
         """The newest version of all replicas that can be asked."""

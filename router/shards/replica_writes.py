@@ -1,211 +1,388 @@
-"""Writes to all replicas of a shard.
+"""Writes to all replicas of a shard, acknowledged when enough of them have them (write_acks).
 
-An operation has one version on all of them, so that they agree in the end whatever happens to one.
-It is done when each replica in the table has it on its disk. A replica that fails an operation is
-*behind*: it gets no later ones, and the operation is acknowledged when a table without that replica
-is in use. So no acknowledged operation is missing on a replica that is asked.
+**Versions.** An operation has one version on all replicas, so that they agree in the end, in
+whatever order operations arrive. A replica that holds a newer version says so; then the clock moves
+past it, and the operation is tried again in a newer one. So a write that begins after another was
+acknowledged wins, whatever the clocks of the machines say: the replicas that acknowledge the one
+and the other have a member in common.
 
-If all replicas failed an operation and its outcome is unknown, one of them may have it. It is sent
-to all of them again, in its version, before anything else is written: then they agree.
+**Lanes.** Each replica has a queue of what it is yet to be sent (lane.py). A replica that fails, or
+whose queue is too long or more than ``LAGGARD_S`` late, while another has the operation, is
+*behind*: it gets no later operations, and must leave the table and catch up before it is in one
+again. A write that no replica could do stays in the queues if its outcome is unknown.
+
+**One coordinator.** A coordinator that is new seals the replicas with the epoch of its table, which
+ends what an earlier one may do, and makes them equal, before it writes: what was in the earlier
+one's queues is lost with it (convergence.py). A replica refuses a coordinator with an older table;
+that one writes no more until it has a newer.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
+import time
 from collections.abc import Iterable, Sequence
 
-from bitsift.errors import BitsiftError, RequestOutcome, ShardUnavailable, said_by
+from bitsift.errors import BitsiftError, Fenced, RequestOutcome, ShardUnavailable, said_by
+from bitsift.router.shards.convergence import converge
+from bitsift.router.shards.lane import Lane, Sending, is_final
 from bitsift.router.shards.replica import Replica
 from bitsift.shard_worker.clock import HybridClock
 from bitsift.shard_worker.operations import Delete, Documents, Operation, Outcome
+from bitsift.write_acks import WriteAcks
 from bitsift.write_status import WriteStatus
 
 log = logging.getLogger(__name__)
 
 LAGGARD_S = 5.0
-"""How much longer than the first another replica may take to write."""
+"""How much later than the first another replica may have an operation."""
+LANE_BYTES_MAX = 64 << 20
+"""Of operations that one replica is yet to be sent."""
+ATTEMPTS_MAX = 8
+"""Versions in which an operation is tried: each time another coordinator may have been faster."""
 
 
 class ReplicaWrites:
     """The replicas of one shard, to write to. Lives in one event loop; one ``write`` at a time."""
 
-    def __init__(self, shard: int, replicas: Sequence[Replica]) -> None:
+    def __init__(
+        self,
+        shard: int,
+        replicas: Sequence[Replica],
+        acks: WriteAcks = WriteAcks.MAJORITY,
+    ) -> None:
         self._shard = shard
         self._replicas = tuple(replicas)
+        self._wanted = len(replicas)
+        self._epoch = 0
+        self._acks = acks
         self._clock = HybridClock()
-        self._is_ahead = False
-        """Whether the clock gives newer versions than any of the replicas holds."""
         self._behind: dict[Replica, str] = {}
-        self._placed = asyncio.Event()
-        self._in_doubt: list[Operation] = []
-        """Operations of at most one call; nothing else is written before them."""
+        self._progress = asyncio.Event()
+        self._lanes = {replica: self._lane(replica) for replica in replicas}
+        self._open: Sequence[Sending] = ()
+        """What a caller waits for."""
+        self._leads = False
+        """Whether the replicas were sealed and made equal."""
+        self._leading = asyncio.Lock()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def _lane(self, replica: Replica, waiting: Iterable[Sending] = ()) -> Lane:
+        return Lane(replica, lambda: self._epoch, self._look, waiting)
 
     @property
     def behind(self) -> tuple[str, ...]:
-        """The nodes of the replicas that failed an operation and are still in the table."""
+        """The nodes of the replicas that lack an operation and are still in the table."""
         return tuple(replica.node for replica in self._behind)
 
-    def place(self, replicas: Sequence[Replica]) -> None:
-        """Write to these from now on. One that was out of the table in between is trusted again."""
-        self._replicas = tuple(replicas)
-        self._behind = {it: why for it, why in self._behind.items() if it in replicas}
-        self._is_ahead = False
-        if len(replicas) == 1:  # whatever it holds: others will be copies of it
-            self._in_doubt = []
-        self._placed.set()
-        self._placed = asyncio.Event()
+    @property
+    def needed(self) -> int:
+        """How many replicas must have an operation before it is acknowledged."""
+        return self._acks.needed(len(self._replicas), self._wanted)
 
-    async def write(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
-        """The outcome of each over all replicas in the table. Raises ShardUnavailable, not done."""
-        if len(self._replicas) == 1 and not self._behind:  # its own clock gives the versions
-            (only,) = self._replicas
-            return await only.slow_call(lambda it: it.link.write(operations))
-        if not self._is_ahead:
-            await self._get_ahead()
-        if self._in_doubt:
-            await self._settle()
-        versioned = [
-            dataclasses.replace(operation, version=self._clock.tick())
-            if isinstance(operation, Documents | Delete)
-            else operation
-            for operation in operations
-        ]
-        outcomes = await self._send(versioned)
-        acknowledges = any(isinstance(outcome, list) for outcome in outcomes)
-        while acknowledges and self._behind:  # not while one that lacks it could be asked
-            await self._placed.wait()
-        return outcomes
+    @property
+    def read_from(self) -> int:
+        """How many replicas have to be asked, so that one has all that was acknowledged.
 
-    async def _send(self, operations: Sequence[Operation]) -> list[Outcome]:
-        """The outcome of each on the replicas that are not behind. Remembers unknown outcomes, even
-        if this is cancelled.
+        Some of it under a table that had more of them, one of which has left since: so no fewer
+        than half of those that were ordered.
         """
-        replicas = self._current()
-        self._in_doubt = list(operations)
-        outcomes = self._agreed(await self._on_each(replicas, operations))
-        self._in_doubt = [
-            operation
-            for operation, outcome in zip(operations, outcomes, strict=True)
-            if isinstance(outcome, BitsiftError) and outcome.outcome is RequestOutcome.UNKNOWN
-        ]
-        return outcomes
+        placed = len(self._replicas)
+        if self._acks is WriteAcks.ALL:
+            return 1
+        return max(1, placed - self.needed + 1, min(placed, (self._wanted + 1) // 2))
 
-    async def _settle(self) -> None:
-        """Raises ShardUnavailable, not done, while the outcome of the last call is unknown."""
-        await self._send(self._in_doubt)
-        if self._in_doubt:
-            said = f"the outcome of the last write to shard {self._shard} is still unknown"
-            raise ShardUnavailable(f"{said}; try again").with_outcome(RequestOutcome.NOT_DONE)
+    @property
+    def epoch(self) -> int:
+        """Of the table in use."""
+        return self._epoch
+
+    @property
+    def _least(self) -> int:
+        """The same in the smallest table under which anything is written."""
+        return self._acks.needed(1, self._wanted)
+
+    def place(self, replicas: Sequence[Replica], epoch: int = 0, wanted: int = 1) -> None:
+        """Write to these from now on, under the table of ``epoch``; ``wanted`` were ordered.
+
+        One that was out of the table in between is trusted again.
+        """
+        self._replicas, self._epoch, self._wanted = tuple(replicas), epoch, wanted
+        self._behind = {it: why for it, why in self._behind.items() if it in replicas}
+        before, self._lanes = self._lanes, {}
+        waiting = {it: None for lane in before.values() for it in lane.waiting}
+        waiting |= dict.fromkeys(self._open)
+        for replica in replicas:
+            kept = before.pop(replica) if replica in before else None
+            self._lanes[replica] = kept or self._lane(replica, waiting)
+        for lane in before.values():
+            lane.close()
+        for lane in self._lanes.values():
+            self._leads &= not lane.is_fenced  # another coordinator has written in between
+            lane.go_on()
+        self._look()
+
+    def close(self) -> None:
+        """Send nothing more: other shards have taken over."""
+        for lane in self._lanes.values():
+            lane.close()
+        self._set_timer()
+
+    async def settle(self) -> None:
+        """Make the replicas that are not behind equal, so that each has all that was acknowledged,
+        by whichever writer. Nothing may be written meanwhile. Raises ShardUnavailable and Fenced.
+        """
+        if not self._is_alone():
+            await self._lead()
+            if any(lane.is_fenced for lane in self._lanes.values()):
+                raise _refused(self._shard)
+            await self.flushed()
+
+    async def flushed(self) -> None:
+        """Returns when every replica that is not behind has all that was written."""
+        while any(lane.head is not None for lane in self._lanes.values()):
+            await self._next_progress()
 
     async def newest_version(self) -> int:
         """The newest that any replica knows."""
         return max(await asyncio.gather(*(it.link.newest_version() for it in self._current())))
 
+    async def write(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
+        """The outcome of each, on as many replicas as must have it. Raises ShardUnavailable and
+        Fenced, not done.
+        """
+        if self._is_alone():  # its own clock gives the versions
+            (only,) = self._replicas
+            return await only.slow_call(lambda it: it.link.write(operations, self._epoch))
+        await self._lead()
+        self._check_room()
+        found: list[Outcome | None] = [None] * len(operations)
+        places = list(range(len(operations)))
+        for _ in range(ATTEMPTS_MAX):
+            sent = [self._send(operations[place]) for place in places]
+            for place, outcome in zip(places, await self._outcomes(sent), strict=True):
+                found[place] = _combined(found[place], outcome)
+            places = [place for place in places if _is_superseded(found[place])]
+            if not places:
+                break
+            try:
+                await self._get_ahead()
+            except BitsiftError as error:  # some of it may have been done
+                for place in places:
+                    found[place] = error.with_outcome(RequestOutcome.UNKNOWN)
+                break
+        return [_given_up() if one is None or _is_superseded(one) else one for one in found]
+
+    def _is_alone(self) -> bool:
+        """Whether there is one replica, which was sent all that coordinators gave versions to."""
+        return (
+            len(self._replicas) == self._wanted == 1
+            and not self._behind
+            and self._lanes[self._replicas[0]].head is None
+        )
+
+    def _send(self, operation: Operation) -> Sending:
+        if isinstance(operation, Documents | Delete):
+            operation = dataclasses.replace(operation, version=self._clock.tick())
+        sending = Sending(operation)
+        for replica in self._replicas:
+            if replica not in self._behind:
+                self._lanes[replica].put(sending)
+        return sending
+
+    # --- outcomes --------------------------------------------------------------------------
+
+    async def _outcomes(self, sent: Sequence[Sending]) -> list[Outcome]:
+        """When all are known. If nobody waits so long, the replicas still get them."""
+        self._open, found = sent, list[Outcome]()
+        try:
+            for sending in sent:
+                while (outcome := self._verdict(sending)) is None:
+                    await self._next_progress()
+                found.append(outcome)
+        finally:
+            self._open = ()
+        return found
+
+    def _verdict(self, sending: Sending) -> Outcome | None:
+        """None while it is not known."""
+        done = [it for it in self._replicas if it in sending.done and it not in self._behind]
+        if len(done) >= self.needed:
+            columns = [sending.done[replica] for replica in done]
+            return [_of_one(said) for said in zip(*columns, strict=True)]
+        fenced = any(lane.is_fenced for lane in self._lanes.values())
+        if not fenced and (sending.done or not all(it in sending.failed for it in self._ask)):
+            return None
+        if any(lane.is_sending(sending) for lane in self._lanes.values()) or not self._replicas:
+            return None
+        sure = not sending.done and all(
+            error.outcome is RequestOutcome.NOT_DONE for error in sending.failed.values()
+        )
+        if fenced or sure:
+            for lane in self._lanes.values():
+                lane.remove(sending)
+        error = next(iter(sending.failed.values()), None) or _refused(self._shard)
+        return error if sure else error.with_outcome(RequestOutcome.UNKNOWN)
+
+    @property
+    def _ask(self) -> list[Replica]:
+        return [replica for replica in self._replicas if replica not in self._behind]
+
+    async def _next_progress(self) -> None:
+        await self._progress.wait()
+
+    def _look(self) -> None:
+        """After each answer, and when one is late: who is behind? Whoever waits looks again."""
+        for replica, lane in self._lanes.items():
+            if len(self._ask) <= self._least:
+                break  # a write needs those that are left: they get it when they answer again
+            if replica not in self._behind and (why := self._why_behind(lane)) is not None:
+                log.warning("%s is behind: %s", replica.name, why)
+                self._behind[replica] = why
+                lane.close()
+        self._set_timer()
+        self._progress.set()
+        self._progress = asyncio.Event()
+
+    def _why_behind(self, lane: Lane) -> str | None:
+        head = lane.head
+        if head is None or head.first_done_at is None or lane.is_fenced:
+            return None
+        error = head.failed.get(lane.replica)
+        said = "it has not answered" if error is None else error.message
+        if error is not None and is_final(error):
+            return said
+        if time.monotonic() >= head.first_done_at + LAGGARD_S:
+            return f"it is {LAGGARD_S:.0f} s later than another ({said})"
+        if lane.size_bytes > LANE_BYTES_MAX:
+            return f"{lane.size_bytes >> 20} MiB wait for it ({said})"
+        return None
+
+    def _set_timer(self) -> None:
+        """One for all lanes: when the first of them would be too late."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        heads = [lane.head for lane in self._lanes.values()]
+        since = [head.first_done_at for head in heads if head is not None]
+        due = min((at for at in since if at is not None), default=None)
+        if due is not None:
+            wait_s = max(0.05, due + LAGGARD_S - time.monotonic())
+            self._timer = asyncio.get_running_loop().call_later(wait_s, self._look)
+
+    # --- before a write --------------------------------------------------------------------
+
     def _current(self) -> list[Replica]:
-        """The replicas that are not behind."""
-        current = [replica for replica in self._replicas if replica not in self._behind]
-        if not current:
-            said = _listed(self._behind.items())
-            error = ShardUnavailable(f"no replica of shard {self._shard} accepts writes ({said})")
-            raise error.with_outcome(RequestOutcome.NOT_DONE)
+        """The replicas that are not behind, as many as a write needs at least."""
+        current = self._ask
+        if len(current) < self._least:
+            said = "; ".join(f"{it.node}: {why}" for it, why in self._behind.items())
+            raise _not_done(
+                f"{len(current)} of {self._wanted} replicas of shard {self._shard} accept writes, "
+                f"{self._least} must ({said or 'the others do not answer'})"
+            )
         return current
 
-    async def _get_ahead(self) -> None:
-        """Learn the newest version of each replica; one that does not tell it is behind."""
-        replicas = self._current()
-        calls = [asyncio.wait_for(replica.link.newest_version(), LAGGARD_S) for replica in replicas]
-        found = await asyncio.gather(*calls, return_exceptions=True)
-        for replica, version in zip(replicas, found, strict=True):
-            if isinstance(version, BaseException):
-                self._leave_behind(replica, said_by(version))
-            else:
-                self._clock.observe(version)
-        self._is_ahead = True
+    def _check_room(self) -> None:
+        """A write that no replica could do yet must not be followed by more and more."""
+        lanes = [self._lanes[replica] for replica in self._current()]
+        if min(lane.size_bytes for lane in lanes) > LANE_BYTES_MAX // 2:
+            raise _not_done(f"the last writes to shard {self._shard} are not done yet; try again")
+        if any(lane.is_fenced for lane in lanes):
+            raise _refused(self._shard)
 
-    async def _on_each(
-        self, replicas: Sequence[Replica], operations: Sequence[Operation]
-    ) -> dict[Replica, list[Outcome]]:
-        """Each replica's outcomes; once one has done any, others have ``LAGGARD_S``."""
-        tasks = {
-            asyncio.ensure_future(it.slow_call(lambda it: it.link.write(operations))): it
-            for it in replicas
-        }
-        waiting = set(tasks)
-        try:
-            while waiting and not any(_is_done(task) for task in tasks):
-                _, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            if waiting:
-                await asyncio.wait(waiting, timeout=LAGGARD_S)
-        finally:
-            late = {task for task in tasks if not task.done()}
-            for task in late:
-                task.cancel()
-        return {
-            replica: [_late(replica)] * len(operations)
-            if task in late
-            else _outcomes(task, len(operations))
-            for task, replica in tasks.items()
-        }
+    async def take_over(self) -> None:
+        """Make several replicas equal, if it can be done now, though nobody writes yet."""
+        if len(self._replicas) > 1 and not self._leading.locked():
+            with contextlib.suppress(BitsiftError):
+                await self._lead()
 
-    def _agreed(self, found: dict[Replica, list[Outcome]]) -> list[Outcome]:
-        """The outcome of each operation: that of the replica that did most of them, and of all
-        that did the same ones. The others are behind.
+    async def _lead(self) -> None:
+        """Seal the replicas and make them equal, unless that was done. Raises ShardUnavailable and
+        Fenced, not done.
         """
-        done = {it: [isinstance(one, list) for one in said] for it, said in found.items()}
-        lead = max(found, key=lambda replica: sum(done[replica]))
-        alike = [said for replica, said in found.items() if done[replica] == done[lead]]
-        for replica, said in found.items():
-            if done[replica] != done[lead]:
-                errors = [one for one in said if isinstance(one, BitsiftError)]
-                why = errors[0].message if errors else "it did what other replicas did not"
-                self._leave_behind(replica, why)
-        everyone = list(found.values())
-        return [_of_one([said[at] for said in alike], [said[at] for said in everyone])
-                for at in range(len(done[lead]))]  # fmt: skip
+        async with self._leading:
+            if not self._leads:
+                await self._seal()
 
-    def _leave_behind(self, replica: Replica, why: str) -> None:
-        log.warning("%s is behind: %s", replica.name, why)
-        self._behind[replica] = why
+    async def _seal(self) -> None:
+        sealed = list[Replica]()
+        replicas, epoch = self._current(), self._epoch
+        calls = [asyncio.wait_for(it.link.seal(epoch), LAGGARD_S) for it in replicas]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        if self._epoch != epoch:
+            raise _not_done(f"the replicas of shard {self._shard} have just changed; try again")
+        failed = dict[Replica, str]()
+        for replica, answer in zip(replicas, answers, strict=True):
+            if isinstance(answer, Fenced):
+                raise answer
+            if isinstance(answer, BaseException):
+                failed[replica] = said_by(answer)
+            else:
+                self._clock.observe(answer)
+                sealed.append(replica)
+        if len(sealed) >= self._least:
+            for replica in failed:
+                self._lanes[replica].close()
+            self._behind |= failed
+        if len(sealed) < WriteAcks.MAJORITY.needed(len(self._replicas), self._wanted):
+            said = "; ".join(f"{it.node}: {why}" for it, why in failed.items())
+            raise _not_done(f"too few replicas of shard {self._shard} answer ({said})")
+        await self._equal(sealed, epoch)
+        self._leads = True
 
+    async def _equal(self, sealed: Sequence[Replica], epoch: int) -> None:
+        try:
+            if len(sealed) > 1:
+                await converge(sealed, epoch)
+        except BitsiftError as error:
+            raise error.with_outcome(RequestOutcome.NOT_DONE) from error
+        if self._epoch != epoch:
+            raise _not_done(f"the replicas of shard {self._shard} have just changed; try again")
 
-def _of_one(alike: Sequence[Outcome], everyone: Sequence[Outcome]) -> Outcome:
-    """The outcome of one operation. It was certainly not done only if all replicas say so."""
-    statuses = [outcome for outcome in alike if isinstance(outcome, list)]
-    if statuses:
-        return [_changed(said) for said in zip(*statuses, strict=True)]
-    errors = [outcome for outcome in alike if isinstance(outcome, BitsiftError)]
-    sure = all(
-        isinstance(one, BitsiftError) and one.outcome is RequestOutcome.NOT_DONE for one in everyone
-    )
-    return errors[0] if sure else errors[0].with_outcome(RequestOutcome.UNKNOWN)
-
-
-def _changed(said: Iterable[WriteStatus]) -> WriteStatus:
-    """UNCHANGED if all replicas say so, else the first other status."""
-    return next((it for it in said if it is not WriteStatus.UNCHANGED), WriteStatus.UNCHANGED)
-
-
-def _is_done(task: asyncio.Future[Sequence[Outcome]]) -> bool:
-    """Whether it has ended and did any operation."""
-    if not task.done() or task.cancelled() or task.exception() is not None:
-        return False
-    return any(isinstance(outcome, list) for outcome in task.result())
-
-
-def _outcomes(task: asyncio.Future[Sequence[Outcome]], count: int) -> list[Outcome]:
-    error = asyncio.CancelledError() if task.cancelled() else task.exception()
-    if error is None:
-        return list(task.result())
-    if isinstance(error, BitsiftError):
-        return [error] * count
-    return [ShardUnavailable(said_by(error))] * count
-
-
-def _late(replica: Replica) -> BitsiftError:
-    return ShardUnavailable(f"{replica.name} did not write within {LAGGARD_S:.0f} s of another")
+    async def _get_ahead(self) -> None:
+        """Move the clock past the newest version of each replica that says it. Raises Unavailable
+        where that is far ahead.
+        """
+        calls = [asyncio.wait_for(it.link.newest_version(), LAGGARD_S) for it in self._current()]
+        for version in await asyncio.gather(*calls, return_exceptions=True):
+            if isinstance(version, int):
+                self._clock.observe(version)
 
 
-def _listed(behind: Iterable[tuple[Replica, str]]) -> str:
-    return "; ".join(f"{replica.node}: {why}" for replica, why in behind) or "it has none"
+def _of_one(said: Iterable[WriteStatus]) -> WriteStatus:
+    """Of one document, by several replicas: SUPERSEDED if one says so, UNCHANGED if all do."""
+    found = list(said)
+    if WriteStatus.SUPERSEDED in found:
+        return WriteStatus.SUPERSEDED
+    return next((it for it in found if it is not WriteStatus.UNCHANGED), WriteStatus.UNCHANGED)
+
+
+def _combined(before: Outcome | None, now: Outcome) -> Outcome:
+    """What became of an operation in an earlier version and in a later one."""
+    if isinstance(before, list) and isinstance(now, BitsiftError):
+        return now.with_outcome(RequestOutcome.UNKNOWN)  # some of it was done
+    if isinstance(before, list) and isinstance(now, list):
+        pairs = zip(before, now, strict=True)
+        return [new if old is WriteStatus.SUPERSEDED else old for old, new in pairs]
+    return now
+
+
+def _is_superseded(outcome: Outcome | None) -> bool:
+    return isinstance(outcome, list) and WriteStatus.SUPERSEDED in outcome
+
+
+def _given_up() -> BitsiftError:
+    said = f"others wrote the same documents {ATTEMPTS_MAX} times in between; read them, try again"
+    return ShardUnavailable(said)
+
+
+def _refused(shard: int) -> Fenced:
+    return Fenced(f"a newer table of the replicas of shard {shard} is in force: try again")
+
+
+def _not_done(said: str) -> ShardUnavailable:
+    return ShardUnavailable(said).with_outcome(RequestOutcome.NOT_DONE)

@@ -20,6 +20,7 @@ from bitsift.router.batching import Batcher
 from bitsift.router.shards.breaker import Breaker
 from bitsift.router.shards.link import ShardLink
 from bitsift.router.shards.placement import Placement
+from bitsift.router.shards.replica_set import ReplicaSet
 from bitsift.shard_worker.operations import Operation, Outcome
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,11 @@ class ShardWrites:
         return await _of_each(
             {shard: self._writers[shard].enqueue(part) for shard, part in parts.items()}
         )
+
+    async def flushed(self) -> None:
+        """Returns when what was written is on all replicas that are not behind."""
+        sets = [link for link in self._links if isinstance(link, ReplicaSet)]
+        await asyncio.gather(*(link.flushed() for link in sets))
 
     async def foresee(self, parts: Mapping[int, Operation]) -> dict[int, Outcome]:
         """For each shard what ``write`` would say now; errors are of asking: nothing was done."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from dataclasses import replace
 
@@ -9,9 +10,12 @@ import ray
 
 from bitsift.router.description import IndexDescription
 from bitsift.router.model.spec import EncoderSpec
+from bitsift.router.shards.background import let_end
 from bitsift.router.shards.placed import PlacedShards
 from bitsift.router.shards.placement import ReplicaTable
 from bitsift.router.write.service import WriteService
+from bitsift.router.write.shard_writes import WRITE_TIMEOUT_S
+from bitsift.write_acks import WriteAcks
 
 NICE = 5
 """Queries go first: the shards and the router run at 0; the model here runs at 19."""
@@ -24,14 +28,18 @@ class WriterActor:
     """
 
     def __init__(
-        self, description: IndexDescription, table: ReplicaTable, encoder: EncoderSpec | None
+        self,
+        description: IndexDescription,
+        table: ReplicaTable,
+        encoder: EncoderSpec | None,
+        acks: WriteAcks = WriteAcks.MAJORITY,
     ) -> None:
         """``table`` says where the shards are, until ``place`` is called.
 
-        ``encoder`` is None for precomputed embeddings.
+        ``encoder`` is None for precomputed embeddings. ``acks`` is for shards with replicas.
         """
         os.nice(NICE)
-        self._shards = PlacedShards(table)
+        self._shards = PlacedShards(table, acks=acks)
         half = max(1, (os.cpu_count() or 1) // 2)
         load = None if encoder is None else replace(encoder, threads=half).load
         self._service = WriteService(description, self._shards.links, load)
@@ -42,25 +50,39 @@ class WriterActor:
         Ends ``hold``. Raises InvalidRequest for a table older than that one, or of another number
         of shards of the same index.
         """
-        index = self._shards.index
+        index, before = self._shards.index, self._shards.links
         epoch = self._shards.place(table)
         if self._shards.index != index:
+            for link in before:  # what was begun with them has ended by then
+                asyncio.get_running_loop().call_later(WRITE_TIMEOUT_S, link.writes.close)
             self._service.switch(self._shards.links)
         self._service.gate.release()
+        for link in self._shards.links:
+            let_end(asyncio.ensure_future(link.writes.take_over()))
         return epoch
 
     async def hold(self, seconds: float) -> None:
         """Let new writes wait until the next ``place``, for ``seconds`` at most.
 
-        Returns when those that were under way have ended: nothing is written until then.
+        Returns when those that were under way have ended, on all replicas that are not behind:
+        nothing is written until then.
         """
         await self._service.gate.hold(seconds)
+        await self._service.shards.flushed()
+
+    async def settle(self) -> tuple[tuple[int, str], ...]:
+        """Make the replicas equal while writes are held; (shard, node) of those that are not.
+
+        All that was ever acknowledged is then in each of the others, whichever writer did it.
+        Raises ShardUnavailable, Fenced.
+        """
+        await asyncio.gather(*(link.writes.settle() for link in self._shards.links))
+        return self._shards.behind
 
     async def behind(self) -> tuple[tuple[int, str], ...]:
         """(shard, node) of replicas in the table that failed a write.
 
-        They get no later one. What the others have written is acknowledged when a table without
-        them is placed.
+        They get no later one, and must catch up before they are in a table again.
         """
         return self._shards.behind
 

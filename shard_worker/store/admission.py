@@ -93,17 +93,24 @@ class _Admission:
             return None
         return self.stored.deletions.of(self.txn, document_id, self.keys[place], last)
 
-    def is_late(self, document_id: str, place: int, row: int | None, last: int | None) -> bool:
-        """Whether the document in ``row``, or else the deletion of the id, is as new as this
-        operation or newer. One without a version of its own is newer than all that is there.
+    def late(
+        self, document_id: str, place: int, row: int | None, last: int | None
+    ) -> WriteStatus | None:
+        """SUPERSEDED where the document in ``row``, or else the deletion of the id, is newer than
+        this operation, UNCHANGED where it is of this operation, else None. An operation without a
+        version of its own is newer than all that is there.
         """
         if self.version == NO_VERSION:
-            return False
+            return None
         if row is not None:
             versions = self.stored.versions
-            return versions is not None and versions.of(self.txn, row) >= self.version
-        stone = self.deletion(document_id, place, last)
-        return stone is not None and stone.version >= self.version
+            held = NO_VERSION if versions is None else versions.of(self.txn, row)
+        else:
+            stone = self.deletion(document_id, place, last)
+            held = NO_VERSION if stone is None else stone.version
+        if held < self.version:
+            return None
+        return WriteStatus.UNCHANGED if held == self.version else WriteStatus.SUPERSEDED
 
     def status_of_record(self, document_id: str, place: int, position: int) -> WriteStatus | None:
         """What becomes of the record at ``position`` of a bulk load; None where its id is free.
@@ -127,7 +134,7 @@ class _Admission:
 def admit(stored: Stored, txn: lmdb.Transaction, lookup: Lookup, operation: Operation) -> Admitted:
     """Decide on ``operation`` by what ``txn`` sees; nothing is written yet.
 
-    What comes late, by its version, changes nothing: UNCHANGED.
+    What comes late, by its version, changes nothing: SUPERSEDED, or UNCHANGED the second time.
     """
     keys = id_keys(operation.ids)
     known = lookup.holds(txn, keys)
@@ -161,8 +168,8 @@ def _delete(admission: _Admission, delete: Delete) -> Admitted:
     statuses, dead, gone = list[WriteStatus](), set[int](), list[int]()
     for place, document_id in enumerate(delete.ids):
         row, last = admission.find(document_id, place)
-        if admission.is_late(document_id, place, row, last):
-            statuses.append(WriteStatus.UNCHANGED)
+        if (late := admission.late(document_id, place, row, last)) is not None:
+            statuses.append(late)
         elif row is None or row in dead:
             statuses.append(WriteStatus.MISSING)
             if row is None and delete.version != NO_VERSION:
@@ -209,7 +216,8 @@ def _upsert(admission: _Admission, batch: Documents) -> Admitted:
     stored, dead, revived = list[int](), list[int](), list[int]()
     for document_id, place in last_places.items():
         row, last = admission.find(document_id, place)
-        if admission.is_late(document_id, place, row, last):
+        if (late := admission.late(document_id, place, row, last)) is not None:
+            statuses[place] = late
             continue
         same = row is not None and _is_same(admission, row, batch, place)
         if same and batch.version == NO_VERSION:

@@ -149,6 +149,20 @@ class StoredIds:
         with self._env.begin() as txn:
             yield from id_map.entries_of(txn, self._env.databases["ids"], id_map.MERGED_AT_ONCE)
 
+    def keys_and_rows(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        """The hash uint64 (n,) and the row int64 (n,) of each id, in no order; a row may be there
+        twice, or dead.
+        """
+        keys, rows = list[NDArray[np.uint64]](), list[NDArray[np.int64]]()
+        for entries in self.entries():
+            own, theirs = id_map.columns_of(entries)
+            keys.append(own)
+            rows.append(theirs)
+        waiting = self._map.waiting()
+        every = np.concatenate([*keys, waiting.keys]), np.concatenate([*rows, waiting.rows])
+        _, first = np.unique(every[1], return_index=True)
+        return every[0][first], every[1][first]
+
     def pass_checksum(self) -> bool:
         """Whether the entries on the disk are those that were written. Reads all of them."""
         with damage_named(self._reader.path / DATA_FILE), self._env.begin() as txn:

@@ -145,6 +145,10 @@ class IdMap:
         """The map as it is now; taken *before* a transaction begins, it misses no row."""
         return Lookup(self._databases, self._parts)
 
+    def waiting(self) -> _Run:
+        """All that is only in RAM."""
+        return Pending(tuple(run for part in self._parts for run in part.runs)).merged()
+
     def gather(self) -> None:
         """What is pending now is what the next ``merge`` takes. No write may run meanwhile."""
         merging, later = self._parts
@@ -233,6 +237,19 @@ def entries_of(
         items = cast(Iterator[tuple[bytes, bytes]], cursor.iternext())
         while entries := list(itertools.islice(items, at_once)):
             yield entries
+
+
+def columns_of(
+    entries: Sequence[tuple[bytes, bytes]],
+) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """The key and the row of (key, packed rows), one for each row."""
+    keys, values = zip(*entries, strict=True)
+    numbers = np.frombuffer(b"".join(keys), dtype=">u8").astype(np.uint64)
+    if set(map(len, values)) == {SHORT_ROW.size}:  # nearly always
+        return numbers, np.frombuffer(b"".join(values), dtype=">u4").astype(np.int64)
+    rows = [unpack_rows(held) for held in values]
+    counts = [len(its) for its in rows]
+    return numbers.repeat(counts), np.array(list(itertools.chain(*rows)), dtype=np.int64)
 
 
 def checksum_of(entries: Sequence[tuple[bytes, bytes]]) -> int:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bitsift.errors import Unavailable
-from bitsift.shard_worker.fencing import check_epoch, epoch_file, fence, read_epoch
+from bitsift.errors import Fenced, RequestOutcome, Unavailable
+from bitsift.shard_worker.fencing import TableFence, check_epoch, epoch_file, fence, read_epoch
 
 
 def test_only_the_latest_epoch_may_open(tmp_path: Path) -> None:
@@ -31,3 +31,39 @@ def test_the_epoch_stays_when_the_folder_is_exchanged(tmp_path: Path) -> None:
     shutil.rmtree(folder)
     assert read_epoch(folder) == 7
     assert epoch_file(folder).parent == tmp_path
+
+
+def test_writes_under_an_older_table_are_refused_through_restarts(tmp_path: Path) -> None:
+    folder = tmp_path / "shard-00003"
+    first = TableFence.beside(folder)
+    for epoch in (0, 4, 4, 6):
+        first.admit(epoch)
+    for table in (first, TableFence.beside(folder)):
+        with pytest.raises(Fenced, match="of epoch 5 is refused: that of epoch 6") as raised:
+            table.admit(5)
+        assert raised.value.outcome is RequestOutcome.NOT_DONE
+        with pytest.raises(Fenced):
+            table.check(5)
+        for epoch in (0, 6, 7):
+            table.check(epoch)
+        table.admit(0)  # a bulk load has no table
+        table.admit(6)
+
+
+def test_what_could_not_be_kept_is_not_in_force() -> None:
+    def keep(epoch: int) -> None:
+        raise OSError("no room")
+
+    table = TableFence(3, keep)
+    with pytest.raises(OSError, match="no room"):
+        table.admit(4)
+    table.admit(3)
+
+
+def test_of_two_controllers_that_choose_one_epoch_the_second_is_refused(tmp_path: Path) -> None:
+    table = TableFence.beside(tmp_path / "shard-00003")
+    table.admit(4, is_new=True)
+    with pytest.raises(Fenced):
+        table.admit(4, is_new=True)
+    table.admit(4)
+    table.admit(5, is_new=True)

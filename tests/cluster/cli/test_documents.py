@@ -156,7 +156,7 @@ class BrokenWrites(BrokenLink):
     async def foresee(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         return [[WriteStatus.MISSING] * len(operation) for operation in operations]
 
-    async def write(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
+    async def write(self, operations: Sequence[Operation], epoch: int = 0) -> Sequence[Outcome]:
         self.calls += 1
         if self.calls <= self.fine:
             stored = [WriteStatus.CREATED, WriteStatus.DELETED]

@@ -47,7 +47,7 @@ class GatedLink(LocalLink):
         self.gate.set()
         self.entered: queue.Queue[int] = queue.Queue()
 
-    async def write(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
+    async def write(self, operations: Sequence[Operation], epoch: int = 0) -> Sequence[Outcome]:
         self.entered.put(len(operations))
         await asyncio.to_thread(self.gate.wait, 30)
         return await super().write(operations)

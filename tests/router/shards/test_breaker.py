@@ -63,7 +63,7 @@ class StoppableLink:
         await self.running.wait()
         return [[WriteStatus.MISSING] * len(operation) for operation in operations]
 
-    async def write(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
+    async def write(self, operations: Sequence[Operation], epoch: int = 0) -> Sequence[Outcome]:
         self.writes += 1
         await self.running.wait()
         return [[WriteStatus.DELETED] * len(operation) for operation in operations]

@@ -1,0 +1,59 @@
+"""A shard as one of several replicas: sealed by epochs, compared with others, brought up to date.
+
+A coordinator (router/shards/replica_writes.py) asks for it; ``ShardActor`` and ``LocalLink`` answer
+with what is here.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bitsift.shard_worker.clock import NO_VERSION
+from bitsift.shard_worker.inventory import KEYS_MAX, Entries, Inventory, ReplicaFacts, facts_of
+from bitsift.shard_worker.operations import Operation
+from bitsift.shard_worker.shard import Shard
+from bitsift.shard_worker.store.difference import changes_of, inventory_of
+
+
+class ReplicaState:
+    """What other replicas may ask of a shard. Any number of threads."""
+
+    def __init__(self, shard: Shard) -> None:
+        self._shard = shard
+
+    def newest_stored(self) -> int:
+        """The newest version on the disk; writes that were under way have ended."""
+        with self._shard.still() as store:
+            return store.counters.newest_version
+
+    def version(self, document_id: str) -> int:
+        """The version of the document with this id, else of its deletion, else 0."""
+        with self._shard.still() as store:
+            (found,) = store.versions_of([document_id])
+        return NO_VERSION if found is None else found
+
+    def inventory(self) -> Inventory:
+        """Raises Corrupt."""
+        with self._shard.still() as store:
+            return inventory_of(store)
+
+    def facts(self) -> ReplicaFacts:
+        return facts_of(self.inventory(), self._shard.newest_version)
+
+    def digests(self, bits: int, since: int) -> bytes:
+        """Of 2 ** ``bits`` ranges, uint64 each; deletions up to version ``since`` do not count."""
+        return self.inventory().since(since).digests(bits).tobytes()
+
+    def entries(self, bits: int, since: int, ranges: bytes) -> Entries:
+        """The entries of some of those ranges, int64 each."""
+        chosen = np.frombuffer(ranges, np.int64)
+        return Entries.of(self.inventory().since(since).within(bits, chosen))
+
+    def changes(self, keys: bytes) -> list[Operation]:
+        """The documents and deletions under the hashes ``keys``, uint64 each, ``KEYS_MAX`` at most,
+        in their versions.
+        """
+        asked = np.frombuffer(keys, np.uint64)
+        assert len(asked) <= KEYS_MAX, len(asked)
+        with self._shard.still() as store:
+            return changes_of(store, asked)

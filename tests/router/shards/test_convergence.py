@@ -1,0 +1,152 @@
+"""Replicas that missed writes become equal, and little is sent where little differs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bitsift.errors import FormatMismatch, NotFound, ShardUnavailable
+from bitsift.router.shards import convergence
+from bitsift.router.shards.convergence import converge
+from bitsift.router.shards.replica import Replica
+from bitsift.shard_worker.inventory import ReplicaFacts
+from bitsift.shard_worker.operations import Delete, Operation, Upsert
+from bitsift.shard_worker.replica_state import ReplicaState
+from bitsift.shard_worker.shard import Shard
+from bitsift.shard_worker.types import LIVE_POSITION, ShardSettings
+from tests.replicas import FaultyLink, make_replicas
+
+DIMENSION = 64
+NOTHING = np.empty((0, DIMENSION), dtype=np.float32)
+VERSION = 1_700_000_000_000 << 16
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Iterator[list[Shard]]:
+    with contextlib.ExitStack() as opened:
+        yield make_replicas(opened, tmp_path, NOTHING, DIMENSION, 1, 3)[0]
+
+
+def upsert(key: str, text: str, version: int) -> Upsert:
+    codes = np.full((1, DIMENSION), version % 100, dtype=np.int8)
+    return Upsert([key], [""], [text], [""], [LIVE_POSITION], codes, version=VERSION + version)
+
+
+def texts_of(shard: Shard, keys: str) -> list[str | None]:
+    found: list[str | None] = []
+    for key in keys:
+        try:
+            found.append(shard.document(key).text)
+        except NotFound:
+            found.append(None)
+    return found
+
+
+def converged(shards: list[Shard]) -> list[FaultyLink]:
+    links = [FaultyLink(shard) for shard in shards]
+    replicas = [Replica(0, f"node-{at}", link) for at, link in enumerate(links)]
+    asyncio.run(converge(replicas, 0))
+    return links
+
+
+DONE = st.lists(
+    st.tuples(
+        st.sampled_from("abcd"),
+        st.sampled_from(["", "x", "y"]),
+        st.sets(st.sampled_from([0, 1, 2]), min_size=1),
+        st.sampled_from(["", "", "compact"]),
+    ),
+    max_size=14,
+)
+
+
+@settings(
+    max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
+@given(done=DONE)
+def test_any_histories_end_as_if_every_replica_had_got_everything(
+    shards: list[Shard], done: list[tuple[str, str, set[int], str]]
+) -> None:
+    """Each write reaches some of the replicas; an empty text deletes."""
+    start = max(shard.newest_version for shard in shards) - VERSION + 1
+    for shard in shards:
+        shard.write([Delete(list("abcd"), VERSION + max(start, 1))])
+    expected: dict[str, str | None] = dict.fromkeys("abcd")
+    for number, (key, text, reached, then) in enumerate(done, start=max(start, 1) + 1):
+        operation: Operation = (
+            upsert(key, text, number) if text else Delete([key], VERSION + number)
+        )
+        expected[key] = text or None
+        for at in reached:
+            shards[at].write([operation])
+            if then:
+                shards[at].compact()
+    converged(shards)
+    assert (
+        len({tuple(ReplicaState(shard).inventory().digests(4).tolist()) for shard in shards}) == 1
+    )
+    for shard in shards:
+        assert texts_of(shard, "abcd") == list(expected.values())
+
+
+def test_only_what_differs_is_sent(shards: list[Shard]) -> None:
+    many = [f"d{number}" for number in range(2_000)]
+    codes = np.ones((len(many), DIMENSION), dtype=np.int8)
+    columns = many, [""] * len(many), many, [""] * len(many), [LIVE_POSITION] * len(many)
+    for shard in shards:
+        shard.write([Upsert(*columns, codes, version=VERSION)])
+    assert not any(link.calls["changes"] for link in converged(shards))
+    for shard in shards[:2]:
+        shard.write([upsert("d7", "new", 1), Delete(["d9"], VERSION + 2)])
+    links = converged(shards)
+    assert [link.calls["changes"] for link in links] == [1, 0, 2]  # its older ones, in vain
+    assert texts_of(shards[2], ["d7", "d9"]) == ["new", None]  # type: ignore[arg-type]
+
+
+def test_many_documents_are_sent_in_parts(
+    shards: list[Shard], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convergence, "KEYS_MAX", 10)
+    for number in range(25):
+        shards[0].write([upsert(f"d{number}", "x", number)])
+    assert converged(shards)[0].calls["changes"] == 6
+    assert shards[2].document("d24").text == "x"
+
+
+def test_replicas_that_change_all_the_time_are_given_up(shards: list[Shard]) -> None:
+    class Busy(FaultyLink):
+        async def facts(self) -> ReplicaFacts:
+            number = sum(self.calls.values())
+            self.calls["facts"] += 1
+            self.shard.write([upsert("a", f"{number}", number + 1)])
+            return await super().facts()
+
+    links = [Busy(shards[0]), FaultyLink(shards[1])]
+    replicas = [Replica(0, f"node-{at}", link) for at, link in enumerate(links)]
+    with pytest.raises(ShardUnavailable, match="still differ after 4 comparisons"):
+        asyncio.run(converge(replicas, 0))
+    assert links[0].calls["facts"] == convergence.ROUNDS_MAX
+
+
+def test_a_replica_whose_deletions_may_be_forgotten_is_copied_whole(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as opened:
+        first, second, _ = make_replicas(opened, tmp_path, NOTHING, DIMENSION, 1, 3)[0]
+        for shard in (first, second):
+            shard.write([upsert("a", "one", 1), upsert("b", "two", 1)])
+        first.write([Delete(["a"], VERSION + 2)])
+        object.__setattr__(first, "_settings", ShardSettings(tombstone_grace_s=0.0))
+        first._maintenance._settings = first._settings
+        first.compact()  # a tombstone
+        first.write([Delete(["b"], VERSION + 3)])
+        first.compact()  # which forgets the first
+        assert ReplicaState(first).facts().forgotten_version >= VERSION + 2
+        with pytest.raises(FormatMismatch, match="copy the shard whole"):
+            converged([first, second])
+        assert texts_of(first, "ab") == [None, None]

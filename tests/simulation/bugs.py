@@ -1,0 +1,130 @@
+"""Bugs that the simulation must find: each is put into the code while a plan is run."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+from unittest import mock
+
+from bitsift.errors import BitsiftError
+from bitsift.router.shards import replica_writes
+from bitsift.router.shards.lane import Lane, Sending
+from bitsift.router.shards.replica_writes import ReplicaWrites
+from bitsift.shard_worker.clock import HybridClock
+from bitsift.shard_worker.fencing import TableFence
+from bitsift.shard_worker.store import admission
+from bitsift.write_status import WriteStatus
+from tests.simulation import controller
+from tests.simulation.replica import Rows, SimulatedReplica
+
+Bug = Callable[[], contextlib.AbstractContextManager[Any]]
+
+
+@contextlib.contextmanager
+def no_majority() -> Iterator[None]:
+    """One replica is enough to acknowledge."""
+    two = property(lambda _: 2)
+    with (
+        mock.patch.object(ReplicaWrites, "needed", property(lambda _: 1)),
+        mock.patch.object(ReplicaWrites, "read_from", two),
+    ):
+        yield
+
+
+def tombstones_dropped() -> Any:
+    """Of a deleted document nothing is remembered."""
+
+    def delete(self: SimulatedReplica, ids: Sequence[str], version: int) -> None:
+        for document_id in ids:
+            self.rows.pop(document_id, None)
+
+    return mock.patch.object(SimulatedReplica, "delete", delete)
+
+
+def no_fencing() -> Any:
+    """A replica takes writes under any table."""
+    return mock.patch.object(TableFence, "admit", return_value=None)
+
+
+@contextlib.contextmanager
+def clock_not_advanced() -> Iterator[None]:
+    """A newer version on a replica is taken for a success, and teaches nothing."""
+    before = replica_writes._of_one
+
+    def of_one(said: Iterable[WriteStatus]) -> WriteStatus:
+        found = before(said)
+        return WriteStatus.UPDATED if found is WriteStatus.SUPERSEDED else found
+
+    with (
+        mock.patch.object(replica_writes, "_of_one", of_one),
+        mock.patch.object(HybridClock, "observe", return_value=None),
+    ):
+        yield
+
+
+def acknowledged_before_sync() -> Any:
+    """The disk has it a moment after the client was told."""
+    sync = SimulatedReplica.sync
+
+    async def later(self: SimulatedReplica, rows: Rows) -> None:
+        async def late(life: int) -> None:
+            await asyncio.sleep(1.0)
+            if life == self.life:
+                await sync(self, rows)
+
+        self.late = asyncio.ensure_future(late(self.life))  # type: ignore[attr-defined]
+
+    return mock.patch.object(SimulatedReplica, "sync", later)
+
+
+def served_too_early() -> Any:
+    """A replica joins the table before it has caught up."""
+
+    async def catch_up(*_: Any) -> None:
+        return
+
+    return mock.patch.object(controller.Controller, "_catch_up", catch_up)
+
+
+def hint_lost() -> Any:
+    """What a replica fails is not sent to it again, and it is not behind."""
+    send = Lane._send
+
+    async def once(self: Lane, some: list[Sending]) -> None:
+        await send(self, some)
+        for sending in some:
+            if isinstance(sending.failed.get(self.replica), BitsiftError):
+                self.remove(sending)
+
+    return mock.patch.object(Lane, "_send", once)
+
+
+def duplicate_applied() -> Any:
+    """An operation that comes again, or late, is done again."""
+    return mock.patch.object(admission._Admission, "late", return_value=None)
+
+
+def epoch_ignored() -> Any:
+    """A table is replaced though those under it may go on."""
+    return mock.patch.object(controller, "is_ended", return_value=True)
+
+
+def stale_read() -> Any:
+    """Any replica of the table may answer."""
+    return mock.patch.object(ReplicaWrites, "read_from", property(lambda _: 1))
+
+
+BUGS: tuple[Bug, ...] = (
+    no_majority,
+    tombstones_dropped,
+    no_fencing,
+    clock_not_advanced,
+    acknowledged_before_sync,
+    served_too_early,
+    hint_lost,
+    duplicate_applied,
+    epoch_ignored,
+    stale_read,
+)

@@ -1,0 +1,111 @@
+"""A simulated cluster keeps its promises whatever befalls it; with a bug in it, it does not."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from tests.simulation.bugs import BUGS, Bug
+from tests.simulation.history import History, Read, Write
+from tests.simulation.plan import Fault, Plan, plan_of
+from tests.simulation.shrink import shrunk
+from tests.simulation.world import run
+
+SEEDS = 300
+"""As many as take less than 40 s; ``make simulate`` runs thousands."""
+FOUND_BY = {
+    "no_majority": 7,
+    "tombstones_dropped": 6,
+    "no_fencing": 12,
+    "clock_not_advanced": 9,
+    "acknowledged_before_sync": 15,
+    "served_too_early": 1,
+    "hint_lost": 5,
+    "duplicate_applied": 0,
+    "epoch_ignored": 65,
+    "stale_read": 12,
+}
+"""For each planted bug a seed that finds it: ``python -m tests.simulation --bug NAME``."""
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """A replica that is behind is said in the log, thousands of times here."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def test_no_seed_breaks_a_promise() -> None:
+    operations = faults = 0
+    for seed in range(SEEDS):
+        found = run(plan_of(seed))
+        assert found.broken is None, f"{found.broken}: python -m tests.simulation --seed {seed}"
+        assert len(found.plan.asked) >= 100
+        assert len(found.plan.faults) >= 5
+        operations, faults = operations + found.acknowledged, faults + found.faults
+    assert operations > 20 * SEEDS
+    assert faults > 5 * SEEDS
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
+def test_a_planted_bug_is_found(bug: Bug) -> None:
+    plan = plan_of(FOUND_BY[bug.__name__])
+    with bug():
+        assert run(plan).broken is not None
+    assert run(plan).broken is None
+
+
+def test_a_seed_is_always_the_same() -> None:
+    assert run(plan_of(7)) == run(plan_of(7))
+    assert plan_of(7) != plan_of(8)
+
+
+def test_a_plan_that_fails_is_shrunk_to_what_is_needed() -> None:
+    plan = plan_of(3)
+    needed = replace(plan.faults[2], kind="crash", what="n1"), plan.asked[40], plan.asked[90]
+
+    def breaks(candidate: Plan) -> bool:
+        crashes = any(fault.kind == "crash" and fault.what == "n1" for fault in candidate.faults)
+        return crashes and {needed[1], needed[2]} <= set(candidate.asked)
+
+    plan = replace(plan, faults=(Fault(1.0, "full", "n2"), needed[0]))
+    small = shrunk(plan, breaks)
+    assert small.faults == (needed[0],)
+    assert small.asked == (needed[1], needed[2])
+
+
+def acknowledged(text: str | None, start: float, end: float) -> Write:
+    return Write("a", text, start, end, is_acknowledged=True)
+
+
+@pytest.mark.parametrize(
+    ("writes", "allowed"),
+    [
+        ([], {None}),
+        ([acknowledged("x", 1, 2)], {"x"}),
+        ([acknowledged("x", 1, 2), acknowledged("y", 3, 4)], {"y"}),
+        ([acknowledged("x", 1, 3), acknowledged("y", 2, 4)], {"x", "y"}),
+        ([acknowledged("x", 1, 2), acknowledged(None, 3, 4)], {None}),
+        ([acknowledged("x", 1, 2), Write("a", "y", 3)], {"x", "y"}),
+        ([Write("a", "y", 1), acknowledged("x", 3, 4)], {"x", "y"}),
+        ([acknowledged("x", 1, 2), Write("a", "y", 3, is_not_done=True)], {"x"}),
+        ([acknowledged("x", 1, 2), acknowledged("y", 9, 14)], {"x", "y"}),
+        ([acknowledged("x", 1, 2), Write("a", "y", 12)], {"x"}),
+        ([Write("b", "x", 1, 2, is_acknowledged=True)], {None}),
+    ],
+)
+def test_a_history_allows_what_can_have_been(writes: list[Write], allowed: set[str | None]) -> None:
+    """A read from 10 to 11."""
+    history = History(writes)
+    for text in ("x", "y", None):
+        broken = history.broken_by(Read("a", text, 10.0, 11.0))
+        assert (broken is None) == (text in allowed), (text, broken)
+
+
+def test_unknown_is_for_ever() -> None:
+    assert Write("a", "x", 1.0).end == math.inf
