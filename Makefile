@@ -55,7 +55,7 @@ format: $(VENV)/.installed-dev ## put the code into its standard form
 	$(BIN)/ruff format .
 
 docs: $(VENV)/.installed-dev ## write docs/configuration.md from the settings
-	$(BIN)/python -m cluster.settings_docs > docs/configuration.md
+	$(BIN)/python -c "from bitsift.config.docs import markdown; print(markdown(), end='')" > docs/configuration.md
 
 bench: $(VENV)/.installed-dev ## measure this machine; results go to benchmarks/results
 	$(BIN)/bitsift bench

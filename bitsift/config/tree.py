@@ -21,7 +21,6 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from bitsift.errors import InvalidRequest
 from bitsift.quantities import parse_bytes
-from bitsift.write_acks import WriteAcks
 
 TEXT_CHARACTERS_MAX = 4_096
 TEXTS_MAX = 100
@@ -100,6 +99,7 @@ Number = Annotated[int, BeforeValidator(_no_bool)]
 Decimal = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
 File = Annotated[Path, BeforeValidator(_home)]
 Backend = Literal["auto", "openvino", "torch"]
+Acks = Literal["one", "majority", "all"]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(_split), Field(max_length=TEXTS_MAX)]
 
 
@@ -132,10 +132,10 @@ class Serve(Section):
         default=4_096,
         description="Query vectors to cache, four bytes per dimension each; 0 disables the cache.",
     )
-    write_acks: WriteAcks = Field(
-        default=WriteAcks.MAJORITY,
+    write_acks: Acks = Field(
+        default="majority",
         description="How many replicas of a shard must have a write on their disks before it is "
-        "acknowledged: one, majority or all. The others get it, too.",
+        "acknowledged, in a cluster. The others get it, too.",
     )
 
 

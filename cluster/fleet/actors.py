@@ -29,6 +29,7 @@ from bitsift.errors import BitsiftError, Unavailable
 from bitsift.router.shards.placement import ReplicaAddress, ReplicaTable
 from bitsift.router.shards.ray_calls import Callee, asked
 from bitsift.shard_worker.actor import ShardActor
+from bitsift.write_acks import WriteAcks
 
 CONTROLLER, ROUTERS, WRITERS = "bitsift/controller", "bitsift/router", "bitsift/writer"
 NODE_LABEL, ZONE_LABELS = "bitsift-node", ("zone", "ray.io/availability-zone")
@@ -172,7 +173,7 @@ class Fleet:
         from bitsift.router.write.writer import WriterActor
 
         options = self._options(f"{WRITERS}/{node}", node, max_concurrency=CONNECTIONS_MAX)
-        arguments = self._manifest.describe(), table, self._encoder(), self._spec.serve.write_acks
+        arguments = self._manifest.describe(), table, self._encoder(), self._acks()
         return remote(WriterActor).options(**options).remote(*arguments)
 
     def start_router(self, node: str, table: ReplicaTable, writer: Any) -> Any:
@@ -192,9 +193,12 @@ class Fleet:
                 serve.query_cache,
                 access_settings(self._spec.access, serve),
                 serve.min_ready_shards,
-                serve.write_acks,
+                self._acks(),
             )
         )
+
+    def _acks(self) -> WriteAcks:
+        return WriteAcks(self._spec.serve.write_acks)
 
     def _encoder(self) -> Any:
         return self._manifest.encoder(self._spec.model.backend)

@@ -70,6 +70,7 @@ class Controller(Process):
         if not writer.is_alive or not await self._reaches(writer.name):
             await self._replace_writer()
             return
+        await self._place()
         answering = await self._answering()
         behind = set(writer.shard.writes.behind)
         members = self.decided.members
@@ -85,7 +86,6 @@ class Controller(Process):
             free = [n for n in answering if n not in members and n not in self.decided.drained]
             if free and stay:
                 await self._join(self._world.random.choice(free), answering)
-        await self._place()
 
     async def _reaches(self, gateway: str) -> bool:
         try:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from bitsift.cluster.fleet.following import Follower
 from bitsift.cluster.fleet.hydration import Pace
-from bitsift.errors import ShardUnavailable
+from bitsift.errors import ShardUnavailable, Unavailable
 from bitsift.router.shards.placement import Placement
 from bitsift.shard_worker import written_since as module
 from bitsift.shard_worker.operations import Delete, statuses
