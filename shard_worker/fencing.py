@@ -30,6 +30,11 @@ def epoch_file(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.epoch.json")
 
 
+def table_file(folder: Path) -> Path:
+    """Where the epoch of the newest table of the replica in ``folder`` stands."""
+    return folder.with_name(f"{folder.name}.table.json")
+
+
 def read_epoch(folder: Path) -> int:
     """The latest epoch that the replica in ``folder`` was given; 0: none. Raises Corrupt."""
     return _read(epoch_file(folder))
@@ -79,7 +84,7 @@ class TableFence:
     @classmethod
     def beside(cls, folder: Path) -> TableFence:
         """That of the replica in ``folder``. Raises Corrupt."""
-        file = folder.with_name(f"{folder.name}.table.json")
+        file = table_file(folder)
         return cls(_read(file), lambda epoch: write_json(file, {"epoch": epoch}))
 
     def admit(self, epoch: int, *, is_new: bool = False) -> None:

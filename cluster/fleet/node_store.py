@@ -5,6 +5,7 @@
     DATA/INDEX-UUID/shard-00003/                     a replica
     DATA/INDEX-UUID/shard-00003.incoming/            one that is being made (hydration.py)
     DATA/INDEX-UUID/shard-00003.epoch.json           its latest start (shard_worker/fencing.py)
+    DATA/INDEX-UUID/shard-00003.table.json           the newest replica table that it knows
     DATA/INDEX-UUID/exports/NODE-shard-00003/        blocks that another node copies now
 
 It knows no Ray. One process has it open; replicas are opened by others.
@@ -25,7 +26,7 @@ from typing import Any
 
 from bitsift.cluster.fleet.hydration import INCOMING, settle
 from bitsift.errors import BitsiftError, InvalidRequest, NotFound, Unavailable, reason
-from bitsift.shard_worker.fencing import epoch_file, fence, read_epoch
+from bitsift.shard_worker.fencing import epoch_file, fence, read_epoch, table_file
 from bitsift.shard_worker.layout import (
     COMPLETE_FILE,
     MANIFEST_FILE,
@@ -200,6 +201,7 @@ class NodeStore:
                     lock.release()
             shutil.rmtree(_incoming(folder), ignore_errors=True)
             epoch_file(folder).unlink(missing_ok=True)
+            table_file(folder).unlink(missing_ok=True)
 
 
 def read_index_files(index: Path) -> dict[str, bytes]:
