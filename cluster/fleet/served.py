@@ -1,19 +1,21 @@
-"""What a reshard needs of the controller and of the index that it serves."""
+"""What an index needs of the controller that serves it, and a reshard of both."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, Protocol, TypeVar
 
 from bitsift.cluster.fleet.actors import Fleet, RayNode
 from bitsift.cluster.fleet.agent import AgentReport
 from bitsift.cluster.fleet.enact import Enactor
 from bitsift.cluster.fleet.observed import Observed, Orders
-from bitsift.cluster.fleet.spec import ClusterSpec
+from bitsift.cluster.fleet.spec import ClusterSpec, IndexSource
 from bitsift.cluster.fleet.state import State
 from bitsift.cluster.fleet.watch import Place, Seen
 from bitsift.cluster.manifest import Manifest
 from bitsift.router.shards.placement import ReplicaTable
+
+K = TypeVar("K", bound=Hashable)
 
 
 class Served(Protocol):
@@ -46,6 +48,12 @@ class Serving(Protocol):
     spec: ClusterSpec
     agents: dict[str, Any]
     alive: dict[str, RayNode]
+
+    def ask(self, kind: str, calls: Mapping[K, Callable[[], Any]]) -> dict[K, Any]:
+        """See ``Polls.ask``."""
+
+    def source_files(self, source: IndexSource) -> dict[str, bytes]:
+        """What belongs to the whole of a spec's index."""
 
     def successor(
         self, manifest: Manifest, files: dict[str, bytes], state: State, now: float

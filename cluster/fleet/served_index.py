@@ -6,7 +6,6 @@ import functools
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from bitsift.cluster.fleet.actors import Fleet
 from bitsift.cluster.fleet.agent import AgentReport
@@ -28,6 +27,7 @@ from bitsift.cluster.fleet.polls import ASK_TIMEOUT_S
 from bitsift.cluster.fleet.reshard_order import ordered
 from bitsift.cluster.fleet.resharding import RETIRED_S, Resharding
 from bitsift.cluster.fleet.retiring import retire
+from bitsift.cluster.fleet.served import Serving
 from bitsift.cluster.fleet.sources import manifest_of
 from bitsift.cluster.fleet.spec import ClusterSpec
 from bitsift.cluster.fleet.state import State
@@ -38,9 +38,6 @@ from bitsift.router.shards.placement import ReplicaTable
 from bitsift.router.shards.ray_calls import Callee, asked
 from bitsift.shard_worker.types import ShardStatus
 from bitsift.shard_worker.wire.structures import unpack_fact
-
-if TYPE_CHECKING:
-    from bitsift.cluster.fleet.control import Control
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +50,7 @@ class Index:
 
     def __init__(
         self,
-        control: Control,
+        control: Serving,
         manifest: Manifest,
         files: dict[str, bytes],
         state: State,

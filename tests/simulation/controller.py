@@ -141,11 +141,11 @@ class Controller(Process):
         writer = self._world.writer
         try:
             async with asyncio.timeout(HOLD_S):
-                await writer.writes.hold(HOLD_S)
+                await writer.hold(HOLD_S)
                 await self._change((*self.decided.members, node), answering)
         finally:
             if self.is_alive:
-                writer.writes.release()
+                writer.gate.release()
 
     async def _catch_up(self, members: Sequence[str], new: Sequence[str], epoch: int) -> None:
         await converge([self.links[node] for node in (*members, *new)], epoch)

@@ -19,9 +19,10 @@ from bitsift.errors import BitsiftError, NotFound, RequestOutcome
 from bitsift.router.shards.placed import PlacedShards
 from bitsift.router.shards.placement import ReplicaAddress, ReplicaTable
 from bitsift.router.shards.replica_set import ReplicaSet
+from bitsift.router.write.gate import WriteGate
 from bitsift.router.write.shard_writes import ShardWrites
 from bitsift.shard_worker.clock import HybridClock
-from bitsift.shard_worker.operations import Delete, Operation
+from bitsift.shard_worker.operations import Delete, Operation, Outcome
 from bitsift.write_status import WriteStatus
 from tests.simulation.controller import WANTED, Controller, Decided
 from tests.simulation.history import History, Read, Write
@@ -53,17 +54,26 @@ class Caller(Process):
         )
         self.shard: ReplicaSet = self.placed.links[0]
         self.shard.writes._clock = HybridClock(wall_s=world.wall(name))
-        self.writes = ShardWrites([self.shard])
+        self.writes, self.gate = ShardWrites([self.shard]), WriteGate()
         self.writer = self
 
     def _table(self, epoch: int, members: Sequence[str]) -> ReplicaTable:
         addresses = tuple(ReplicaAddress(node, None) for node in members)
-        return ReplicaTable(epoch, (addresses,), WANTED)
+        return ReplicaTable(epoch, (addresses,), replicas=WANTED)
 
     def place(self, epoch: int, members: Sequence[str]) -> None:
         if epoch >= self.placed._epoch:
             self.placed.place(self._table(epoch, members))
-            self.writes.release()
+            self.gate.release()
+
+    async def hold(self, seconds: float) -> None:
+        """As ``WriterActor.hold``."""
+        await self.gate.hold(seconds)
+        await self.writes.flushed()
+
+    async def write(self, operation: Operation) -> Outcome:
+        async with self.gate.turn():
+            return (await self.writes.write({0: operation}))[0]
 
 
 class World:
@@ -139,7 +149,7 @@ class World:
             return
         try:
             async with asyncio.timeout(60.0):
-                outcome = (await writer.writes.write({0: operation}))[0]
+                outcome = await writer.write(operation)
                 await writer.goes_on()
         except TimeoutError:
             return

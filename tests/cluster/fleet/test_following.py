@@ -116,9 +116,7 @@ turns = st.lists(
 )
 
 
-def passed(
-    follower: Follower, source: OldShard, sinks: dict[int, list[ShardSink]]
-) -> Follower:
+def passed(follower: Follower, source: OldShard, sinks: dict[int, list[ShardSink]]) -> Follower:
     """After a whole pass; another one where the shard was opened again, as a controller does."""
     try:
         assert follower._pass()

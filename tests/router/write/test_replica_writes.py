@@ -72,7 +72,7 @@ class Written:
 
     def _table(self, epoch: int, nodes: Sequence[int]) -> ReplicaTable:
         addresses = tuple(ReplicaAddress(NODES[node], self.links[node]) for node in nodes)
-        return ReplicaTable(epoch, (addresses,), self._wanted)
+        return ReplicaTable(epoch, (addresses,), replicas=self._wanted)
 
     def place(self, epoch: int, nodes: Sequence[int]) -> None:
         self.placed.place(self._table(epoch, nodes))
