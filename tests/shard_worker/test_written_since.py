@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,25 @@ def test_a_compaction_in_the_midst_of_a_pass_has_it_begin_again(
         ids, end = one_pass(shard, 0, begun.mark)
         assert ids == ["b", "c", "d", "e", "-a"]
         assert end.mark.opened != begun.mark.opened
+
+
+def test_all_comes_again_after_a_replica_was_given_something_older_than_its_newest(
+    tmp_path: Path,
+) -> None:
+    """Of another replica, which had it before: its version does not say that it is new here."""
+    with closing(new_shard(tmp_path / "a")) as shard:
+        put(shard, "a", "b")
+        early = shard.newest_version
+        put(shard, "c")
+        _, first = one_pass(shard, 0)
+        written(shard, Delete(["a"], early + 1))
+        written(shard, replace(batch(["d"], ["one"]), version=early + 1))
+        assert shard.newest_version == first.mark.version
+        ids, second = one_pass(shard, first.mark.version, first.mark)
+        assert sorted(ids) == ["-a", "b", "c", "d"]
+        written(shard, Delete(["a"], early + 1))  # the second time it changes nothing
+        ids, _ = one_pass(shard, second.mark.version, second.mark)
+        assert ids == []
 
 
 def test_what_is_written_during_a_pass_is_left_to_the_next(

@@ -15,18 +15,18 @@ from tests.simulation.plan import Fault, Plan, plan_of
 from tests.simulation.shrink import shrunk
 from tests.simulation.world import run
 
-SEEDS = 300
-"""As many as take less than 40 s; ``make simulate`` runs thousands."""
+SEEDS = 100
+"""As many as take about 10 s; ``make simulate`` runs thousands."""
 FOUND_BY = {
-    "no_majority": 7,
-    "tombstones_dropped": 6,
-    "no_fencing": 12,
+    "no_majority": 4,
+    "tombstones_dropped": 0,
+    "no_fencing": 27,
     "clock_not_advanced": 9,
     "acknowledged_before_sync": 15,
     "served_too_early": 1,
     "hint_lost": 5,
     "duplicate_applied": 0,
-    "epoch_ignored": 65,
+    "epoch_ignored": 142,
     "stale_read": 12,
 }
 """For each planted bug a seed that finds it: ``python -m tests.simulation --bug NAME``."""

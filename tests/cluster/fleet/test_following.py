@@ -206,6 +206,23 @@ def test_what_was_written_before_it_was_told_to_catch_up_is_there_when_it_says_s
             assert contents(new) == contents(old)
 
 
+def test_a_shard_that_was_opened_again_needs_another_follower(
+    shards: tuple[list[Shard], list[Shard]], tmp_path: Path
+) -> None:
+    """What it was given before is not known: one of several replicas is followed from the start."""
+    old, new = shards
+    source = OldShard(old[0])
+    follower = Follower(
+        source, {n: [ShardSink(shard)] for n, shard in enumerate(new)}, Pace(1 << 40), 0
+    )
+    change(old, "put", ["id 1"], "one")
+    assert follower._pass()
+    old[0].close()
+    source.shard = opened(tmp_path / "old", OLD, 0, 1)
+    with contextlib.closing(source.shard), pytest.raises(Unavailable, match="opened again"):
+        follower._pass()
+
+
 def test_every_copy_of_a_new_shard_gets_the_same_and_one_that_fails_ends_the_follower(
     shards: tuple[list[Shard], list[Shard]], tmp_path: Path
 ) -> None:

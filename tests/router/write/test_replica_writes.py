@@ -483,6 +483,55 @@ def make_service(written: Written) -> WriteService:
     return make_writer(written.placed.links, calibration)
 
 
+def test_replicas_settle_on_all_that_any_writer_has_acknowledged(shards: list[Shard]) -> None:
+    """The first writer ends before one replica has what two of them have."""
+
+    async def scenario() -> None:
+        first = Written(shards, [0, 1, 2], epoch=1)
+        await first.everywhere(upsert("zero"))
+        first.links[2].running.clear()
+        assert await first.write(upsert("one")) == [[WriteStatus.UPDATED]]
+        first.shard.writes.close()
+        second = Written(shards, [0, 1, 2], epoch=2)
+        assert second.held(2, ["a"]) == ["zero"]
+        await second.shard.writes.settle()
+        assert second.placed.behind == ()
+        assert [second.held(node, ["a"]) for node in range(3)] == [["one"]] * 3
+
+    run(scenario)
+
+
+def test_a_replica_that_does_not_settle_is_named(
+    shards: list[Shard], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica_writes, "LAGGARD_S", 0.2)
+
+    async def scenario() -> None:
+        written = Written(shards, [0, 1, 2], epoch=1)
+        written.links[1].error = ShardUnavailable("it died")
+        await written.shard.writes.settle()
+        assert written.placed.behind == ((0, "node-1"),)
+        written.links[2].error = ShardUnavailable("it died")
+        other = Written(shards, [0, 1, 2], epoch=2, links=written.links)
+        with pytest.raises(ShardUnavailable, match="too few replicas"):
+            await other.shard.writes.settle()
+
+    run(scenario)
+
+
+def test_a_writer_whose_table_was_replaced_does_not_settle(shards: list[Shard]) -> None:
+    async def scenario() -> None:
+        old = Written(shards, [0, 1, 2], epoch=1)
+        await old.everywhere(upsert("one"))
+        await Written(shards, [0, 1, 2], epoch=2, links=old.links).shard.writes.settle()
+        (said,) = await old.write(upsert("two"))
+        assert isinstance(said, Fenced)
+        with pytest.raises(Fenced):
+            await old.shard.writes.settle()
+
+    run(scenario)
+
+
 def test_writes_that_are_held_wait_and_go_on_with_the_next_table_or_by_themselves(
     shards: list[Shard],
 ) -> None:
