@@ -3,7 +3,8 @@
 A follower does all that an old shard holds in the new shards that own it, as operations with the
 versions that they have, and then what came meanwhile, pass after pass (written_since.py). The
 newest version stays, so it does not matter what comes twice: one that was killed is begun again
-since the version that its last whole pass reached, or from the beginning.
+since the version that its last whole pass reached; from the beginning where the shard has several
+replicas, for one may lack what is older than the newest that it has.
 
 A whole pass that began when nothing was written any more has left nothing out: it is *caught up*.
 """
