@@ -194,8 +194,8 @@ class ShardActor:
         """
         asked = unpack_writes(operations)
         shard = self._ready()
-        self._tables().admit(epoch)
-        return pack_outcomes(shard.write(asked), self._stamp())
+        with self._tables().writing(epoch):
+            return pack_outcomes(shard.write(asked), self._stamp())
 
     @ray.method(concurrency_group="read")
     def foresee(self, operations: bytes) -> bytes:

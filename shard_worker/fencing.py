@@ -17,12 +17,17 @@ before the replica answers; writes under an older one are refused (``TableFence`
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bitsift.errors import Fenced, NotFound, Unavailable
 from bitsift.shard_worker.layout import read_json, write_json
+
+ENDED_S = 4.0
+"""For writes under an older table to end: less than the caller of a seal waits."""
 
 
 def epoch_file(folder: Path) -> Path:
@@ -79,7 +84,8 @@ class TableFence:
         """``newest`` is what was kept; ``keep`` makes an epoch durable before it returns."""
         self._newest = newest
         self._keep = keep
-        self._lock = threading.Lock()
+        self._writing = Counter[int]()
+        self._changed = threading.Condition()
 
     @classmethod
     def beside(cls, folder: Path) -> TableFence:
@@ -89,16 +95,41 @@ class TableFence:
 
     def admit(self, epoch: int, *, is_new: bool = False) -> None:
         """From now on nothing is written under an older table. Raises Fenced if this one is older,
-        and where it must be new, but was seen before: another controller has chosen it.
+        and where it must be new, but was seen before: another controller has chosen it; and
+        Unavailable where a write that was admitted before does not end.
 
         0 is no table: there is one copy only, or a bulk load fills it.
         """
-        with self._lock:
-            if epoch > self._newest:
-                self._keep(epoch)
-                self._newest = epoch
-            elif 0 < epoch < self._newest or is_new:
-                raise self._late(epoch)
+        with self._changed:
+            self._admit(epoch, is_new)
+            if not self._changed.wait_for(lambda: not self._is_written_before(epoch), ENDED_S):
+                raise Unavailable("a write under an older replica table has not ended yet")
+
+    @contextlib.contextmanager
+    def writing(self, epoch: int) -> Iterator[None]:
+        """A write under the table of ``epoch``: ``admit`` of a newer one waits for its end.
+        Raises Fenced.
+        """
+        with self._changed:
+            self._admit(epoch)
+            self._writing[epoch] += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._writing[epoch] -= 1
+                self._writing += Counter[int]()  # without those of which none is left
+                self._changed.notify_all()
+
+    def _admit(self, epoch: int, is_new: bool = False) -> None:
+        if epoch > self._newest:
+            self._keep(epoch)
+            self._newest = epoch
+        elif 0 < epoch < self._newest or is_new:
+            raise self._late(epoch)
+
+    def _is_written_before(self, epoch: int) -> bool:
+        return any(0 < earlier < epoch for earlier in self._writing)
 
     def check(self, epoch: int) -> None:
         """Raises Fenced where a newer table is in force: what is read under this one may be old."""

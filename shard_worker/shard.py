@@ -59,12 +59,11 @@ from bitsift.shard_worker.types import (
     ShardStatus,
     Wanted,
 )
-from bitsift.shard_worker.written_since import Changes, Mark, Moment, written_since
+from bitsift.shard_worker.written_since import Changes, Mark, Moment, is_late, written_since
 from bitsift.write_status import WriteStatus
 
 log = logging.getLogger(__name__)
 
-_NO_CHANGE = frozenset((WriteStatus.UNCHANGED, WriteStatus.SUPERSEDED))
 CLOSE_WAIT_S = 5.0
 """How long closing waits for what still writes: a commit takes milliseconds, a compaction ends with
 the rows that it is at. Training does not end before it is done."""
@@ -113,11 +112,7 @@ class Shard:
         return self._generations.current
 
     @staticmethod
-    def create(
-        folder: Path,
-        identity: ShardIdentity,
-        past: Past = NO_PAST,
-    ) -> None:
+    def create(folder: Path, identity: ShardIdentity, past: Past = NO_PAST) -> None:
         """Make an empty shard directory; ``shard.json`` comes last and makes it valid."""
         folder.mkdir(parents=True, exist_ok=True)
         file = ShardFile(identity, store_name(0))
@@ -372,10 +367,7 @@ class Shard:
         version = NO_VERSION if given else self._clock.tick()
         newest = store.counters.newest_version
         statuses = store.write(operations, to_ram, version=version).statuses
-        self._late += any(
-            0 < operation.version < newest and not _NO_CHANGE.issuperset(said)
-            for operation, said in zip(operations, statuses, strict=True)
-        )
+        self._late += is_late(operations, statuses, newest)
         generation.check(in_doubt=True)
         if store.pending_ids >= PENDING_MAX:
             try:

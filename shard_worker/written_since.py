@@ -25,6 +25,7 @@ from bitsift.shard_worker.clock import NO_VERSION
 from bitsift.shard_worker.operations import Operation
 from bitsift.shard_worker.store import Store
 from bitsift.shard_worker.store.replay import deletes, upserts
+from bitsift.write_status import WriteStatus
 
 if TYPE_CHECKING:
     from bitsift.shard_worker.generation import Generation
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 BATCH_ROWS_MAX = 1 << 13
 BATCH_BYTES = 8 << 20
 """What a batch takes about, where rows are as large as the mean."""
+_NO_CHANGE = frozenset((WriteStatus.UNCHANGED, WriteStatus.SUPERSEDED))
 _DELETES_AT_ONCE = 16
 """Of ``deletes``: each time all of them are read."""
 
@@ -83,6 +85,18 @@ class Moment:
         """Of the opened copy ``replica``. Nothing may be written meanwhile."""
         store = generation.store
         return cls((replica, store.generation), store.rows, store.counters.newest_version, late)
+
+
+def is_late(
+    operations: Sequence[Operation], statuses: Sequence[Sequence[WriteStatus]], newest: int
+) -> bool:
+    """Whether some of what was done is older than the version ``newest`` before, and changed
+    something. ``statuses`` are of each operation.
+    """
+    return any(
+        0 < operation.version < newest and not _NO_CHANGE.issuperset(said)
+        for operation, said in zip(operations, statuses, strict=True)
+    )
 
 
 def written_since(generation: Generation, moment: Moment, since: int, mark: Mark | None) -> Changes:

@@ -45,14 +45,17 @@ class LocalLink:
         return await asyncio.to_thread(self._shard.foresee, operations)
 
     async def write(self, operations: Sequence[Operation], epoch: int = 0) -> Sequence[Outcome]:
-        self._fence.admit(epoch)
-        return await asyncio.to_thread(self._shard.write, operations)
+        return await asyncio.to_thread(self._write, operations, epoch)
+
+    def _write(self, operations: Sequence[Operation], epoch: int) -> Sequence[Outcome]:
+        with self._fence.writing(epoch):
+            return self._shard.write(operations)
 
     async def newest_version(self) -> int:
         return self._shard.newest_version
 
     async def seal(self, epoch: int) -> int:
-        self._fence.admit(epoch)
+        await asyncio.to_thread(self._fence.admit, epoch)
         return await asyncio.to_thread(self._state.newest_stored)
 
     async def version(self, document_id: str, epoch: int) -> int:

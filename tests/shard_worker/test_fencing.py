@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
 
 from bitsift.errors import Fenced, RequestOutcome, Unavailable
+from bitsift.shard_worker import fencing
 from bitsift.shard_worker.fencing import TableFence, check_epoch, epoch_file, fence, read_epoch
+from tests.commands import wait_until
 
 
 def test_only_the_latest_epoch_may_open(tmp_path: Path) -> None:
@@ -58,6 +61,38 @@ def test_what_could_not_be_kept_is_not_in_force() -> None:
     with pytest.raises(OSError, match="no room"):
         table.admit(4)
     table.admit(3)
+
+
+def test_a_newer_table_is_in_force_when_writes_under_the_older_one_have_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table, done = TableFence(3, lambda _: None), list[str]()
+
+    def seal() -> None:
+        table.admit(4)
+        done.append("sealed")
+
+    sealing = threading.Thread(target=seal)
+    with table.writing(0), table.writing(3):
+        sealing.start()
+        assert wait_until(lambda: _refuses(table, 3))
+        assert not done
+        done.append("written")
+    sealing.join(30)
+    assert done == ["written", "sealed"]
+    monkeypatch.setattr(fencing, "ENDED_S", 0.01)
+    with table.writing(4), pytest.raises(Unavailable, match="has not ended yet"):
+        table.admit(5)
+    with table.writing(0):
+        table.admit(6)
+
+
+def _refuses(table: TableFence, epoch: int) -> bool:
+    try:
+        table.check(epoch)
+    except Fenced:
+        return True
+    return False
 
 
 def test_of_two_controllers_that_choose_one_epoch_the_second_is_refused(tmp_path: Path) -> None:

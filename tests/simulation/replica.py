@@ -184,7 +184,8 @@ class SimulatedReplica:
 
     async def seal(self, epoch: int, *, is_new: bool = False) -> int:
         self._fence.admit(epoch, is_new=is_new)
-        return self._clock.newest
+        async with self._writing:  # those that were admitted before have ended
+            return self._clock.newest
 
     async def version(self, document_id: str, epoch: int) -> int:
         self._fence.check(epoch)
