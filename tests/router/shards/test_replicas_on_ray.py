@@ -182,36 +182,39 @@ def test_the_command_line_shows_the_replicas(running: Running) -> None:
     ], said
 
 
-def test_a_replica_that_is_killed_leaves_before_a_write_is_acknowledged(running: Running) -> None:
+async def write(client: httpx.AsyncClient, number: int) -> set[str]:
+    """The statuses of eight new documents."""
+    ids = [{"id": f"{number}-{key}", "text": "x", "vector": [1.0] * DIMENSION} for key in range(8)]
+    answer = await client.post("/v1/documents", json={"documents": ids})
+    answer.raise_for_status()
+    return {it["status"] for it in answer.json()["results"]}
+
+
+def test_a_replica_that_is_frozen_leaves_before_a_write_is_acknowledged(running: Running) -> None:
     """The table without it is placed here as a controller does."""
 
     async def scenario() -> None:
         async with httpx.AsyncClient(base_url=running.url, timeout=60, trust_env=False) as client:
             load = Load(client)
             lost = (await until_ready(client, load, 0))[0]
-
-            async def write(number: int) -> str:
-                ids = [{"id": f"{number}-{key}", "text": "x", "vector": [1.0] * DIMENSION}
-                       for key in range(8)]  # fmt: skip
-                answer = await client.post("/v1/documents", json={"documents": ids})
-                answer.raise_for_status()
-                return str({it["status"] for it in answer.json()["results"]})
-
-            assert await write(0) == "{'created'}"
-            os.kill(lost["pid"], signal.SIGKILL)
-            writing = asyncio.ensure_future(write(1))
-            behind: tuple[tuple[int, str], ...] = ()
-            while not behind:
-                behind = await running.writer.behind.remote()
-                assert not writing.done()
-                await asyncio.sleep(0.02)
-            assert behind == ((0, lost["node"]),)
-            first, second = running.table.shards
-            less = tuple(it for it in first if it.node != lost["node"])
-            for actor in (running.router, running.writer):
-                await actor.place.remote(ReplicaTable(21, (less, second)))
-            assert await writing == "{'created'}"
-            assert await running.writer.behind.remote() == ()
-            assert await write(2) == "{'created'}"
+            assert await write(client, 2) == {"created"}
+            os.kill(lost["pid"], signal.SIGSTOP)
+            try:
+                writing = asyncio.ensure_future(write(client, 3))
+                behind: tuple[tuple[int, str], ...] = ()
+                while not behind:
+                    behind = await running.writer.behind.remote()
+                    assert not writing.done()
+                    await asyncio.sleep(0.02)
+                assert behind == ((0, lost["node"]),)
+                first, second = running.table.shards
+                less = tuple(it for it in first if it.node != lost["node"])
+                for actor in (running.router, running.writer):
+                    await actor.place.remote(ReplicaTable(21, (less, second)))
+                assert await writing == {"created"}
+                assert await running.writer.behind.remote() == ()
+                assert await write(client, 4) == {"created"}
+            finally:
+                os.kill(lost["pid"], signal.SIGCONT)
 
     asyncio.run(scenario())
