@@ -73,7 +73,7 @@ class Inventory:
     def _digests(self) -> NDArray[np.uint64]:
         """uint64 (n,): of each entry; their sum is that of a range."""
         with np.errstate(over="ignore"):
-            mixed = self.keys * _MIX[0] + (self.versions << np.uint64(1)) + self.deleted
+            mixed = (self.keys + _MIX[0]) * _MIX[0] + self.versions * _MIX[1] + self.deleted
             mixed = (mixed ^ (mixed >> np.uint64(30))) * _MIX[1]
             return np.asarray(mixed ^ (mixed >> np.uint64(31)))
 

@@ -41,6 +41,7 @@ def test_digests_differ_where_entries_do(
 
 
 def test_a_version_and_a_deletion_each_make_a_difference() -> None:
+    assert len(differing(inventory([]), inventory([(0, 1 << 63, False)]), 4))
     base = inventory([(5, 7, False)])
     assert len(differing(base, inventory([(5, 8, False)]), 4))
     assert len(differing(base, inventory([(5, 7, True)]), 4))
