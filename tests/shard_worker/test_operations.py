@@ -308,17 +308,17 @@ def test_what_comes_late_changes_nothing_and_what_the_shard_writes_itself_is_new
     assert statuses(shard.write([versioned(5, "a", "five")])) == [["created"]]
     rows = store.rows
     assert statuses(shard.write([versioned(5, "a", "five")])) == [["unchanged"]]
-    assert statuses(shard.write([versioned(4, "a", "four")])) == [["unchanged"]]
-    assert statuses(shard.write([versioned(4, "a", None)])) == [["unchanged"]]
+    assert statuses(shard.write([versioned(4, "a", "four")])) == [["superseded"]]
+    assert statuses(shard.write([versioned(4, "a", None)])) == [["superseded"]]
     assert (store.rows, contents(shard)) == (rows, {"a": "five"})
     assert statuses(shard.write([versioned(6, "a", "five")])) == [["unchanged"]]
     assert store.versions_of(["a"]) == [version_at(6)]  # what comes with 5.5 loses here as well
     assert statuses(shard.write([versioned(7, "b", None)])) == [["missing"]]
-    assert statuses(shard.write([versioned(6, "b", "late")])) == [["unchanged"]]
+    assert statuses(shard.write([versioned(6, "b", "late")])) == [["superseded"]]
     assert statuses(shard.write([Delete(["a"])])) == [["deleted"]]
     (own,) = store.versions_of(["a"])
     assert own is not None and own > version_at(7)
-    assert statuses(shard.write([versioned(8, "a", "late")])) == [["unchanged"]]
+    assert statuses(shard.write([versioned(8, "a", "late")])) == [["superseded"]]
     assert contents(shard) == {}
     shard.close()
 
