@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +25,7 @@ from bitsift.cluster.serving.local import open_local
 from bitsift.cluster.sources.synthetic import SyntheticSpec, synthetic_queries
 from bitsift.options import Mode, SearchOptions
 from tests.commands import COMMAND, wait_until
+from tests.threads import in_thread
 
 ROWS = SyntheticSpec(4_000, 128)
 SPEC = """
@@ -197,15 +199,8 @@ class Writing:
                 self.refused.append(repr(error))
             number += 1
 
-    @contextlib.contextmanager
-    def going_on(self) -> Iterator[None]:
-        thread = threading.Thread(target=self.run)
-        thread.start()
-        try:
-            yield
-        finally:
-            self._ended.set()
-            thread.join(60)
+    def going_on(self) -> AbstractContextManager[None]:
+        return in_thread(self.run, self._ended)
 
     def must_go_on(self, count: int) -> None:
         """Until so many more are acknowledged."""

@@ -12,14 +12,13 @@ from typing import Any, TypeVar
 from bitsift.cluster.fleet.actors import RayNode, agent_of, ray_nodes
 from bitsift.cluster.fleet.agent import AgentReport
 from bitsift.cluster.fleet.decide import SETTLE_S
-from bitsift.cluster.fleet.observed import (
-    Table,
-)
+from bitsift.cluster.fleet.observed import Table
 from bitsift.cluster.fleet.polls import Polls, agent_said
 from bitsift.cluster.fleet.served_index import Index
 from bitsift.cluster.fleet.sources import manifest_of
 from bitsift.cluster.fleet.spec import ClusterSpec, IndexSource
 from bitsift.cluster.fleet.state import State, state_from
+from bitsift.cluster.manifest import Manifest
 from bitsift.errors import BitsiftError, Fenced, NotFound, Unavailable
 from bitsift.shard_worker.layout import COMPLETE_FILE
 
@@ -137,8 +136,10 @@ class Control:
         state = replace(state, epoch=max([state.epoch, *epochs]))
         return Index(self, manifest, files, state, now)
 
-    def successor(self, *index: Any) -> Index:
-        return Index(self, *index)
+    def successor(
+        self, manifest: Manifest, files: dict[str, bytes], state: State, now: float
+    ) -> Index:
+        return Index(self, manifest, files, state, now)
 
     def serve(self, index: Index) -> None:
         """Serve this one from the next step on. What others are asked is forgotten."""

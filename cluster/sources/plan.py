@@ -147,7 +147,3 @@ class SourcePlan:
             parts = (file.path, file.size_bytes, file.fields, file.vectors, file.width)
             digest.update(repr(parts).encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
-
-    def locate(self, position: int) -> tuple[SourceFile, int]:
-        """The file and the record number (from 0) that `position` names."""
-        return self.files[position >> POSITION_BITS], position & ((1 << POSITION_BITS) - 1)

@@ -7,11 +7,11 @@ answer is compared with that of the same index in one process.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ import httpx
 import numpy as np
 
 from tests.fleets import Cluster
+from tests.threads import in_thread
 
 TRIES_MAX = 4
 """As Bitsift's own client."""
@@ -71,15 +72,8 @@ class Asking:
     wrong: list[str] = field(default_factory=list)
     _ended: threading.Event = field(default_factory=threading.Event)
 
-    @contextlib.contextmanager
-    def going_on(self) -> Iterator[None]:
-        thread = threading.Thread(target=lambda: asyncio.run(self._run()))
-        thread.start()
-        try:
-            yield
-        finally:
-            self._ended.set()
-            thread.join(120)
+    def going_on(self) -> AbstractContextManager[None]:
+        return in_thread(lambda: asyncio.run(self._run()), self._ended)
 
     async def _run(self) -> None:
         running: set[asyncio.Task[None]] = set()
@@ -161,15 +155,8 @@ class Writes:
     refused: list[str] = field(default_factory=list)
     _ended: threading.Event = field(default_factory=threading.Event)
 
-    @contextlib.contextmanager
-    def going_on(self) -> Iterator[None]:
-        thread = threading.Thread(target=self._run)
-        thread.start()
-        try:
-            yield
-        finally:
-            self._ended.set()
-            thread.join(120)
+    def going_on(self) -> AbstractContextManager[None]:
+        return in_thread(self._run, self._ended)
 
     def _run(self) -> None:
         away = -np.sum(self.cluster.queries, axis=0)

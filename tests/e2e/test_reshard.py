@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from bitsift.options import Mode, SearchOptions
 from tests.commands import wait_until
 from tests.fleets import Cluster, Writing, is_whole, urls
 from tests.ray_nodes import RayNodes, ray_nodes
+from tests.threads import in_thread
 
 ROWS = SyntheticSpec(3_000, 128)
 TEXT_BYTES = 4_000
@@ -102,15 +104,8 @@ class Asking:
                 self.wrong.append(f"question {self.asked}: {error!r}"[:2_000])
             self.asked += 1
 
-    @contextlib.contextmanager
-    def going_on(self) -> Iterator[None]:
-        thread = threading.Thread(target=self.run)
-        thread.start()
-        try:
-            yield
-        finally:
-            self._ended.set()
-            thread.join(60)
+    def going_on(self) -> AbstractContextManager[None]:
+        return in_thread(self.run, self._ended)
 
 
 def lost(writing: Writing, url: str) -> list[str]:
