@@ -25,6 +25,7 @@ WITHIN_S = 120.0
 CLIENTS = 40
 """Eight exhaustive queries share a pass: so many take five passes over all codes."""
 TRIES = 10
+TICKS = os.sysconf("SC_CLK_TCK")
 IDLE_S = 0.04
 """Processor time that idle shards use between two looks: a few ticks of the kernel's."""
 
@@ -53,19 +54,29 @@ def hung_up(stack: ExitStack, url: str, content: bytes) -> None:
     client.sendall(head.encode() + content)
 
 
-def shard_cpu_s(url: str) -> float:
-    """Processor time that the shards' processes have used."""
-    ticks = 0
-    for shard in httpx.get(f"{url}/v1/cluster").json()["shards"]:
-        fields = Path(f"/proc/{shard['pid']}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
+class Shards:
+    """The shards' processes, looked at without a request: that would wait for those at work."""
 
+    def __init__(self, url: str) -> None:
+        shards = httpx.get(f"{url}/v1/cluster").json()["shards"]
+        self._stats = [Path(f"/proc/{shard['pid']}/stat") for shard in shards]
 
-def is_idle(url: str) -> bool:
-    before = shard_cpu_s(url)
-    time.sleep(0.5)
-    return shard_cpu_s(url) - before <= IDLE_S
+    def cpu_s(self) -> float:
+        """Processor time that they have used."""
+        fields = [stat.read_text().rpartition(")")[2].split() for stat in self._stats]
+        return sum(int(user) + int(system) for *_, user, system in (f[:13] for f in fields)) / TICKS
+
+    def worked(self, work_s: float) -> None:
+        """Return as soon as they have used ``work_s`` more."""
+        start, deadline = self.cpu_s(), time.monotonic() + WITHIN_S
+        while self.cpu_s() < start + work_s:
+            assert time.monotonic() < deadline, "never began"
+            time.sleep(0.005)
+
+    def are_idle(self) -> bool:
+        before = self.cpu_s()
+        time.sleep(0.5)
+        return self.cpu_s() - before <= IDLE_S
 
 
 def asked(url: str) -> list[str]:
@@ -74,30 +85,31 @@ def asked(url: str) -> list[str]:
     return [hit["id"] for hit in answer["hits"]]
 
 
-def abandoned(url: str, work_s: float) -> tuple[float, float]:
+def abandoned(url: str, shards: Shards, work_s: float) -> tuple[float, float]:
     """Processor time that the shards used before all clients hung up, a tenth of ``work_s`` at
     least, and after that, until they were idle.
     """
     content = json.dumps(body("exhaustive")).encode()
-    start = shard_cpu_s(url)
+    start = shards.cpu_s()
     with ExitStack() as clients:
         for _ in range(CLIENTS):
             hung_up(clients, url, content)
-        assert wait_until(lambda: shard_cpu_s(url) > start + work_s / 10, WITHIN_S), "never began"
-    begun = shard_cpu_s(url)
-    assert wait_until(lambda: is_idle(url), WITHIN_S), "the shards went on"
-    return begun - start, shard_cpu_s(url) - begun
+        shards.worked(work_s / 10)
+    begun = shards.cpu_s()
+    assert wait_until(shards.are_idle, WITHIN_S), "the shards went on"
+    return begun - start, shards.cpu_s() - begun
 
 
 def test_shards_stop_exhaustive_searches_whose_clients_hang_up(gateway: str) -> None:
     """Counted in processor time: on a busy machine all takes longer, and no more of that."""
-    start = shard_cpu_s(gateway)
+    shards = Shards(gateway)
+    start = shards.cpu_s()
     with ThreadPoolExecutor(CLIENTS) as stay:
         answers = list(stay.map(asked, [gateway] * CLIENTS))
-    work_s = shard_cpu_s(gateway) - start
+    work_s = shards.cpu_s() - start
     assert work_s > 5 * IDLE_S
     for _ in range(TRIES):  # until they hung up in the first half of it
-        before_s, after_s = abandoned(gateway, work_s)
+        before_s, after_s = abandoned(gateway, shards, work_s)
         if before_s < work_s / 2:
             break
     assert before_s < work_s / 2
