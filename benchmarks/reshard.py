@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "reshard.json")
     asked = parser.parse_args()
     asked.folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=asked.folder) as scratch:
+    with tempfile.TemporaryDirectory(dir=asked.folder.resolve()) as scratch:
         figures = measure(asked, Path(scratch))
     steps = [*figures["steps"], *figures["live"]]
     identical = all(step["identical"] for step in steps) and figures["sound"]
