@@ -6,11 +6,14 @@ outcome is not known may have its moment at any time after it began, or none.
 
 The search (Wing and Gong 1993, with the memory of Lowe 2017) goes through the begins and ends in
 the order of time, and keeps every *configuration* that is possible: the value, and which of the
-operations under way have had their moment. Three facts keep these few. A read that would fit now
-may as well have its moment now. A write of unknown outcome whose text nobody read is none; one that
-was read had its moment before that read ended, for no two writes have the same text. And deletions
-of unknown outcome are all alike, so that it is enough to count how many were needed: one is needed
-only where a read found nothing.
+operations under way have had their moment. No two writes have the same text, which keeps these few:
+
+* A read that would fit now may as well have its moment now.
+* A text that will be read again cannot be overwritten now.
+* A write that nobody will read any more costs nothing where another write follows it.
+* A write of unknown outcome that nobody read is none; one that was read had its moment before that
+  read ended. Deletions of unknown outcome are all alike: it is enough to count those that were
+  needed, because a read found nothing. Of other deletions the one that ends first goes first.
 """
 
 from __future__ import annotations
@@ -96,6 +99,9 @@ class _Search:
 
     def __init__(self, calls: Sequence[Call], deletions: Sequence[float]) -> None:
         self._calls, self._deletions = calls, deletions
+        reads = [call for call in calls if not call.is_write]
+        self._last_begin = _latest((read.value, read.begin) for read in reads)
+        self._last_end = _latest((read.value, read.end) for read in reads)
         self._under_way: list[int] = []
         self.possible: Configurations = {(None, frozenset()): 0}
 
@@ -116,7 +122,7 @@ class _Search:
             if place in done:
                 _keep(found, value, done - {place}, used)
                 continue
-            for new_value, new_done, new_used in self._next(done, used, self._calls[place].end):
+            for new_value, new_done, new_used in self._next(value, done, used, place):
                 reached = new_value, self._with_reads(new_value, new_done)
                 if new_used < seen.get(reached, math.inf):
                     seen[reached] = new_used
@@ -125,15 +131,23 @@ class _Search:
         return found
 
     def _next(
-        self, done: frozenset[int], used: int, now: float
+        self, value: Value, done: frozenset[int], used: int, ending: int
     ) -> Iterator[tuple[Value, frozenset[int], int]]:
-        """What one more write makes of a configuration."""
+        """What one more write makes of a configuration, when the call at ``ending`` ends."""
+        now = self._calls[ending].end
+        if value is not None and self._last_begin[value] > now:
+            return
         left = [place for place in self._under_way if place not in done]
-        for place in left:
-            call = self._calls[place]
-            if call.is_write:
-                yield call.value, done | {place}, used
-        is_needed = any(self._calls[it].value is None for it in left)
+        writes = [place for place in left if self._calls[place].is_write]
+        idle = {place for place in writes if self._last_end[self._calls[place].value] < now}
+        done |= idle
+        if ending in idle:
+            yield self._calls[ending].value, done, used
+        deletions = [it for it in writes if it not in idle and self._calls[it].value is None]
+        texts = [it for it in writes if it not in idle and self._calls[it].value is not None]
+        for place in texts + sorted(deletions, key=lambda it: self._calls[it].end)[:1]:
+            yield self._calls[place].value, done | {place}, used
+        is_needed = any(self._calls[it].value is None for it in left if it not in writes)
         if is_needed and used < len(self._deletions) and self._deletions[used] <= now:
             yield None, done, used + 1
 
@@ -145,6 +159,14 @@ class _Search:
             if not self._calls[place].is_write and self._calls[place].value == value
         )
         return done.union(fits)
+
+
+def _latest(times: Iterable[tuple[Value, float]]) -> defaultdict[Value, float]:
+    """The last time of each value; minus infinity of one that has none."""
+    found: defaultdict[Value, float] = defaultdict(lambda: -math.inf)
+    for value, time in times:
+        found[value] = max(time, found[value])
+    return found
 
 
 def _keep(found: Configurations, value: Value, done: frozenset[int], used: int) -> None:

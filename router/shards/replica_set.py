@@ -21,7 +21,7 @@ from bitsift.options import TIMEOUT_MAX_S, Mode
 from bitsift.router.shards.background import let_end
 from bitsift.router.shards.hedging import HedgeBudget
 from bitsift.router.shards.link import ReplicaLink, ShardLink
-from bitsift.router.shards.newest import newest_of
+from bitsift.router.shards.newest import Readers, read_newest
 from bitsift.router.shards.race import Attempt, Race, better_of_two
 from bitsift.router.shards.replica import Ask, Latest, Replica, ReplicaStatus
 from bitsift.router.shards.replica_writes import ReplicaWrites
@@ -171,15 +171,21 @@ class ReplicaSet:
 
     async def document(self, document_id: str) -> Document:
         """Raises NotFound, ChecksumMismatch, or if too few replicas answer, the error that they
-        had. Where not all replicas have what was acknowledged, so many are asked that one has it.
+        had. Where not all replicas have what was acknowledged, so many are asked that one has it
+        (newest.py).
         """
         attempt: Attempt[Document] = Attempt(lambda it: it.link.document(document_id))
         if self.writes.read_from == 1:
             return await self._race(lambda: attempt, TIMEOUT_MAX_S, _reads, self._budget)
-        newest = await newest_of(
-            lambda: (self._replicas, self.writes.read_from, self.writes.epoch), document_id
+        return await read_newest(
+            self._readers,
+            document_id,
+            lambda newest: newest.call(attempt.ask, TIMEOUT_MAX_S, _reads),
         )
-        return await newest.call(lambda it: it.link.document(document_id), TIMEOUT_MAX_S, _reads)
+
+    def _readers(self) -> Readers:
+        writes = self.writes
+        return Readers(self._replicas, writes.read_from, writes.agreeing, writes.epoch)
 
     async def foresee(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         attempt: Attempt[Sequence[Outcome]] = Attempt(lambda it: it.link.foresee(operations))

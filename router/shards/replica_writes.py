@@ -87,13 +87,22 @@ class ReplicaWrites:
     def read_from(self) -> int:
         """How many replicas have to be asked, so that one has all that was acknowledged.
 
-        Some of it under a table that had more of them, one of which has left since: so no fewer
-        than half of those that were ordered.
+        Some of it under a table that had more of them, which have left since: so no fewer than half
+        of those that were ordered.
         """
-        placed = len(self._replicas)
         if self._acks is WriteAcks.ALL:
             return 1
-        return max(1, placed - self.needed + 1, min(placed, (self._wanted + 1) // 2))
+        least = (self._wanted + 1) // 2
+        return max(1, len(self._replicas) - self.needed + 1, least, self.agreeing)
+
+    @property
+    def agreeing(self) -> int:
+        """How many of them must have the version that is read: any two such groups have a member in
+        common, so that no later read finds an older one. Where one has to be asked, or all, it is
+        enough that one has it.
+        """
+        is_majority = self._acks is WriteAcks.MAJORITY and self._wanted > 2
+        return self._acks.needed(len(self._replicas), self._wanted) if is_majority else 1
 
     @property
     def epoch(self) -> int:
