@@ -33,7 +33,7 @@ SPEC = """
 {index}
 [placement]
 data = "data/{{node}}"
-replicas = 2
+replicas = {replicas}
 routers = {routers}
 grace_s = {grace_s}
 [serve]
@@ -70,6 +70,7 @@ class Cluster:
     def spec(
         self,
         *,
+        replicas: int = 2,
         routers: int = 2,
         grace_s: float = 20.0,
         host: str = "127.0.0.1",
@@ -79,6 +80,7 @@ class Cluster:
     ) -> Path:
         path = self.folder / "spec.toml"
         values = {"routers": routers, "grace_s": grace_s, "host": host, "port": port}
+        values |= {"replicas": replicas}
         path.write_text(SPEC.format(index=index, **values) + more)
         return path
 

@@ -8,6 +8,7 @@ test with ``@pytest.mark.needs("namespaces")``.
     with chaos_nodes(["a", "b", "c"]) as nodes:
         nodes.drive([*COMMAND, "cluster", "up", …], 240)   # beside the head: a driver needs a node
         nodes.cut_off("b")                                 # its packets go nowhere, and none come
+        nodes.make_mute("b")                               # its packets go nowhere, others come
         nodes.signal("c", signal.SIGSTOP)
 """
 
@@ -35,7 +36,7 @@ CPUS = 4
 STORE_BYTES = 100_000_000
 _INSIDE = """
 set -e
-mount -t tmpfs tmpfs {temporary}
+{mount} {temporary}
 mount -t tmpfs tmpfs /dev/shm
 ip link set lo up
 exec {command}
@@ -68,6 +69,10 @@ class ChaosNodes:
     folder: Path
     subnet: str
     environment: dict[str, str]
+    kept: Path | None = None
+    """Where Ray's files of each start of a node lie, with the logs; None: in RAM."""
+    own: Mapping[str, dict[str, str]] = field(default_factory=dict)
+    """What a node has in its environment beyond that, by its name."""
     nodes: dict[str, ChaosNode] = field(default_factory=dict)
 
     @property
@@ -91,7 +96,9 @@ class ChaosNodes:
             *(["--head", f"--port={PORT}", f"--temp-dir={self.temporary}",
                "--include-dashboard=false"] if is_head else [f"--address={self.address}"]),
         ]  # fmt: skip
-        inside = _INSIDE.format(temporary=self.temporary, command=shlex.join(ray))
+        inside = _INSIDE.format(
+            mount=self._mount(name), temporary=self.temporary, command=shlex.join(ray)
+        )
         with (self.folder / f"{name}.log").open("ab") as log:
             node.process = subprocess.Popen(
                 [
@@ -100,10 +107,21 @@ class ChaosNodes:
                     *("sh", "-c", inside),
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                env=os.environ | self.environment | (self._kept() if is_head else {}),
+                env=os.environ
+                | self.environment
+                | self.own.get(name, {})
+                | (self._kept() if is_head else {}),
                 cwd=Path(__file__).parents[2],
             )  # fmt: skip
         self._until_joined(node)
+
+    def _mount(self, name: str) -> str:
+        """The command that mounts Ray's temporary folder for a start of a node."""
+        if self.kept is None:
+            return "mount -t tmpfs tmpfs"
+        place = self.kept / f"{name}-{time.strftime('%H%M%S')}"
+        place.mkdir(parents=True)
+        return f"mount --bind {shlex.quote(str(place))}"
 
     def _kept(self) -> dict[str, str]:
         """The head keeps Ray's control store on its disk, and comes back with it."""
@@ -142,6 +160,10 @@ class ChaosNodes:
         """Pids of the actors of a class on a node."""
         return [pid for pid in self.processes(name) if f"ray::{kind}" in _title(pid)]
 
+    def programs(self, name: str, program: str) -> list[int]:
+        """Pids of the processes of a node that run a file of this name."""
+        return [pid for pid in self.processes(name) if _program(pid) == program]
+
     def _first(self, name: str) -> int | None:
         """The first process of the node's namespace: with it the kernel ends all others."""
         process = self.nodes[name].process
@@ -171,17 +193,28 @@ class ChaosNodes:
 
         Nobody is told: packets vanish, and connections stay open.
         """
-        self._routes("add", name, others)
+        for other in self._others(name, others):
+            _block(self.nodes[name], other)
+            _block(other, self.nodes[name])
+
+    def make_mute(self, name: str) -> None:
+        """Nothing that a node sends arrives, though it receives."""
+        for other in self._others(name):
+            _block(self.nodes[name], other)
+
+    def make_deaf(self, name: str) -> None:
+        """Nothing arrives at a node, though what it sends does."""
+        for other in self._others(name):
+            _block(other, self.nodes[name])
 
     def join_up(self, name: str, *others: str) -> None:
-        """End ``cut_off``."""
-        self._routes("del", name, others)
+        """End ``cut_off``, ``make_mute`` and ``make_deaf``."""
+        for other in self._others(name, others):
+            _unblock(self.nodes[name], other)
+            _unblock(other, self.nodes[name])
 
-    def _routes(self, what: str, name: str, others: Sequence[str]) -> None:
-        node = self.nodes[name]
-        for other in [self.nodes[one] for one in others or self.nodes.keys() - {name}]:
-            for here, there in ((node, other), (other, node)):
-                _ip("-n", here.network, "route", what, "blackhole", f"{there.address}/32")
+    def _others(self, name: str, others: Sequence[str] = ()) -> list[ChaosNode]:
+        return [self.nodes[one] for one in others or self.nodes.keys() - {name}]
 
     # --- commands --------------------------------------------------------------------------
 
@@ -206,8 +239,12 @@ class ChaosNodes:
 
 
 @contextlib.contextmanager
-def chaos_nodes(names: Sequence[str]) -> Iterator[ChaosNodes]:
-    """Nodes that run; nothing of them is left."""
+def chaos_nodes(
+    names: Sequence[str],
+    kept: Path | None = None,
+    own: Mapping[str, dict[str, str]] | None = None,
+) -> Iterator[ChaosNodes]:
+    """Nodes that run; nothing of them is left but Ray's files, where a place to keep them is given."""
     folder = Path(tempfile.mkdtemp(prefix="bitsift-chaos-"))
     (folder / "ray").mkdir()
     environment = {
@@ -219,7 +256,7 @@ def chaos_nodes(names: Sequence[str]) -> Iterator[ChaosNodes]:
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
     subnet = f"10.{64 + os.getpid() % 64}.{os.getpid() // 64 % 256}"
-    nodes = ChaosNodes(folder, subnet, environment)
+    nodes = ChaosNodes(folder, subnet, environment, kept, own or {})
     bridge = f"bs{os.getpid() % 1_000_000}br"
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -248,6 +285,19 @@ def _ip(*arguments: str) -> None:
     assert done.returncode == 0, (arguments, done.stderr)
 
 
+def _block(here: ChaosNode, there: ChaosNode) -> None:
+    """What ``here`` sends to ``there`` goes nowhere; again changes nothing."""
+    _ip("-n", here.network, "route", "replace", "blackhole", f"{there.address}/32")
+
+
+def _unblock(here: ChaosNode, there: ChaosNode) -> None:
+    route = f"{there.address}/32"
+    inside = ("ip", "-n", here.network, "route")
+    shown = subprocess.run([*inside, "show", route], capture_output=True, check=True, timeout=30)
+    if shown.stdout:
+        _ip(*inside[1:], "del", "blackhole", route)
+
+
 def _pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
@@ -256,6 +306,10 @@ def _title(pid: int) -> str:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_text()
     return ""
+
+
+def _program(pid: int) -> str:
+    return _title(pid).split("\0")[0].rsplit("/", 1)[-1]
 
 
 def _space(pid: int) -> str | None:

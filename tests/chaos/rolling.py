@@ -157,13 +157,13 @@ class Rolling:
         return sum(map(sees_all, addresses(self._nodes))) >= self._routers
 
 
-def sees_all(url: str) -> bool:
-    """Whether a router answers there, and has two copies of each shard that are well."""
+def sees_all(url: str, copies: int = 2) -> bool:
+    """Whether a router answers there, and has so many copies of each shard that are well."""
     with contextlib.suppress(httpx.TransportError):
         response = httpx.get(f"{url}/v1/cluster", timeout=5, trust_env=False)
         if response.status_code != 200:
             return False
         shards = response.json()["shards"]
         found = [(it["state"], it["breaker"]) for shard in shards for it in shard["replicas"]]
-        return len(found) == 2 * len(shards) and set(found) == {("READY", "closed")}
+        return len(found) == copies * len(shards) and set(found) == {("READY", "closed")}
     return False
