@@ -244,7 +244,7 @@ def chaos_nodes(
     kept: Path | None = None,
     own: Mapping[str, dict[str, str]] | None = None,
 ) -> Iterator[ChaosNodes]:
-    """Nodes that run; nothing of them is left but Ray's files, where a place to keep them is given."""
+    """Nodes that run; nothing of them is left but, where they are ``kept``, Ray's files."""
     folder = Path(tempfile.mkdtemp(prefix="bitsift-chaos-"))
     (folder / "ray").mkdir()
     environment = {

@@ -9,10 +9,10 @@ from tests.chaos.random_faults import NAMES, is_good, run
 
 
 def test_a_plan_has_so_many_faults_of_every_kind_and_hits_a_node_at_a_time() -> None:
-    plan = plan_of(3, 600, NAMES)
-    assert plan == plan_of(3, 600, NAMES) != plan_of(4, 600, NAMES)
+    plan = plan_of(3, 3_000, NAMES)
+    assert plan == plan_of(3, 3_000, NAMES) != plan_of(4, 3_000, NAMES)
     faults = [*plan.control, *(fault for bout in plan.bouts for fault in bout)]
-    assert len(faults) == 600
+    assert len(faults) == 3_000
     assert {fault.kind for fault in faults} == {*CONTROL, *DATA, *BEYOND}
     for bout in plan.bouts:
         nodes = {node for fault in bout for node in fault.nodes}
