@@ -126,7 +126,10 @@ class Clients:
     def _until_ended(self, one: Callable[[Random, int], None], random: Random) -> None:
         number = 0
         while not self._ended.wait(random.uniform(0.0, 2 * PAUSE_S)):
-            one(random, number)
+            try:
+                one(random, number)
+            except Exception as error:  # none that the client should let through
+                self.history.wrong.append(f"{one.__name__} raised {error!r}")
             number += 1
 
     # --- documents -------------------------------------------------------------------------

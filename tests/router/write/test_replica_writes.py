@@ -429,6 +429,59 @@ def test_a_document_is_read_from_a_replica_that_has_what_was_acknowledged(
     run(scenario)
 
 
+def test_what_only_one_replica_has_is_read_when_enough_have_it(shards: list[Shard]) -> None:
+    """A later read may ask the others alone: then what one has shown would be gone again."""
+
+    async def scenario() -> None:
+        written = Written(shards, [0, 1, 2])
+        await written.everywhere(upsert("one"))
+        for link in written.links[1:]:
+            link.running.clear()
+        writing = asyncio.ensure_future(written.write(upsert("two")))
+        while written.held(0, ["a"]) != ["two"]:
+            await asyncio.sleep(0.01)
+        reader = Written(shards, [0, 1, 2])
+        for _ in range(5):
+            assert (await reader.shard.document("a")).text == "one"
+        written.links[1].running.set()
+        await writing
+        for _ in range(5):
+            assert (await reader.shard.document("a")).text == "two"
+        for link in written.links:
+            link.running.set()
+        await written.shard.flushed()
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("acks", list(WriteAcks))
+def test_so_many_are_asked_and_agree_as_have_what_was_acknowledged(
+    shards: list[Shard], acks: WriteAcks
+) -> None:
+    writes = Written(shards, [0, 1, 2], acks).shard.writes
+    assert (writes.needed, writes.read_from, writes.agreeing) == {
+        WriteAcks.ONE: (1, 3, 1), WriteAcks.MAJORITY: (2, 2, 2), WriteAcks.ALL: (3, 1, 1),
+    }[acks]  # fmt: skip
+
+
+def test_a_table_that_has_lost_most_replicas_is_not_read_by_id(shards: list[Shard]) -> None:
+    """What is left may lack what the others have acknowledged."""
+
+    async def scenario() -> None:
+        written = Written(shards, [0, 1, 2])
+        await written.everywhere(upsert("one"))
+        written.links[2].running.clear()
+        await written.write(upsert("two"))
+        reader = Written(shards, [0, 1, 2])
+        reader.place(2, [2])
+        with pytest.raises(ShardUnavailable, match="2 of 1 replicas must say"):
+            await reader.shard.document("a")
+        written.links[2].running.set()
+        await written.shard.flushed()
+
+    run(scenario)
+
+
 EACH_FAILS = st.lists(st.sampled_from(["", "", "before", "after"]), min_size=3, max_size=3)
 
 
