@@ -1,7 +1,7 @@
 """Which faults befall a cluster, by a seed. Plain data.
 
 Two kinds of trouble go on at once. *Control* faults befall the writer, a router, the controller or
-an agent, wherever they run. *Data* faults come in bouts: one to three that overlap, all on one
+an agent, wherever they run. *Data* faults come in bouts: one to four that overlap, all on one
 node, so that a minority of the replicas of any shard is hit; the next bout begins when the cluster
 is well again. Now and then a bout goes *beyond* that, and hits several nodes.
 """
@@ -59,14 +59,14 @@ def plan_of(seed: int, faults: int, nodes: tuple[str, ...]) -> Plan:
     control = tuple(_control(random) for _ in range(count))
     bouts, left = list[tuple[Fault, ...]](), faults - count
     while left:
-        bouts.append(_bout(random, nodes, min(left, random.choice([1, 1, 2, 3]))))
+        bouts.append(_bout(random, nodes, min(left, random.choice([1, 2, 3, 4]))))
         left -= len(bouts[-1])
     return Plan(seed, control, tuple(bouts))
 
 
 def _control(random: Random) -> Fault:
     return Fault(
-        random.choice(CONTROL), (), random.uniform(1.0, 14.0), _length_s(random), random.random()
+        random.choice(CONTROL), (), random.uniform(1.0, 9.0), _length_s(random), random.random()
     )
 
 
