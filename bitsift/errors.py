@@ -13,6 +13,7 @@ became of the request, unless the error itself says otherwise (``with_outcome``)
     ├─ Unavailable           try again later                      (503 + Retry-After)    not done
     │  ├─ ShardUnavailable   degrades coverage; raised only with require_complete        unknown
     │  ├─ Fenced            a newer replica table is in force: its holder writes        not done
+    │  ├─ ReplicaBehind     it has not applied the write that the read must see         not done
     │  ├─ WritesStopped     the operator must check the disk; reads go on               unknown
     │  └─ DeadlineExceeded   the answer did not come in time      (504 + Retry-After)    unknown
     └─ Corrupt               our own data contradicts itself      (500)                  unknown
@@ -184,6 +185,13 @@ class Fenced(Unavailable):
     """The sender's replica table has been replaced: whoever has the newer one writes."""
 
     title = "fenced"
+    outcome = RequestOutcome.NOT_DONE
+
+
+class ReplicaBehind(Unavailable):
+    """A replica has not applied the write that a read must see (bitsift/write_token.py)."""
+
+    title = "replica behind"
     outcome = RequestOutcome.NOT_DONE
 
 

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat
 
+from bitsift.write_token import TOKEN_CHARACTERS_MAX, check_token
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -65,6 +67,17 @@ def _not_blank(text: str) -> str:
 
 _Text = Annotated[
     str, Field(min_length=1, max_length=QUERY_CHARACTERS_MAX), AfterValidator(_not_blank)
+]
+
+
+ReadYourWrites = Annotated[
+    str | None,
+    Field(
+        max_length=TOKEN_CHARACTERS_MAX,
+        description="The `token` from the answer to a write: replicas that have not applied that "
+        "write do not answer.",
+    ),
+    AfterValidator(lambda text: None if text is None else check_token(text)),
 ]
 
 
@@ -152,6 +165,7 @@ class SearchOptions:
     require_complete: Annotated[
         bool, Field(description="Fail with 503 unless every shard answers completely.")
     ] = False
+    read_your_writes: ReadYourWrites = None
 
     def __post_init__(self) -> None:
         """Raises ValueError where options contradict each other."""

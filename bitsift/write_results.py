@@ -44,7 +44,11 @@ class WriteResult:
 
 @dataclass(frozen=True, slots=True)
 class Upserts:
-    """One result per document, in order, and how many there are of each kind."""
+    """One result per document, in order, and how many there are of each kind.
+
+    ``token`` has a later read see them: pass it as ``read_your_writes``. None where nothing was
+    acknowledged.
+    """
 
     results: tuple[WriteResult, ...]
     created: int = 0
@@ -52,16 +56,18 @@ class Upserts:
     unchanged: int = 0
     rejected: int = 0
     failed: int = 0
+    token: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Deletes:
-    """One result per id, in order, and how many there are of each kind."""
+    """One result per id, in order, and how many there are of each kind; ``token`` as above."""
 
     results: tuple[WriteResult, ...]
     deleted: int = 0
     missing: int = 0
     failed: int = 0
+    token: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from bitsift.errors import (
     DeadlineExceeded,
     Overloaded,
+    ReplicaBehind,
     RequestOutcome,
     ShardUnavailable,
     Unavailable,
@@ -27,8 +28,10 @@ from bitsift.router.loop_lag import LoopLag
 from bitsift.router.merge import merge
 from bitsift.router.model.query_vectors import QUERY_CACHE_DEFAULT, QueryEncoder, QueryVectors
 from bitsift.router.shards.fanout import FanOut
+from bitsift.router.your_writes import shards_that_know
 from bitsift.shard_worker.deadline import Deadline
-from bitsift.shard_worker.types import Message, Query
+from bitsift.shard_worker.types import Document, Message, Query
+from bitsift.write_token import WriteToken
 
 _GONE = (Unavailable.__name__, ShardUnavailable.__name__)
 SENDING_SHARDS_MAX = 32
@@ -95,7 +98,8 @@ class SearchService:
     async def search(self, options: SearchOptions, answer: AnswerBytes | None = None) -> Answer:
         """The answer to one search; its documents are counted in ``answer``, if it is given.
 
-        ``options`` have been checked. Raises InvalidRequest (a vector of another dimension),
+        ``options`` have been checked. Raises InvalidRequest (a vector of another dimension, the
+        token of another index),
         Overloaded when it cannot be answered in its time or the documents have no room, Unavailable
         (no encoder), DeadlineExceeded when nothing was found in time, ShardUnavailable when
         completeness was required or no shard answered.
@@ -121,9 +125,10 @@ class SearchService:
         """Candidates of all shards, and the documents of the best: of the same shards, even if
         others take their place meanwhile.
         """
-        asked = self.shards
+        asked, written = await self._asked(options.read_your_writes, deadline_s)
+        options = replace(options, read_your_writes=None)
         query = asked_of_each(options, len(asked), Deadline(deadline_s))
-        gathered, coverage = await asked.search(query)
+        gathered, coverage = await asked.search(query, written)
         _check_coverage(coverage, options)
         fanned_out_s = time.monotonic()
         ranking = merge(gathered, self.description.dimension).down_to(options.min_score)
@@ -142,6 +147,26 @@ class SearchService:
         coverage = replace(coverage, failures=(*coverage.failures, *winners.failures))
         lost = any(failure.error in _GONE for failure in winners.failures)
         return _Found(hits, coverage, lost, winners.size_bytes, fanned_out_s, rescored_s)
+
+    async def document(
+        self, document_id: str, timeout_s: float, read_your_writes: str | None = None
+    ) -> tuple[int, Document]:
+        """A document and its shard. Raises NotFound, ChecksumMismatch, InvalidRequest (a token of
+        another index), or if too few replicas answer, the error that they had.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        asked, written = await self._asked(read_your_writes, deadline_s)
+        return await asked.document(document_id, deadline_s - time.monotonic(), written)
+
+    async def _asked(
+        self, token: str | None, deadline_s: float
+    ) -> tuple[FanOut, WriteToken | None]:
+        """The shards to ask, and what they must have applied. Raises as ``shards_that_know``."""
+        if token is None:
+            return self.shards, None
+        return await shards_that_know(
+            token, lambda: (self.shards, self.description.uuid), deadline_s
+        )
 
     def _check_queues(self, options: SearchOptions) -> None:
         """Raises Overloaded when what waits already leaves no time for this search."""
@@ -179,13 +204,14 @@ def asked_of_each(options: SearchOptions, shards: int, deadline: Deadline) -> Qu
 def _check_coverage(coverage: Coverage, options: SearchOptions) -> None:
     """Raises if no shard answered, or if completeness was required and missed.
 
-    That is DeadlineExceeded or Overloaded where no shard had another reason, else ShardUnavailable.
+    That is DeadlineExceeded, Overloaded or ReplicaBehind where no shard had another reason, else
+    ShardUnavailable.
     """
     if coverage.failures and (options.require_complete or coverage.answered == 0):
         reasons = "; ".join(f"shard {f.shard}: {f.message}" for f in coverage.failures)
         kinds = {failure.error for failure in coverage.failures}
         error: type[Unavailable | Overloaded] = ShardUnavailable
-        for same in (DeadlineExceeded, Overloaded):
+        for same in (DeadlineExceeded, Overloaded, ReplicaBehind):
             if not coverage.answered and kinds == {same.__name__}:
                 error = same
         raise error(

@@ -21,6 +21,7 @@ from pathlib import Path
 import ray
 
 from bitsift.errors import BitsiftError, RequestOutcome, ShardUnavailable
+from bitsift.shard_worker.clock import NO_VERSION
 from bitsift.shard_worker.codes import Calibration
 from bitsift.shard_worker.fencing import TableFence, check_epoch
 from bitsift.shard_worker.maintenance.backup import copy_shard
@@ -187,15 +188,31 @@ class ShardActor:
 
     @ray.method(concurrency_group="write")
     def write(self, operations: bytes, epoch: int = 0) -> bytes:
-        """Do packed operations durably; packed outcomes of each (write_wire.py).
+        """Do packed operations durably; packed outcomes of each (write_wire.py), stamped with the
+        version up to which the shard has all that was written.
 
         ``epoch`` is that of the caller's replica table (fencing.py). A bulk load, which has none,
         calls it in the group ``load``.
         """
+        return self._write(operations, epoch)
+
+    def _write(self, operations: bytes, epoch: int) -> bytes:
         asked = unpack_writes(operations)
         shard = self._ready()
         with self._tables().writing(epoch):
-            return pack_outcomes(shard.write(asked), self._stamp())
+            outcomes = shard.write(asked)
+        return pack_outcomes(outcomes, Stamp(shard.replica, shard.applied_version))
+
+    @ray.method(concurrency_group="write")
+    def mend(self, operations: bytes, epoch: int) -> bytes:
+        """``write`` what it lacks and other replicas have, in any order, until ``mended``."""
+        ReplicaState(self._ready()).begin_mending(unpack_writes(operations))
+        return self._write(operations, epoch)
+
+    @ray.method(concurrency_group="read")
+    def mended(self) -> None:
+        """It lacks nothing of what other replicas have."""
+        ReplicaState(self._ready()).mended()
 
     @ray.method(concurrency_group="read")
     def foresee(self, operations: bytes) -> bytes:
@@ -204,9 +221,9 @@ class ShardActor:
         return pack_outcomes(self._ready().foresee(asked), self._stamp())
 
     @ray.method(concurrency_group="read")
-    def document(self, document_id: str) -> bytes:
-        """The packed document with this id."""
-        return pack_documents([[self._ready().document(document_id)]], self._stamp())
+    def document(self, document_id: str, least: int = NO_VERSION) -> bytes:
+        """The packed document with this id; see ``Shard.document``."""
+        return pack_documents([[self._ready().document(document_id, least)]], self._stamp())
 
     @ray.method(concurrency_group="read")
     def seal(self, epoch: int, is_new: bool = False) -> int:

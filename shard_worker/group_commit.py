@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from bitsift.errors import RequestOutcome, ShardUnavailable, WritesStopped, reason
+from bitsift.shard_worker.clock import NO_VERSION
 from bitsift.shard_worker.operations import Operation
 from bitsift.write_status import WriteStatus
 
@@ -27,14 +28,29 @@ nothing was done, except WritesStopped: then all of it may have been.
 """
 
 
+class _Call:
+    """What one caller wants to write; ``failed`` once an operation of it did."""
+
+    failed = False
+
+
 class _Ticket:
     """An operation that waits, and then what came of it."""
 
-    def __init__(self, operation: Operation) -> None:
+    def __init__(self, operation: Operation, call: _Call) -> None:
         self.operation = operation
+        self.call = call
         self.ids = frozenset(operation.ids)
         self.statuses: list[WriteStatus] | None = None
         self.error: Exception | None = None
+
+    @property
+    def follows_a_failure(self) -> bool:
+        """Whether it must not be done: what comes in versions is there up to the newest one."""
+        return self.call.failed and self.operation.version != NO_VERSION
+
+    def fail(self, error: Exception) -> None:
+        self.error, self.call.failed = error, True
 
     @property
     def is_done(self) -> bool:
@@ -62,12 +78,15 @@ class GroupCommit:
     def write(
         self, operations: Sequence[Operation], commit: Commit
     ) -> list[list[WriteStatus] | Exception]:
-        """The statuses of each operation, durable by then, or what ``commit`` raised for it.
+        """The statuses of each operation, durable by then, or what ``commit`` raised for it. After
+        one that failed no other that has a version is done: the newest version that is there stands
+        for all before it (applied.py).
 
         ``commit`` does what others wait for as well, so all callers give the same. A BaseException
         that is no Exception is raised to the one whose thread met it.
         """
-        tickets = [_Ticket(operation) for operation in operations]
+        call = _Call()
+        tickets = [_Ticket(operation, call) for operation in operations]
         self._waiting.extend(tickets)
         with self.lock:
             try:
@@ -93,10 +112,11 @@ class GroupCommit:
         except BaseException as error:  # compiled libraries raise such, too
             for ticket in taken:
                 if not ticket.is_done:
-                    ticket.error = ShardUnavailable(
+                    abandoned = ShardUnavailable(
                         f"the write was abandoned ({reason(error)}); whether it was done is "
                         "unknown: read the documents before sending it again"
-                    ).with_outcome(RequestOutcome.UNKNOWN)
+                    )
+                    ticket.fail(abandoned.with_outcome(RequestOutcome.UNKNOWN))
             raise
 
     def _take(self, taken: list[_Ticket]) -> None:
@@ -113,6 +133,12 @@ class GroupCommit:
             self._waiting.popleft()
 
     def _write_together(self, tickets: list[_Ticket], commit: Commit) -> None:
+        for ticket in tickets:
+            if ticket.follows_a_failure:
+                ticket.error = _skipped()
+        tickets = [ticket for ticket in tickets if not ticket.is_done]
+        if not tickets:
+            return
         try:
             if time.monotonic() < self._refused_until:
                 refusal = ShardUnavailable(
@@ -122,14 +148,19 @@ class GroupCommit:
             done = commit([ticket.operation for ticket in tickets])
         except WritesStopped as error:  # it may have been done, and none of them would be now
             for ticket in tickets:
-                ticket.error = copy.copy(error)
+                ticket.fail(copy.copy(error))
             return
         except Exception as error:
             if len(tickets) > 1:  # one of them may be to blame: each for itself
                 for ticket in tickets:
                     self._write_together([ticket], commit)
             else:
-                tickets[0].error = error
+                tickets[0].fail(error)
             return
         for ticket, its in zip(tickets, done, strict=True):
             ticket.statuses = its
+
+
+def _skipped() -> ShardUnavailable:
+    error = ShardUnavailable("an operation before this one failed: send both again")
+    return error.with_outcome(RequestOutcome.NOT_DONE)

@@ -6,6 +6,8 @@ with what is here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from bitsift.shard_worker.clock import NO_VERSION
@@ -48,6 +50,14 @@ class ReplicaState:
         """The entries of some of those ranges, int64 each."""
         chosen = np.frombuffer(ranges, np.int64)
         return Entries.of(self.inventory().since(since).within(bits, chosen))
+
+    def begin_mending(self, operations: Sequence[Operation]) -> None:
+        """``operations`` will be written, which it lacks, in any order of versions."""
+        self._shard.applied.begin_mending(operations)
+
+    def mended(self) -> None:
+        """It lacks nothing of what others have."""
+        self._shard.applied.mended()
 
     def changes(self, keys: bytes) -> list[Operation]:
         """The documents and deletions under the hashes ``keys``, uint64 each, ``KEYS_MAX`` at most,

@@ -18,6 +18,7 @@ from bitsift.errors import (
     Unavailable,
     reason,
 )
+from bitsift.shard_worker.applied import Applied
 from bitsift.shard_worker.bits.tuning import TUNING_FILE
 from bitsift.shard_worker.clock import NO_VERSION, HybridClock
 from bitsift.shard_worker.codes import Calibration
@@ -38,6 +39,7 @@ from bitsift.shard_worker.layout import (
 )
 from bitsift.shard_worker.opening import open_generation
 from bitsift.shard_worker.operations import Delete, Documents, Operation, Outcome
+from bitsift.shard_worker.own_status import status_of
 from bitsift.shard_worker.search.funnel import Answers, Funnel
 from bitsift.shard_worker.search.probing import Probing
 from bitsift.shard_worker.snapshot import ShardSnapshot
@@ -103,6 +105,10 @@ class Shard:
                 self._unlock()
                 raise
         self._clock = HybridClock(self._current.store.counters.newest_version)
+        generations = self._generations  # not self: nothing keeps a closed shard's bits in RAM
+        self.applied = Applied(
+            self.identity.shard, lambda: generations.current.store.counters.newest_version
+        )
         self._maintenance = Maintenance(
             folder, settings, self._generations, self._probing, self._writes.lock,
         )  # fmt: skip
@@ -236,17 +242,21 @@ class Shard:
     def search(self, queries: Sequence[Query]) -> list[Candidates]:
         """The candidates of each query, in order; those of one kind share a pass over the bits.
 
-        Raises DeadlineExceeded when one of them came to its deadline.
+        Raises DeadlineExceeded when one of them came to its deadline, ReplicaBehind when it must
+        see a write that is not here.
         """
         found = []
         for answer in self.answers(queries):
-            if isinstance(answer, DeadlineExceeded):
+            if isinstance(answer, BitsiftError):
                 raise answer
             found.append(answer)
         return found
 
     def answers(self, queries: Sequence[Query]) -> Answers:
-        """The same, with the DeadlineExceeded of one query in its place: the others go on."""
+        """The same, with the error of one query in its place: the others go on."""
+        return self.applied.answers(queries, self._search)
+
+    def _search(self, queries: Sequence[Query]) -> Answers:
         with self._current.reading() as generation:
             visit = functools.partial(self._probing.lists_to_visit, generation)
             return self._funnel.search(generation, queries, visit)
@@ -262,6 +272,11 @@ class Shard:
     def newest_version(self) -> int:
         """The greatest version of a document that was written or seen here."""
         return self._clock.newest
+
+    @property
+    def applied_version(self) -> int:
+        """What was written up to this version is here: it is found from now on."""
+        return self.applied.version
 
     @property
     def origin(self) -> Origin:
@@ -306,8 +321,11 @@ class Shard:
                 found.append(error)
         return found
 
-    def document(self, document_id: str) -> Document:
-        """The living document with this id. Raises NotFound or ChecksumMismatch."""
+    def document(self, document_id: str, least: int = NO_VERSION) -> Document:
+        """The living document with this id. Raises NotFound or ChecksumMismatch, ReplicaBehind
+        where the write of version ``least`` is not here.
+        """
+        self.applied.check(least)
         with self._current.reading() as generation:
             row = generation.store.find(document_id)
             if row is None:
@@ -369,6 +387,7 @@ class Shard:
         statuses = store.write(operations, to_ram, version=version).statuses
         self._late += is_late(operations, statuses, newest)
         generation.check(in_doubt=True)
+        self.applied.note(operations)
         if store.pending_ids >= PENDING_MAX:
             try:
                 store.merge_ids(contextlib.nullcontext(), wait=False)
@@ -377,24 +396,5 @@ class Shard:
         return statuses
 
     def status(self) -> ShardStatus:
-        generation = self._current
-        store, index = generation.store, generation.index
-        return ShardStatus(
-            shard=self.identity.shard,
-            state="READY",
-            rows=store.rows,
-            documents=store.rows - store.dead_rows,
-            bits_bytes=index.memory_bytes,
-            disk_bytes=self._generations.disk_bytes(),
-            corrupt_rows_seen=generation.damaged_rows(),
-            lists=0 if index.listed is None else index.listed.lists,
-            clustered_rows=0 if index.listed is None else len(index.listed),
-            training=self._maintenance.busy == "training",
-            nprobe=self._probing.nprobe,
-            exact_scan_ms=round(self.exact_scan_ms, 3),
-            generation=store.generation,
-            compacting=self._maintenance.busy == "compacting",
-            writes_stopped=store.writes_stopped,
-            format=str(store.format),
-            version=store.counters.newest_version,
-        )
+        disk_bytes, busy = self._generations.disk_bytes(), self._maintenance.busy
+        return status_of(self.identity.shard, self._current, self._probing, disk_bytes, busy)

@@ -51,6 +51,8 @@ class HashEncoder:
 class BrokenLink:
     """A shard that raises ``error`` on every call."""
 
+    reached = 0
+
     def __init__(self, error: Exception) -> None:
         self.error = error
         self.calls = 0
@@ -63,7 +65,7 @@ class BrokenLink:
         self.calls += 1
         raise self.error
 
-    async def document(self, document_id: str) -> Document:
+    async def document(self, document_id: str, least: int = 0) -> Document:
         raise self.error
 
     async def foresee(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
@@ -81,6 +83,7 @@ class FrozenLink:
     """A shard that never answers. ``was_reached`` proves that it was asked."""
 
     was_reached = False
+    reached = 0
 
     async def search(self, queries: Sequence[Query], timeout_s: float) -> list[Candidates]:
         self.was_reached = True
@@ -91,7 +94,7 @@ class FrozenLink:
         await asyncio.Event().wait()
         raise AssertionError
 
-    async def document(self, document_id: str) -> Document:
+    async def document(self, document_id: str, least: int = 0) -> Document:
         await asyncio.Event().wait()
         raise AssertionError
 

@@ -106,9 +106,9 @@ class FaultyLink(LocalLink):
         await self._befall("documents")
         return await super().documents(reads)
 
-    async def document(self, document_id: str) -> Document:
+    async def document(self, document_id: str, least: int = 0) -> Document:
         await self._befall("document")
-        return await super().document(document_id)
+        return await super().document(document_id, least)
 
     async def foresee(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         await self._befall("foresee")

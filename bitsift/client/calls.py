@@ -147,9 +147,9 @@ def _write(path: str, answer: TypeAdapter[T], body: bytes) -> Call[T]:
     return Call("POST", path, answer, body, writes=True, timeout_s=WRITE_TIMEOUT_S)
 
 
-def get(document_id: str) -> Call[StoredDocument]:
+def get(document_id: str, read_your_writes: str | None) -> Call[StoredDocument]:
     """One document. Raises InvalidRequest."""
-    return Call("GET", document_path(document_id), _STORED)
+    return Call("GET", document_path(document_id, read_your_writes), _STORED)
 
 
 def _several(values: Iterable[T], name: str) -> Iterable[T]:

@@ -25,6 +25,7 @@ from bitsift.client.calls import Call, connect
 from bitsift.client.received import answer_of, error_of_transport, server_name
 from bitsift.client.retries import retrying
 from bitsift.client.sending import BATCH_DOCUMENTS, sum_deletes, sum_upserts
+from bitsift.client.session import Session
 from bitsift.options import SearchOptions, SearchRequest
 from bitsift.results import Answer
 from bitsift.write_results import Deletes, StoredDocument, Upserts
@@ -35,12 +36,22 @@ T = TypeVar("T")
 class Client:
     """A gateway at ``url``. ``timeout_s`` bounds one HTTP call. Safe to share between threads.
 
-    ``api_key`` None takes ``BITSIFT_API_KEY`` from the environment, if set. Raises InvalidRequest
-    for a malformed URL or key.
+    ``api_key`` None takes ``BITSIFT_API_KEY`` from the environment, if set. With
+    ``read_your_writes`` each search and ``get`` sees all that this client has written before, on
+    whichever router and replica; one that gives a token of its own sees that write. Raises
+    InvalidRequest for a malformed URL or key.
     """
 
-    def __init__(self, url: str, api_key: str | None = None, *, timeout_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None = None,
+        *,
+        timeout_s: float = 60.0,
+        read_your_writes: bool = False,
+    ) -> None:
         self._http = connect(httpx.Client, url, api_key, timeout_s)
+        self._session = Session(remembers=read_your_writes)
         self._server = server_name(self._http.base_url)
 
     def __enter__(self) -> Self:
@@ -60,12 +71,12 @@ class Client:
         Raises InvalidRequest for invalid values, the BitsiftError that the gateway names, or
         Unavailable when it cannot be reached.
         """
-        return self._send(calls.search(request))
+        return self._send(calls.search(self._session.asked(request)))
 
     @takes_queries_and_options(SearchOptions)
     def search_many(self, request: SearchRequest) -> list[Answer]:
         """Answer several texts in one request, in order."""
-        return self._send(calls.search_many(request)).results
+        return self._send(calls.search_many(self._session.asked(request))).results
 
     def index(self) -> dict[str, Any]:
         """Describe the index (GET /v1/index)."""
@@ -127,12 +138,15 @@ class Client:
         for call in calls.deletes(ids):
             yield self._send(call)
 
-    def get(self, document_id: str) -> StoredDocument:
-        """One document as it is stored. Raises NotFound, ChecksumMismatch."""
-        return self._send(calls.get(document_id))
+    def get(self, document_id: str, *, read_your_writes: str | None = None) -> StoredDocument:
+        """One document as it is stored, after the write that ``read_your_writes`` is the token of.
+        Raises NotFound, ChecksumMismatch.
+        """
+        return self._send(calls.get(document_id, self._session.least(read_your_writes)))
 
     def _send(self, call: Call[T]) -> T:
         answer: T = retrying(Retrying, writes=call.writes)(self._once, call)
+        self._session.note(answer)
         return answer
 
     def _once(self, call: Call[T]) -> T:
@@ -146,8 +160,16 @@ class Client:
 class AsyncClient:
     """The same for asyncio."""
 
-    def __init__(self, url: str, api_key: str | None = None, *, timeout_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None = None,
+        *,
+        timeout_s: float = 60.0,
+        read_your_writes: bool = False,
+    ) -> None:
         self._http = connect(httpx.AsyncClient, url, api_key, timeout_s)
+        self._session = Session(remembers=read_your_writes)
         self._server = server_name(self._http.base_url)
 
     async def __aenter__(self) -> Self:
@@ -163,12 +185,12 @@ class AsyncClient:
     @takes_options(SearchOptions)
     async def search(self, request: SearchRequest) -> Answer:
         """As ``Client.search``."""
-        return await self._send(calls.search(request))
+        return await self._send(calls.search(self._session.asked(request)))
 
     @takes_queries_and_options(SearchOptions)
     async def search_many(self, request: SearchRequest) -> list[Answer]:
         """As ``Client.search_many``."""
-        return (await self._send(calls.search_many(request))).results
+        return (await self._send(calls.search_many(self._session.asked(request)))).results
 
     async def index(self) -> dict[str, Any]:
         """As ``Client.index``."""
@@ -214,12 +236,14 @@ class AsyncClient:
         for call in calls.deletes(ids):
             yield await self._send(call)
 
-    async def get(self, document_id: str) -> StoredDocument:
+    async def get(self, document_id: str, *, read_your_writes: str | None = None) -> StoredDocument:
         """As ``Client.get``."""
-        return await self._send(calls.get(document_id))
+        return await self._send(calls.get(document_id, self._session.least(read_your_writes)))
 
     async def _send(self, call: Call[T]) -> T:
-        return await retrying(AsyncRetrying, writes=call.writes)(self._once, call)
+        answer: T = await retrying(AsyncRetrying, writes=call.writes)(self._once, call)
+        self._session.note(answer)
+        return answer
 
     async def _once(self, call: Call[T]) -> T:
         try:

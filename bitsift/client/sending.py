@@ -14,6 +14,7 @@ import orjson
 
 from bitsift.errors import InvalidRequest, reason
 from bitsift.write_results import Deletes, Upserts
+from bitsift.write_token import check_token, joined_text
 
 BATCH_DOCUMENTS = 256
 """Default number of documents per call: a model of a hundred million parameters takes a minute."""
@@ -41,16 +42,27 @@ def delete_bodies(ids: Iterable[str]) -> Iterator[bytes]:
     return (_body("ids", part) for part in _batches(items, IDS_MAX, IDS_BYTES))
 
 
-def document_path(document_id: str) -> str:
-    """The path of a document. Dots are escaped too: clients resolve "..", and an id may be that.
+def document_path(document_id: str, read_your_writes: str | None = None) -> str:
+    """The path of a document, and its query. Dots are escaped too: clients resolve "..", and an id
+    may be that.
 
-    Raises InvalidRequest for an invalid id.
+    Raises InvalidRequest for an invalid id or token.
     """
     try:
         quoted = quote(document_id, safe="")
     except (TypeError, UnicodeEncodeError) as error:
         raise InvalidRequest(f"{document_id!r} is not a valid id: {reason(error)}") from error
-    return f"/v1/documents/{quoted.replace('.', '%2E')}"
+    path = f"/v1/documents/{quoted.replace('.', '%2E')}"
+    return (
+        path if read_your_writes is None else f"{path}?read_your_writes={_token(read_your_writes)}"
+    )
+
+
+def _token(text: Any) -> str:
+    try:
+        return check_token(text)
+    except (TypeError, AttributeError, ValueError) as error:
+        raise InvalidRequest(f"read_your_writes: {reason(error)}") from error
 
 
 def sum_upserts(parts: Iterable[Upserts]) -> Upserts:
@@ -63,6 +75,7 @@ def sum_upserts(parts: Iterable[Upserts]) -> Upserts:
         unchanged=sum(part.unchanged for part in kept),
         rejected=sum(part.rejected for part in kept),
         failed=sum(part.failed for part in kept),
+        token=joined_text(part.token for part in kept),
     )
 
 
@@ -74,6 +87,7 @@ def sum_deletes(parts: Iterable[Deletes]) -> Deletes:
         deleted=sum(part.deleted for part in kept),
         missing=sum(part.missing for part in kept),
         failed=sum(part.failed for part in kept),
+        token=joined_text(part.token for part in kept),
     )
 
 

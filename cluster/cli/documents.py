@@ -27,6 +27,7 @@ from bitsift.write_results import (
     WriteResult,
 )
 from bitsift.write_status import WriteStatus
+from bitsift.write_token import joined_text
 
 STDIN = "-"
 ERRORS_KEPT_MAX = 1_000
@@ -46,11 +47,14 @@ class _Report:
     quiet: bool
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(UPSERT_STATUSES, 0))
     errors: list[dict[str, Any]] = field(default_factory=list)
+    token: str | None = None
+    """What has a later read see all that is stored."""
 
     def add(self, part: Upserts, places: deque[tuple[str, int]]) -> None:
         """Take the results of one call, whose documents stood at the first of ``places``."""
         for status in UPSERT_STATUSES:
             self.counts[status] += getattr(part, status)
+        self.token = joined_text([self.token, part.token])
         for result in part.results:
             place = places.popleft()
             if result.status in _BAD and result.error is not None:
@@ -86,6 +90,9 @@ class _Report:
     @property
     def bad(self) -> int:
         return sum(self.counts[status.value] for status in _BAD)
+
+    def facts(self) -> dict[str, Any]:
+        return {**self.counts, "errors": self.errors, "token": self.token}
 
     def said(self) -> str:
         return ", ".join(f"{count:,} {status}" for status, count in self.counts.items() if count)
@@ -139,12 +146,12 @@ def add(
         if isinstance(error, BitsiftError) and places:
             report.break_off(places[0], error)
         if json:
-            print_json({**report.counts, "errors": report.errors})
+            print_json(report.facts())
         elif report.said():
             err.print(f"until then: {report.said()}")
         raise
     if json:
-        print_json({**report.counts, "errors": report.errors})
+        print_json(report.facts())
     else:
         out.print(report.said() or "no documents")
         if report.bad > len(report.errors):
@@ -245,13 +252,17 @@ def get(
         str, typer.Argument(parser=as_utf8, metavar="ID", help="The document's id.")
     ],
     loaded: Loaded,
+    read_your_writes: Annotated[
+        str | None,
+        typer.Option(metavar="TOKEN", help="The token of a write that the answer must show."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show one document of a running cluster, as stored."""
     from bitsift.client import Client
 
     with Client(required_gateway(loaded)) as client:
-        document = client.get(document_id)
+        document = client.get(document_id, read_your_writes=read_your_writes)
     if json:
         print_json(document)
         return

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import orjson
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from starlette.convertors import StringConvertor, register_url_convertor
 
 from bitsift.errors import NotFound
+from bitsift.options import ReadYourWrites
 from bitsift.router.admission import Admission
 from bitsift.router.http.bodies import RAM_PER_BYTE, whole_body
 from bitsift.router.http.document_stream import (
@@ -72,12 +73,13 @@ def add_documents(app: FastAPI, service: SearchService, writer: Writer) -> None:
         The answer comes when they are on the shards' disks, with a result for each; from then on
         every search finds them. A fault in one document does not affect the others. Sending the
         same content again changes nothing and is reported as `unchanged`. Of several documents with
-        one id in a call, the last counts.
+        one id in a call, the last counts. `token` has a later read see all of it on any router:
+        send it as `read_your_writes`.
 
         As `application/x-ndjson`, any number of documents, one per line: each is answered by a line
-        as soon as it is durable, and the last line is `{"totals": {…}, "error": null}`. Read while
-        you send, or unread answers will block the sending. A client that cannot should ask for
-        `results=errors`: then only rejected or failed documents get a line.
+        as soon as it is durable, and the last line is `{"totals": {…}, "error": null, "token": …}`.
+        Read while you send, or unread answers will block the sending. A client that cannot should
+        ask for `results=errors`: then only rejected or failed documents get a line.
         """
         if content_type(http) == NDJSON:
             return DocumentStream(http, writer, streams, only_errors=results == "errors")
@@ -104,15 +106,19 @@ def add_documents(app: FastAPI, service: SearchService, writer: Writer) -> None:
         """Delete one document; 404 if it does not exist."""
         with admission.call():
             answer = await writer.delete(orjson.dumps({"ids": [document_id]}))
-        (result,) = orjson.loads(answer)["results"]
+        answer = orjson.loads(answer)
+        (result,) = answer["results"]
         if result["status"] == "missing":
             raise NotFound(f"there is no document with id {document_id!r}")
-        return _json(orjson.dumps({"id": document_id, "status": "deleted"}))
+        deleted = {"id": document_id, "status": "deleted", "token": answer["token"]}
+        return _json(orjson.dumps(deleted))
 
     @app.get(one, response_model=StoredDocument, responses=_PROBLEMS)
-    async def get(document_id: str) -> Response:
+    async def get(
+        document_id: str, read_your_writes: Annotated[ReadYourWrites, Query()] = None
+    ) -> Response:
         """One document, as stored."""
-        shard, found = await service.shards.document(document_id, READ_TIMEOUT_S)
+        shard, found = await service.document(document_id, READ_TIMEOUT_S, read_your_writes)
         stored = StoredDocument(found.id, found.title, found.text, found.metadata, shard)
         return _json(orjson.dumps(stored))
 

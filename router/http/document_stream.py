@@ -21,6 +21,7 @@ from bitsift.router.http.line_blocks import BLOCK_BYTES, Block, line_blocks
 from bitsift.router.http.pace import Pace
 from bitsift.write_results import UPSERT_STATUSES, WriteError
 from bitsift.write_status import WriteStatus
+from bitsift.write_token import joined_text
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class LineWriter(Protocol):
 
     async def upsert_lines(
         self, block: bytes, first_line: int, only_errors: bool
-    ) -> tuple[bytes, dict[str, int]]: ...
+    ) -> tuple[bytes, dict[str, int], str | None]: ...
 
 
 class DocumentStream(Response):
@@ -65,6 +66,7 @@ class DocumentStream(Response):
         self._admission = admission
         self._only_errors = only_errors
         self._totals: Counter[str] = Counter()
+        self._token: str | None = None
         self._started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -92,7 +94,8 @@ class DocumentStream(Response):
             except BitsiftError as early:  # too slow, or a long line for which there is no room
                 error = WriteError.of(early.with_outcome(RequestOutcome.NOT_DONE))
         totals = {status: self._totals[status] for status in UPSERT_STATUSES}
-        last = orjson.dumps({"totals": totals, "error": error}, option=orjson.OPT_APPEND_NEWLINE)
+        said = {"totals": totals, "error": error, "token": self._token}
+        last = orjson.dumps(said, option=orjson.OPT_APPEND_NEWLINE)
         await self._send(send, last, more=False)
 
     async def _written(self, block: Block) -> bytes:
@@ -101,7 +104,7 @@ class DocumentStream(Response):
             long = InvalidRequest(f"the line has more than {LINE_BYTES_MAX:,} bytes")
             return self._of_all([block.first_line], WriteStatus.REJECTED, long)
         try:
-            lines, counts = await self._writer.upsert_lines(
+            lines, counts, token = await self._writer.upsert_lines(
                 block.data, block.first_line, self._only_errors
             )
         except _NOT_AN_OUTCOME:
@@ -112,6 +115,7 @@ class DocumentStream(Response):
             failed = [number for number, line in numbered if line.strip()]
             return self._of_all(failed, WriteStatus.FAILED, error)
         self._totals.update(counts)
+        self._token = joined_text([self._token, token])
         return lines
 
     def _of_all(self, numbers: list[int], status: WriteStatus, error: BitsiftError) -> bytes:

@@ -64,6 +64,7 @@ class Deleted(BaseModel):
 
     id: str
     status: str
+    token: str | None
 
 
 def upsert_body_schema() -> dict[str, Any]:

@@ -32,6 +32,7 @@ async def converge(replicas: Sequence[Replica], epoch: int) -> None:
     """
     for _ in range(ROUNDS_MAX):
         if not await _round(replicas, epoch):
+            await asyncio.gather(*(it.link.mended() for it in replicas))
             return
     names = ", ".join(replica.node for replica in replicas)
     raise ShardUnavailable(f"the replicas on {names} still differ after {ROUNDS_MAX} comparisons")
@@ -96,4 +97,4 @@ async def _send(source: Replica, target: Replica, keys: list[int], epoch: int) -
         some = np.array(keys[start : start + KEYS_MAX], dtype=np.uint64)
         operations: Sequence[Operation] = await source.link.changes(some.tobytes())
         if operations:
-            statuses(await target.link.write(operations, epoch))
+            statuses(await target.link.mend(operations, epoch))

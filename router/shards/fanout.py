@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from bitsift.router.batching import Batcher
 from bitsift.router.shards.link import ShardLink
 from bitsift.router.shards.placement import Placement
 from bitsift.router.shards.replica_set import ReplicaSet, ShardState
+from bitsift.router.shards.seeing import once_applied, seeing
 from bitsift.shard_worker.types import (
     Candidates,
     Document,
@@ -30,6 +32,7 @@ from bitsift.shard_worker.types import (
     ShardStatus,
     Unread,
 )
+from bitsift.write_token import WriteToken
 
 QUERIES_PER_CALL_MAX = 64
 EXHAUSTIVE_PER_CALL_MAX = 8
@@ -64,6 +67,11 @@ class FanOut:
     def __len__(self) -> int:
         return len(self._shards)
 
+    @property
+    def epoch(self) -> int:
+        """Of the replica table in use; 0 where there is none."""
+        return max((shard.writes.epoch for shard in self._shards), default=0)
+
     def wait_s(self, mode: Mode) -> float:
         """Expected wait of a query of this mode for the fastest shard."""
         return min((batcher.wait_s() for batcher in self._batchers_for(mode)), default=0.0)
@@ -72,14 +80,21 @@ class FanOut:
         """No ``exhaustive`` query is in one call with others, or before them in a queue."""
         return self._slow if mode is Mode.EXHAUSTIVE else self._batchers
 
-    async def search(self, query: Query) -> tuple[list[Candidates], Coverage]:
+    async def search(
+        self, query: Query, written: WriteToken | None = None
+    ) -> tuple[list[Candidates], Coverage]:
         """Candidates of the shards that answered, in shard order, and the coverage.
 
-        Calls to shards that have not answered by then are cancelled.
+        Calls to shards that have not answered by then are cancelled. Those that were ``written`` to
+        answer when they have applied it.
         """
-        asks = [batcher.enqueue(query) for batcher in self._batchers_for(query.options.mode)]
+        batchers = self._batchers_for(query.options.mode)
+        asks: dict[int, Awaitable[Candidates]] = {}
+        for shard, batcher in enumerate(batchers):
+            part = None if written is None else written.of(shard)
+            asks[shard] = batcher.enqueue(query) if part is None else seeing(batcher, query, part)
         try:
-            found, failures = await self._gather(dict(enumerate(asks)), query.deadline.at_s)
+            found, failures = await self._gather(asks, query.deadline.at_s)
         finally:
             query.deadline.cancel()
         for shard, candidates in found.items():
@@ -111,12 +126,20 @@ class FanOut:
                     failures.append(_failure(shard, item))
         return fetched
 
-    async def document(self, document_id: str, timeout_s: float) -> tuple[int, Document]:
-        """A shard that owns the id, and the document; raises what the shard does, NotFound…"""
+    async def document(
+        self, document_id: str, timeout_s: float, written: WriteToken | None = None
+    ) -> tuple[int, Document]:
+        """A shard that owns the id, and the document, as it is after what was ``written``; raises
+        what the shard does, NotFound…
+        """
         shard = self._placement.owners(document_id)[0]
+        least = 0 if written is None else written.versions.get(shard, 0)
+        deadline_s = time.monotonic() + timeout_s
         try:
             async with asyncio.timeout(timeout_s):
-                return shard, await self._shards[shard].document(document_id)
+                link = self._shards[shard]
+                ask = functools.partial(link.document, document_id, least)
+                return shard, await once_applied(ask, deadline_s)
         except TimeoutError as error:
             late = self._late(shard, timeout_s)
             raise late.with_outcome(RequestOutcome.NOT_DONE) from error

@@ -38,8 +38,8 @@ class LocalLink:
     async def documents(self, reads: Sequence[Read]) -> Sequence[list[Found] | BitsiftError]:
         return await asyncio.to_thread(self._shard.read_each, reads)
 
-    async def document(self, document_id: str) -> Document:
-        return await asyncio.to_thread(self._shard.document, document_id)
+    async def document(self, document_id: str, least: int = 0) -> Document:
+        return await asyncio.to_thread(self._shard.document, document_id, least)
 
     async def foresee(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         return await asyncio.to_thread(self._shard.foresee, operations)
@@ -47,9 +47,20 @@ class LocalLink:
     async def write(self, operations: Sequence[Operation], epoch: int = 0) -> Sequence[Outcome]:
         return await asyncio.to_thread(self._write, operations, epoch)
 
+    async def mend(self, operations: Sequence[Operation], epoch: int) -> Sequence[Outcome]:
+        self._state.begin_mending(operations)
+        return await asyncio.to_thread(self._write, operations, epoch)
+
+    async def mended(self) -> None:
+        self._state.mended()
+
     def _write(self, operations: Sequence[Operation], epoch: int) -> Sequence[Outcome]:
         with self._fence.writing(epoch):
             return self._shard.write(operations)
+
+    @property
+    def reached(self) -> int:
+        return self._shard.applied_version
 
     async def newest_version(self) -> int:
         return self._shard.newest_version

@@ -18,6 +18,7 @@ from bitsift.errors import (
     BitsiftError,
     InvalidRequest,
     NotFound,
+    ReplicaBehind,
     RequestOutcome,
     ShardUnavailable,
     said_by,
@@ -68,9 +69,11 @@ class Race(Generic[T]):
         budget: HedgeBudget | None,
         *,
         slow: bool = False,
+        least: int = 0,
     ) -> None:
         """``attempt`` makes an attempt. ``budget`` None: no hedges. ``slow`` calls may take any
-        time: silence during them means nothing.
+        time: silence during them means nothing. Those that have just said that they lack the write
+        of version ``least`` are asked last.
         """
         self._replicas = replicas
         self._untried = list(replicas)
@@ -78,6 +81,7 @@ class Race(Generic[T]):
         self._latest = latest
         self._budget = budget
         self._slow = slow
+        self._least = least
         self._running: dict[asyncio.Future[T], Attempt[T]] = {}
         self._asked_of: dict[asyncio.Future[T], Replica] = {}
         self._failures: list[tuple[Replica, BaseException]] = []
@@ -130,7 +134,8 @@ class Race(Generic[T]):
 
     def _start(self, end_s: float) -> Replica:
         """Ask another replica; returns which."""
-        replica = better_of_two(self._untried, self._latest)
+        fit = [it for it in self._untried if it.may_have(self._least)]
+        replica = better_of_two(fit or self._untried, self._latest)
         self._untried.remove(replica)
         others = [other for other in self._replicas if other is not replica]
         attempt = self._attempt()
@@ -179,8 +184,10 @@ class Race(Generic[T]):
         (_, first), *others = self._failures
         if not others:
             return first
-        errors = [error for _, error in self._failures]
-        kind = type(first) if len({type(error) for error in errors}) == 1 else ShardUnavailable
+        kinds = {type(error) for _, error in self._failures}
+        kind = type(first) if len(kinds) == 1 else ShardUnavailable
+        if ReplicaBehind in kinds:  # which it may not be for long
+            kind = ReplicaBehind
         said = "; ".join(f"{replica.node}: {said_by(error)}" for replica, error in self._failures)
         shard = self._failures[0][0].shard
         if not issubclass(kind, BitsiftError):

@@ -51,6 +51,7 @@ class RemoteLink:
         """``node`` is where its replica is, for messages; "" where there is one machine only."""
         self._callee = shard_callee(shard, node)
         self._actor = actor
+        self.reached = 0
 
     async def search(
         self, queries: Sequence[Query], timeout_s: float
@@ -70,8 +71,9 @@ class RemoteLink:
         with contextlib.suppress(Overloaded):  # then it costs to its deadline
             sent(self._actor.cancel, self._callee, call, places)
 
-    async def document(self, document_id: str) -> Document:
-        (found,) = unpack_documents(await self._ask("document", document_id))
+    async def document(self, document_id: str, least: int = 0) -> Document:
+        required = [least] if least else []  # a shard of an earlier release takes none
+        (found,) = unpack_documents(await self._ask("document", document_id, *required))
         assert isinstance(found, list), found
         (document,) = found
         assert isinstance(document, Document), document
@@ -83,7 +85,10 @@ class RemoteLink:
 
     async def write(self, operations: Sequence[Operation], epoch: int = 0) -> Sequence[Outcome]:
         data = await asyncio.to_thread(pack_writes, operations)
-        return unpack_outcomes(await self._ask("write", data, *([epoch] if epoch else [])))
+        said = await self._ask("write", data, *([epoch] if epoch else []))
+        outcomes = unpack_outcomes(said)
+        self.reached = max(self.reached, head_of(said, Kind.OUTCOMES).stamp.clock)
+        return outcomes
 
     def load(self, operation: Operation) -> Loading:
         """``write`` for a bulk load, which has no event loop: under way when this returns.
@@ -110,6 +115,13 @@ class RemoteLink:
 
     async def entries(self, bits: int, since: int, ranges: bytes) -> Entries:
         return unpack_fact(await self._ask("entries", bits, since, ranges), Entries)
+
+    async def mend(self, operations: Sequence[Operation], epoch: int) -> Sequence[Outcome]:
+        data = await asyncio.to_thread(pack_writes, operations)
+        return unpack_outcomes(await self._ask("mend", data, epoch))
+
+    async def mended(self) -> None:
+        await self._ask("mended")
 
     async def changes(self, keys: bytes) -> Sequence[Operation]:
         return await asyncio.to_thread(unpack_writes, await self._ask("changes", keys))
@@ -155,8 +167,8 @@ class RemoteWriter:
 
     async def upsert_lines(
         self, block: bytes, first_line: int, only_errors: bool
-    ) -> tuple[bytes, dict[str, int]]:
-        answer: tuple[bytes, dict[str, int]] = await self._ask(
+    ) -> tuple[bytes, dict[str, int], str | None]:
+        answer: tuple[bytes, dict[str, int], str | None] = await self._ask(
             "upsert_lines", block, first_line, only_errors
         )
         return answer

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from bitsift.errors import BitsiftError, DeadlineExceeded, Unavailable
+from bitsift.errors import BitsiftError, DeadlineExceeded, ReplicaBehind, Unavailable
 from bitsift.router.shards.background import let_end
 from bitsift.router.shards.breaker import Breaker
 from bitsift.router.shards.latencies import Latencies
@@ -26,6 +26,8 @@ PING_S = 1.0
 """How long a replica that is silent during a slow call may take to answer a ping."""
 LATE = 3
 """A call that takes this many times as long as others is much too late."""
+LACKS_S = 0.05
+"""How long a replica that has not applied a write is not asked for it again."""
 FAILED_S = 1.0
 """How long a replica that could not be reached is asked only if no other is left."""
 _numbers = itertools.count()
@@ -74,6 +76,8 @@ class Replica:
         """One for all calls in flight: a timer for each would cost more than the rest of a call."""
         self._pinging: asyncio.Task[None] | None = None
         self._failed_s = -math.inf
+        self._lacked = 0, -math.inf
+        """A version that it had not applied, and when."""
 
     @property
     def outstanding(self) -> int:
@@ -92,6 +96,15 @@ class Replica:
     def is_well(self) -> bool:
         """Whether it may be asked first, before other replicas."""
         return not self.breaker.is_open and time.monotonic() > self._failed_s + FAILED_S
+
+    def note_lack(self, version: int) -> None:
+        """It has not applied what was written up to ``version``."""
+        self._lacked = version, time.monotonic()
+
+    def may_have(self, version: int) -> bool:
+        """Whether it may have applied it: it did not just say that it has not."""
+        lacked, at_s = self._lacked
+        return version < lacked or time.monotonic() > at_s + LACKS_S
 
     def work(self, latencies: Latencies, usual_s: float) -> float:
         """Its load with one more call, by the calls in flight.
@@ -156,7 +169,7 @@ class Replica:
                 latencies.add(waited_s)
             raise
         except Unavailable as error:
-            if not isinstance(error, DeadlineExceeded):
+            if not isinstance(error, DeadlineExceeded | ReplicaBehind):
                 self._failed_s = time.monotonic()
             raise
         latencies.add(time.monotonic() - started_s)

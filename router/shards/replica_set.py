@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 from bitsift.errors import (
     BitsiftError,
     DeadlineExceeded,
+    ReplicaBehind,
     RequestOutcome,
     ShardUnavailable,
     Unavailable,
@@ -91,7 +92,10 @@ class ReplicaSet:
     async def search(
         self, queries: Sequence[Query], timeout_s: float
     ) -> Sequence[Candidates | BitsiftError]:
-        """Raises TimeoutError, or if no replica answers, the error that they had."""
+        """Raises TimeoutError, or if no replica answers, the error that they had. ReplicaBehind is
+        that of queries which must see a write that those that were asked have not applied.
+        """
+        least = max(query.least_version(self._shard) for query in queries)
         if len(self._replicas) == 1:
             (only,) = self._replicas
             ask = _searching(queries, timeout_s)
@@ -105,6 +109,7 @@ class ReplicaSet:
             _exhaustive if slow else _searches,
             self._slow_budget if slow else self._budget,
             slow=slow,
+            least=least,
         )
 
     def _learning(
@@ -119,6 +124,7 @@ class ReplicaSet:
 
         async def ask(replica: Replica) -> Sequence[Candidates | BitsiftError]:
             answers = await replica.link.search(branched, timeout_s)
+            self._note_lacks(replica, queries, answers)
             for answer in answers:
                 if isinstance(answer, Candidates):
                     self._origins[answer.origin.replica] = replica
@@ -132,6 +138,23 @@ class ReplicaSet:
                 deadline.cancel()
 
         return Attempt(ask, cancel)
+
+    def _note_lacks(
+        self,
+        replica: Replica,
+        queries: Sequence[Query],
+        answers: Sequence[Candidates | BitsiftError],
+    ) -> None:
+        """Raises ReplicaBehind where that is the answer to all queries: others may have it."""
+        lacking = [
+            (query.least_version(self._shard), answer)
+            for query, answer in zip(queries, answers, strict=True)
+            if isinstance(answer, ReplicaBehind)
+        ]
+        for version, _ in lacking:
+            replica.note_lack(version)
+        if len(lacking) == len(answers):
+            raise lacking[0][1]
 
     async def documents(self, reads: Sequence[Read]) -> Sequence[list[Found] | BitsiftError]:
         """Unavailable for rows of a replica that is no longer known: search again."""
@@ -169,18 +192,19 @@ class ReplicaSet:
         except BitsiftError as error:
             return [error] * len(reads)
 
-    async def document(self, document_id: str) -> Document:
+    async def document(self, document_id: str, least: int = 0) -> Document:
         """Raises NotFound, ChecksumMismatch, or if too few replicas answer, the error that they
-        had. Where not all replicas have what was acknowledged, so many are asked that one has it
-        (newest.py).
+        had. Where not all replicas have what was acknowledged, so many are asked that one has it,
+        and the write of version ``least`` with it (newest.py).
         """
-        attempt: Attempt[Document] = Attempt(lambda it: it.link.document(document_id))
+        required = [least] if least else []
+        attempt: Attempt[Document] = Attempt(lambda it: it.link.document(document_id, *required))
         if self.writes.read_from == 1:
             return await self._race(lambda: attempt, TIMEOUT_MAX_S, _reads, self._budget)
         return await read_newest(
             self._readers,
             document_id,
-            lambda newest: newest.call(attempt.ask, TIMEOUT_MAX_S, _reads),
+            lambda it: it.call(lambda one: one.link.document(document_id), TIMEOUT_MAX_S, _reads),
         )
 
     def _readers(self) -> Readers:
@@ -199,12 +223,14 @@ class ReplicaSet:
         budget: HedgeBudget | None,
         *,
         slow: bool = False,
+        least: int = 0,
     ) -> T:
         self._check_any()
         for replica in self._replicas:
             if replica.breaker.is_due and any(other.is_well for other in self._replicas):
                 _probe(replica)
-        return await Race(self._replicas, attempt, latest, budget, slow=slow).run(timeout_s)
+        race = Race(self._replicas, attempt, latest, budget, slow=slow, least=least)
+        return await race.run(timeout_s)
 
     async def _of_one(self, ask: Ask[T]) -> T:
         """The answer of one replica, however long it takes; if it is unreachable, of another.
@@ -237,6 +263,10 @@ class ReplicaSet:
     async def flushed(self) -> None:
         """Returns when every replica that is not behind has all that was written."""
         await self.writes.flushed()
+
+    @property
+    def reached(self) -> int:
+        return self.writes.reached
 
     async def newest_version(self) -> int:
         """The newest version of all replicas that can be asked."""

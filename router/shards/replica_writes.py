@@ -30,7 +30,7 @@ from bitsift.errors import BitsiftError, Fenced, RequestOutcome, ShardUnavailabl
 from bitsift.router.shards.convergence import converge
 from bitsift.router.shards.lane import Lane, Sending, is_final
 from bitsift.router.shards.replica import Replica
-from bitsift.shard_worker.clock import HybridClock
+from bitsift.shard_worker.clock import NO_VERSION, HybridClock
 from bitsift.shard_worker.operations import Delete, Documents, Operation, Outcome
 from bitsift.write_acks import WriteAcks
 from bitsift.write_status import WriteStatus
@@ -68,6 +68,7 @@ class ReplicaWrites:
         self._leads = False
         """Whether the replicas were sealed and made equal."""
         self._leading = asyncio.Lock()
+        self._reached = NO_VERSION
         self._timer: asyncio.TimerHandle | None = None
 
     def _lane(self, replica: Replica, waiting: Iterable[Sending] = ()) -> Lane:
@@ -108,6 +109,11 @@ class ReplicaWrites:
     def epoch(self) -> int:
         """Of the table in use."""
         return self._epoch
+
+    @property
+    def reached(self) -> int:
+        """All that was acknowledged is of this version or an older one."""
+        return self._reached
 
     @property
     def _least(self) -> int:
@@ -165,15 +171,20 @@ class ReplicaWrites:
         """
         if self._is_alone():  # its own clock gives the versions
             (only,) = self._replicas
-            return await only.slow_call(lambda it: it.link.write(operations, self._epoch))
+            outcomes = await only.slow_call(lambda it: it.link.write(operations, self._epoch))
+            self._reached = max(self._reached, only.link.reached)
+            return outcomes
         await self._lead()
         self._check_room()
         found: list[Outcome | None] = [None] * len(operations)
         places = list(range(len(operations)))
         for _ in range(ATTEMPTS_MAX):
             sent = [self._send(operations[place]) for place in places]
-            for place, outcome in zip(places, await self._outcomes(sent), strict=True):
+            outcomes = await self._outcomes(sent)
+            for place, sending, outcome in zip(places, sent, outcomes, strict=True):
                 found[place] = _combined(found[place], outcome)
+                if isinstance(outcome, list):
+                    self._reached = max(self._reached, sending.operation.version)
             places = [place for place in places if _is_superseded(found[place])]
             if not places:
                 break
@@ -341,6 +352,7 @@ class ReplicaWrites:
             said = "; ".join(f"{it.node}: {why}" for it, why in failed.items())
             raise _not_done(f"too few replicas of shard {self._shard} answer ({said})")
         await self._equal(sealed, epoch)
+        self._reached = max(self._reached, *(it for it in answers if isinstance(it, int)))
         self._leads = True
 
     async def _equal(self, sealed: Sequence[Replica], epoch: int) -> None:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from bitsift.errors import BitsiftError, InvalidRequest, RequestOutcome, reason
 from bitsift.router.description import IndexDescription
 from bitsift.router.shards.link import ShardLink
+from bitsift.router.write.call_token import CallToken
 from bitsift.router.write.document_rules import model_text
 from bitsift.router.write.document_vectors import DocumentEncoder, DocumentVectors
 from bitsift.router.write.gate import WriteGate
@@ -62,16 +63,18 @@ class WriteService:
         only.
         """
         self._calibration = description.calibration
+        self._index = description.uuid
         self._reader = DocumentReader(description.dimension, has_model=load_encoder is not None)
         self._vectors = None if load_encoder is None else DocumentVectors(load_encoder)
         self.shards = ShardWrites(links)
         self.gate = WriteGate()
 
-    def switch(self, links: Sequence[ShardLink]) -> None:
-        """Write to these shards from now on: the same documents, spread anew. Writes that wait
-        while they are held are spread over these; those under way end where they began.
+    def switch(self, links: Sequence[ShardLink], index: str) -> None:
+        """Write to these shards from now on: the same documents, spread anew, in the index of uuid
+        ``index``. Writes that wait while they are held are spread over these; those under way end
+        where they began.
         """
-        self.shards = ShardWrites(links)
+        self.shards, self._index = ShardWrites(links), index
 
     async def upsert(self, body: bytes) -> bytes:
         """The JSON of ``Upserts`` for the JSON of ``UpsertBody``.
@@ -80,19 +83,22 @@ class WriteService:
         documents when it befell all of them: StorageFull, ShardUnavailable, WritesStopped, …
         """
         items = await asyncio.to_thread(self._reader.read_body, body)
-        verdicts = await self._store(items)
-        return _answer([item.id for item in items], verdicts, UPSERT_STATUSES)
+        token = CallToken()
+        verdicts = await self._store(items, token)
+        return _answer([item.id for item in items], verdicts, UPSERT_STATUSES, token)
 
     async def upsert_lines(
         self, block: bytes, first_line: int, only_errors: bool
-    ) -> tuple[bytes, dict[str, int]]:
-        """The same for whole lines of a stream: a line of JSON for each, and how many of each kind.
+    ) -> tuple[bytes, dict[str, int], str | None]:
+        """The same for whole lines of a stream: a line of JSON for each, how many of each kind, and
+        the token.
 
         ``only_errors`` leaves the lines of those out that are stored. What befell all of them is in
         their results too.
         """
         items = await asyncio.to_thread(self._reader.read_lines, block, first_line)
-        verdicts = await self._store(items)
+        token = CallToken()
+        verdicts = await self._store(items, token)
         results = [_result(item.id, verdict) for item, verdict in zip(items, verdicts, strict=True)]
         lines = [
             orjson.dumps(
@@ -107,7 +113,7 @@ class WriteService:
             for item, result in zip(items, results, strict=True)
             if not only_errors or result.error is not None
         ]
-        return b"".join(lines), _counts(results, UPSERT_STATUSES)
+        return b"".join(lines), _counts(results, UPSERT_STATUSES), token.text
 
     async def delete(self, body: bytes) -> bytes:
         """The JSON of ``Deletes`` for the JSON of ``DeleteBody``. Raises as ``upsert`` does."""
@@ -116,28 +122,31 @@ class WriteService:
         def delete(places: Sequence[int]) -> Delete:
             return Delete([ids[place] for place in places])
 
-        verdicts: dict[int, Verdict] = {}
-        for places, outcome in await self._write(ids, range(len(ids)), delete):
+        verdicts, token = dict[int, Verdict](), CallToken()
+        for places, outcome in await self._write(ids, range(len(ids)), delete, token):
             verdicts |= _spread(places, outcome)
-        return _answer(ids, [verdicts[place] for place in range(len(ids))], DELETE_STATUSES)
+        said = [verdicts[place] for place in range(len(ids))]
+        return _answer(ids, said, DELETE_STATUSES, token)
 
     async def _write(
         self,
         ids: Sequence[str],
         places: Sequence[int],
         operation: Callable[[Sequence[int]], Operation],
+        token: CallToken,
     ) -> list[tuple[list[int], Outcome]]:
         """The places of each shard, and what became of the ``operation`` that was made of them.
 
         Which shard has what is decided when no hold is on: after one there may be other shards.
         """
         async with self.gate.turn():
-            shards = self.shards
+            shards, index = self.shards, self._index
             parts = shards.by_owner(ids, places)
             found = await shards.write({shard: operation(mine) for shard, mine in parts.items()})
+            token.add(shards.token(index, found))
         return [(parts[shard], outcome) for shard, outcome in found.items()]
 
-    async def _store(self, items: Sequence[Item]) -> list[Verdict]:
+    async def _store(self, items: Sequence[Item], token: CallToken) -> list[Verdict]:
         """What became of each item, in order. The last good one of an id counts."""
         last = {item.id: place for place, item in enumerate(items) if item.document is not None}
         verdicts: dict[int, Verdict] = {}
@@ -145,19 +154,19 @@ class WriteService:
 
         async def store(places: list[int], documents: list[Incoming]) -> None:
             async with slots:
-                stored = await self._store_slice(documents)
+                stored = await self._store_slice(documents, token)
             verdicts.update(zip(places, stored, strict=True))
 
         await asyncio.gather(*(store(*part) for part in _slices(items, sorted(last.values()))))
         return [_verdict_on(item, place, last, verdicts) for place, item in enumerate(items)]
 
-    async def _store_slice(self, documents: Sequence[Incoming]) -> list[Verdict]:
+    async def _store_slice(self, documents: Sequence[Incoming], token: CallToken) -> list[Verdict]:
         """Documents of distinct ids. What nobody foresaw fails those of this slice of which nothing
         is known: other slices, and other documents of this one, may be on the disk.
         """
         verdicts: dict[int, Verdict] = {}
         try:
-            await self._store_documents(documents, verdicts)
+            await self._store_documents(documents, verdicts, token)
         except Exception as error:
             log.exception("documents could not be written")
             failed = BitsiftError(f"the writer failed ({reason(error)})")
@@ -165,11 +174,11 @@ class WriteService:
         return [verdicts[place] for place in range(len(documents))]
 
     async def _store_documents(
-        self, documents: Sequence[Incoming], verdicts: dict[int, Verdict]
+        self, documents: Sequence[Incoming], verdicts: dict[int, Verdict], token: CallToken
     ) -> None:
         """Puts what became of each document into ``verdicts``, as soon as it is known."""
         ids = [document.id for document in documents]
-        await self._confirm(documents, ids, verdicts)
+        await self._confirm(documents, ids, verdicts, token)
         new = [place for place in range(len(documents)) if place not in verdicts]
         codes, failed = await self._codes(documents, new)
         verdicts |= failed
@@ -177,11 +186,15 @@ class WriteService:
         def upsert(places: Sequence[int]) -> Upsert:
             return _upsert(documents, places, codes)
 
-        for places, outcome in await self._write(ids, list(codes), upsert):
+        for places, outcome in await self._write(ids, list(codes), upsert, token):
             verdicts |= _spread(places, outcome)
 
     async def _confirm(
-        self, documents: Sequence[Incoming], ids: Sequence[str], verdicts: dict[int, Verdict]
+        self,
+        documents: Sequence[Incoming],
+        ids: Sequence[str],
+        verdicts: dict[int, Verdict],
+        token: CallToken,
     ) -> None:
         """Have the shards confirm what needs no model because they have it already.
 
@@ -204,7 +217,7 @@ class WriteService:
                 likely += _unchanged(parts[shard], outcome)
         if not likely:
             return
-        for places, outcome in await self._write(ids, likely, confirm):
+        for places, outcome in await self._write(ids, likely, confirm, token):
             if isinstance(outcome, BitsiftError):  # it would have changed nothing
                 verdicts |= _spread(places, outcome.with_outcome(RequestOutcome.NOT_DONE))
             else:
@@ -314,13 +327,16 @@ def _counts(results: Sequence[WriteResult], statuses: Sequence[str]) -> dict[str
 
 
 def _answer(
-    ids: Sequence[str | None], verdicts: Sequence[Verdict], statuses: Sequence[str]
+    ids: Sequence[str | None],
+    verdicts: Sequence[Verdict],
+    statuses: Sequence[str],
+    token: CallToken,
 ) -> bytes:
     """The JSON of all results. Raises the error that befell every one of them, if it is one and
     its outcome is the same for all.
     """
     results = [_result(key, verdict) for key, verdict in zip(ids, verdicts, strict=True)]
-    body: dict[str, Any] = {"results": results, **_counts(results, statuses)}
+    body: dict[str, Any] = {"results": results, **_counts(results, statuses), "token": token.text}
     if results and body["failed"] == len(results):
         errors = [verdict for verdict in verdicts if isinstance(verdict, BitsiftError)]
         (error, *others) = {(type(error), error.outcome): error for error in errors}.values()

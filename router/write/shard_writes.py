@@ -22,6 +22,7 @@ from bitsift.router.shards.link import ShardLink
 from bitsift.router.shards.placement import Placement
 from bitsift.router.shards.replica_set import ReplicaSet
 from bitsift.shard_worker.operations import Operation, Outcome
+from bitsift.write_token import WriteToken, index_mark
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,17 @@ class ShardWrites:
         return await _of_each(
             {shard: self._writers[shard].enqueue(part) for shard, part in parts.items()}
         )
+
+    def token(self, index: str, outcomes: Mapping[int, Outcome]) -> WriteToken | None:
+        """What sees all that was done of what was just written to shards of the index with the uuid
+        ``index``; None where nothing was.
+        """
+        done = [shard for shard, one in outcomes.items() if not isinstance(one, BitsiftError)]
+        if not done:
+            return None
+        epochs = [link.writes.epoch for link in self._links if isinstance(link, ReplicaSet)]
+        versions = {shard: self._links[shard].reached for shard in done}
+        return WriteToken(index_mark(index), max(epochs, default=0), versions)
 
     async def flushed(self) -> None:
         """Returns when what was written is on all replicas that are not behind."""

@@ -55,7 +55,7 @@ class WriterActor:
         if self._shards.index != index:
             for link in before:  # what was begun with them has ended by then
                 asyncio.get_running_loop().call_later(WRITE_TIMEOUT_S, link.writes.close)
-            self._service.switch(self._shards.links)
+            self._service.switch(self._shards.links, self._shards.index)
         self._service.gate.release()
         for link in self._shards.links:
             let_end(asyncio.ensure_future(link.writes.take_over()))
@@ -91,7 +91,7 @@ class WriterActor:
 
     async def upsert_lines(
         self, block: bytes, first_line: int, only_errors: bool
-    ) -> tuple[bytes, dict[str, int]]:
+    ) -> tuple[bytes, dict[str, int], str | None]:
         return await self._service.upsert_lines(block, first_line, only_errors)
 
     async def delete(self, body: bytes) -> bytes:

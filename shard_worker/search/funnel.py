@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from bitsift.errors import Corrupt, DeadlineExceeded
+from bitsift.errors import Corrupt, DeadlineExceeded, ReplicaBehind
 from bitsift.options import Mode
 from bitsift.shard_worker.bits.index import Pool
 from bitsift.shard_worker.codes import Calibration, asymmetric_scores, best_first
@@ -40,7 +40,8 @@ nothing; sorting them costs 0.1 ms more."""
 QUERIES_PER_PASS = 8
 """Queries that share a pass over the bits. FAISS compares four of 1,024 bits together, eleven of
 384. One that nobody waits for any more leaves the pass at its next step (hamming.py)."""
-Answers = list[Candidates | DeadlineExceeded]
+Answer = Candidates | DeadlineExceeded | ReplicaBehind
+Answers = list[Answer]
 """Of several queries, in order: the candidates, or why there are none for this one."""
 
 
@@ -70,7 +71,7 @@ class Funnel:
         slow = [
             place for place, query in enumerate(queries) if query.options.mode is Mode.EXHAUSTIVE
         ]
-        found: dict[int, Candidates | DeadlineExceeded] = {}
+        found: dict[int, Answer] = {}
         if len(slow) < len(queries):
             with self._precedence:
                 for kind, places in _passes(queries, lists_to_visit):

@@ -23,6 +23,7 @@ from bitsift.errors import (
     Unavailable,
 )
 from bitsift.write_status import WriteStatus
+from bitsift.write_token import WriteToken, joined_text, read_token
 from tests.fakes import BrokenLink, make_service, make_shards, make_writer
 from tests.gateways import Running, running_empty
 from tests.threads import ended
@@ -188,3 +189,46 @@ def test_bodies_are_cut_by_number_and_by_bytes() -> None:
     one = list(upsert_bodies([{"id": "a", "text": "x" * (2 * BATCH_BYTES)}]))
     assert len(one) == 1
     assert [len(json.loads(b)["ids"]) for b in delete_bodies(["x"] * 10_001)] == [10_000, 1]
+
+
+def test_a_client_that_remembers_its_writes_sends_their_token_with_each_read(url: str) -> None:
+    with Client(url, read_your_writes=True) as client, Client(url) as other:
+        client.search("nothing was written yet")
+        first = client.add([{"id": "s1", "text": "one"}]).token
+        second = client.delete(["s1", "s2"]).token
+        assert client._session.token == joined_text([first, second])
+        (part,) = client.add_batches([{"id": "s3", "text": "three"}])
+        last = part.token
+        assert client._session.token == joined_text([first, second, last])
+        assert client.get("s3").text == "three"
+        assert client.search("three", top_k=1).hits[0].id == "s3"
+        assert client.search_many(["three"], top_k=1)[0].hits[0].id == "s3"
+        token = read_token(client._session.token or "")
+        (shard,) = read_token(last or "").versions
+        to_come = {shard: token.versions[shard] + (1 << 16)}  # of a write that has not arrived
+        client._session.token = WriteToken(token.index, 0, to_come).text()
+        (seen,) = client.search_many(["three"], timeout_ms=100)
+        for answer in (seen, client.search("three", timeout_ms=100)):
+            assert {failure.error for failure in answer.coverage.failures} == {"ReplicaBehind"}
+        assert client.search("three", read_your_writes=last, top_k=1).hits[0].id == "s3"
+        assert client.get("s3", read_your_writes=last).text == "three"
+        assert other.add([{"id": "s3", "text": "three"}]).token is not None
+        assert other._session.token is None
+        assert other.search("three", top_k=1).hits[0].id == "s3"
+        for broken in ("", "none", b"x", 5):
+            with pytest.raises(InvalidRequest, match="read_your_writes"):
+                other.get("s3", read_your_writes=broken)  # type: ignore[arg-type]
+
+
+def test_an_async_client_does_the_same(url: str) -> None:
+    async def scenario() -> None:
+        async with AsyncClient(url, read_your_writes=True) as client:
+            added = await client.add([{"id": "t1", "text": "one"}])
+            gone = await client.delete("t2")
+            assert client._session.token == joined_text([added.token, gone.token])
+            assert (await client.get("t1")).text == "one"
+            assert (await client.search("one", top_k=1)).hits[0].id == "t1"
+            with pytest.raises(InvalidRequest, match="read_your_writes"):
+                await client.get("t1", read_your_writes="none")
+
+    asyncio.run(scenario())

@@ -75,6 +75,25 @@ def test_each_operation_of_a_call_has_its_own_result_or_error() -> None:
     assert [ids for group in ledger.commits for ids in group] == [("a",), ("c",), ("a",)]
 
 
+@pytest.mark.parametrize("at_once", [group_commit.DOCUMENTS_MAX, 1])
+def test_after_one_that_failed_no_later_version_of_the_same_call_is_done(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the newest version that is there would not stand for all before it."""
+    monkeypatch.setattr(group_commit, "DOCUMENTS_MAX", at_once)
+    ledger, group = Ledger(), GroupCommit()
+    names = ["a", "bad", "c", "d"]
+    operations = [Delete([name], version) for version, name in enumerate(names, start=1)]
+    done, failed, *skipped = group.write(operations, ledger.commit)
+    assert done == [WriteStatus.DELETED]
+    assert isinstance(failed, StorageFull)
+    for error in skipped:
+        assert isinstance(error, ShardUnavailable)
+        assert error.outcome is RequestOutcome.NOT_DONE
+    assert [ids for one in ledger.commits for ids in one] == [("a",)]
+    assert group.write([Delete(["c"], 3)], ledger.commit) == [[WriteStatus.DELETED]]
+
+
 def test_a_group_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(group_commit, "DOCUMENTS_MAX", 4)
     ledger = Ledger()

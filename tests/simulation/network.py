@@ -68,6 +68,7 @@ class SimulatedLink:
 
     def __init__(self, network: Network, place: Process, node: SimulatedReplica) -> None:
         self._network, self._place, self.replica = network, place, node
+        self.reached = 0
 
     async def _ask(self, method: str, *given: Any) -> Any:
         await self._place.goes_on()
@@ -96,7 +97,7 @@ class SimulatedLink:
     async def version(self, document_id: str, epoch: int) -> int:
         return int(await self._ask("version", document_id, epoch))
 
-    async def document(self, document_id: str) -> Document:
+    async def document(self, document_id: str, least: int = 0) -> Document:
         found: Document = await self._ask("document", document_id)
         return found
 
@@ -110,6 +111,12 @@ class SimulatedLink:
     async def entries(self, bits: int, since: int, ranges: bytes) -> Entries:
         found: Entries = await self._ask("entries", bits, since, ranges)
         return found
+
+    async def mend(self, operations: Sequence[Operation], epoch: int) -> Sequence[Outcome]:
+        return await self.write(operations, epoch)
+
+    async def mended(self) -> None:
+        await self._ask("mended")
 
     async def changes(self, keys: bytes) -> Sequence[Operation]:
         found: Sequence[Operation] = await self._ask("changes", keys)

@@ -216,6 +216,9 @@ class SimulatedReplica:
         chosen = np.frombuffer(ranges, np.int64)
         return Entries.of(self.inventory().since(since).within(bits, chosen))
 
+    async def mended(self) -> None:
+        """Nobody asks what was applied."""
+
     async def changes(self, keys: bytes) -> Sequence[Operation]:
         asked = set(np.frombuffer(keys, np.uint64).tolist())
         return [

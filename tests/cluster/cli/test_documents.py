@@ -19,6 +19,7 @@ from bitsift.cluster.cli import documents as cli_documents
 from bitsift.cluster.cli.main import app
 from bitsift.errors import (
     BitsiftError,
+    InvalidRequest,
     NotFound,
     RequestOutcome,
     ShardUnavailable,
@@ -26,6 +27,7 @@ from bitsift.errors import (
 )
 from bitsift.shard_worker.operations import Delete, Operation, Outcome
 from bitsift.write_status import WriteStatus
+from bitsift.write_token import read_token
 from tests.fakes import BrokenLink, make_service, make_shards, make_writer
 from tests.gateways import Running, running_empty
 
@@ -61,7 +63,9 @@ def test_files_are_added_packed_or_not_and_added_again_change_nothing(
     assert done.exit_code == 0, done.output
     assert "301 created" in done.output
     again = bitsift("add", one, two, "--url", url, "--json")
-    assert json.loads(again.stdout) == {
+    said = json.loads(again.stdout)
+    assert read_token(said.pop("token")).versions.keys() == {0, 1}
+    assert said == {
         "created": 0, "updated": 0, "unchanged": 301, "rejected": 0, "failed": 0, "errors": []
     }  # fmt: skip
 
@@ -110,11 +114,14 @@ def test_a_damaged_file_is_an_error_and_what_came_before_is_stored(
 def test_an_id_is_shown_and_deleted(url: str, tmp_path: Path) -> None:
     source = put(tmp_path / "x.jsonl", line("a/b", "text", title="title", metadata={"year": 1999}))
     assert bitsift("add", source, "--url", url).exit_code == 0
-    shown = bitsift("get", "a/b", "--url", url)
+    token = json.loads(bitsift("add", source, "--url", url, "--json").stdout)["token"]
+    shown = bitsift("get", "a/b", "--url", url, "--read-your-writes", token)
     for said in ("title", "text", "year: 1999", "id a/b"):
         assert said in shown.output
     stored = json.loads(bitsift("get", "a/b", "--url", url, "--json").stdout)
     assert (stored["id"], stored["metadata"]) == ("a/b", {"year": 1999})
+    refused = bitsift("get", "a/b", "--url", url, "--read-your-writes", token[1:])
+    assert isinstance(refused.exception, InvalidRequest)
     gone = bitsift("delete", "a/b", "nobody", "--url", url)
     assert gone.exit_code == 0
     assert "1 deleted, 1 not there" in gone.output

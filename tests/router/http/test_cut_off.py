@@ -24,11 +24,11 @@ DIMENSION = 64
 
 
 class EndlessLink(LocalLink):
-    """A real shard whose searches, writes and compactions never end; ``reached`` counts them."""
+    """A real shard whose searches, writes and compactions never end; ``arrived`` counts them."""
 
     def __init__(self, shard: Any) -> None:
         super().__init__(shard)
-        self.reached = threading.Semaphore(0)
+        self.arrived = threading.Semaphore(0)
 
     async def search(
         self, queries: Sequence[Query], timeout_s: float
@@ -42,7 +42,7 @@ class EndlessLink(LocalLink):
         return await self._for_ever()
 
     async def _for_ever(self) -> NoReturn:
-        self.reached.release()
+        self.arrived.release()
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -72,7 +72,7 @@ def test_what_the_servers_end_cuts_off_is_a_503_that_says_what_became_of_it(
     (link, running), (path, body, outcome) = endless, REQUESTS[name]
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(httpx.post, f"{running.url}{path}", json=body, timeout=60)
-        assert link.reached.acquire(timeout=20)
+        assert link.arrived.acquire(timeout=20)
         running.stop()
         answer = asked.result(60)
     told = answer.json()

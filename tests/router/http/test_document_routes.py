@@ -31,6 +31,7 @@ from bitsift.router.shards.local import LocalLink
 from bitsift.router.write.service import WriteService
 from bitsift.shard_worker.operations import Operation, Outcome
 from bitsift.shard_worker.types import Document
+from bitsift.write_token import read_token
 from tests.fakes import BrokenLink, make_service, make_shards, make_writer
 from tests.gateways import Running
 from tests.threads import ended
@@ -76,6 +77,10 @@ class Gateway(Running):
     def document(self, method: str, key: str) -> httpx.Response:
         return httpx.request(method, f"{self.url}/v1/documents/{quoted(key)}")
 
+    def read(self, key: str, token: str) -> httpx.Response:
+        parameters = {"read_your_writes": token}
+        return httpx.get(f"{self.url}/v1/documents/{quoted(key)}", params=parameters)
+
 
 def quoted(key: str) -> str:
     return quote(key, safe="").replace(".", "%2E")
@@ -110,7 +115,9 @@ def test_a_document_is_added_found_shown_changed_and_deleted(gateway: Gateway) -
     document = doc("one", "spiders", title="t", metadata={"k": [1, "é"]})
     answer = gateway.upsert(document)
     assert answer.status_code == 200
-    assert answer.json() == {
+    said = answer.json()
+    assert read_token(said.pop("token")).versions.keys() == {0}
+    assert said == {
         "results": [{"id": "one", "status": "created", "error": None}],
         "created": 1, "updated": 0, "unchanged": 0, "rejected": 0, "failed": 0,
     }  # fmt: skip
@@ -119,11 +126,32 @@ def test_a_document_is_added_found_shown_changed_and_deleted(gateway: Gateway) -
     assert gateway.document("GET", "one").json() == {**document, "shard": 0}
     assert gateway.upsert(doc("one", "bees")).json()["updated"] == 1
     assert gateway.document("GET", "one").json()["text"] == "bees"
-    assert gateway.document("DELETE", "one").json() == {"id": "one", "status": "deleted"}
+    gone = gateway.document("DELETE", "one").json()
+    assert read_token(gone.pop("token")).versions.keys() == {0}
+    assert gone == {"id": "one", "status": "deleted"}
     for method in ("GET", "DELETE"):
         missing = gateway.document(method, "one")
         assert missing.status_code == 404
         assert missing.json()["type"] == "bitsift:NotFound"
+
+
+def test_a_read_that_must_see_a_write_does_and_one_of_no_write_is_a_422(gateway: Gateway) -> None:
+    token = gateway.upsert(doc("seen", "gnats")).json()["token"]
+    lines = gateway.stream(b'{"id":"line","text":"moths"}\n')
+    versions = read_token(token).versions, read_token(lines[-1]["token"]).versions
+    assert versions[0][0] < versions[1][0]
+    gone = gateway.post("/v1/documents/delete", {"ids": ["line"]}).json()["token"]
+    assert gateway.upsert({"id": "bad"}).json()["token"] is None
+    for good in (token, lines[-1]["token"], gone):
+        asked = {"q": "gnats", "read_your_writes": good}
+        assert httpx.get(f"{gateway.url}/v1/search", params=asked).json()["hits"][0]["id"] == "seen"
+        assert gateway.read("seen", good).json()["text"] == "gnats"
+    for bad in ("", "x", token[:-2], "A" * 70_000):
+        refused = gateway.read("seen", bad) if len(bad) < 30_000 else None
+        body = {"query": "gnats", "read_your_writes": bad}
+        for answer in filter(None, (refused, gateway.post("/v1/search", body))):
+            assert answer.status_code == 422
+            assert answer.json()["detail"].startswith("read_your_writes: ")
 
 
 @pytest.mark.parametrize(
@@ -136,7 +164,8 @@ def test_any_id_comes_back_exactly_and_is_deleted_by_its_path(gateway: Gateway, 
     shown = gateway.document("GET", key)
     assert shown.status_code == 200, shown.text
     assert shown.json()["id"] == key
-    assert gateway.document("DELETE", key).json() == {"id": key, "status": "deleted"}
+    gone = gateway.document("DELETE", key).json()
+    assert (gone["id"], gone["status"]) == (key, "deleted")
     assert gateway.document("GET", key).status_code == 404
 
 
@@ -257,7 +286,7 @@ def test_one_write_more_than_may_go_on_at_once_is_told_to_come_again(
 
 def test_a_damaged_document_is_a_500_that_names_it(tmp_path: Path) -> None:
     class DamagedLink(LocalLink):
-        async def document(self, document_id: str) -> Document:
+        async def document(self, document_id: str, least: int = 0) -> Document:
             raise ChecksumMismatch(f"document {document_id!r} in row 3 is damaged")
 
     nothing = np.empty((0, DIMENSION), dtype=np.float32)
@@ -334,6 +363,7 @@ def test_a_stream_of_any_number_is_answered_line_by_line_and_with_totals(gateway
     assert [result["line"] for result in results] == list(range(1, 3_003))
     assert results[3_000]["status"] == "rejected"
     assert results[3_001]["id"] == "last"
+    assert read_token(last.pop("token")).versions.keys() == {0}
     assert last == {
         "totals": {"created": 3_001, "updated": 0, "unchanged": 0, "rejected": 1, "failed": 0},
         "error": None,
@@ -352,8 +382,8 @@ def test_who_sends_all_before_it_reads_asks_for_errors_only(gateway: Gateway) ->
 
 
 def test_an_empty_stream_has_totals(gateway: Gateway) -> None:
-    assert gateway.stream(b"") == [{"totals": dict.fromkeys(
-        ["created", "updated", "unchanged", "rejected", "failed"], 0), "error": None}]  # fmt: skip
+    nothing = dict.fromkeys(["created", "updated", "unchanged", "rejected", "failed"], 0)
+    assert gateway.stream(b"") == [{"totals": nothing, "error": None, "token": None}]
 
 
 def test_a_line_that_is_too_long_is_one_rejected_result(gateway: Gateway) -> None:

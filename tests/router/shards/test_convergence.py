@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -19,7 +19,7 @@ from bitsift.router.shards import convergence
 from bitsift.router.shards.convergence import converge
 from bitsift.router.shards.replica import Replica
 from bitsift.shard_worker.inventory import ReplicaFacts
-from bitsift.shard_worker.operations import Delete, Operation, Upsert
+from bitsift.shard_worker.operations import Delete, Operation, Outcome, Upsert
 from bitsift.shard_worker.replica_state import ReplicaState
 from bitsift.shard_worker.shard import Shard
 from bitsift.shard_worker.types import LIVE_POSITION, ShardSettings
@@ -122,6 +122,41 @@ def test_many_documents_are_sent_in_parts(
         shards[0].write([upsert(f"d{number}", "x", number)])
     assert converged(shards)[0].calls["changes"] == 6
     assert shards[2].document("d24").text == "x"
+
+
+def test_while_it_is_mended_a_replica_claims_no_more_than_before(
+    shards: list[Shard], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gets the newest first, perhaps: whoever must see a write must not ask it until the end."""
+    monkeypatch.setattr(convergence, "KEYS_MAX", 3)
+    for shard in shards:
+        shard.write([upsert("all", "x", 1)])
+    for number in range(2, 30):
+        shards[number % 2].write([upsert(f"d{number % 23}", f"{number}", number)])
+    claimed = list[int]()
+
+    class Noting(FaultyLink):
+        async def mend(self, operations: Sequence[Operation], epoch: int) -> Sequence[Outcome]:
+            outcomes = await super().mend(operations, epoch)
+            claimed.append(self.shard.applied_version)
+            return outcomes
+
+    links = [FaultyLink(shards[0]), FaultyLink(shards[1]), Noting(shards[2])]
+    replicas = [Replica(0, f"node-{at}", link) for at, link in enumerate(links)]
+    asyncio.run(converge(replicas, 0))
+    assert claimed == [VERSION + 1] * len(claimed)
+    assert len(claimed) > 5
+    assert {shard.applied_version for shard in shards} == {VERSION + 29}
+
+
+def test_what_is_older_than_its_newest_leaves_what_a_replica_claims(shards: list[Shard]) -> None:
+    for shard in shards[:2]:
+        shard.write([upsert("a", "x", 1)])
+    for shard in shards:
+        shard.write([upsert("b", "x", 2)])
+    links = [FaultyLink(shard) for shard in shards]
+    asyncio.run(links[2].mend([upsert("a", "x", 1)], 0))
+    assert shards[2].applied_version == VERSION + 2
 
 
 def test_replicas_that_change_all_the_time_are_given_up(shards: list[Shard]) -> None:

@@ -24,7 +24,10 @@ from bitsift.router.shards.placement import ReplicaAddress, ReplicaTable
 from bitsift.router.write.writer import WriterActor
 from bitsift.shard_worker.actor import ShardActor
 from bitsift.shard_worker.codes import normalize
+from bitsift.shard_worker.operations import Delete
 from bitsift.shard_worker.types import ShardIdentity, ShardSettings
+from bitsift.shard_worker.wire.write import pack_writes
+from bitsift.write_token import WriteToken, index_mark, read_token
 from tests.commands import COMMAND
 from tests.fakes import UUID, make_description
 from tests.replicas import copy_replicas
@@ -216,5 +219,54 @@ def test_a_replica_that_is_frozen_leaves_before_a_write_is_acknowledged(running:
                 assert await write(client, 4) == {"created"}
             finally:
                 os.kill(lost["pid"], signal.SIGCONT)
+
+    asyncio.run(scenario())
+
+
+def test_a_search_with_a_token_sees_the_write_whichever_replica_is_frozen_or_behind(
+    running: Running,
+) -> None:
+    """One is frozen; then a write reaches one alone, and the other, which is well, lacks it."""
+
+    async def seen(client: httpx.AsyncClient, token: str | None, **options: Any) -> dict[str, Any]:
+        body = {"vector": [-1.0] * DIMENSION, "top_k": 1, "read_your_writes": token, **options}
+        answer = await client.post("/v1/search", json=body)
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    async def found(client: httpx.AsyncClient, token: str | None) -> set[str]:
+        answers = [await seen(client, token) for _ in range(40)]
+        assert not any(answer["partial"] for answer in answers)
+        return {answer["hits"][0]["id"] for answer in answers}
+
+    async def scenario() -> None:
+        async with httpx.AsyncClient(base_url=running.url, timeout=60, trust_env=False) as client:
+            table = ReplicaTable(40, running.table.shards)
+            for actor in (running.router, running.writer):
+                await actor.place.remote(table)
+            documents = [{"id": "seen", "text": "x", "vector": [-1.0] * DIMENSION}]
+            said = (await client.post("/v1/documents", json={"documents": documents})).json()
+            (shard,) = read_token(said["token"]).versions
+            for replica in await replicas_of(client, shard):
+                os.kill(replica["pid"], signal.SIGSTOP)
+                try:
+                    assert await found(client, said["token"]) == {"seen"}
+                finally:
+                    os.kill(replica["pid"], signal.SIGCONT)
+            version = read_token(said["token"]).versions[shard] + 1
+            newer, behind = (address.actor for address in table.shards[shard])
+            deletion = pack_writes([Delete(["seen"], version)])
+            await newer.write.remote(deletion, 40)
+            token = WriteToken(index_mark(UUID), 40, {shard: version}).text()
+            assert "seen" in await found(client, None)
+            assert "seen" not in await found(client, token)
+            to_come = WriteToken(index_mark(UUID), 40, {shard: version + 1}).text()
+            answer = await seen(client, to_come, timeout_ms=300)
+            (failure,) = answer["coverage"]["failures"]
+            assert (failure["shard"], failure["error"]) == (shard, "ReplicaBehind")
+            asked = await client.get("/v1/documents/0", params={"read_your_writes": token[:-2]})
+            assert asked.status_code == 422
+            await behind.write.remote(deletion, 40)
+            assert "seen" not in await found(client, None)
 
     asyncio.run(scenario())

@@ -650,7 +650,7 @@ def test_what_waits_while_writes_are_held_goes_to_the_shards_that_took_over(
         again = asyncio.ensure_future(service.upsert(body.replace(b"one", b"two")))
         await asyncio.sleep(0.3)
         assert not (delete.done() or again.done())
-        service.switch([LocalLink(shard) for shard in new])
+        service.switch([LocalLink(shard) for shard in new], "another")
         service.gate.release()
         counts = [orjson.loads(said) for said in await asyncio.gather(delete, again)]
         assert counts[1]["failed"] == counts[1]["rejected"] == 0

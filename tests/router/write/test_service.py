@@ -245,7 +245,7 @@ def test_a_large_text_is_stored_whole(index: Index) -> None:
 
 def test_lines_are_answered_by_lines_with_their_numbers(index: Index) -> None:
     block = b'{"id":"a","text":"x"}\n\n{"id":\n{"id":"b","text":"y"}\n'
-    lines, counts = run(index.writer.upsert_lines(block, 41, False))
+    lines, counts, _ = run(index.writer.upsert_lines(block, 41, False))
     answers = [orjson.loads(line) for line in lines.splitlines()]
     assert [(a["line"], a["id"], a["status"]) for a in answers] == [
         (41, "a", "created"),
@@ -253,7 +253,7 @@ def test_lines_are_answered_by_lines_with_their_numbers(index: Index) -> None:
         (44, "b", "created"),
     ]
     assert counts == {"created": 2, "updated": 0, "unchanged": 0, "rejected": 1, "failed": 0}
-    lines, counts = run(index.writer.upsert_lines(block, 41, True))
+    lines, counts, _ = run(index.writer.upsert_lines(block, 41, True))
     assert [orjson.loads(line)["line"] for line in lines.splitlines()] == [43]
     assert (counts["unchanged"], counts["rejected"]) == (2, 1)
 

@@ -1,0 +1,57 @@
+"""A read that must see a write is asked again until some replica has applied it.
+
+It waits outside of the queues, where it would hold up others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import TypeVar
+
+from bitsift.errors import ReplicaBehind
+from bitsift.router.batching import Batcher
+from bitsift.shard_worker.types import Candidates, Message, Query
+from bitsift.write_token import WriteToken
+
+PAUSE_S = 0.02
+"""Between two attempts: replicas apply what was acknowledged within some milliseconds."""
+MARGIN_S = 0.01
+"""Before the deadline: so that the caller learns why there is no answer."""
+T = TypeVar("T")
+
+
+async def seeing(
+    batcher: Batcher[Query, Candidates], query: Query, written: WriteToken
+) -> Candidates:
+    """The answer of a shard that has applied what was ``written`` to it. Raises as the batcher,
+    and ReplicaBehind.
+    """
+    options = replace(query.options, read_your_writes=written.text())
+    asked = replace(query, options=options, message=Message())
+    return await once_applied(lambda: batcher.enqueue(asked), query.deadline.at_s)
+
+
+async def once_applied(ask: Callable[[], Awaitable[T]], deadline_s: float) -> T:
+    """What ``ask`` gives once it does not raise ReplicaBehind any more; that where it still does,
+    or has not answered again, at ``deadline_s`` on the monotonic clock.
+    """
+    behind: ReplicaBehind | None = None
+    loop = asyncio.get_running_loop()
+    while True:
+        left_s = deadline_s - time.monotonic() - MARGIN_S
+        until_s = None if behind is None else loop.time() + left_s
+        try:
+            async with asyncio.timeout_at(until_s) as limit:
+                return await ask()
+        except ReplicaBehind as error:
+            behind = error
+        except TimeoutError:
+            if behind is None or not limit.expired():
+                raise
+            raise behind from None
+        if left_s <= PAUSE_S:
+            raise behind
+        await asyncio.sleep(PAUSE_S)

@@ -1,0 +1,33 @@
+"""What an open shard says of itself."""
+
+from __future__ import annotations
+
+from bitsift.shard_worker.generation import Generation
+from bitsift.shard_worker.search.probing import Probing
+from bitsift.shard_worker.types import ShardStatus
+
+
+def status_of(
+    shard: int, generation: Generation, probing: Probing, disk_bytes: int, busy: str | None
+) -> ShardStatus:
+    """``busy`` is the maintenance that runs."""
+    store, index = generation.store, generation.index
+    return ShardStatus(
+        shard=shard,
+        state="READY",
+        rows=store.rows,
+        documents=store.rows - store.dead_rows,
+        bits_bytes=index.memory_bytes,
+        disk_bytes=disk_bytes,
+        corrupt_rows_seen=generation.damaged_rows(),
+        lists=0 if index.listed is None else index.listed.lists,
+        clustered_rows=0 if index.listed is None else len(index.listed),
+        training=busy == "training",
+        nprobe=probing.nprobe,
+        exact_scan_ms=round(probing.exact_scan_ms(len(index)), 3),
+        generation=store.generation,
+        compacting=busy == "compacting",
+        writes_stopped=store.writes_stopped,
+        format=str(store.format),
+        version=store.counters.newest_version,
+    )
