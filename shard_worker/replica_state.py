@@ -14,7 +14,9 @@ from bitsift.shard_worker.clock import NO_VERSION
 from bitsift.shard_worker.inventory import KEYS_MAX, Entries, Inventory, ReplicaFacts, facts_of
 from bitsift.shard_worker.operations import Operation
 from bitsift.shard_worker.shard import Shard
+from bitsift.shard_worker.store.counters import Past
 from bitsift.shard_worker.store.difference import changes_of, inventory_of
+from bitsift.shard_worker.store.replay import past_of
 
 
 class ReplicaState:
@@ -33,6 +35,11 @@ class ReplicaState:
         with self._shard.still() as store:
             (found,) = store.versions_of([document_id])
         return NO_VERSION if found is None else found
+
+    def past(self) -> Past:
+        """What a store takes over that is made of this shard. Raises FormatMismatch."""
+        with self._shard.reading() as store:
+            return past_of(store)
 
     def inventory(self) -> Inventory:
         """Raises Corrupt."""

@@ -47,7 +47,6 @@ from bitsift.shard_worker.store import Store, Written
 from bitsift.shard_worker.store.counters import NO_PAST, Past
 from bitsift.shard_worker.store.ids import PENDING_MAX
 from bitsift.shard_worker.store.lmdb_file import DATA_FILE, unusable_named
-from bitsift.shard_worker.store.replay import past_of
 from bitsift.shard_worker.types import (
     EVERYTHING,
     Candidates,
@@ -228,11 +227,6 @@ class Shard:
                 moment = Moment.of(now, self.replica, self._late)
             return written_since(now, moment, since, mark)
 
-    def past(self) -> Past:
-        """What a store takes over that is made of this shard. Raises FormatMismatch."""
-        with self._current.reading() as generation:
-            return past_of(generation.store)
-
     def refuse_writes(self, seconds: float) -> None:
         """Refuse writes for so long: see ``GroupCommit.refuse``."""
         self._writes.refuse(seconds)
@@ -340,6 +334,12 @@ class Shard:
     def still(self) -> Iterator[Store]:
         """The store, while no write runs."""
         with self._writes.lock, self._current.reading() as generation:
+            yield generation.store
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Store]:
+        """The store, while writes go on."""
+        with self._current.reading() as generation:
             yield generation.store
 
     # --- writing ---------------------------------------------------------------------------

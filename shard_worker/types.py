@@ -252,7 +252,8 @@ class ShardStatus:
     rest is scanned always; ``nprobe`` is the default, measured when the lists were made;
     ``exact_scan_ms`` what one exact scan takes. ``writes_stopped`` says why the shard takes no
     writes, None while it does; ``generation`` counts its compactions, ``format`` is its files',
-    ``version`` the newest of what was written.
+    ``version`` the newest of what was written. ``digest`` is of its documents and their versions,
+    "" where it is not known (own_digest.py).
     """
 
     shard: int
@@ -276,3 +277,4 @@ class ShardStatus:
     node: str = ""
     pid: int = 0
     version: int = 0
+    digest: str = ""

@@ -12,7 +12,15 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from bitsift.cluster.cli.console import Json, err, out, print_json, say, until_stopped
+from bitsift.cluster.cli.console import (
+    Json,
+    err,
+    out,
+    print_json,
+    say,
+    standing_cells,
+    until_stopped,
+)
 from bitsift.cluster.cli.settings import configured, required_ray_address
 from bitsift.config.sources import Loaded
 from bitsift.errors import InvalidRequest, NotFound, Unavailable
@@ -325,7 +333,7 @@ def _show_nodes(status: dict[str, Any]) -> None:
 
 
 def _show_shards(status: dict[str, Any]) -> None:
-    table = Table("shard", "node", "state", "answers", "copied", "reason")
+    table = Table("shard", "node", "state", "answers", "lag", "digest", "copied", "reason")
     for shard in status["shards"]:
         for replica in shard["replicas"]:
             copy, reason = replica["copy"], replica["reason"]
@@ -338,9 +346,10 @@ def _show_shards(status: dict[str, Any]) -> None:
                 replica["node"],
                 replica["state"],
                 "yes" if replica["node"] in shard["answering"] else "no",
+                *standing_cells(replica),
                 copied,
                 escape(reason or ""),
             )
         if shard["lacking"]:
-            table.add_row(str(shard["shard"]), "", f"lacks {shard['lacking']}", "", "", "")
+            table.add_row(str(shard["shard"]), "", f"lacks {shard['lacking']}", *[""] * 5)
     out.print(table)

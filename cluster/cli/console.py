@@ -7,7 +7,7 @@ import io
 import itertools
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -97,3 +97,10 @@ def print_anything() -> None:
     """Characters that the locale's encoding lacks are escaped: they end no command."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def standing_cells(replica: Mapping[str, Any]) -> tuple[str, str]:
+    """How far a replica is behind the newest of its shard, and whether it holds the same."""
+    lag_ms, digest = replica["lag_ms"], replica["digest"]
+    lag = "?" if lag_ms is None else f"{lag_ms / 1e3:,.1f} s" if lag_ms else "0"
+    return lag, digest or "-"

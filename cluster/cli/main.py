@@ -34,6 +34,7 @@ from bitsift.cluster.cli.console import (
     print_anything,
     print_error,
     print_json,
+    standing_cells,
 )
 from bitsift.config.sources import Loaded
 from bitsift.errors import BitsiftError, InvalidRequest, Unavailable
@@ -153,7 +154,7 @@ def _print_replicas(shards: list[dict[str, Any]]) -> None:
     table = Table(
         "shard",
         *(Column(name, no_wrap=True) for name in ("node", "state", "breaker")),
-        *("calls", "p50, p95", "hedges, retries", "reason"),
+        *("lag", "digest", "calls", "p50, p95", "hedges, retries", "reason"),
     )
     for shard in shards:
         for replica in shard["replicas"]:
@@ -163,6 +164,7 @@ def _print_replicas(shards: list[dict[str, Any]]) -> None:
                 escape(replica["node"]),
                 replica["state"],
                 replica["breaker"],
+                *standing_cells(replica),
                 str(replica["outstanding"]),
                 ", ".join(f"{time:,.1f} ms" for time in times),
                 f"{replica['hedges']}, {replica['retries']}",

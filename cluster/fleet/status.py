@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from bitsift.cluster.fleet.observed import Node, Replica
 from bitsift.errors import Unavailable
+from bitsift.router.shards.standing import standings
+from bitsift.shard_worker.types import ShardStatus
 
 if TYPE_CHECKING:
     from bitsift.cluster.fleet.control import Control
@@ -36,7 +39,7 @@ def status_of(control: Control, now: float) -> dict[str, Any]:
                 "shard": number,
                 "answering": list(placed),
                 "lacking": lacking.get(number, 0),
-                "replicas": [_replica(index, r) for r in index.observed.of_shard(number)],
+                "replicas": _replicas(index, number),
             }
             for number, placed in enumerate(index.observed.table.shards)
         ],
@@ -67,6 +70,16 @@ def _node(control: Control, index: Index, node: Node, now: float) -> dict[str, A
         "is_drained": node.name in index.state.orders.drained,
         "reason": control.unusable.get(node.name),
     }
+
+
+def _replicas(index: Index, shard: int) -> list[dict[str, Any]]:
+    replicas = index.observed.of_shard(shard)
+    said = [index.said.get((shard, it.node)) for it in replicas]
+    found = standings([it if isinstance(it, ShardStatus) else None for it in said])
+    return [
+        _replica(index, replica) | asdict(standing)
+        for replica, standing in zip(replicas, found, strict=True)
+    ]
 
 
 def _replica(index: Index, replica: Replica) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from bitsift.router.shards.background import let_end
 from bitsift.router.shards.breaker import Breaker
 from bitsift.router.shards.latencies import Latencies
 from bitsift.router.shards.link import ReplicaLink
+from bitsift.router.shards.standing import Digest, Standing
 from bitsift.shard_worker.types import ShardStatus
 
 SILENCE_MIN_S = 0.5
@@ -44,6 +45,7 @@ class ReplicaStatus:
 
     ``breaker`` is closed, open or half-open. ``outstanding`` calls are in flight. ``hedges`` and
     ``retries`` are calls sent here second: before another replica answered, or after it failed.
+    ``lag_ms`` and ``digest`` compare it with the others (standing.py).
     """
 
     node: str
@@ -56,6 +58,8 @@ class ReplicaStatus:
     hedges: int
     retries: int
     pid: int
+    lag_ms: int | None
+    digest: Digest | None
 
 
 class Replica:
@@ -217,7 +221,7 @@ class Replica:
         """The status of its shard. Raises as ``call`` does."""
         return await self.breaker.call(self.link.status, timeout_s)
 
-    def facts(self, status: ShardStatus) -> ReplicaStatus:
+    def facts(self, status: ShardStatus, standing: Standing) -> ReplicaStatus:
         """Its entry in /v1/cluster, given the ``status`` of its shard."""
         return ReplicaStatus(
             node=self.node or status.node,
@@ -230,6 +234,8 @@ class Replica:
             hedges=self.hedges,
             retries=self.retries,
             pid=status.pid,
+            lag_ms=standing.lag_ms,
+            digest=standing.digest,
         )
 
 

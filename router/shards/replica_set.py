@@ -26,6 +26,7 @@ from bitsift.router.shards.newest import Readers, read_newest
 from bitsift.router.shards.race import Attempt, Race, better_of_two
 from bitsift.router.shards.replica import Ask, Latest, Replica, ReplicaStatus
 from bitsift.router.shards.replica_writes import ReplicaWrites
+from bitsift.router.shards.standing import standings
 from bitsift.shard_worker.maintenance.backup import ShardCopy
 from bitsift.shard_worker.operations import Operation, Outcome
 from bitsift.shard_worker.types import Candidates, Document, Found, Query, Read, ShardStatus
@@ -304,8 +305,8 @@ class ReplicaSet:
         ]
         nobody = ShardStatus(self._shard, "UNREACHABLE", "it has no replica at the moment")
         best = min(statuses, key=lambda status: _STATES.index(status.state), default=nobody)
-        facts = [it.facts(said) for it, said in zip(replicas, statuses, strict=True)]
-        return ShardState(best, tuple(facts))
+        compared = zip(replicas, statuses, standings(statuses), strict=True)
+        return ShardState(best, tuple(it.facts(said, standing) for it, said, standing in compared))
 
     def _unreachable(self, error: BaseException, timeout_s: float) -> ShardStatus:
         said = f"shard {self._shard} failed unexpectedly: {reason(error)}"

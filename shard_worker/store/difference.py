@@ -39,6 +39,24 @@ def inventory_of(store: Store) -> Inventory:
     )
 
 
+def digest_of(store: Store) -> str:
+    """Of all documents and their versions: the same on replicas that hold the same. Not of
+    deletions, which each replica forgets in its own time.
+
+    True only if nothing was written meanwhile. Raises Corrupt.
+    """
+    rows = store.rows
+    alive = np.ones(rows, dtype=np.bool_)
+    alive[store.dead()] = False
+    keys, held = store.ids.keys_and_rows()
+    known = held < rows
+    keys, held = keys[known], held[known]
+    keys, held = keys[alive[held]], held[alive[held]]
+    versions = np.maximum(store.row_versions(0, rows), np.uint64(FIRST_VERSION))[held]
+    documents = Inventory(keys, versions, np.zeros(len(keys), np.bool_))
+    return f"{int(documents.digests(0)[0]):016x}"
+
+
 def changes_of(store: Store, keys: NDArray[np.uint64]) -> list[Operation]:
     """What makes the documents whose ids have the hashes ``keys`` (n,), and their deletions.
 

@@ -34,6 +34,12 @@ def test_a_cluster_of_three_nodes_from_up_to_down(cluster: Cluster, nodes: RayNo
         for number in range(len(cluster.queries)):
             cluster.ask(url, number)
 
+    cluster.until(
+        lambda status: (
+            {(r["lag_ms"], r["digest"]) for s in status["shards"] for r in s["replicas"]}
+            == {(0, "equal")}
+        )
+    )
     with Load.on(cluster, routers["a"]):
         nodes.signal("c", signal.SIGKILL)
         status = cluster.until(

@@ -18,6 +18,7 @@ from bitsift.cluster.sources.synthetic import SyntheticSpec
 from bitsift.errors import Corrupt, InvalidRequest, NotFound, Unavailable
 from bitsift.shard_worker.layout import MANIFEST_FILE, FolderLock, read_json, shard_folder
 from bitsift.shard_worker.operations import Delete
+from bitsift.shard_worker.replica_state import ReplicaState
 from bitsift.shard_worker.shard import Shard
 from bitsift.shard_worker.store.counters import Past
 from tests.shard_worker.small_shard import CALIBRATION, IDENTITY, batch
@@ -103,7 +104,7 @@ def test_an_empty_replica_is_made_once_and_all_of_an_index_is_removed(
     (store.index(OTHER) / "shard-00000").mkdir(parents=True)  # one that was interrupted
     store.create(OTHER, identity, Past(7, 5))
     with closing(Shard(store.replica(OTHER, 0), manifest.calibration, identity)) as shard:
-        assert shard.past() == Past(7, 5)
+        assert ReplicaState(shard).past() == Past(7, 5)
         written(shard, Delete(["a"]))
         with pytest.raises(Unavailable, match="is open in another process"):
             store.remove(OTHER)

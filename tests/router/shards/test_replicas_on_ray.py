@@ -28,7 +28,7 @@ from bitsift.shard_worker.operations import Delete
 from bitsift.shard_worker.types import ShardIdentity, ShardSettings
 from bitsift.shard_worker.wire.write import pack_writes
 from bitsift.write_token import WriteToken, index_mark, read_token
-from tests.commands import COMMAND
+from tests.commands import COMMAND, wait_until
 from tests.fakes import UUID, make_description
 from tests.replicas import copy_replicas
 
@@ -63,7 +63,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
                 node = f"node-{copy}"
                 actor = _start(
                     ShardActor, f"{UUID}/shard-{number:05d}/{node}", path, calibration.to_json(),
-                    identity, ShardSettings(),
+                    identity, ShardSettings(), 0,
                 )  # fmt: skip
                 addresses.append(ReplicaAddress(node, actor))
             shards.append(tuple(addresses))
@@ -183,6 +183,17 @@ def test_the_command_line_shows_the_replicas(running: Running) -> None:
         for shard in range(SHARDS)
         for copy in range(REPLICAS)
     ], said
+
+
+def test_the_gateway_compares_the_replicas(running: Running) -> None:
+    """Digests are made by the maintenance, so this takes some seconds."""
+
+    async def standings() -> set[tuple[int, str]]:
+        async with httpx.AsyncClient(base_url=running.url, timeout=60, trust_env=False) as client:
+            found = [await replicas_of(client, shard) for shard in range(SHARDS)]
+        return {(it["lag_ms"], it["digest"]) for of_shard in found for it in of_shard}
+
+    assert wait_until(lambda: asyncio.run(standings()) == {(0, "equal")}, 60)
 
 
 async def write(client: httpx.AsyncClient, number: int) -> set[str]:
