@@ -57,14 +57,27 @@ class HybridClock:
 
         Raises Unavailable where it lies more than ``DRIFT_MAX_S`` ahead of the wall clock.
         """
-        ahead_s = (milliseconds_of(version) - self._wall_ms()) / 1e3
-        if ahead_s > DRIFT_MAX_S:
+        if self.is_too_far(version):
             raise Unavailable(
-                f"a version lies {ahead_s:,.0f} s ahead of this machine's clock, at most "
-                f"{DRIFT_MAX_S:.0f} s are taken; set the clocks of both machines"
+                f"a version lies {self._ahead_s(version):,.0f} s ahead of this machine's clock, at "
+                f"most {DRIFT_MAX_S:.0f} s are taken; set the clocks of both machines"
             )
         with self._lock:
             self._newest = max(self._newest, version)
+
+    def is_too_far(self, version: int) -> bool:
+        """Whether it lies so far ahead of the wall clock that other machines refuse it, too."""
+        return self._ahead_s(version) > DRIFT_MAX_S
+
+    def start_over(self) -> None:
+        """Give versions by the wall clock again, which was ahead and was set right: nobody has
+        taken those that it gave meanwhile.
+        """
+        with self._lock:
+            self._newest = NO_VERSION
+
+    def _ahead_s(self, version: int) -> float:
+        return (milliseconds_of(version) - self._wall_ms()) / 1e3
 
     def _wall_ms(self) -> int:
         return int(self._wall_s() * 1e3)

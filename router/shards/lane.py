@@ -114,7 +114,9 @@ class Lane:
             self.size_bytes -= sending.size_bytes
 
     def close(self) -> None:
-        """Send nothing more."""
+        """Send nothing more. What is on its way may be done all the same."""
+        for sending in self._in_flight:
+            sending.learn(self.replica, ShardUnavailable(f"{self.replica.name} is sent no more"))
         if self._task is not None:
             self._task.cancel()
         self.waiting.clear()

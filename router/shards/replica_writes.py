@@ -89,7 +89,8 @@ class ReplicaWrites:
         """How many replicas have to be asked, so that one has all that was acknowledged.
 
         Some of it under a table that had more of them, which have left since: so no fewer than half
-        of those that were ordered.
+        of those that were ordered. Some of it under a newer one: so many that one of them refuses
+        this (cluster/fleet/membership.py) unless two are ordered.
         """
         if self._acks is WriteAcks.ALL:
             return 1
@@ -325,8 +326,19 @@ class ReplicaWrites:
         Fenced, not done.
         """
         async with self._leading:
+            if self._clock.is_too_far(self._clock.newest):
+                self._start_over()
             if not self._leads:
                 await self._seal()
+
+    def _start_over(self) -> None:
+        """This machine's clock was far ahead, and was set right. Drop what no replica takes."""
+        for lane in self._lanes.values():
+            for sending in list(lane.waiting):
+                if self._clock.is_too_far(sending.operation.version):
+                    lane.remove(sending)
+        self._clock.start_over()
+        self._leads = False
 
     async def _seal(self) -> None:
         sealed = list[Replica]()

@@ -87,6 +87,18 @@ def test_a_version_from_too_far_ahead_is_refused_and_forgotten() -> None:
     assert clock.tick() == before + 1
 
 
+def test_a_clock_that_was_set_right_starts_over() -> None:
+    wall = Wall(NOW_S + 3_600)
+    clock = HybridClock(wall_s=wall)
+    ahead = clock.tick()
+    assert not clock.is_too_far(ahead)
+    wall.now_s = NOW_S
+    assert clock.is_too_far(ahead)
+    assert clock.tick() > ahead
+    clock.start_over()
+    assert milliseconds_of(clock.tick()) == NOW_S * 1e3
+
+
 def test_threads_never_get_one_version_twice() -> None:
     clock, given = HybridClock(wall_s=Wall()), list[int]()
     threads = [

@@ -9,7 +9,9 @@ from typing import Any
 from unittest import mock
 
 from bitsift.errors import BitsiftError
+from bitsift.results import Coverage
 from bitsift.router.shards import replica_writes
+from bitsift.router.shards.fanout import FanOut
 from bitsift.router.shards.lane import Lane, Sending
 from bitsift.router.shards.replica_writes import ReplicaWrites
 from bitsift.shard_worker.clock import HybridClock
@@ -17,7 +19,8 @@ from bitsift.shard_worker.fencing import TableFence
 from bitsift.shard_worker.store import admission
 from bitsift.write_status import WriteStatus
 from tests.simulation import controller
-from tests.simulation.replica import Rows, SimulatedReplica
+from tests.simulation.replica import SimulatedReplica
+from tests.simulation.rows import Rows
 
 Bug = Callable[[], contextlib.AbstractContextManager[Any]]
 
@@ -116,6 +119,50 @@ def stale_read() -> Any:
     return mock.patch.object(ReplicaWrites, "read_from", property(lambda _: 1))
 
 
+def forgotten_unsaid() -> Any:
+    """A compaction forgets deletions, and does not say up to which."""
+    forget = Rows.without_deletions
+
+    def silently(self: Rows, before_s: float) -> Rows:
+        return Rows(forget(self, before_s), self.forgotten)
+
+    return mock.patch.object(Rows, "without_deletions", silently)
+
+
+def shard_missing_untold() -> Any:
+    """Nothing was found, and the answer says that all was searched."""
+    search = FanOut.search
+
+    async def whole(self: FanOut, query: Any) -> Any:
+        found, coverage = await search(self, query)
+        return found, Coverage(coverage.shards, coverage.shards)
+
+    return mock.patch.object(FanOut, "search", whole)
+
+
+def left_table_not_done() -> Any:
+    """What was on its way to a replica that leaves the table is taken for not done. It was so."""
+    close = Lane.close
+
+    def forget(self: Lane) -> None:
+        self._in_flight = ()
+        close(self)
+
+    return mock.patch.object(Lane, "close", forget)
+
+
+def old_table_read() -> Any:
+    """With more replicas than were ordered, those of an old table that are not sealed suffice. It
+    was so.
+    """
+
+    def read_from(self: ReplicaWrites) -> int:
+        placed = len(self._replicas)
+        return max(1, placed - self.needed + 1, min(placed, (self._wanted + 1) // 2))
+
+    return mock.patch.object(ReplicaWrites, "read_from", property(read_from))
+
+
 BUGS: tuple[Bug, ...] = (
     no_majority,
     tombstones_dropped,
@@ -127,4 +174,8 @@ BUGS: tuple[Bug, ...] = (
     duplicate_applied,
     epoch_ignored,
     stale_read,
+    forgotten_unsaid,
+    shard_missing_untold,
+    left_table_not_done,
+    old_table_read,
 )

@@ -11,18 +11,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bitsift.cluster.fleet.membership import is_ended
-from bitsift.errors import BitsiftError, Fenced
+from bitsift.errors import BitsiftError, Fenced, FormatMismatch
 from bitsift.router.shards.convergence import converge
 from bitsift.router.shards.replica import Replica
-from tests.simulation.network import Process, SimulatedLink
+from tests.simulation.loop import pause
+from tests.simulation.network import ASK_S, Process, SimulatedLink
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
 STEP_S = 0.5
-ASK_S = 1.5
 HOLD_S = 12.0
 WANTED = 3
+Table = tuple[int, tuple[str, ...]]
+"""An epoch, and the members then."""
 
 
 @dataclass(slots=True)
@@ -31,11 +33,14 @@ class Decided:
 
     members: tuple[str, ...]
     epoch: int = 1
-    table: tuple[int, tuple[str, ...]] = (1, ())
-    """What routers and the writer are given: an epoch, and the members then."""
+    table: Table = (1, ())
+    """What routers and the writer are given."""
     is_placed: bool = True
     """Whether no replica may be sealed with a later epoch than that of the table."""
     drained: set[str] = field(default_factory=set)
+    """Nodes that shall have no replica."""
+    extra: int = 0
+    """Replicas that an operator ordered besides the wanted ones."""
 
     def __post_init__(self) -> None:
         self.table = self.epoch, self.members
@@ -62,44 +67,36 @@ class Controller(Process):
                     return  # another one is in charge
             except (BitsiftError, TimeoutError):
                 pass
-            await asyncio.sleep(STEP_S)
+            await pause(STEP_S)
 
     async def step(self) -> None:
         await self.goes_on()
-        writer = self._world.writer
-        if not writer.is_alive or not await self._reaches(writer.name):
+        if not await self._place():
             await self._replace_writer()
             return
-        await self._place()
         answering = await self._answering()
-        behind = set(writer.shard.writes.behind)
-        members = self.decided.members
+        behind = set(self._world.writer.shard.writes.behind)
+        members, drained = self.decided.members, self.decided.drained
+        wanted_count = WANTED + self.decided.extra
         stay = [node for node in members if node in answering and node not in behind]
-        wanted = [node for node in stay if node not in self.decided.drained]
-        if len(wanted) >= WANTED:
-            stay = wanted[:WANTED]
+        wanted = [node for node in stay if node not in drained]
+        if len(wanted) >= wanted_count:
+            stay = wanted[:wanted_count]
         if stay and tuple(stay) != members:
             await self._change(stay, answering)
         elif not self.decided.is_placed:  # sealed with an epoch that the writer does not have
             await self._change(members, answering)
-        elif len(wanted) < WANTED:
-            free = [n for n in answering if n not in members and n not in self.decided.drained]
+        elif len(wanted) < wanted_count:
+            free = [node for node in answering if node not in members and node not in drained]
             if free and stay:
                 await self._join(self._world.random.choice(free), answering)
 
-    async def _reaches(self, gateway: str) -> bool:
-        try:
-            async with asyncio.timeout(ASK_S):
-                await self._world.network.carry(self.name, gateway)
-                await self._world.network.carry(gateway, self.name)
-        except (BitsiftError, TimeoutError):
-            return False
-        return True
+    async def _reaches(self, name: str) -> bool:
+        return bool(await self._world.network.reached(self.name, [name]))
 
     async def _answering(self) -> list[str]:
-        asks = [asyncio.wait_for(it.link.newest_version(), ASK_S) for it in self.links.values()]
-        found = await asyncio.gather(*asks, return_exceptions=True)
-        return [n for n, said in zip(self.links, found, strict=True) if isinstance(said, int)]
+        found = await self._world.network.reached(self.name, [*self.links])
+        return [name for name in found if self._world.nodes[name].is_up]
 
     async def _change(self, members: Sequence[str], answering: Sequence[str]) -> None:
         """Seal enough of the old table, bring newcomers up to date, then give it to all."""
@@ -114,7 +111,9 @@ class Controller(Process):
         if not is_ended(before, sealed, WANTED):
             return
         if new := [node for node in members if node not in before and node in sealed]:
-            await self._catch_up([node for node in before if node in sealed], new, epoch)
+            if not (sources := [node for node in before if node in sealed]):
+                return
+            await self._catch_up(sources, new, epoch)
         await self.goes_on()
         if epoch == self.decided.epoch:
             self.decided.members = tuple(node for node in members if node in (*before, *new))
@@ -148,7 +147,17 @@ class Controller(Process):
                 writer.gate.release()
 
     async def _catch_up(self, members: Sequence[str], new: Sequence[str], epoch: int) -> None:
-        await converge([self.links[node] for node in (*members, *new)], epoch)
+        """One that was away for so long that others have forgotten deletions is copied whole."""
+        try:
+            await converge([self.links[node] for node in (*members, *new)], epoch)
+        except FormatMismatch:
+            nodes = self._world.nodes
+            for node in new:
+                await self.goes_on()
+                if node in await self._answering():
+                    nodes[node].be_copied_from(nodes[members[0]])
+                    self._world.copied += 1
+            await converge([self.links[node] for node in (*members, *new)], epoch)
 
     async def _replace_writer(self) -> None:
         for gateway in self._world.gateways:
@@ -160,15 +169,22 @@ class Controller(Process):
                 await self._place()
                 return
 
-    async def _place(self) -> None:
-        """Give the table to the routers that can be reached, then to the writer."""
+    async def _place(self) -> bool:
+        """Give the table to the routers that can be reached, then to the writer; returns whether
+        that was reached.
+        """
         await self.goes_on()
-        table = self.decided.table
-        for name, router in self._world.routers.items():
-            if await self._reaches(name):
-                router.writer = self._world.writer
+        world, table = self._world, self.decided.table
+        for name, router in world.routers.items():
+            is_new = router.epoch < table[0] or router.writer is not world.writer
+            if is_new and await self._reaches(name):
+                await self.goes_on()
+                router.writer = world.writer
                 router.place(*table)
-        if await self._reaches(self._world.writer.name):
-            await self.goes_on()
-            self._world.writer.place(*table)
-            self._world.begin(self._world.writer.shard.writes.take_over())
+        writer = world.writer
+        if not writer.is_alive or not await self._reaches(writer.name):
+            return False
+        await self.goes_on()
+        writer.place(*table)
+        world.begin(writer.shard.writes.take_over())
+        return True

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 UNKNOWN_END = math.inf
 """A write of unknown outcome may be done at any time after it began."""
@@ -31,34 +33,58 @@ class Read:
     end: float
 
 
-@dataclass(slots=True)
 class History:
     """All of a run. Times are of one clock, that of the simulation."""
 
-    writes: list[Write] = field(default_factory=list)
-    reads: list[Read] = field(default_factory=list)
+    def __init__(self, writes: Iterable[Write] = ()) -> None:
+        self._writes: defaultdict[str, list[Write]] = defaultdict(list)
+        for write in writes:
+            self.add(write)
+
+    def add(self, write: Write) -> None:
+        self._writes[write.key].append(write)
+
+    @property
+    def keys(self) -> list[str]:
+        return sorted(self._writes)
+
+    def __iter__(self) -> Iterable[Write]:
+        return (write for key in self.keys for write in self._writes[key])
+
+    def allowed(self, key: str, start: float, end: float) -> set[str | None]:
+        """What a read of ``key`` from ``start`` to ``end`` may have found.
+
+        What a write left that began before the read ended, and after which none was begun *and*
+        acknowledged when the read began. Before all writes there is no document.
+        """
+        found, newest_start = set[str | None](), self._newest_start(key, start)
+        if newest_start == -math.inf:
+            found.add(None)
+        for write in self._writes[key]:
+            if write.end >= newest_start and write.start <= end and not write.is_not_done:
+                found.add(write.text)
+        return found
+
+    def _newest_start(self, key: str, before: float) -> float:
+        """When the last write began that was acknowledged ``before``."""
+        acknowledged = (it for it in self._writes[key] if it.is_acknowledged and it.end < before)
+        return max((it.start for it in acknowledged), default=-math.inf)
 
     def broken_by(self, read: Read) -> str | None:
-        """Why ``read`` cannot have been: by what was acknowledged before it began.
-
-        What it says must be of a write that began before it ended, and after which none was begun
-        *and* acknowledged, when the read began. Before all writes there is no document.
-        """
-        its = [write for write in self.writes if write.key == read.key]
-        nothing = Write(read.key, None, -math.inf, -math.inf, is_acknowledged=True)
-        for write in (*its, nothing):
-            if write.text != read.text or write.is_not_done or write.start > read.end:
-                continue
-            if not any(_follows(later, write, read) for later in its):
-                return None
-        acknowledged = [w for w in its if w.is_acknowledged and w.end < read.start]
-        last = max(acknowledged, key=lambda write: write.end, default=nothing)
+        """Why ``read`` cannot have been: by what was acknowledged before it began."""
+        if read.text in self.allowed(read.key, read.start, read.end):
+            return None
+        before = [it for it in self._writes[read.key] if it.is_acknowledged and it.end < read.start]
+        last = max(before, key=lambda write: write.end, default=None)
+        told = "anything" if last is None else repr(last.text)
+        at_s = 0.0 if last is None else last.end
         return (
-            f"{read.key!r} read as {read.text!r} at {read.start:.3f}, after {last.text!r} was "
-            f"acknowledged at {last.end:.3f}"
+            f"{read.key!r} read as {read.text!r} at {read.start:.3f}, after {told} was "
+            f"acknowledged at {at_s:.3f}"
         )
 
-
-def _follows(later: Write, write: Write, read: Read) -> bool:
-    """Whether ``later`` began when ``write`` was done, and was acknowledged before ``read``."""
-    return later.is_acknowledged and write.end < later.start and later.end < read.start
+    def is_invented(self, key: str, text: str, now: float) -> bool:
+        """Whether no write can have left it, however old an answer may be."""
+        return not any(
+            it.text == text and it.start <= now and not it.is_not_done for it in self._writes[key]
+        )

@@ -5,87 +5,34 @@ over a store that is a dictionary, which loses what it has not synced.
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from random import Random
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bitsift.errors import BitsiftError, NotFound, ShardUnavailable, StorageFull
 from bitsift.shard_worker.clock import NO_VERSION, HybridClock
 from bitsift.shard_worker.fencing import TableFence
 from bitsift.shard_worker.inventory import Entries, Inventory, ReplicaFacts, facts_of
-from bitsift.shard_worker.operations import Delete, Documents, Operation, Outcome, Upsert
+from bitsift.shard_worker.operations import Delete, Documents, Operation, Outcome
 from bitsift.shard_worker.store.admission import Stored, admit
-from bitsift.shard_worker.store.packing import id_keys
-from bitsift.shard_worker.store.tombstones import Tombstone
-from bitsift.shard_worker.types import LIVE_POSITION, Document
+from bitsift.shard_worker.types import (
+    LIVE_POSITION,
+    Candidates,
+    Document,
+    Origin,
+    Query,
+    ShardStatus,
+)
+from tests.simulation.loop import pause
+from tests.simulation.rows import Held, Rows, codes, key_of
 
-WIDTH = 8
-_CODES = np.zeros((1, WIDTH), dtype=np.int8)
-
-
-def upsert(key: str, text: str, version: int = NO_VERSION) -> Upsert:
-    """One document."""
-    return Upsert([key], [""], [text], [""], [LIVE_POSITION], _CODES, version=version)
-
-
-@functools.cache
-def key_of(document_id: str) -> int:
-    return int(id_keys([document_id])[0])
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """The last row of an id, living or dead: then ``version`` is that of the deletion."""
-
-    row: int
-    text: str
-    version: int
-    is_alive: bool
-
-
-class Rows(dict[str, Held]):
-    """What admission asks a store: reader, lookup, versions and deletions in one."""
-
-    width = WIDTH
-
-    def of_row(self, row: int) -> tuple[str, Held]:
-        return next(item for item in self.items() if item[1].row == row)
-
-    def holds(self, txn: Any, keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        known = set(map(key_of, self))
-        return np.fromiter((key in known for key in keys.tolist()), np.bool_, len(keys))
-
-    def newest_row_of(self, txn: Any, lookup: Any, document_id: str, key: Any) -> int | None:
-        held = self.get(document_id)
-        return None if held is None else held.row
-
-    def is_dead(self, txn: Any, row: int) -> bool:
-        return not self.of_row(row)[1].is_alive
-
-    def content(self, txn: Any, row: int) -> tuple[str, str, str, str, int]:
-        document_id, held = self.of_row(row)
-        return document_id, "", held.text, "", LIVE_POSITION
-
-    def record(self, txn: Any, row: int) -> bytes:
-        return bytes(WIDTH)
-
-    def intact(self, first: int, records: Sequence[bytes]) -> list[bool]:
-        return [True] * len(records)
-
-    def have_tombstones(self, txn: Any, keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        return np.zeros(len(keys), dtype=np.bool_)
-
-    def of(self, txn: Any, row_or_id: Any, key: Any = None, last: Any = None) -> Any:
-        """``Versions.of`` of a row, ``Deletions.of`` of an id."""
-        if isinstance(row_or_id, int):
-            return self.of_row(row_or_id)[1].version
-        held = self.get(row_or_id)
-        return None if held is None else Tombstone(row_or_id, held.version, 0)
+GRACE_S = 12.0
+"""How long compactions remember a deletion at least: longer than any message is on its way."""
+COMPACTED_S = 2.0, 10.0
+"""Between two compactions."""
+SYNC_S = 0.0005, 0.02
 
 
 class SimulatedReplica:
@@ -100,14 +47,13 @@ class SimulatedReplica:
         self._random = random
         self._wall_s = wall_s
         self._kept_epoch = 0
-        self._synced = Rows()
+        self.synced = Rows()
         self._rows_given = 0
         self._start()
 
     def _start(self) -> None:
-        self.rows = Rows(self._synced)
-        newest = max((held.version for held in self.rows.values()), default=NO_VERSION)
-        self._clock = HybridClock(newest, self._wall_s)
+        self.rows = self.synced.copied()
+        self._clock = HybridClock(self.rows.newest, self._wall_s)
         self._fence = TableFence(self._kept_epoch, self._keep)
         self._writing = asyncio.Lock()
 
@@ -119,14 +65,33 @@ class SimulatedReplica:
         self.is_up = False
         self.life += 1
         if self._random.random() < 0.3:
-            self._synced = Rows(self.rows)
+            self.synced = self.rows.copied()
 
     def start(self) -> None:
         if not self.is_up:
             self.is_up = True
             self._start()
 
-    # --- what a link asks ------------------------------------------------------------------
+    async def compact_now_and_then(self, may_forget: Callable[[], bool]) -> None:
+        """What was deleted long ago is forgotten: a week ago, while a replica in the table that
+        lacks something is seconds behind. So it ``may_forget`` while none there lacks anything.
+        """
+        while True:
+            await pause(self._random.uniform(*COMPACTED_S))
+            life = self.life
+            async with self._writing:
+                if life == self.life and self.is_up and may_forget():
+                    since_s = asyncio.get_running_loop().time() - GRACE_S
+                    self.rows = self.rows.without_deletions(since_s)
+                    await self.sync(self.rows.copied())
+
+    def be_copied_from(self, other: SimulatedReplica) -> None:
+        """Whole: what it had before is gone."""
+        self.synced = other.synced.copied()
+        self.life += 1
+        self._start()
+
+    # --- writes ----------------------------------------------------------------------------
 
     async def write(self, operations: Sequence[Operation], epoch: int = 0) -> Sequence[Outcome]:
         self._fence.admit(epoch)
@@ -135,8 +100,7 @@ class SimulatedReplica:
             if life != self.life:
                 raise ShardUnavailable(f"{self.node} ended before it began")
             outcomes = [self._do(operation) for operation in operations]
-            rows = Rows(self.rows)
-            await self.sync(rows)
+            await self.sync(self.rows.copied())
             if life != self.life:
                 raise ShardUnavailable(f"{self.node} ended before it answered")
             return outcomes
@@ -144,9 +108,9 @@ class SimulatedReplica:
     async def sync(self, rows: Rows) -> None:
         """``rows`` are on the disk when this returns, unless the process ends before."""
         life = self.life
-        await asyncio.sleep(self._random.uniform(0.0005, 0.02))
+        await pause(self._random.uniform(*SYNC_S))
         if life == self.life:
-            self._synced = rows
+            self.synced = rows
 
     def _do(self, operation: Operation) -> Outcome:
         if self.is_full and isinstance(operation, Documents):
@@ -164,20 +128,25 @@ class SimulatedReplica:
             self.delete([self.rows.of_row(row)[0] for row in found.dead.tolist()], version)
         if isinstance(operation, Documents):
             for at in found.stored.tolist():
-                self._put(operation.ids[at], operation.texts[at], version, is_alive=True)
+                self._put(operation.ids[at], operation.texts[at], version, operation.positions[at])
         return found.statuses
 
     def delete(self, ids: Sequence[str], version: int) -> None:
         """Remember that they are deleted."""
         for document_id in ids:
-            self._put(document_id, "", version, is_alive=False)
+            self._put(document_id, "", version, LIVE_POSITION, is_alive=False)
 
-    def _put(self, document_id: str, text: str, version: int, *, is_alive: bool) -> None:
+    def _put(
+        self, document_id: str, text: str, version: int, position: int, *, is_alive: bool = True
+    ) -> None:
         self._rows_given += 1
-        self.rows[document_id] = Held(self._rows_given, text, version, is_alive)
+        at_s = asyncio.get_running_loop().time()
+        self.rows[document_id] = Held(self._rows_given, text, version, is_alive, position, at_s)
 
     async def foresee(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         return [[] for _ in operations]
+
+    # --- what coordinators and controllers ask -----------------------------------------------
 
     async def newest_version(self) -> int:
         return self._clock.newest
@@ -187,24 +156,12 @@ class SimulatedReplica:
         async with self._writing:  # those that were admitted before have ended
             return self._clock.newest
 
-    async def version(self, document_id: str, epoch: int) -> int:
-        self._fence.check(epoch)
-        held = self.rows.get(document_id)
-        return NO_VERSION if held is None else held.version
-
-    async def document(self, document_id: str) -> Document:
-        held = self.rows.get(document_id)
-        if held is None or not held.is_alive:
-            raise NotFound(document_id)
-        return Document(document_id, "", held.text, {}, LIVE_POSITION, 0)
+    async def seal_new(self, epoch: int) -> int:
+        """As a controller seals."""
+        return await self.seal(epoch, is_new=True)
 
     def inventory(self) -> Inventory:
-        held = list(self.rows.values())
-        return Inventory.of(
-            np.array([key_of(name) for name in self.rows], dtype=np.uint64),
-            np.array([one.version for one in held], dtype=np.uint64),
-            np.array([not one.is_alive for one in held], dtype=np.bool_),
-        )
+        return self.rows.inventory()
 
     async def facts(self) -> ReplicaFacts:
         return facts_of(self.inventory(), self._clock.newest)
@@ -216,17 +173,47 @@ class SimulatedReplica:
         chosen = np.frombuffer(ranges, np.int64)
         return Entries.of(self.inventory().since(since).within(bits, chosen))
 
+    async def mend(self, operations: Sequence[Operation], epoch: int) -> Sequence[Outcome]:
+        return await self.write(operations, epoch)
+
     async def mended(self) -> None:
         """Nobody asks what was applied."""
 
     async def changes(self, keys: bytes) -> Sequence[Operation]:
-        asked = set(np.frombuffer(keys, np.uint64).tolist())
-        return [
-            upsert(name, held.text, held.version) if held.is_alive else Delete([name], held.version)
-            for name, held in self.rows.items()
-            if key_of(name) in asked
-        ]
+        return self.rows.operations(np.frombuffer(keys, np.uint64).tolist())
 
-    async def seal_new(self, epoch: int) -> int:
-        """As a controller seals."""
-        return await self.seal(epoch, is_new=True)
+    # --- reads -----------------------------------------------------------------------------
+
+    async def version(self, document_id: str, epoch: int) -> int:
+        self._fence.check(epoch)
+        held = self.rows.get(document_id)
+        return NO_VERSION if held is None else held.version
+
+    async def document(self, document_id: str) -> Document:
+        held = self.rows.get(document_id)
+        if held is None or not held.is_alive:
+            raise NotFound(document_id)
+        return _document(document_id, held)
+
+    async def search(
+        self, queries: Sequence[Query], timeout_s: float
+    ) -> Sequence[Candidates | BitsiftError]:
+        """To each query all living documents, equally well."""
+        return [self._found()] * len(queries)
+
+    def _found(self) -> Candidates:
+        living = {it.row: _document(name, it) for name, it in self.rows.items() if it.is_alive}
+        ints = np.ones(len(living), dtype=np.int32)
+        scores = ints.astype(np.float32)
+        rows = np.array([*living], dtype=np.int64)
+        origin = Origin(key_of(f"{self.node} {self.life}"), 0)
+        return Candidates(
+            0, origin, rows, ints, ints, scores, scores, codes(len(rows)), documents=living
+        )
+
+    async def status(self) -> ShardStatus:
+        return ShardStatus(0, "READY", version=self._clock.newest)
+
+
+def _document(document_id: str, held: Held) -> Document:
+    return Document(document_id, "", held.text, {}, LIVE_POSITION, 0)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bitsift.cluster.fleet.membership import ended, is_ended, joined
+from bitsift.router.shards.link import ReplicaLink
+from bitsift.router.shards.replica import Replica
+from bitsift.router.shards.replica_writes import ReplicaWrites
 from bitsift.write_acks import WriteAcks
 
+LINK = cast(ReplicaLink, None)
 NODES = st.sets(st.sampled_from("abcdefg"))
 
 
@@ -20,6 +26,23 @@ def test_what_is_left_of_an_ended_table_acknowledges_nothing(
         assert left < WriteAcks.MAJORITY.needed(len(members), wanted)
     else:
         assert left >= WriteAcks.MAJORITY.needed(len(members), wanted)
+
+
+@given(
+    placed=st.integers(1, 7),
+    sealed=NODES,
+    wanted=st.integers(3, 5),
+    acks=st.sampled_from([WriteAcks.MAJORITY, WriteAcks.ALL]),
+)
+def test_what_is_left_of_an_ended_table_reads_nothing_old(
+    placed: int, sealed: set[str], wanted: int, acks: WriteAcks
+) -> None:
+    """A router that is cut off with a part of an old table asks one that refuses it."""
+    members = "abcdefg"[:placed]
+    writes = ReplicaWrites(0, [Replica(0, node, LINK) for node in members], acks)
+    writes._wanted = wanted
+    if is_ended(members, sealed, wanted) and writes.needed <= placed:
+        assert writes.read_from > len(set(members) - sealed)
 
 
 def test_how_many_are_needed() -> None:

@@ -168,6 +168,32 @@ def test_a_write_that_begins_after_another_was_acknowledged_wins_whatever_the_cl
     run(scenario)
 
 
+def test_a_writer_whose_clock_was_far_ahead_writes_again_when_it_is_set_right(
+    shards: list[Shard], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its versions are refused meanwhile; one that may be on a replica is in nobody's way later."""
+    monkeypatch.setattr(replica_writes, "LAGGARD_S", 0.5)
+
+    async def scenario() -> None:
+        written, ahead_s = Written(shards, [0, 1, 2]), 0.0
+        written.shard.writes._clock = HybridClock(wall_s=lambda: time.time() + ahead_s)
+        await written.everywhere(upsert("one"))
+        ahead_s = 3_600.0
+        (found,) = await written.write(upsert("two"))
+        assert isinstance(found, BitsiftError)
+        assert found.outcome is RequestOutcome.NOT_DONE
+        assert "ahead of this machine's clock" in found.message
+        written.links[2].error = ShardUnavailable("nobody knows what it did")
+        (found,) = await written.write(upsert("three"))
+        assert isinstance(found, BitsiftError)
+        assert found.outcome is RequestOutcome.UNKNOWN
+        written.links[2].error, ahead_s = None, 0.0
+        assert await written.everywhere(upsert("four")) == [[WriteStatus.UPDATED]]
+        assert [written.held(node, ["a"]) for node in range(3)] == [["four"]] * 3
+
+    run(scenario)
+
+
 def test_a_write_is_tried_in_so_many_versions_at_most(shards: list[Shard]) -> None:
     class Overtaken(FaultyLink):
         async def write(self, operations: Sequence[Operation], epoch: int = 0) -> Sequence[Outcome]:
@@ -400,6 +426,29 @@ def test_a_new_coordinator_makes_the_replicas_equal_and_ends_the_earlier_one(
         earlier.links[2].running.set()
         earlier.place(6, [0, 1, 2])
         assert await earlier.write(upsert("six")) == [[WriteStatus.UPDATED]]
+
+    run(scenario)
+
+
+def test_what_was_on_its_way_to_a_replica_that_left_the_table_may_have_been_done(
+    shards: list[Shard],
+) -> None:
+    """Found by the simulation: the others had refused it, so it was said to be not done."""
+
+    async def scenario() -> None:
+        written = Written(shards, [0, 1, 2], epoch=2)
+        await written.everywhere(upsert("one"))
+        written.links[2].running.clear()
+        for link in written.links[:2]:
+            link.error = Fenced("a newer table is in force")
+        asked = [link.calls["write"] for link in written.links]
+        writing = asyncio.ensure_future(written.write(upsert("two")))
+        while [link.calls["write"] for link in written.links] != [one + 1 for one in asked]:
+            await asyncio.sleep(0.01)
+        written.place(4, [0, 1])
+        (found,) = await writing
+        assert isinstance(found, BitsiftError)
+        assert found.outcome is RequestOutcome.UNKNOWN
 
     run(scenario)
 

@@ -1,0 +1,80 @@
+"""A router and a writer of the simulation: the product's own, over links of the simulation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from bitsift.options import SearchOptions
+from bitsift.results import Coverage
+from bitsift.router.shards.fanout import FanOut
+from bitsift.router.shards.placed import PlacedShards
+from bitsift.router.shards.placement import ReplicaAddress, ReplicaTable
+from bitsift.router.shards.replica_set import ReplicaSet
+from bitsift.router.write.gate import WriteGate
+from bitsift.router.write.shard_writes import ShardWrites
+from bitsift.shard_worker.clock import HybridClock
+from bitsift.shard_worker.deadline import Deadline
+from bitsift.shard_worker.operations import Operation, Outcome
+from bitsift.shard_worker.types import Candidates, Query
+from tests.simulation.controller import WANTED, Table
+from tests.simulation.network import Network, Process, SimulatedLink
+from tests.simulation.replica import SimulatedReplica
+from tests.simulation.rows import WIDTH
+
+_QUERY = Query(SearchOptions(vector=np.ones(WIDTH, dtype=np.float32)))
+
+
+class Caller(Process):
+    """A router or a writer: the real shards of a table, over links."""
+
+    def __init__(
+        self,
+        name: str,
+        network: Network,
+        nodes: dict[str, SimulatedReplica],
+        wall_s: Callable[[], float],
+        table: Table,
+    ) -> None:
+        super().__init__(name)
+        self.placed = PlacedShards(
+            _table_of(*table),
+            lambda _, address: SimulatedLink(network, self, nodes[address.node]),  # type: ignore[arg-type, return-value]
+        )
+        self.shard: ReplicaSet = self.placed.links[0]
+        self.shard.writes._clock = HybridClock(wall_s=wall_s)
+        self.writes, self.gate = ShardWrites([self.shard]), WriteGate()
+        self.fan_out = FanOut([self.shard])
+        self.writer = self
+        """Through which a router writes."""
+        self.epoch = table[0]
+        """Of the table in use."""
+
+    def place(self, epoch: int, members: Sequence[str]) -> None:
+        """As ``WriterActor.place``."""
+        if epoch > self.epoch:
+            self.epoch = epoch
+            self.placed.place(_table_of(epoch, members))
+        if epoch == self.epoch:
+            self.gate.release()
+
+    async def hold(self, seconds: float) -> None:
+        """As ``WriterActor.hold``."""
+        await self.gate.hold(seconds)
+        await self.writes.flushed()
+
+    async def write(self, operation: Operation) -> Outcome:
+        async with self.gate.turn():
+            return (await self.writes.write({0: operation}))[0]
+
+    async def search(self, timeout_s: float) -> tuple[list[Candidates], Coverage]:
+        """For all documents."""
+        query = dataclasses.replace(_QUERY, deadline=Deadline.after(timeout_s))
+        return await self.fan_out.search(query)
+
+
+def _table_of(epoch: int, members: Sequence[str]) -> ReplicaTable:
+    addresses = tuple(ReplicaAddress(node, None) for node in members)
+    return ReplicaTable(epoch, (addresses,), replicas=WANTED)
