@@ -92,10 +92,7 @@ class ReplicaWrites:
         of those that were ordered. Some of it under a newer one: so many that one of them refuses
         this (cluster/fleet/membership.py) unless two are ordered.
         """
-        if self._acks is WriteAcks.ALL:
-            return 1
-        least = (self._wanted + 1) // 2
-        return max(1, len(self._replicas) - self.needed + 1, least, self.agreeing)
+        return max(1, len(self._replicas) - self.needed + 1, self._majority)
 
     @property
     def agreeing(self) -> int:
@@ -103,8 +100,13 @@ class ReplicaWrites:
         common, so that no later read finds an older one. Where one has to be asked, or all, it is
         enough that one has it.
         """
-        is_majority = self._acks is WriteAcks.MAJORITY and self._wanted > 2
-        return self._acks.needed(len(self._replicas), self._wanted) if is_majority else 1
+        return self._majority if self._acks is WriteAcks.MAJORITY else 1
+
+    @property
+    def _majority(self) -> int:
+        return (
+            WriteAcks.MAJORITY.needed(len(self._replicas), self._wanted) if self._wanted > 2 else 1
+        )
 
     @property
     def epoch(self) -> int:
