@@ -261,8 +261,11 @@ def test_lines_are_answered_by_lines_with_their_numbers(index: Index) -> None:
 def test_an_empty_call_is_answered_with_nothing(index: Index) -> None:
     assert index.upsert() == {
         "results": [], "created": 0, "updated": 0, "unchanged": 0, "rejected": 0, "failed": 0,
+        "token": None,
     }  # fmt: skip
-    assert index.delete() == {"results": [], "deleted": 0, "missing": 0, "failed": 0}
+    assert index.delete() == {
+        "results": [], "deleted": 0, "missing": 0, "failed": 0, "token": None,
+    }  # fmt: skip
 
 
 # --- what fails ----------------------------------------------------------------------------
