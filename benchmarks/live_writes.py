@@ -34,6 +34,7 @@ from bitsift.cluster.bench.disk import drop_from_cache
 from bitsift.cluster.bench.index import glosses, write_index
 from bitsift.cluster.bench.machine import write_result
 from bitsift.cluster.bench.serving import served
+from bitsift.cluster.bench.threads import in_thread
 from bitsift.cluster.bench.timing import interleaved, percentiles
 from bitsift.cluster.maintenance.opened import open_shard
 from bitsift.cluster.serving.ray_cluster import ray_cluster
@@ -198,19 +199,16 @@ def rewrites(folder: Path) -> dict[str, Any]:
             while not ending.wait(0.2):
                 shard.maintain()
 
-        thread = threading.Thread(target=keep_up)
-        thread.start()
-        for turn in range(20):
-            for first in range(0, spec.rows, 1_000):
-                part = vectors[(first + turn) % spec.rows :][:1_000]
-                part = part if len(part) == 1_000 else vectors[:1_000]
-                statuses(
-                    shard.write([documents(manifest.calibration, part, first, f"turn {turn}")])
-                )
-                files = [path for path in place.rglob("data.mdb") if path.exists()]
-                peak = max(peak, sum(path.stat().st_blocks * 512 for path in files))
-        ending.set()
-        thread.join()
+        with in_thread(keep_up, ending):
+            for turn in range(20):
+                for first in range(0, spec.rows, 1_000):
+                    part = vectors[(first + turn) % spec.rows :][:1_000]
+                    part = part if len(part) == 1_000 else vectors[:1_000]
+                    statuses(
+                        shard.write([documents(manifest.calibration, part, first, f"turn {turn}")])
+                    )
+                    files = [path for path in place.rglob("data.mdb") if path.exists()]
+                    peak = max(peak, sum(path.stat().st_blocks * 512 for path in files))
         shard.maintain()
         generation = shard.status().generation
         after = (store_folder(place) / "data.mdb").stat().st_blocks * 512

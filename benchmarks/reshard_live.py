@@ -21,6 +21,7 @@ from typing import Any
 import httpx
 import numpy as np
 
+from bitsift.cluster.bench.threads import in_thread
 from bitsift.cluster.sources.synthetic import SyntheticSpec, synthetic_block
 from tests.commands import COMMAND
 from tests.ray_nodes import RayNodes, ray_nodes
@@ -88,15 +89,8 @@ class Load:
 
     @contextlib.contextmanager
     def going_on(self) -> Iterator[None]:
-        threads = [threading.Thread(target=run) for run in (self._ask, self._write)]
-        for thread in threads:
-            thread.start()
-        try:
+        with in_thread(self._ask, self._ended), in_thread(self._write, self._ended):
             yield
-        finally:
-            self._ended.set()
-            for thread in threads:
-                thread.join(120)
 
     def figures(self) -> dict[str, Any]:
         return {
