@@ -37,6 +37,7 @@ _LINKED_PORT = re.compile(r"(tcp|udp|sctp)://.*")
 _IN_MANIFEST = "is fixed when `bitsift index` builds an index, and is stored in its manifest"
 _NO_SETTINGS = {
     **dict.fromkeys(("model", "dimension", "dim", "shards", "transform"), _IN_MANIFEST),
+    "write_acks": "is for replicas, and belongs in the spec of `bitsift cluster up`",
     "api_key": f"is a secret and does not belong in a file: set the variable {KEY_VARIABLE}",
 }
 

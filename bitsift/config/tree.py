@@ -99,7 +99,6 @@ Number = Annotated[int, BeforeValidator(_no_bool)]
 Decimal = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
 File = Annotated[Path, BeforeValidator(_home)]
 Backend = Literal["auto", "openvino", "torch"]
-Acks = Literal["one", "majority", "all"]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(_split), Field(max_length=TEXTS_MAX)]
 
 
@@ -131,11 +130,6 @@ class Serve(Section):
     query_cache: Annotated[Number, Field(ge=0, le=QUERY_CACHE_MAX)] = Field(
         default=4_096,
         description="Query vectors to cache, four bytes per dimension each; 0 disables the cache.",
-    )
-    write_acks: Acks = Field(
-        default="majority",
-        description="How many replicas of a shard must have a write on their disks before it is "
-        "acknowledged, in a cluster. The others get it, too.",
     )
 
 

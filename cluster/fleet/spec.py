@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
 from pydantic import model_validator as validator
@@ -38,6 +38,12 @@ COPY_RATE_MIN, COPY_RATE_MAX = 1 << 20, 1 << 40
 NODE = "{node}"
 """In ``placement.data``: the name of the node."""
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
+_FIXED = "is fixed when an index is built: build another one, in other data folders"
+_ELSEWHERE = {
+    "shards": "is changed by bitsift cluster reshard N, while the index answers",
+    **dict.fromkeys(("model", "dim", "dimension", "dimensions", "transform"), _FIXED),
+}
+"""What one may look for in a spec, and where it is."""
 _PATHS = (
     ("index", "folder"),
     ("index", "backup"),
@@ -113,12 +119,22 @@ class PlacementSpec(Section):
     ] = Field(default=100 << 20, description="The most bytes a second that a node copies.")
 
 
+class ServeSpec(Serve):
+    """How routers are reached, and what a cluster has beyond one machine."""
+
+    write_acks: Literal["one", "majority", "all"] = Field(
+        default="majority",
+        description="How many replicas of a shard must have a write on their disks before it is "
+        "acknowledged. The others get it, too.",
+    )
+
+
 class ClusterSpec(Section):
     """A whole spec."""
 
     index: IndexSource
     placement: PlacementSpec
-    serve: Serve = Serve()
+    serve: ServeSpec = ServeSpec()
     access: Access = Access()
     shards: Shards = Shards()
     model: Model = Model()
@@ -160,6 +176,9 @@ def _beside(file: Path, values: dict[str, Any]) -> dict[str, Any]:
 
 def _mistake(found: Any) -> str:
     key = ".".join(str(part) for part in found["loc"])
+    name = str(found["loc"][-1])
+    if found["type"] == "extra_forbidden" and name in _ELSEWHERE:
+        return f"{key} does not belong in a spec: it {_ELSEWHERE[name]}"
     if found["type"] == "extra_forbidden":
         return f"{key}: {no_such_key('key', key, _keys(), 'docs/cluster.md lists them all')}"
     if found["type"] == "missing":

@@ -210,6 +210,7 @@ def test_a_slip_of_the_pen_is_refused_with_the_nearest_name(
         ("dimension = 3", "fixed when `bitsift index` builds an index"),
         ("[client]\napi_key = 'hush'", "BITSIFT_API_KEY"),
         ("[access]\napi_key = 'hush'", "BITSIFT_API_KEY"),
+        ("[serve]\nwrite_acks = 'all'", "belongs in the spec of `bitsift cluster up`"),
         ("serve = 3", "write [serve]"),
         ("quite = 'other'", "`bitsift config` lists them all"),
     ],

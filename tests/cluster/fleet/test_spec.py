@@ -67,6 +67,9 @@ def test_a_url_and_an_absolute_path_stay_as_they_are(tmp_path: Path) -> None:
         ('copy_rate = "quick"', "placement.copy_rate"),
         ("[server]", "server: there is no such key; did you mean serve"),
         ("[index.peer]", "index.peer: there is no such key"),
+        ("shards = 4", r"placement.shards does not belong in a spec: .* cluster reshard N"),
+        ("dimension = 4", "placement.dimension does not belong .* fixed when an index is built"),
+        ('[serve]\nwrite_acks = "two"', "serve.write_acks: "),
     ],
 )
 def test_a_mistake_is_named_with_what_is_meant(tmp_path: Path, line: str, said: str) -> None:
