@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from bitsift.cluster.fleet.actors import RayNode, agent_of, ray_nodes
 from bitsift.cluster.fleet.agent import AgentReport
 from bitsift.cluster.fleet.decide import SETTLE_S
+from bitsift.cluster.fleet.in_force import Known, in_force, is_outrun
 from bitsift.cluster.fleet.observed import Table
 from bitsift.cluster.fleet.polls import Polls, agent_said
 from bitsift.cluster.fleet.served_index import Index
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 K = TypeVar("K", bound=Hashable)
 LOOK_S = 1.5
 """How long a step waits for those that do not answer."""
+_LABEL = "start a Ray node with --labels bitsift-node=NAME"
 _POLLED = ("agents", "replicas", "new replicas", "routers", "writer")
 
 
@@ -47,6 +49,8 @@ class Control:
         self.alive: dict[str, RayNode] = {}
         self.unusable: dict[str, str] = {}
         """Nodes whose agent says that it cannot work, and why."""
+        self.is_reshard_forgone = False
+        """Whether an operator drops a reshard, though it may have ended on nodes that are away."""
         self.requests: queue.Queue[Request] = queue.Queue()
         self._index: Index | None = None
         self._polls = {kind: Polls() for kind in _POLLED}
@@ -57,8 +61,13 @@ class Control:
         self._since = now if self._since is None else self._since
         self.alive = ray_nodes()
         reports = self._reports()
+        known = self._known(reports)
+        index = self._index
+        if index is not None and is_outrun(known, index.manifest.uuid, index.state):
+            log.warning("a node that was away knows a newer state of the cluster: it is read")
+            self._index = None
         if self._index is None:
-            self._index = self._find_index(reports, now)
+            self._index = self._find_index(reports, known, now)
         self.index.look(reports, now)
         self._answer_requests()
         try:
@@ -98,28 +107,29 @@ class Control:
 
     # --- which index -----------------------------------------------------------------------
 
-    def _find_index(self, reports: Mapping[str, AgentReport], now: float) -> Index:
-        """The one that the disks know; else the spec's. Raises Unavailable, NotFound."""
-        reports = {name: said for name, said in reports.items() if self.alive[name].has_data}
-        known = [
-            (state_from(held.state), held.uuid, node)
+    def _known(self, reports: Mapping[str, AgentReport]) -> list[Known]:
+        """All states that disks have kept."""
+        return [
+            Known(state_from(held.state), held.uuid, node)
             for node, report in reports.items()
             for held in report.held
-            if held.state is not None
+            if held.state is not None and self.alive[node].has_data
         ]
+
+    def _find_index(
+        self, reports: Mapping[str, AgentReport], known: list[Known], now: float
+    ) -> Index:
+        """The one that the disks know; else the spec's. Raises Unavailable, NotFound."""
+        holders = {name for name, node in self.alive.items() if node.has_data}
+        reports = {name: said for name, said in reports.items() if name in holders}
+        if not reports:
+            raise Unavailable(f"no node with a data folder has reported yet; {_LABEL}")
         assert self._since is not None
-        if not reports or (not known and now - self._since < SETTLE_S):
-            raise Unavailable(
-                "no node with a data folder has reported yet; label Ray nodes with "
-                "--labels bitsift-node=NAME"
-                if not reports
-                else "the nodes are still reporting"
-            )
+        if (not known or holders - reports.keys()) and now - self._since < SETTLE_S:
+            raise Unavailable("the nodes are still reporting")
         if known:
-            state, uuid, node = max(known, key=lambda found: found[0].epoch)
-            if state.orders.reshard is not None and now - self._since < SETTLE_S:
-                raise Unavailable("another node may know that the new shards have taken over")
-            files = self._ask(node, "index_files", uuid)
+            found = in_force(known, reports, is_forgone=self.is_reshard_forgone)
+            state, files = found.state, self._ask(found.node, "index_files", found.uuid)
             self.spec = ClusterSpec.model_validate(state.spec)
         else:
             files, state = self.source_files(self.spec.index), None
@@ -130,6 +140,7 @@ class Control:
                 "then the same bitsift index --spec again"
             )
         epochs = [h.epoch for r in reports.values() for i in r.held for h in i.replicas]
+        epochs += [it.state.epoch for it in known]
         if state is None:
             empty = Table(0, ((),) * manifest.shards)
             state = State(0, empty, self.spec.model_dump(mode="json"))
@@ -147,7 +158,9 @@ class Control:
         self._polls = {kind: Polls() for kind in _POLLED}
 
     def source_files(self, source: IndexSource) -> dict[str, bytes]:
-        """What belongs to the whole of a spec's index. Raises NotFound, and what reading raises."""
+        """What belongs to the whole of a spec's index. Raises NotFound, Unavailable, and what
+        reading raises.
+        """
         if source.name is not None:
             if self._index is not None and self._index.manifest.name == source.name:
                 return self._index.enactor.index_files
@@ -155,7 +168,10 @@ class Control:
                 f"the data folders hold no index {source.name}: run bitsift cluster down, then "
                 "bitsift index SOURCE --spec SPEC.toml to build it"
             )
-        node = source.node or min(node.name for node in self.alive.values() if node.has_data)
+        holders = sorted(node.name for node in self.alive.values() if node.has_data)
+        if not holders:
+            raise Unavailable(f"no node with a data folder answers, to read the index; {_LABEL}")
+        node = source.node or holders[0]
         if node not in self.alive:
             raise NotFound(f"node {node}, which has the index, does not answer: start it")
         found: dict[str, bytes] = self._ask(node, "source_files", source)

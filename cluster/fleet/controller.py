@@ -90,7 +90,12 @@ class ControllerActor:
 
     @ray.method(concurrency_group="ask")
     def drop_reshard(self) -> None:
-        self._asked(lambda control: control.index.drop_reshard("an operator has dropped it"))
+        """Also one that keeps the index from being served: its end may be known elsewhere only."""
+        self._control.is_reshard_forgone = True
+        try:
+            self._asked(lambda control: control.index.drop_reshard("an operator has dropped it"))
+        finally:
+            self._control.is_reshard_forgone = False
 
     def _order(self, change: Callable[[Observed], Orders]) -> None:
         self._asked(lambda control: control.index.change_orders(change(control.index.observed)))
