@@ -24,6 +24,7 @@ from bitsift.router.http.protocol import Connections
 from bitsift.router.http.tls_door import protocol_of
 from bitsift.router.model.query_vectors import QUERY_CACHE_DEFAULT
 from bitsift.router.model.spec import EncoderSpec
+from bitsift.router.reports import RouterReport
 from bitsift.router.service import SearchService
 from bitsift.router.shards.fanout import FanOut
 from bitsift.router.shards.placed import PlacedShards
@@ -56,9 +57,10 @@ class RouterActor:
         access: AccessSettings = AccessSettings(),  # noqa: B008 (frozen)
         min_ready_shards: int | None = None,
         acks: WriteAcks = WriteAcks.MAJORITY,
+        settings: str = "",
     ) -> None:
         """``table`` says where the shards are, until ``place`` is called; ``writer`` is the
-        WriterActor of the same shards.
+        WriterActor of the same shards. ``settings`` names those that a cluster's spec gave.
 
         ``encoder`` is None for precomputed embeddings.
         ``query_cache`` is how many vectors of queries are remembered, ``min_ready_shards`` what
@@ -66,6 +68,7 @@ class RouterActor:
         replicas have what was acknowledged.
         """
         share_quickly()
+        self._settings = settings
         self._min_ready_shards = min_ready_shards
         self._shards = PlacedShards(table, acks=acks)
         shards = FanOut(self._shards.links)
@@ -101,6 +104,12 @@ class RouterActor:
             self._urls = self._listen(host, port, replace(self._access, admin_port=admin_port))
             collector.settle()
         return self._urls
+
+    async def report(self, host: str, port: int, admin_port: int | None) -> RouterReport:
+        """``listen``, and what a controller must know."""
+        url, admin_url = await self.listen(host, port, admin_port)
+        is_loaded = self._service.description.model is None or self._service.encoder is not None
+        return RouterReport(url, admin_url, is_loaded, self._failure, self._settings)
 
     async def listen_again(self, host: str, port: int, admin_port: int | None) -> int:
         """``listen``, and the pid of the process that does: it is another after a restart."""
@@ -150,6 +159,12 @@ class RouterActor:
         if self._shards.index != index:
             self._service.switch(FanOut(self._shards.links), self._shards.index)
         return epoch
+
+    async def hold_writes(self, seconds: float) -> None:
+        """Let new writes wait until another writer takes the place of this one, for ``seconds`` at
+        most. Returns when those that were under way have ended.
+        """
+        await self._writer.gate.hold(seconds)
 
     async def write_through(self, writer: Any) -> None:
         """``writer`` takes the place of the WriterActor that was given before."""

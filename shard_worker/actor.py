@@ -77,10 +77,12 @@ class ShardActor:
         identity: ShardIdentity,
         settings: ShardSettings | None = None,
         epoch: int | None = None,
+        settings_name: str = "",
     ) -> None:
         """``settings`` None: a bulk load, which builds no lists.
 
         ``epoch`` is that of a replica's start (fencing.py); None: there is one copy only.
+        ``settings_name`` names the settings for whoever compares them with a cluster's spec.
         """
         share_quickly()
         self._folder = Path(folder)
@@ -88,6 +90,7 @@ class ShardActor:
         self._identity = identity
         self._settings = settings
         self._epoch = epoch
+        self._settings_name = settings_name
         self._fence: TableFence | None = None
         self._shard: Shard | None = None
         self._reason: str | None = None
@@ -325,6 +328,7 @@ class ShardActor:
             resident_bytes=resident_bytes(),
             node=ray.get_runtime_context().get_node_id(),
             pid=os.getpid(),
+            settings=self._settings_name,
         )
         return pack_fact(status, self._stamp())
 

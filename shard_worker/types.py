@@ -253,7 +253,8 @@ class ShardStatus:
     ``exact_scan_ms`` what one exact scan takes. ``writes_stopped`` says why the shard takes no
     writes, None while it does; ``generation`` counts its compactions, ``format`` is its files',
     ``version`` the newest of what was written. ``digest`` is of its documents and their versions,
-    "" where it is not known (own_digest.py).
+    "" where it is not known (own_digest.py). ``settings`` names those that its actor was started
+    with, in a cluster.
     """
 
     shard: int
@@ -278,3 +279,4 @@ class ShardStatus:
     pid: int = 0
     version: int = 0
     digest: str = ""
+    settings: str = ""

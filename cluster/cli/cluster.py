@@ -48,7 +48,8 @@ def up(
     ] = True,
     json: Json = False,
 ) -> None:
-    """Serve an index on a running Ray cluster as SPEC.toml says. Run it again to change the spec.
+    """Serve an index on a running Ray cluster as SPEC.toml says. Run it again to change the spec:
+    what runs with other settings is restarted, one at a time.
 
     What it starts goes on when this command ends: bitsift cluster down stops it.
     """
@@ -238,9 +239,11 @@ def _is_up(status: dict[str, Any]) -> str | None:
         for shard in status["shards"]
         if shard["lacking"]
     ]
-    waits += [f"the router on {r['node']} starts" for r in status["routers"] if not r["url"]]
+    waits += [f"the router on {r['node']} starts" for r in status["routers"] if not r["is_well"]]
     if not status["routers"]:
         waits.append("no router runs yet")
+    if status["rolling"] is not None:
+        waits.append(_rolling(status["rolling"]))
     here = [
         node
         for node in status["nodes"]
@@ -252,6 +255,12 @@ def _is_up(status: dict[str, Any]) -> str | None:
             f"are {len(here)} nodes: start more, with --labels bitsift-node=NAME"
         )
     return "; ".join(waits) or None
+
+
+def _rolling(found: dict[str, Any]) -> str:
+    """How many have been started again with changed settings."""
+    waits = f", waits for {found['waits_for']}" if found["waits_for"] else ""
+    return f"rolling: {found['done']} of {found['total']} have the spec's settings{waits}"
 
 
 def _is_resharded(status: dict[str, Any]) -> str | None:
@@ -310,10 +319,13 @@ def _show(status: dict[str, Any], json: bool) -> None:
     out.print(f"index {name} ({uuid}), table {status['epoch']}", markup=False)
     _show_nodes(status)
     _show_shards(status)
+    if status["rolling"] is not None:
+        out.print(_rolling(status["rolling"]), markup=False, soft_wrap=True)
     if status["reshard"] is not None:
         out.print(_resharding(status["reshard"]), markup=False, soft_wrap=True)
     for router in status["routers"]:
-        out.print(f"router on {router['node']}: {router['url'] or 'starting'}", markup=False)
+        where = (router["url"] or "") + ("" if router["is_well"] else " starting")
+        out.print(f"router on {router['node']}: {where.strip()}", markup=False)
     for what, why in status["failures"].items():
         err.print(f"[yellow]not done:[/yellow] {escape(what)}: {escape(why)}", soft_wrap=True)
     if status["failure"] is not None:

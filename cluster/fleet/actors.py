@@ -19,11 +19,12 @@ from typing import Any
 
 import ray
 
+from bitsift.cluster.fleet import settings
 from bitsift.cluster.fleet.agent import AgentActor
 from bitsift.cluster.fleet.spec import ClusterSpec
 from bitsift.cluster.manifest import Manifest
 from bitsift.cluster.serving.configured import access_settings, shard_settings
-from bitsift.cluster.serving.launch import PENDING_CALLS_MAX, STOP_TIMEOUT_S
+from bitsift.cluster.serving.launch import PENDING_CALLS_MAX, STOP_TIMEOUT_S, end_actors
 from bitsift.cluster.serving.ray_cluster import NAMESPACE
 from bitsift.errors import BitsiftError, Unavailable
 from bitsift.router.shards.placement import ReplicaAddress, ReplicaTable
@@ -101,6 +102,12 @@ def end(actor: Any) -> None:
         ray.kill(actor)
 
 
+def end_and_wait(actor: Any) -> None:
+    """End an actor, and wait until its name is free."""
+    with contextlib.suppress(Exception):
+        end_actors([actor])
+
+
 def stop_replica(uuid: str, shard: int, node: str) -> None:
     """Close a replica of index ``uuid``, and end its process."""
     actor = found_actor(replica_name(uuid, shard, node))
@@ -112,10 +119,10 @@ def stop_replica(uuid: str, shard: int, node: str) -> None:
 
 
 class Fleet:
-    """The actors of one index."""
+    """The actors of one index. Each is started as ``spec`` says at that moment."""
 
     def __init__(self, spec: ClusterSpec, manifest: Manifest) -> None:
-        self._spec = spec
+        self.spec = spec
         self._manifest = manifest
 
     def _options(self, name: str, node: str, **more: Any) -> dict[str, Any]:
@@ -137,13 +144,13 @@ class Fleet:
     def start_replica(self, shard: int, node: str, agent: Any, epoch: int) -> None:
         """Raises Unavailable where an actor has it open, or an agent does not answer."""
         callee = Callee(f"the agent of node {node}")
-        uuid, settings = self._manifest.uuid, shard_settings(self._spec.shards)
+        uuid, spec = self._manifest.uuid, self.spec
         folder = asked(agent.fence.remote(uuid, shard, epoch), callee, STOP_TIMEOUT_S)
         arguments = folder, self._manifest.calibration.to_json(), self._manifest.identity(shard)
         name = replica_name(uuid, shard, node)
         try:
             remote(ShardActor).options(**self._options(name, node)).remote(
-                *arguments, settings, epoch
+                *arguments, shard_settings(spec.shards), epoch, settings.of_replicas(spec)
             )
         except ValueError as error:
             raise Unavailable(f"the previous actor {name} has not ended yet") from error
@@ -174,13 +181,15 @@ class Fleet:
 
         options = self._options(f"{WRITERS}/{node}", node, max_concurrency=CONNECTIONS_MAX)
         arguments = self._manifest.describe(), table, self._encoder(), self._acks()
-        return remote(WriterActor).options(**options).remote(*arguments)
+        return (
+            remote(WriterActor).options(**options).remote(*arguments, settings.of_writer(self.spec))
+        )
 
     def start_router(self, node: str, table: ReplicaTable, writer: Any) -> Any:
         from bitsift.router.actor import RouterActor
         from bitsift.router.http.limits import CONNECTIONS_MAX
 
-        name, serve = f"{ROUTERS}/{node}", self._spec.serve
+        name, spec, serve = f"{ROUTERS}/{node}", self.spec, self.spec.serve
         options = self._options(name, node, max_concurrency=CONNECTIONS_MAX)
         return (
             remote(RouterActor)
@@ -191,17 +200,18 @@ class Fleet:
                 writer,
                 self._encoder(),
                 serve.query_cache,
-                access_settings(self._spec.access, serve),
+                access_settings(spec.access, serve),
                 serve.min_ready_shards,
                 self._acks(),
+                settings.of_routers(spec),
             )
         )
 
     def _acks(self) -> WriteAcks:
-        return WriteAcks(self._spec.serve.write_acks)
+        return WriteAcks(self.spec.serve.write_acks)
 
     def _encoder(self) -> Any:
-        return self._manifest.encoder(self._spec.model.backend)
+        return self._manifest.encoder(self.spec.model.backend)
 
     def stop_router(self, node: str) -> None:
         """Finish what is in flight, then end its process."""
@@ -210,7 +220,7 @@ class Fleet:
             return
         with contextlib.suppress(BitsiftError):
             asked(router.stop.remote(), Callee(f"the router on {node}"), STOP_TIMEOUT_S)
-        end(router)
+        end_and_wait(router)
 
 
 def end_all() -> list[str]:

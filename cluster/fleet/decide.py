@@ -9,6 +9,7 @@ step that is taken twice, or not at all, costs time and nothing else.
   one. So the last complete copy of a shard is never removed.
 * A lost node keeps its replicas for the grace period; after it they are placed elsewhere.
 * The spec's index fills a shard of which no copy is known, not even one on a lost node.
+* What runs with other settings than the spec's is restarted, one at a time (rolling.py).
 """
 
 from __future__ import annotations
@@ -32,6 +33,11 @@ from bitsift.cluster.fleet.observed import (
     StopRouter,
     Table,
 )
+from bitsift.cluster.fleet.rolling import (
+    is_replica_outdated,
+    may_take_replica,
+    routers_and_writer,
+)
 from bitsift.cluster.fleet.spec import ClusterSpec
 
 SETTLE_S = 5.0
@@ -49,14 +55,17 @@ def decide(spec: ClusterSpec, observed: Observed, now: float) -> tuple[Action, .
     if observed.orders.stopped:
         return tuple(_stopping(observed))
     shards = _shards(spec, observed, now)
+    if all(shard.is_well() for shard in shards) and may_take_replica(spec, observed):
+        any(shard.gives_up_one() for shard in shards)  # the first that has one to give up
     loads = Counter(replica.node for replica in observed.replicas)
     busy = {replica.node for replica in observed.replicas if replica.is_copying}
     actions = list(_publishing(shards, observed))
     for shard in shards:
         actions += shard.removals()
+        actions += shard.restarts()
         actions += shard.starts()
         actions += shard.copies(loads, busy)
-    return (*actions, *_routing(spec, observed))
+    return (*actions, *_routing(spec, observed), *routers_and_writer(spec, observed))
 
 
 def lacking(spec: ClusterSpec, observed: Observed, now: float) -> dict[int, int]:
@@ -104,6 +113,7 @@ class _Shard:
         self.number = number
         self.wanted = spec.placement.replicas + observed.orders.extra(number)
         self._grace_s = spec.placement.grace_s
+        self._spec = spec
         self._observed = observed
         self._now = now
         self._nodes = {node.name: node for node in observed.nodes if node.has_data}
@@ -111,6 +121,7 @@ class _Shard:
         self._placed = observed.table.shards[number]
         self.good = [node for node in self._placed if self._answers(node) and self._may_stay(node)]
         """Nodes of the table that answer and should have a copy."""
+        self._given_up: str | None = None
 
     def _is_here(self, node: str) -> bool:
         return node in self._nodes and self._nodes[node].lost_at is None
@@ -138,7 +149,7 @@ class _Shard:
 
         A shard of which none answers keeps those that it has: they may be back.
         """
-        stay = {node for node in self._placed if self._answers(node)}
+        stay = {node for node in self._placed if self._answers(node)} - {self._given_up}
         found = sorted((stay | set(self._joining())) - set(self._surplus()))
         return tuple(found) or self._placed
 
@@ -175,11 +186,9 @@ class _Shard:
 
     def _outside(self) -> list[str]:
         """READY copies that are not in the table and should be."""
-        surplus = self._surplus()
+        left_out = {*self._surplus(), *self._placed, *self._outdated()}
         return [
-            node
-            for node in sorted(self._replicas)
-            if self._answers(node) and node not in self._placed and node not in surplus
+            node for node in sorted(self._replicas) if self._answers(node) and node not in left_out
         ]
 
     def waits_for_hold(self) -> bool:
@@ -235,6 +244,40 @@ class _Shard:
                 continue
             is_open = replica.phase in _OPEN
             yield (StopReplica if is_open else DropReplica)(self.number, node)
+
+    # --- copies with other settings --------------------------------------------------------
+
+    def _outdated(self) -> list[str]:
+        return [n for n, r in self._replicas.items() if is_replica_outdated(self._spec, r)]
+
+    def is_well(self) -> bool:
+        """Whether all copies that are wanted answer, and no other is there."""
+        here = {node for node in self._replicas if self._is_here(node)}
+        return here == set(self._placed) == set(self._kept())
+
+    def gives_up_one(self) -> bool:
+        """Give up a copy with other settings, if there is one: it leaves the table, unless it is
+        the only one, and is started again.
+        """
+        self._given_up = next((node for node in self._outdated() if node in self.good), None)
+        return self._given_up is not None
+
+    def restarts(self) -> Iterator[Action]:
+        """End what nobody asks, or what does not answer anyway: then it is started."""
+        surplus = self._surplus()
+        for node in self._outdated():
+            is_kept = node not in surplus and self._is_here(node)
+            is_open = self._replicas[node].phase is Phase.READY
+            if is_kept and not (is_open and self._is_asked(node)):
+                yield StopReplica(self.number, node)
+
+    def _is_asked(self, node: str) -> bool:
+        """Whether queries may be sent to it, or on their way. A lone copy that was given up is
+        ended under them: there is no other to send them to.
+        """
+        if self._placed == (node,):
+            return node != self._given_up
+        return node in self._placed or self._now - self._observed.table.placed_at < LINGER_S
 
     # --- copies too few --------------------------------------------------------------------
 
@@ -324,7 +367,7 @@ def _routing(spec: ClusterSpec, observed: Observed) -> Iterator[Action]:
     missing = spec.placement.routers - len(running)
     for node in [node for node in fit if node not in running][: max(0, missing)]:
         yield StartRouter(node)
-    answering = [node for node in running if observed.routers[node]]
+    answering = [node for node in running if observed.routers[node].is_well]
     if len(answering) < min(spec.placement.routers, len(fit)) or not fit:
         return
     kept = answering[: spec.placement.routers]

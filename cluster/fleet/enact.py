@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import time
@@ -9,12 +10,14 @@ from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from bitsift.cluster.fleet.actors import Fleet, end
+from bitsift.cluster.fleet.actors import Fleet, end, end_and_wait
 from bitsift.cluster.fleet.observed import (
     Action,
     CopyReplica,
     DropReplica,
+    EndWriter,
     MakeReplica,
+    RestartRouter,
     StartReplica,
     StartRouter,
     StopReplica,
@@ -27,6 +30,7 @@ from bitsift.cluster.manifest import Manifest
 from bitsift.errors import BitsiftError, Fenced, Unavailable, reason
 from bitsift.router.shards.placement import ReplicaTable
 from bitsift.router.shards.ray_calls import Callee, asked
+from bitsift.router.write_gate import HOLD_MAX_S
 from bitsift.shard_worker.store.counters import Past
 
 log = logging.getLogger(__name__)
@@ -35,6 +39,7 @@ HELD_S = 10.0
 """What a hold of the writer is asked for; it is asked for again while it is needed."""
 SETTLED_S = 6.0
 """For the writer to make replicas equal; one that does not answer is given up after 5 s."""
+WRITER = "the writer"
 _WORKERS = 16
 
 
@@ -49,7 +54,6 @@ class Enactor:
         agents: dict[str, Any],
         epoch: Callable[[], int],
     ) -> None:
-        self.spec = spec
         self.fleet = Fleet(spec, manifest)
         self._manifest = manifest
         self.index_files = index_files
@@ -92,6 +96,10 @@ class Enactor:
                 self.begin(node, self._start_router, node)
             case StopRouter(node):
                 self.begin(node, self.fleet.stop_router, node)
+            case RestartRouter(node):
+                self.begin(node, self._restart_router, node)
+            case EndWriter():
+                self.begin(WRITER, self._end_writer)
 
     def begin(self, key: Hashable, step: Callable[..., None], *arguments: Any) -> None:
         """Do ``step`` in a thread, unless one of this key is being done."""
@@ -133,14 +141,14 @@ class Enactor:
         self._ask(target, "adopt", uuid, self.index_files)
         # An actor that Ray starts again in the meantime opens nothing.
         self._ask(target, "fence", uuid, shard, self._epoch())
-        blocks: PeerBlocks | IndexSource = self.spec.index
-        peer = source if source is not None else self.spec.index.node
+        blocks: PeerBlocks | IndexSource = self.fleet.spec.index
+        peer = source if source is not None else self.fleet.spec.index.node
         if source is not None or (peer is not None and peer != target):
             assert peer is not None
             actor = None if source is None else self.fleet.replica(shard, source)
-            folder = None if source is not None else self.spec.index.folder
+            folder = None if source is not None else self.fleet.spec.index.folder
             blocks = PeerBlocks(self._agent(peer), peer, uuid, shard, target, actor, folder)
-        self._ask(target, "copy", uuid, identity, blocks, self.spec.placement.copy_rate)
+        self._ask(target, "copy", uuid, identity, blocks, self.fleet.spec.placement.copy_rate)
 
     # --- routers and the writer ------------------------------------------------------------
 
@@ -150,6 +158,25 @@ class Enactor:
             raise Unavailable("the writer has not started yet")
         if self.fleet.router(node) is None:
             self.fleet.start_router(node, self.table, writer)
+
+    def _restart_router(self, node: str) -> None:
+        self.fleet.stop_router(node)
+        self._start_router(node)
+
+    def _end_writer(self) -> None:
+        """While routers keep new writes waiting: those that have begun end first. The writes of a
+        router that does not answer may fail until another writer is there.
+        """
+        writer, routers = self.writer(), [self.fleet.router(node) for node in list(self._agents)]
+        held = [router.hold_writes.remote(HOLD_MAX_S) for router in routers if router is not None]
+        until = time.monotonic() + HOLD_MAX_S / 2
+        for call in held:
+            with contextlib.suppress(BitsiftError):
+                asked(call, Callee("a router"), max(0.0, until - time.monotonic()))
+        if writer is not None:
+            with contextlib.suppress(BitsiftError):  # the next one makes the replicas equal
+                asked(writer.hold.remote(HOLD_MAX_S), Callee("the writer"), SETTLED_S)
+            end_and_wait(writer)
 
     def take_over(self, other: Enactor) -> None:
         """Of routers and the writer, which serve another index from now on."""
@@ -186,7 +213,8 @@ class Enactor:
             router = self.fleet.router(node)
             if router is not None:
                 calls.append((node, router.place.remote(table)))
-                router.write_through.remote(writer)
+                if writer is not None:
+                    router.write_through.remote(writer)
         for node, call in calls:
             try:
                 asked(call, Callee(f"the router on {node}"), ASK_TIMEOUT_S)

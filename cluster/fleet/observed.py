@@ -44,6 +44,7 @@ class Replica:
     ``since`` is when it came into its phase. ``version`` is the newest of its documents, where it
     is READY. ``is_copying`` says that a copy into it is under way, ``is_behind`` that it failed a
     write since the table was placed; ``held_since`` when writes were held so that it can join.
+    ``settings`` are those that its actor was started with (settings.py); None: it has not said.
     """
 
     shard: int
@@ -54,6 +55,17 @@ class Replica:
     is_copying: bool = False
     is_behind: bool = False
     held_since: float = float("-inf")
+    settings: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """The router of a node. ``is_well`` says that it listens, and has loaded what it needs;
+    ``settings`` are those that it was started with, None: it has not said.
+    """
+
+    is_well: bool
+    settings: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +144,8 @@ class Orders:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """A cluster at one moment. ``routers`` are the nodes with a router, and whether it answers.
+    """A cluster at one moment. ``routers`` are those of the nodes that have one, ``writer`` are the
+    settings that the writer was started with: None where it has not said, or there is none.
 
     ``is_held`` says that no write runs, and that all versions were read since. ``since`` is when
     this controller began to look.
@@ -141,7 +154,8 @@ class Observed:
     table: Table
     nodes: tuple[Node, ...] = ()
     replicas: tuple[Replica, ...] = ()
-    routers: dict[str, bool] = field(default_factory=dict)
+    routers: dict[str, Router] = field(default_factory=dict)
+    writer: str | None = None
     orders: Orders = Orders()
     is_held: bool = False
     since: float = 0.0
@@ -216,6 +230,18 @@ class StopRouter:
 
 
 @dataclass(frozen=True, slots=True)
+class RestartRouter:
+    """Finish what is in flight on ``node``, then answer there with the spec's settings."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndWriter:
+    """Let its writes end while others wait, then end it: another one is started in its place."""
+
+
+@dataclass(frozen=True, slots=True)
 class Hold:
     """Let no write run for a moment, so that a replica can join the table."""
 
@@ -235,6 +261,8 @@ Action = (
     | DropReplica
     | StartRouter
     | StopRouter
+    | RestartRouter
+    | EndWriter
     | Hold
     | Publish
 )

@@ -20,6 +20,7 @@ from bitsift.cluster.fleet.observed import (
     Orders,
     Phase,
     Publish,
+    Router,
     Table,
 )
 from bitsift.cluster.fleet.orders import pending
@@ -28,12 +29,13 @@ from bitsift.cluster.fleet.reshard_order import ordered
 from bitsift.cluster.fleet.resharding import RETIRED_S, Resharding
 from bitsift.cluster.fleet.retiring import retire
 from bitsift.cluster.fleet.served import Serving
-from bitsift.cluster.fleet.sources import manifest_of
+from bitsift.cluster.fleet.sources import manifest_of, why_other
 from bitsift.cluster.fleet.spec import ClusterSpec
 from bitsift.cluster.fleet.state import State
 from bitsift.cluster.fleet.watch import Place, Seen, Watch
 from bitsift.cluster.manifest import Manifest
 from bitsift.errors import BitsiftError, Fenced, InvalidRequest, Unavailable
+from bitsift.router.reports import RouterReport, WriterReport
 from bitsift.router.shards.placement import ReplicaTable
 from bitsift.router.shards.ray_calls import Callee, asked
 from bitsift.shard_worker.types import ShardStatus
@@ -88,7 +90,8 @@ class Index:
         self.reports = reports
         self.said = self.statuses(self.enactor.fleet, watch.to_ask(reports), "replicas")
         watch.see_replicas(reports, self.said, now)
-        routers, behind = self._routers(), self._behind()
+        routers, writer = self._routers(), self._writer()
+        behind = () if writer is None else writer.behind
         replicas = [
             replace(replica, is_behind=place in behind)
             for place, replica in sorted(watch.replicas.items())
@@ -98,6 +101,7 @@ class Index:
             nodes=tuple(node for _, node in sorted(watch.nodes.items())),
             replicas=tuple(replicas),
             routers=routers,
+            writer=None if writer is None else writer.settings,
             orders=self.state.orders,
             is_held=is_held,
             since=self._since,
@@ -109,39 +113,42 @@ class Index:
         """What the actors of replicas say; without those that have none."""
         actors = {place: fleet.replica(*place) for place in places}
         there = {place: actor for place, actor in actors.items() if actor is not None}
-        calls = {place: actor.status.remote for place, actor in there.items()}
-        said = self._control.ask(kind, calls)
-        found: dict[Place, Seen] = dict.fromkeys(there)
-        for place in there.keys() & said.keys():
-            answer = said[place]
-            is_error = isinstance(answer, BitsiftError)
-            found[place] = answer if is_error else unpack_fact(answer, ShardStatus)
-        return found
-
-    def _routers(self) -> dict[str, bool]:
-        """Nodes with a router, and whether it listens: it is asked to each time, for Ray may have
-        started it again.
-        """
-        serve = self._control.spec.serve
-        routers = {node: self.enactor.fleet.router(node) for node in self.watch.nodes}
-        there = {node: router for node, router in routers.items() if router is not None}
-        calls = {
-            node: functools.partial(router.listen.remote, serve.host, serve.port, serve.admin_port)
-            for node, router in there.items()
+        said = self._control.ask(kind, {it: it.status.remote for it in there.values()})
+        answers = {place: said.get(actor) for place, actor in there.items()}
+        return {
+            place: unpack_fact(answer, ShardStatus) if isinstance(answer, bytes) else answer
+            for place, answer in answers.items()
         }
-        said = self._control.ask("routers", calls)
-        self.urls = {node: urls for node, urls in said.items() if isinstance(urls, tuple)}
-        for node, error in said.items():
-            if isinstance(error, BitsiftError):
-                self.enactor.failures[node] = error.message
-        return {node: node in self.urls for node in there}
 
-    def _behind(self) -> set[Place]:
+    def _routers(self) -> dict[str, Router]:
+        """Those of the nodes that have one. Each is asked to listen each time, for Ray may have
+        started it again; one that is being restarted stays where it is.
+        """
+        serve, enactor = self._control.spec.serve, self.enactor
+        found = {node: enactor.fleet.router(node) for node in self.watch.nodes}
+        there = {node: router for node, router in found.items() if router is not None}
+        where = serve.host, serve.port, serve.admin_port
+        calls = {it: functools.partial(it.report.remote, *where) for it in there.values()}
+        said = self._control.ask("routers", calls)
+        routers = {node: Router(is_well=False) for node in found if enactor.is_busy(node)}
+        self.urls = {}
+        for node, router in there.items():
+            report = said.get(router)
+            why = report.message if isinstance(report, BitsiftError) else None
+            if isinstance(report, RouterReport):
+                self.urls[node], why = (report.url, report.admin_url), report.failure
+                routers.setdefault(node, Router(report.is_loaded, report.settings))
+                enactor.failures.pop(node, None)
+            routers.setdefault(node, Router(is_well=False))
+            if why is not None:
+                enactor.failures[node] = why
+        return routers
+
+    def _writer(self) -> WriterReport | None:
         writer = self.enactor.writer()
-        if writer is None:
-            return set()
-        said = self._control.ask("writer", {"behind": writer.behind.remote}).get("behind", ())
-        return set() if isinstance(said, BitsiftError) else set(said)
+        calls = {} if writer is None else {writer: writer.report.remote}
+        said = self._control.ask("writer", calls).get(writer)
+        return said if isinstance(said, WriterReport) else None
 
     # --- acting ----------------------------------------------------------------------------
 
@@ -273,17 +280,14 @@ class Index:
                 f"{spec.placement.data}: run bitsift cluster down first"
             )
         if spec.index != self._control.spec.index:
-            uuid = manifest_of(self._control.source_files(spec.index)).uuid
-            if uuid not in (self.manifest.uuid, *self.state.retired):
-                raise InvalidRequest(
-                    f"the data folders hold index {self.manifest.uuid}, but the spec names index "
-                    f"{uuid}: run bitsift cluster down, and give it other data folders"
-                )
+            found = manifest_of(self._control.source_files(spec.index))
+            if found.uuid not in (self.manifest.uuid, *self.state.retired):
+                raise InvalidRequest(why_other(self.manifest, found))
         self.next_epoch()
         orders = replace(self.state.orders, stopped=False)
         self.keep(replace(self.state, spec=spec.model_dump(mode="json"), orders=orders))
         self.observed = replace(self.observed, orders=orders)
-        self._control.spec = self.enactor.spec = spec
+        self._control.spec = self.enactor.fleet.spec = spec
 
     def keep(self, state: State, *, on_all: bool = False) -> None:
         """On every data disk that is there, before it is in force. Raises Unavailable where none

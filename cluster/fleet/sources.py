@@ -115,6 +115,27 @@ def manifest_of(files: Mapping[str, bytes]) -> Manifest:
     return _read(files, read_manifest)
 
 
+def why_other(served: Manifest, found: Manifest) -> str:
+    """Why a cluster that serves one index does not take the other from its spec."""
+    said = (
+        f"the data folders hold index {served.uuid}, but the spec names index {found.uuid}: run "
+        "bitsift cluster down, and give it other data folders"
+    )
+    pairs = (
+        ("model", served.model and served.model.name, found.model and found.model.name),
+        ("dimension", served.calibration.dimension, found.calibration.dimension),
+    )
+    others = [f"its {what} is {new}, not {old}" for what, old, new in pairs if old != new]
+    if others:
+        return f"{said} ({', and '.join(others)}, which only another index can have)"
+    if served.shards != found.shards:
+        return (
+            f"{said}; or leave [index] as it was: bitsift cluster reshard {found.shards} gives the "
+            f"index {found.shards} shards in the place of {served.shards} while it answers"
+        )
+    return said
+
+
 def report_of(files: Mapping[str, bytes]) -> BuildReport | None:
     """The report among them, None while the build is unfinished. Raises as ``read_complete``."""
     return _read(files, read_complete)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from bitsift.cluster.fleet.observed import Node, Replica
+from bitsift.cluster.fleet.rolling import progress
 from bitsift.errors import Unavailable
 from bitsift.router.shards.standing import standings
 from bitsift.shard_worker.types import ShardStatus
@@ -28,6 +29,7 @@ def status_of(control: Control, now: float) -> dict[str, Any]:
     except Unavailable:
         return {"index": None, "nodes": nodes, "shards": [], "routers": [], "unusable": unusable}
     lacking = index.lacking(now)
+    rolling = progress(control.spec, index.observed, lacking)
     return {
         "index": {"name": index.manifest.name, "uuid": index.manifest.uuid},
         "epoch": index.state.table.epoch,
@@ -44,8 +46,8 @@ def status_of(control: Control, now: float) -> dict[str, Any]:
             for number, placed in enumerate(index.observed.table.shards)
         ],
         "routers": [
-            {"node": node, "is_listening": listens} | _urls(control, index, node)
-            for node, listens in sorted(index.observed.routers.items())
+            {"node": node, "is_well": router.is_well} | _urls(control, index, node)
+            for node, router in sorted(index.observed.routers.items())
         ],
         "moves": [
             {"shard": move.shard, "from": move.source, "to": move.target}
@@ -54,6 +56,7 @@ def status_of(control: Control, now: float) -> dict[str, Any]:
         "extra_replicas": [
             {"shard": extra.shard, "node": extra.node} for extra in index.state.orders.extras
         ],
+        "rolling": None if rolling is None else asdict(rolling),
         "reshard": None if index.resharding is None else index.resharding.status(),
         "failures": {_named(key): why for key, why in list(index.enactor.failures.items())},
     }

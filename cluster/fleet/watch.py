@@ -108,6 +108,7 @@ class Watch:
     def _note(self, place: Place, phase: Phase, said: Seen, is_copying: bool, now: float) -> None:
         before = self.replicas.get(place)
         version = before.version if before is not None else 0
+        settings = said.settings if isinstance(said, ShardStatus) else None
         if isinstance(said, ShardStatus) and phase is Phase.READY:
             version = said.version
         self.replicas[place] = Replica(
@@ -117,6 +118,7 @@ class Watch:
             version,
             is_copying,
             held_since=before.held_since if before is not None else float("-inf"),
+            settings=settings,
         )
         why = said.reason if isinstance(said, ShardStatus) else said.message if said else None
         self.reasons.pop(place, None)

@@ -14,6 +14,7 @@ from bitsift.errors import BitsiftError, Overloaded
 from bitsift.options import Mode
 from bitsift.router.shards.ray_calls import WRITER, Callee, asked, called, put, sent, shard_callee
 from bitsift.router.shards.remote_calls import named_call
+from bitsift.router.write_gate import WriteGate
 from bitsift.shard_worker.inventory import Entries, ReplicaFacts
 from bitsift.shard_worker.maintenance.backup import ShardCopy
 from bitsift.shard_worker.operations import Operation, Outcome, statuses
@@ -153,14 +154,19 @@ class Loading:
 
 
 class RemoteWriter:
-    """The WriteService of a WriterActor."""
+    """The WriteService of a WriterActor. Calls wait while the ``gate`` is held: nobody writes."""
 
     def __init__(self, actor: Any) -> None:
         self._actor = actor
+        self.gate = WriteGate()
 
     def hand_over(self, actor: Any) -> None:
-        """Another actor writes from now on; calls under way end where they are."""
-        self._actor = actor
+        """Another actor writes from now on; calls under way end where they are. The same one ends
+        no hold: it is still to be ended.
+        """
+        if actor != self._actor:
+            self._actor = actor
+            self.gate.release()
 
     async def upsert(self, body: bytes) -> bytes:
         return bytes(await self._ask("upsert", body))
@@ -178,7 +184,8 @@ class RemoteWriter:
 
     async def _ask(self, method: str, data: bytes, *arguments: Any) -> Any:
         sendable = data if len(data) <= INLINE_BYTES_MAX else await put(data, WRITER)
-        return await called(getattr(self._actor, method), WRITER, sendable, *arguments)
+        async with self.gate.turn():
+            return await called(getattr(self._actor, method), WRITER, sendable, *arguments)
 
 
 async def _unpacked(unpack: Callable[[bytes], T], data: bytes) -> T:

@@ -26,9 +26,9 @@ from bitsift.router.shards.link import ShardLink
 from bitsift.router.write.call_token import CallToken
 from bitsift.router.write.document_rules import model_text
 from bitsift.router.write.document_vectors import DocumentEncoder, DocumentVectors
-from bitsift.router.write.gate import WriteGate
 from bitsift.router.write.incoming import DocumentReader, Incoming, Item, read_ids
 from bitsift.router.write.shard_writes import ShardWrites
+from bitsift.router.write_gate import WriteGate
 from bitsift.shard_worker.operations import Confirm, Delete, Operation, Outcome, Upsert
 from bitsift.shard_worker.store.packing import content_digest
 from bitsift.shard_worker.types import GIVEN_VECTOR_POSITION, LIVE_POSITION

@@ -10,6 +10,7 @@ import ray
 
 from bitsift.router.description import IndexDescription
 from bitsift.router.model.spec import EncoderSpec
+from bitsift.router.reports import WriterReport
 from bitsift.router.shards.background import let_end
 from bitsift.router.shards.placed import PlacedShards
 from bitsift.router.shards.placement import ReplicaTable
@@ -33,11 +34,14 @@ class WriterActor:
         table: ReplicaTable,
         encoder: EncoderSpec | None,
         acks: WriteAcks = WriteAcks.MAJORITY,
+        settings: str = "",
     ) -> None:
         """``table`` says where the shards are, until ``place`` is called.
 
         ``encoder`` is None for precomputed embeddings. ``acks`` is for shards with replicas.
+        ``settings`` names those that a cluster's spec gave.
         """
+        self._settings = settings
         os.nice(NICE)
         self._shards = PlacedShards(table, acks=acks)
         half = max(1, (os.cpu_count() or 1) // 2)
@@ -79,12 +83,9 @@ class WriterActor:
         await asyncio.gather(*(link.writes.settle() for link in self._shards.links))
         return self._shards.behind
 
-    async def behind(self) -> tuple[tuple[int, str], ...]:
-        """(shard, node) of replicas in the table that failed a write.
-
-        They get no later one, and must catch up before they are in a table again.
-        """
-        return self._shards.behind
+    async def report(self) -> WriterReport:
+        """What a controller must know."""
+        return WriterReport(self._shards.behind, self._settings)
 
     async def upsert(self, body: bytes) -> bytes:
         return await self._service.upsert(body)

@@ -33,11 +33,18 @@ _AGAIN = (429, 503)
 
 
 class Routers:
-    """The addresses of routers, those that answer first. Threads may share it."""
+    """The addresses of routers, those that answer first, and the ``key`` that they are shown.
+    Threads may share it.
+    """
 
-    def __init__(self, urls: Sequence[str]) -> None:
+    def __init__(self, urls: Sequence[str], key: str = "") -> None:
         self._urls = list(urls)
         self._turn = 0
+        self.key = key
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.key}"} if self.key else {}
 
     def order(self) -> list[str]:
         """In which order a request tries them: the first two begin by turns."""
@@ -96,10 +103,9 @@ class Asking:
             url = order[tries % len(order)]
             tries += 1
             try:
-                fate = self._judged(
-                    await client.post(f"{url}/v1/search", json=self.cluster.body(query, mode)),
-                    self.cluster.answer(query, mode),
-                )
+                body, headers = self.cluster.body(query, mode), self.routers.headers
+                answer = await client.post(f"{url}/v1/search", json=body, headers=headers)
+                fate = self._judged(answer, self.cluster.answer(query, mode))
             except httpx.TransportError as error:
                 said = repr(error)
                 self.routers.refused(url)
@@ -173,7 +179,8 @@ class Writes:
         url = self.routers.order()[0]
         body = {"documents": [{"id": name, "text": f"text of {name}", "vector": vector}]}
         try:
-            said: Any = client.post(f"{url}/v1/documents", json=body).json()
+            headers = self.routers.headers
+            said: Any = client.post(f"{url}/v1/documents", json=body, headers=headers).json()
         except httpx.TransportError as error:
             self.routers.refused(url)
             said = repr(error)
@@ -187,7 +194,8 @@ class Writes:
         found = []
         with httpx.Client(timeout=_TIMEOUT, trust_env=False) as client:
             for name in self.acknowledged:
-                response = client.get(f"{url}/v1/documents/{name}")
+                headers = self.routers.headers
+                response = client.get(f"{url}/v1/documents/{name}", headers=headers)
                 text = response.json().get("text") if response.status_code == 200 else None
                 found += [] if text == f"text of {name}" else [name]
         return found

@@ -7,12 +7,15 @@ decide.py. Whatever a controller remembers is lost with ``forget``; disks and ta
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
+from bitsift.cluster.fleet import settings
 from bitsift.cluster.fleet.decide import LINGER_S, decide
 from bitsift.cluster.fleet.observed import (
     Action,
     CopyReplica,
     DropReplica,
+    EndWriter,
     Hold,
     Node,
     Observed,
@@ -20,6 +23,8 @@ from bitsift.cluster.fleet.observed import (
     Phase,
     Publish,
     Replica,
+    RestartRouter,
+    Router,
     StartReplica,
     StartRouter,
     StopReplica,
@@ -35,6 +40,18 @@ COPY_S, OPEN_S, HELD_S = 3, 2, 5
 def spec_of(replicas: int, routers: int = 1, grace_s: float = 10.0) -> ClusterSpec:
     placement = PlacementSpec(data="/d", replicas=replicas, routers=routers, grace_s=grace_s)
     return ClusterSpec(index=IndexSource(folder="/i"), placement=placement)
+
+
+def changed(spec: ClusterSpec, **sections: dict[str, Any]) -> ClusterSpec:
+    """The spec with other settings: ``shards={"exact_budget_ms": 7}``."""
+    found = {
+        name: getattr(spec, name).model_copy(update=values) for name, values in sections.items()
+    }
+    return spec.model_copy(update=found)
+
+
+BROKEN = {"exact_budget_ms": 13.0}
+"""With these settings of ``[shards]`` no replica can be opened."""
 
 
 @dataclass(slots=True)
@@ -59,6 +76,8 @@ class ModelCluster:
     actors: dict[Place, int] = field(default_factory=dict)
     """Seconds until they are open."""
     routers: dict[str, int] = field(default_factory=dict)
+    started_with: dict[Place | str, ClusterSpec] = field(default_factory=dict)
+    """The spec of each actor: by its place, by the node of a router, and "writer"."""
     lost: dict[str, float] = field(default_factory=dict)
     seen: dict[Place, Replica] = field(default_factory=dict)
     orders: Orders = field(default_factory=Orders)
@@ -71,6 +90,7 @@ class ModelCluster:
 
     def __post_init__(self) -> None:
         self.table = Table(0, ((),) * self.shards)
+        self.started_with["writer"] = self.spec
         self.written = [0] * self.shards
         self.changed = [0.0] * self.shards
 
@@ -115,7 +135,7 @@ class ModelCluster:
     def write(self, shard: int) -> None:
         """Acknowledged by all of the table, or by none."""
         members = [(shard, node) for node in self.table.shards[shard]]
-        is_open = bool(members) and all(self.actors.get(place) == 0 for place in members)
+        is_open = bool(members) and all(self._answers(place) for place in members)
         if is_open and self.now >= self.held_until:
             self.written[shard] += 1
             for place in members:
@@ -136,7 +156,13 @@ class ModelCluster:
             table=self.table,
             nodes=tuple(nodes),
             replicas=tuple(self.seen.values()),
-            routers={node: left == 0 for node, left in self.routers.items()},
+            routers={
+                node: Router(left == 0, settings.of_routers(self.started_with[node]))
+                if left == 0
+                else Router(is_well=False)
+                for node, left in self.routers.items()
+            },
+            writer=settings.of_writer(self.started_with["writer"]),
             orders=self.orders,
             is_held=self.now < self.held_until,
             since=self.since,
@@ -144,12 +170,36 @@ class ModelCluster:
 
     def _replica(self, place: Place, disk: Disk) -> Replica:
         phase = Phase.CLOSED if disk.is_whole else Phase.INCOMING
+        given = None
         if place in self.actors:
             phase = Phase.OPENING if self.actors[place] else Phase.READY
+        if phase is Phase.READY:
+            given = settings.of_replicas(self.started_with[place])
+            phase = Phase.FAILED if self._is_broken(place) else Phase.READY
         before = self.seen.get(place)
         since = before.since if before is not None and before.phase is phase else self.now
         version = disk.version if phase is Phase.READY else before.version if before else 0
-        return Replica(*place, phase, since, version, disk.left_s > 0, held_since=disk.held_since)
+        return Replica(
+            *place, phase, since, version, disk.left_s > 0,
+            held_since=disk.held_since, settings=given,
+        )  # fmt: skip
+
+    def _is_broken(self, place: Place) -> bool:
+        budget = self.started_with[place].shards.exact_budget_ms
+        return budget == BROKEN["exact_budget_ms"]
+
+    def is_outdated(self, key: Place | str) -> bool:
+        """Whether an actor was started with other settings than those of the spec."""
+        given, wanted = self.started_with[key], self.spec
+        if isinstance(key, tuple):
+            return given.shards != wanted.shards
+        if key == "writer":
+            return (given.model, given.serve.write_acks) != (wanted.model, wanted.serve.write_acks)
+        return (given.serve, given.model) != (wanted.serve, wanted.model)
+
+    def outdated(self) -> list[Place | str]:
+        running: list[Place | str] = ["writer", *self.actors, *self.routers]
+        return [it for it in running if self.is_outdated(it)]
 
     # --- what is done to it ----------------------------------------------------------------
 
@@ -179,30 +229,61 @@ class ModelCluster:
             case StartReplica(shard, node):
                 self._start((shard, node))
             case StopReplica(shard, node):
-                assert node not in self.lost
-                assert node not in self.table.shards[shard] or self.orders.stopped
-                assert self.now - self.changed[shard] >= LINGER_S or self.orders.stopped
-                self.actors.pop((shard, node), None)
+                self._stop((shard, node))
             case CopyReplica(shard, source, target):
                 self._copy(shard, source, target, observed)
             case DropReplica(shard, node):
                 self._drop(shard, node)
             case StartRouter(node):
                 assert node not in self.lost
-                self.routers.setdefault(node, OPEN_S)
+                if node not in self.routers:
+                    self.routers[node], self.started_with[node] = OPEN_S, self.spec
             case StopRouter(node):
                 del self.routers[node]
+            case RestartRouter(node):
+                self._restart_router(node)
+            case EndWriter():
+                assert self.is_outdated("writer")
+                self.started_with["writer"] = self.spec
             case Hold():
                 self.held_until = self.now + HELD_S
             case Publish(shards):
                 self._publish(shards)
+
+    def _answers(self, place: Place) -> bool:
+        return self.actors.get(place) == 0 and not self._is_broken(place)
+
+    def _others(self, place: Place) -> list[str]:
+        """Nodes of the table that answer for the same shard."""
+        shard, node = place
+        return [n for n in self.table.shards[shard] if n != node and self._answers((shard, n))]
+
+    def _stop(self, place: Place) -> None:
+        """Nothing that is asked is ended, but for other settings where there is no other to ask."""
+        shard, node = place
+        assert node not in self.lost
+        if not self.orders.stopped and self._answers(place):
+            is_only = self.table.shards[shard] == (node,) and self.spec.placement.replicas == 1
+            is_idle = node not in self.table.shards[shard]
+            is_idle &= self.now - self.changed[shard] >= LINGER_S
+            assert is_idle or (is_only and self.is_outdated(place))
+        self.actors.pop(place, None)
+
+    def _restart_router(self, node: str) -> None:
+        assert node not in self.lost
+        assert self.is_outdated(node)
+        others = [name for name, left in self.routers.items() if name != node and left == 0]
+        fit = [name for name in self.zones if name not in self.orders.drained]
+        is_well = self.routers[node] == 0
+        assert not is_well or len(others) >= min(self.spec.placement.routers, len(fit)) - 1
+        self.routers[node], self.started_with[node] = OPEN_S, self.spec
 
     def _start(self, place: Place) -> None:
         assert place not in self.actors, f"{place} is opened twice"
         assert place[1] not in self.lost
         assert self.disks[place].is_whole
         assert self.disks[place].left_s == 0, "opened while it is written"
-        self.actors[place] = OPEN_S
+        self.actors[place], self.started_with[place] = OPEN_S, self.spec
 
     def _copy(self, shard: int, source: str | None, target: str, observed: Observed) -> None:
         place = (shard, target)
@@ -214,7 +295,7 @@ class ModelCluster:
             assert not any(left), "two nodes read the index at once"
             version = 0
         else:
-            assert self.actors.get((shard, source)) == 0
+            assert self._answers((shard, source))
             assert source in self.table.shards[shard]
             version = self.disks[shard, source].version
         if place in self.disks:
@@ -239,9 +320,26 @@ class ModelCluster:
             assert len(set(new)) == len(new)
             for node in set(new) - set(old):
                 assert self.disks[shard, node].version == self.written[shard], "an old copy joins"
-                assert self.actors[shard, node] == 0
+                assert self._answers((shard, node))
+        self._check_leaving(shards)
         self.table = Table(self.table.epoch + 1, shards, self.now)
         self.held_until = 0.0
+
+    def _check_leaving(self, shards: tuple[tuple[str, ...], ...]) -> None:
+        """Of those that answer only one leaves that is not one too many, while all are well."""
+        wanted = self.spec.placement.replicas
+        leaving = [
+            (shard, node)
+            for shard, (old, new) in enumerate(zip(self.table.shards, shards, strict=True))
+            for node in set(old) - set(new)
+            if self._answers((shard, node)) and len(new) < wanted + self.orders.extra(shard)
+        ]
+        assert len(leaving) <= 1, "two leave at once"
+        for shard, node in leaving:
+            assert self.is_outdated((shard, node))
+            for number, members in enumerate(self.table.shards):
+                answering = [name for name in members if self._answers((number, name))]
+                assert len(answering) >= wanted, f"{node} leaves while shard {number} lacks a copy"
 
     # --- what always holds -----------------------------------------------------------------
 

@@ -24,9 +24,15 @@ from bitsift.cluster.fleet.observed import (
 )
 from bitsift.cluster.fleet.orders import added, moved
 from bitsift.errors import InvalidRequest
-from tests.cluster.fleet.model_cluster import Disk, ModelCluster, spec_of
+from tests.cluster.fleet.model_cluster import BROKEN, Disk, ModelCluster, changed, spec_of
 
 NAMES = ("a", "b", "c", "d", "e")
+CHANGES: list[dict[str, dict[str, Any]]] = [
+    {"shards": {"compact_above": 0.5}},
+    {"shards": BROKEN},
+    {"serve": {"write_acks": "all"}},
+    {"serve": {"query_cache": 7}, "shards": {"exact_budget_ms": 5.0}},
+]
 
 
 def cluster(nodes: int, shards: int, replicas: int, zones: int = 1, **more: Any) -> ModelCluster:
@@ -267,6 +273,7 @@ def test_whatever_happens_it_comes_to_what_the_spec_says(data: st.DataObject) ->
     happens = st.sampled_from(
         ["tick"] * 8 + ["write"] * 4 + ["late write"] * 2
         + ["lose", "lose", "back", "back", "crash", "fail_copy", "forget", "drain", "move", "more"]
+        + ["change", "change"]
     )  # fmt: skip
     for event in draw(st.lists(happens, max_size=80)):
         match event:
@@ -294,11 +301,16 @@ def test_whatever_happens_it_comes_to_what_the_spec_says(data: st.DataObject) ->
             case "more":
                 extra = Extra(draw(shards), draw(st.none() | names))
                 model.with_orders(extras=(extra,) if not model.orders.extras else ())
+            case "change":
+                model.spec = changed(model.spec, **draw(st.sampled_from(CHANGES)))
     for node in list(model.lost):
         model.back(node)
     model.with_orders(moves=(), extras=())
-    model.settle()
+    model.spec = changed(model.spec, shards={"exact_budget_ms": 1.0})
+    model.settle(1_000)
     assert_full(model)
+    if not lacking(model.spec, model.observe(), model.now):  # else it waits for more nodes
+        assert not model.outdated()
 
 
 def test_a_node_for_routers_alone_holds_no_replica_and_data_nodes_have_no_router() -> None:

@@ -111,6 +111,21 @@ def test_calls_of_any_size_reach_the_writer_and_its_errors_come_back(cluster: No
         asyncio.run(writer.delete(b"no text"))
 
 
+def test_writes_that_are_held_go_to_the_writer_that_takes_the_place_of_one(cluster: None) -> None:
+    async def scenario() -> None:
+        ended: Any = None
+        writer = RemoteWriter(ended)
+        await writer.gate.hold(30.0)
+        waiting = asyncio.ensure_future(writer.delete(b"good"))
+        writer.hand_over(ended)  # what a controller says each second
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        writer.hand_over(Failing.remote())  # type: ignore[attr-defined]
+        assert await asyncio.wait_for(waiting, 30) == b"done"
+
+    asyncio.run(scenario())
+
+
 def test_a_call_that_ray_refuses_to_send_was_not_done(cluster: None) -> None:
     link = RemoteLink(0, Failing.remote())  # type: ignore[attr-defined]
     with pytest.raises(ShardUnavailable) as raised:

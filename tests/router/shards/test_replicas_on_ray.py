@@ -217,7 +217,7 @@ def test_a_replica_that_is_frozen_leaves_before_a_write_is_acknowledged(running:
                 writing = asyncio.ensure_future(write(client, 3))
                 behind: tuple[tuple[int, str], ...] = ()
                 while not behind:
-                    behind = await running.writer.behind.remote()
+                    behind = (await running.writer.report.remote()).behind
                     assert not writing.done()
                     await asyncio.sleep(0.02)
                 assert behind == ((0, lost["node"]),)
@@ -226,7 +226,7 @@ def test_a_replica_that_is_frozen_leaves_before_a_write_is_acknowledged(running:
                 for actor in (running.router, running.writer):
                     await actor.place.remote(ReplicaTable(21, (less, second)))
                 assert await writing == {"created"}
-                assert await running.writer.behind.remote() == ()
+                assert (await running.writer.report.remote()).behind == ()
                 assert await write(client, 4) == {"created"}
             finally:
                 os.kill(lost["pid"], signal.SIGCONT)

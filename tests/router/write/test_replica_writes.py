@@ -23,11 +23,11 @@ from bitsift.errors import (
     ShardUnavailable,
     StorageFull,
 )
+from bitsift.router import write_gate as gate
 from bitsift.router.shards import lane, replica_writes
 from bitsift.router.shards.local import LocalLink
 from bitsift.router.shards.placed import PlacedShards
 from bitsift.router.shards.placement import Placement, ReplicaAddress, ReplicaTable
-from bitsift.router.write import gate
 from bitsift.router.write.service import WriteService
 from bitsift.shard_worker.clock import HybridClock
 from bitsift.shard_worker.codes import Calibration

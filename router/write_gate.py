@@ -1,4 +1,6 @@
-"""Writes can be held for a moment: while a replica joins the table, or other shards take over."""
+"""Writes can be held for a moment: by the writer while a replica joins the table or other shards
+take over, by a router while another writer takes the place of one.
+"""
 
 from __future__ import annotations
 
