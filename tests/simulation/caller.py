@@ -13,8 +13,8 @@ from bitsift.router.shards.fanout import FanOut
 from bitsift.router.shards.placed import PlacedShards
 from bitsift.router.shards.placement import ReplicaAddress, ReplicaTable
 from bitsift.router.shards.replica_set import ReplicaSet
-from bitsift.router.write_gate import WriteGate
 from bitsift.router.write.shard_writes import ShardWrites
+from bitsift.router.write_gate import WriteGate
 from bitsift.shard_worker.clock import HybridClock
 from bitsift.shard_worker.deadline import Deadline
 from bitsift.shard_worker.operations import Operation, Outcome
