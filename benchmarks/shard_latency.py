@@ -14,6 +14,8 @@ kept, in microseconds, in benchmarks/results/shard_latency.json:
 
 ``ray_cpu_us`` is what Ray costs the caller for a call, with so many of them sent at once: in the
 thread of the event loop (submitting, and waking the caller), and in all threads of the process.
+``search_cpu_us`` is the same of a search on a connection of its own, for which there is no time
+left in the shard; so many are sent to it at once, each on another connection.
 
 ``--realtime`` (root) puts everything measured before all other processes of the machine, for about
 a minute: on a machine that others use, the tail is theirs otherwise, not the shard's. Caches and
@@ -24,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import itertools
 import json
 import os
@@ -46,8 +49,10 @@ from bitsift.options import Mode, SearchOptions
 from bitsift.router.model.encoder import Encoder
 from bitsift.router.model.location import DEFAULT_MODEL
 from bitsift.router.shards.remote import RemoteLink
+from bitsift.router.shards.search_channel import NoChannel, SearchChannel
 from bitsift.shard_worker.deadline import Deadline
 from bitsift.shard_worker.types import Candidates, Query, Read
+from bitsift.shard_worker.wire.search import pack_queries
 
 RESULT = Path(__file__).with_name("results") / "shard_latency.json"
 ROWS_DEFAULT, DIMENSION_DEFAULT = 300_000, 1_024
@@ -60,6 +65,8 @@ WARM_UP = 20
 TIMEOUT_S = 30.0
 FAN_OUTS = (1, 10, 100, 1_000)
 """Calls that are sent at once where Ray's cost is measured."""
+CONNECTED = (1, 10, 50)
+"""The same of searches; a shard takes 64 connections."""
 Call = Callable[[], Awaitable[object]]
 
 
@@ -108,11 +115,32 @@ class Asking:
     async def encode(self) -> None:
         await asyncio.to_thread(self._encoder.encode_queries, [next(self._texts)])
 
+    async def channels(self, count: int) -> list[SearchChannel]:
+        """Connections, all of them open."""
+        channels = [RemoteLink(0, self._actor)._channel for _ in range(count)]
+        found = [channel for channel in channels if channel is not None]
+        while not all([await _is_open(channel) for channel in found]):
+            await asyncio.sleep(0.1)
+        return found
+
     async def ping(self) -> None:
         await self._actor.cancel.remote("nothing", [])
 
     async def pings(self, count: int) -> None:
         await asyncio.gather(*[self._actor.cancel.remote("nothing", []) for _ in range(count)])
+
+
+async def _is_open(channel: SearchChannel) -> bool:
+    with contextlib.suppress(NoChannel):
+        await channel.search("first", _without_time())
+        return True
+    return False
+
+
+def _without_time() -> bytes:
+    """A search of a usual size that the shard need not make."""
+    vector = np.ones(DIMENSION_DEFAULT, np.float32)
+    return pack_queries([Query(SearchOptions(vector=vector), 0, Deadline.after(-1.0))])
 
 
 async def measure(asking: Asking) -> dict[str, Any]:
@@ -126,9 +154,11 @@ async def measure(asking: Asking) -> dict[str, Any]:
     samples["documents"] = await timed(lambda: asking.read(found), CALLS)
     samples["encode"] = await timed(asking.encode, TEXTS)
     samples["ping"] = await timed(asking.ping, CALLS)
-    costs = {str(count): await _ray_cpu(asking, count) for count in FAN_OUTS}
+    ray = {str(n): await _cpu(lambda n=n: asking.pings(n), n) for n in FAN_OUTS}  # type: ignore[misc]
+    searches = {str(count): await _search_cpu(asking, count) for count in CONNECTED}
     return {
-        "ray_cpu_us": costs,
+        "ray_cpu_us": ray,
+        "search_cpu_us": searches,
         "p50_p99_us": {
             name: [round(float(q) * 1e6) for q in np.percentile(seconds, [50, 99])]
             for name, seconds in samples.items()
@@ -166,13 +196,26 @@ async def _after_texts(asking: Asking) -> list[float]:
     return seconds
 
 
-async def _ray_cpu(asking: Asking, count: int) -> dict[str, float]:
-    """Microseconds a call, of calls sent ``count`` at once."""
+async def _search_cpu(asking: Asking, count: int) -> dict[str, float]:
+    channels, frame = await asking.channels(count), _without_time()
+
+    async def all_at_once() -> None:
+        await asyncio.gather(*[channel.search("one", frame) for channel in channels])
+
+    try:
+        return await _cpu(all_at_once, count)
+    finally:
+        for channel in channels:
+            channel.close()
+
+
+async def _cpu(call: Call, count: int) -> dict[str, float]:
+    """Microseconds of one of the ``count`` calls that ``call`` sends at once."""
     rounds = max(5, CALLS // count)
-    await asking.pings(count)
+    await call()
     thread_s, process_s = time.thread_time(), time.process_time()
     for _ in range(rounds):
-        await asking.pings(count)
+        await call()
     calls = rounds * count
     return {
         "event_loop": round((time.thread_time() - thread_s) / calls * 1e6, 1),

@@ -86,24 +86,36 @@ class MeasuredTimes:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What was measured of a shard, and of Ray, by ``python -m benchmarks.shard_latency``."""
+    """What was measured of a shard, and of calls, by ``python -m benchmarks.shard_latency``.
+
+    ``search_cpu_s`` and ``ray_cpu_s`` are what a call takes of the event loop's thread, a search on
+    a connection of its own and any call through Ray, by how many are sent at once.
+    """
 
     samples: Samples
+    search_cpu_s: Mapping[int, float]
     ray_cpu_s: Mapping[int, float]
 
     @classmethod
     def read(cls, path: Path = MEASURED) -> Measured:
         found = json.loads(path.read_text())
         samples = {name: np.array(us) / 1e6 for name, us in found["samples_us"].items()}
-        costs = {int(n): cost["event_loop"] / 1e6 for n, cost in found["ray_cpu_us"].items()}
-        return cls(samples, costs)
+        search_s, ray_s = (
+            {int(n): cost["event_loop"] / 1e6 for n, cost in found[name].items()}
+            for name in ("search_cpu_us", "ray_cpu_us")
+        )
+        return cls(samples, search_s, ray_s)
 
     def call_cost(self, shards: int) -> CallCost:
         """Of one of ``shards`` calls that are sent together."""
-        sizes = sorted(self.ray_cpu_s)
-        logs = np.log([float(size) for size in sizes])
-        costs = [self.ray_cpu_s[size] for size in sizes]
-        return CallCost(float(np.interp(math.log(shards), logs, costs)))
+        return CallCost(_between(self.search_cpu_s, shards), _between(self.ray_cpu_s, shards))
+
+
+def _between(costs_s: Mapping[int, float], count: int) -> float:
+    """What was measured for the nearest counts below and above, in between by the logarithm."""
+    sizes = sorted(costs_s)
+    logs = np.log([float(size) for size in sizes])
+    return float(np.interp(math.log(count), logs, [costs_s[size] for size in sizes]))
 
 
 @dataclass(frozen=True, slots=True)

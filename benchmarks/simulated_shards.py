@@ -1,7 +1,8 @@
 """Shards of a simulation: actors that answer real frames after times that were measured.
 
 ``RemoteLink``, the product's own, calls them as it calls actors through Ray. What a call costs the
-router in Ray's own code is charged to its clock (``CallCost``); what the shard computes is not.
+router on its way, on a connection or in Ray, is charged to its clock (``CallCost``); what the shard
+computes is not.
 """
 
 from __future__ import annotations
@@ -40,9 +41,12 @@ class Times(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CallCost:
-    """Seconds of the event loop's thread that Ray takes for one call, submitting and waking."""
+    """Seconds of the event loop's thread that one call takes outside the code that is run here,
+    sending and waking: a search on a connection of its own, any other call through Ray.
+    """
 
-    seconds: float = 0.0
+    search_s: float = 0.0
+    other_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -124,7 +128,7 @@ class SimulatedActor:
 
     @property
     def cancel(self) -> Method:
-        return Method(lambda *_: self._charge())
+        return Method(lambda *_: simulated_loop().charge(self.cost.other_s))
 
     def _search(self, _: str, frame: bytes) -> asyncio.Future[bytes]:
         with simulated_loop().elsewhere():
@@ -132,25 +136,24 @@ class SimulatedActor:
             sent = sum(map(sent_along, queries))
             after_s = self.times.search_s(len(queries)) + sent * self.times.document_s()
             answer = self.backend.search(queries)
-        return self._answered(frame, answer, after_s)
+        return self._answered(frame, answer, after_s, self.cost.search_s)
 
     def _documents(self, _: str, frame: bytes) -> asyncio.Future[bytes]:
         with simulated_loop().elsewhere():
             answer = self.backend.documents(unpack_reads(frame))
-        return self._answered(frame, answer, self.times.documents_s())
+        return self._answered(frame, answer, self.times.documents_s(), self.cost.other_s)
 
-    def _answered(self, frame: bytes, answer: bytes, after_s: float) -> asyncio.Future[bytes]:
-        self._charge()
+    def _answered(
+        self, frame: bytes, answer: bytes, after_s: float, cost_s: float
+    ) -> asyncio.Future[bytes]:
+        simulated_loop().charge(cost_s)
         self.traffic.calls += 1
         self.traffic.sent_bytes += len(frame)
         self.traffic.received_bytes += len(answer)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[bytes] = loop.create_future()
-        loop.call_later(max(0.0, after_s - self.cost.seconds), _set, future, answer)
+        loop.call_later(max(0.0, after_s - cost_s), _set, future, answer)
         return future
-
-    def _charge(self) -> None:
-        simulated_loop().charge(self.cost.seconds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,11 @@ import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import ray
 
-from bitsift.errors import BitsiftError, RequestOutcome, ShardUnavailable
+from bitsift.errors import BitsiftError, RequestOutcome, ShardUnavailable, Unavailable
 from bitsift.shard_worker.clock import NO_VERSION
 from bitsift.shard_worker.codes import Calibration
 from bitsift.shard_worker.fencing import TableFence, check_epoch
@@ -30,6 +31,7 @@ from bitsift.shard_worker.own_digest import OwnDigest
 from bitsift.shard_worker.replica_state import ReplicaState
 from bitsift.shard_worker.search.precedence import lowest_priority, share_quickly
 from bitsift.shard_worker.search.underway import Underway
+from bitsift.shard_worker.search_server import Search, SearchServer
 from bitsift.shard_worker.shard import Shard
 from bitsift.shard_worker.store.counters import Past
 from bitsift.shard_worker.types import (
@@ -39,6 +41,7 @@ from bitsift.shard_worker.types import (
     ShardStatus,
     spare_hits,
 )
+from bitsift.shard_worker.wire.envelopes import SearchAddress
 from bitsift.shard_worker.wire.frames import UNSTAMPED, Kind, Stamp
 from bitsift.shard_worker.wire.search import (
     pack_candidates,
@@ -96,6 +99,8 @@ class ShardActor:
         self._reason: str | None = None
         self._underway = Underway()
         self._digest = OwnDigest()
+        self._one_search = threading.Lock()
+        self._server: SearchServer | None = None
         self._stopping = threading.Event()
         threading.Thread(target=self._open, name="open", daemon=True).start()
 
@@ -168,16 +173,31 @@ class ShardActor:
         A query whose time is over, or that was given up, has a DeadlineExceeded in its place.
         ``call`` is how the caller names this call in ``cancel``.
         """
-        asked = unpack_queries(queries)
-        with self._underway.call(call, [query.deadline for query in asked]):
-            found = self._ready().answers(asked)
-        kept = [
-            answer.leading(spare_hits(query.options.depth))
-            if isinstance(answer, Candidates) and not query.options.explain
-            else answer
-            for query, answer in zip(asked, found, strict=True)
-        ]
-        return pack_candidates(kept, self._stamp())
+        with self._one_search:  # more at once would take a core from another shard
+            asked = unpack_queries(queries)
+            with self._underway.call(call, [query.deadline for query in asked]):
+                found = self._ready().answers(asked)
+            kept = [
+                answer.leading(spare_hits(query.options.depth))
+                if isinstance(answer, Candidates) and not query.options.explain
+                else answer
+                for query, answer in zip(asked, found, strict=True)
+            ]
+            return pack_candidates(kept, self._stamp())
+
+    def searches(self) -> SearchAddress:
+        """Where this process takes searches outside Ray (search_server.py).
+
+        Raises Unavailable where it takes none, and ShardUnavailable until it is open.
+        """
+        self._ready()
+        if self._server is None:
+            if os.environ.get("RAY_USE_TLS") == "1":
+                raise Unavailable("Ray encrypts its calls here, so searches are Ray's, too")
+            ports = (self._settings or ShardSettings()).search_ports
+            search = cast(Search, self.search)  # Ray's annotations make another method of it
+            self._server = SearchServer(ray.util.get_node_ip_address(), ports, search)
+        return self._server.address
 
     @ray.method(concurrency_group="exhaustive")
     def exhaustive(self, call: str, queries: bytes) -> bytes:
@@ -335,6 +355,8 @@ class ShardActor:
     def close(self) -> None:
         """Release the directory; the process may be killed after this."""
         self._stopping.set()
+        if self._server is not None:
+            self._server.close()
         if self._shard is not None:
             self._shard.close()
             self._shard = None

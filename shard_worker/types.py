@@ -125,7 +125,8 @@ class ShardSettings:
     ``auto`` scans while the scan is measured to take at most ``exact_budget_ms``. A shard of
     ``train_rows_min`` rows or more groups its bits into lists by itself. It is compacted when more
     than ``compact_share`` of its rows are dead. Its data file grows to at most ``store_bytes_max``.
-    What was deleted less than ``tombstone_grace_s`` ago is remembered through compactions.
+    What was deleted less than ``tombstone_grace_s`` ago is remembered through compactions. It
+    takes searches on the first of ``search_ports`` that is free; 0 is any (search_server.py).
     """
 
     exact_budget_ms: float = 50.0
@@ -133,6 +134,7 @@ class ShardSettings:
     compact_share: float = 0.25
     store_bytes_max: int = 1 << 40
     tombstone_grace_s: float = 7 * 86_400.0
+    search_ports: range = range(1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,6 +188,11 @@ class Shards(Section):
         description="Days to remember a deletion, so that an older write cannot bring the "
         "document back.",
     )
+    search_port: Annotated[Number, Field(ge=0, le=PORT_MAX)] = Field(
+        default=0,
+        description="First of the 1,000 ports on which shards take searches of routers, each on "
+        "one that is free; 0 = any.",
+    )
 
 
 class Model(Section):

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bitsift.config.tree import Access, Serve, Shards
+from bitsift.config.tree import PORT_MAX, Access, Serve, Shards
 from bitsift.errors import InvalidRequest
 from bitsift.shard_worker.types import ShardSettings
 
 if TYPE_CHECKING:
     from bitsift.router.http.access import AccessSettings
+
+SEARCH_PORTS = 1_000
+"""More than a machine has shards, for the firewalls between machines."""
 
 
 def shard_settings(shards: Shards) -> ShardSettings:
@@ -20,7 +23,12 @@ def shard_settings(shards: Shards) -> ShardSettings:
         compact_share=shards.compact_above,
         store_bytes_max=shards.store_max,
         tombstone_grace_s=shards.tombstone_days * 86_400,
+        search_ports=_search_ports(shards.search_port),
     )
+
+
+def _search_ports(first: int) -> range:
+    return range(first, min(first + SEARCH_PORTS, PORT_MAX + 1)) if first else range(1)
 
 
 def access_settings(given: Access, serve: Serve) -> AccessSettings:

@@ -14,6 +14,7 @@ from bitsift.errors import BitsiftError, Overloaded
 from bitsift.options import Mode
 from bitsift.router.shards.ray_calls import WRITER, Callee, asked, called, put, sent, shard_callee
 from bitsift.router.shards.remote_calls import named_call
+from bitsift.router.shards.search_channel import NoChannel, SearchChannel
 from bitsift.router.write_gate import WriteGate
 from bitsift.shard_worker.inventory import Entries, ReplicaFacts
 from bitsift.shard_worker.maintenance.backup import ShardCopy
@@ -26,6 +27,7 @@ from bitsift.shard_worker.types import (
     Read,
     ShardStatus,
 )
+from bitsift.shard_worker.wire.envelopes import SearchAddress
 from bitsift.shard_worker.wire.frames import Kind, head_of
 from bitsift.shard_worker.wire.search import (
     pack_queries,
@@ -53,15 +55,28 @@ class RemoteLink:
         self._callee = shard_callee(shard, node)
         self._actor = actor
         self.reached = 0
+        has_one = hasattr(actor, "searches")  # a shard of an earlier release has none
+        self._channel = SearchChannel(self._callee, self._find) if has_one else None
 
     async def search(
         self, queries: Sequence[Query], timeout_s: float
     ) -> Sequence[Candidates | BitsiftError]:
-        slow = queries[0].options.mode is Mode.EXHAUSTIVE
-        method = "exhaustive" if slow else "search"
+        ask = self._exhaustive if queries[0].options.mode is Mode.EXHAUSTIVE else self._search
         with named_call([query.deadline for query in queries], self._cancel) as call:
-            packed = await self._ask(method, call, pack_queries(queries))
+            packed = await ask(call, pack_queries(queries))
         return await _unpacked(unpack_candidates, packed)
+
+    async def _search(self, call: str, frame: bytes) -> bytes:
+        if self._channel is not None:
+            with contextlib.suppress(NoChannel):
+                return await self._channel.search(call, frame)
+        return bytes(await self._ask("search", call, frame))
+
+    async def _exhaustive(self, call: str, frame: bytes) -> bytes:
+        return bytes(await self._ask("exhaustive", call, frame))
+
+    async def _find(self) -> SearchAddress:
+        return SearchAddress(*await self._ask("searches"))
 
     async def documents(self, reads: Sequence[Read]) -> Sequence[list[Found] | BitsiftError]:
         with named_call([read.deadline for read in reads], self._cancel) as call:

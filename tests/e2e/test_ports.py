@@ -123,8 +123,12 @@ def test_every_socket_is_in_the_table_and_refuses_strangers(
     admin_port = free_port()
     options = ["--port", 0, "--admin-port", admin_port, "--json"]
     with answering([*COMMAND, "serve", corpus / "index", *options]) as (url, serving):
+        open_for_searches(url)
         for owner, address, port in list(sockets(serving.pid)):
             assert address == "127.0.0.1", owner
+            if kind(owner) == "ShardActor" and refuses_as_searches_do(port):
+                seen.add("ShardActor searches")
+                continue
             if port in (httpx.URL(url).port, admin_port):
                 assert kind(owner) == "RouterActor"
                 seen.add("RouterActor admin" if port == admin_port else "RouterActor HTTP")
@@ -136,6 +140,27 @@ def test_every_socket_is_in_the_table_and_refuses_strangers(
         assert ray_init(serving.pid, token_of(serving.pid)).returncode == 0  # so the others count
     assert seen == set(table)
     assert not (home / ".ray").exists()
+
+
+def open_for_searches(url: str) -> None:
+    """Shards listen for searches when a router first asks one of them; it shows in the table."""
+    vector = np.random.default_rng(1).standard_normal(32).tolist()
+    for _ in range(3):
+        answer = httpx.post(f"{url}/v1/search", json={"vector": vector}, trust_env=False)
+        assert answer.is_success, answer.text
+        time.sleep(0.5)
+
+
+def refuses_as_searches_do(port: int) -> bool:
+    """Whether whoever listens there says 32 random bytes to a stranger, and nothing more."""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall(bytes(64))
+        connection.shutdown(socket.SHUT_WR)
+        said = b""
+        with contextlib.suppress(ConnectionError):
+            while part := connection.recv(1 << 16):
+                said += part
+    return len(said) == 32
 
 
 def listening(session: int) -> set[str]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from bitsift.cluster.serving.configured import SEARCH_PORTS
 from tests.k8s.rendered import Object, Pod, pods, quantity, variables
 
 _REPLICAS = re.compile(r"^replicas = (\d+)$", re.M)
 _ROUTERS = re.compile(r"^routers = (\d+)$", re.M)
+_SEARCH_PORT = re.compile(r"^search_port = (\d+)\b", re.M)
 PORT_MAX = (1 << 16) - 1
 
 
@@ -33,6 +35,7 @@ def other_mistakes(of: list[Object]) -> Iterator[str]:
         yield from (f"{one['kind']} {one['metadata']['name']}: {said}" for said in found)
     yield from _namespace(of)
     yield from _network(of)
+    yield from _searches(of)
     yield from _reach(of)
 
 
@@ -94,6 +97,21 @@ def _policy(_: list[Object], one: Object) -> Iterator[str]:
                 is_port = isinstance(first, int) and 0 < first <= last <= PORT_MAX
                 if not is_port:
                     yield f"there is no port {first}-{last}"
+
+
+def _searches(of: list[Object]) -> Iterator[str]:
+    """Without its ports, searches go through Ray, and nothing but a line of the log says so."""
+    first = _spec(of, _SEARCH_PORT)
+    policy = next(
+        one["spec"]
+        for one in of
+        if (one["kind"], one["metadata"]["name"]) == ("NetworkPolicy", "ray")
+    )
+    for way in ("ingress", "egress"):
+        opened = [port for rule in policy.get(way, []) for port in rule.get("ports", [])]
+        last = first + SEARCH_PORTS - 1
+        if not any(port["port"] <= first and last <= port.get("endPort", 0) for port in opened):
+            yield f"no rule of {way} opens {first}-{last}, where shards take searches"
 
 
 def _reach(of: list[Object]) -> Iterator[str]:

@@ -165,6 +165,9 @@ MORE: dict[str, Plant] = {
     "a policy that opens a port that nothing has": lambda of: spec(of, "NetworkPolicy", "http")[
         "ingress"
     ][0]["ports"][0].update(port=8_001),
+    "a policy that closes the ports of searches": lambda of: spec(of, "NetworkPolicy", "ray")[
+        "egress"
+    ][0]["ports"].pop(),
     "numbers in rayStartParams": lambda of: head_group(of)["rayStartParams"].update(
         {"num-cpus": 0}
     ),

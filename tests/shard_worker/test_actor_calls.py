@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from bitsift.errors import FormatMismatch, RequestOutcome, ShardUnavailable
+from bitsift.errors import FormatMismatch, RequestOutcome, ShardUnavailable, Unavailable
 from bitsift.options import SearchOptions
 from bitsift.shard_worker.actor import ShardActor
 from bitsift.shard_worker.clock import NO_VERSION, version_at
@@ -22,6 +23,7 @@ from bitsift.shard_worker.wire.search import pack_queries
 from bitsift.shard_worker.wire.write import pack_writes
 from tests.commands import wait_until
 from tests.shard_worker.small_shard import CALIBRATION, IDENTITY, batch, new_shard, vector_of
+from tests.threads import ended
 
 DIMENSION = 64
 
@@ -119,3 +121,43 @@ def test_what_a_shard_answers_names_its_opened_copy_and_the_newest_version(
         assert after.clock > version_at(1_700_000_000_000)
     finally:
         made.close()
+
+
+def test_one_search_runs_at_a_time_whichever_way_it_came(
+    actor: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running, most = 0, 0
+    both_came = threading.Barrier(2)
+
+    def unpacked(_: bytes) -> list[Query]:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        time.sleep(0.05)
+        running -= 1
+        return []
+
+    monkeypatch.setattr("bitsift.shard_worker.actor.unpack_queries", unpacked)
+
+    def search() -> None:
+        both_came.wait(10)
+        with pytest.raises(ShardUnavailable):
+            actor.search("a call", b"")
+
+    threads = [threading.Thread(target=search) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        ended(thread)
+    assert (running, most) == (0, 1)
+
+
+def test_where_ray_encrypts_its_calls_searches_stay_in_it(
+    actor: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ShardUnavailable, match="shard 7 is"):
+        actor.searches()
+    monkeypatch.setattr(actor, "_ready", lambda: None)
+    monkeypatch.setenv("RAY_USE_TLS", "1")
+    with pytest.raises(Unavailable, match="encrypts"):
+        actor.searches()

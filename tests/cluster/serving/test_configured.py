@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from bitsift.cluster.fleet.spec import ClusterSpec, parse_spec
-from bitsift.cluster.serving.configured import access_settings
+from bitsift.cluster.serving.configured import access_settings, shard_settings
 from bitsift.errors import InvalidRequest
 
 
@@ -29,3 +30,13 @@ def test_a_spec_gives_its_routers_tls(tmp_path: Path) -> None:
     tls = access_settings(whole.access, whole.serve).tls
     assert tls is not None
     assert (tls.cert, tls.key) == (tmp_path / "cert.pem", tmp_path / "key.pem")
+
+
+@pytest.mark.parametrize(
+    ("first", "ports"), [(0, [0]), (11_000, range(11_000, 12_000)), (65_530, range(65_530, 65_536))]
+)
+def test_shards_take_searches_on_a_thousand_ports_from_the_first(
+    tmp_path: Path, first: int, ports: Sequence[int]
+) -> None:
+    given = spec(tmp_path, shards={"search_port": first})
+    assert list(shard_settings(given.shards).search_ports) == list(ports)

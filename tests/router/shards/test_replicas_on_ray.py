@@ -5,6 +5,7 @@ second, and every answer is whole and right.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -19,13 +20,17 @@ import ray
 
 from bitsift.cluster.serving.launch import _start, end_actors, failing_over, stop_shards, wait_open
 from bitsift.cluster.serving.ray_cluster import ray_cluster
+from bitsift.errors import ShardUnavailable
+from bitsift.options import SearchOptions
 from bitsift.router.actor import RouterActor
 from bitsift.router.shards.placement import ReplicaAddress, ReplicaTable
+from bitsift.router.shards.remote import RemoteLink
 from bitsift.router.write.writer import WriterActor
 from bitsift.shard_worker.actor import ShardActor
 from bitsift.shard_worker.codes import normalize
+from bitsift.shard_worker.deadline import Deadline
 from bitsift.shard_worker.operations import Delete
-from bitsift.shard_worker.types import ShardIdentity, ShardSettings
+from bitsift.shard_worker.types import Candidates, Query, ShardIdentity, ShardSettings
 from bitsift.shard_worker.wire.write import pack_writes
 from bitsift.write_token import WriteToken, index_mark, read_token
 from tests.commands import COMMAND, wait_until
@@ -170,6 +175,46 @@ def test_tables_change_under_load_and_no_answer_is_lost(running: Running) -> Non
             await running.router.place.remote(ReplicaTable(20, running.table.shards))
             await loading
             assert load.wrong == []
+
+    asyncio.run(scenario())
+
+
+def test_searches_leave_ray_aside_and_find_a_process_that_was_started_again(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = RemoteLink(0, running.table.shards[0][0].actor, "node-0")
+    ask, through_ray = link._ask, list[str]()
+
+    async def counted(method: str, *arguments: Any) -> Any:
+        through_ray.append(method)
+        return await ask(method, *arguments)
+
+    monkeypatch.setattr(link, "_ask", counted)
+
+    async def search() -> list[int]:
+        options = SearchOptions(vector=units()[7], top_k=3)
+        (found,) = await link.search([Query(options, 0, Deadline.after(60))], 60)
+        assert isinstance(found, Candidates)
+        return list(found.rows)
+
+    async def leaving_ray_aside() -> list[int]:
+        """What is found as soon as Ray has no part in it."""
+        async with asyncio.timeout(120):
+            while True:
+                through_ray.clear()
+                with contextlib.suppress(ShardUnavailable):
+                    found = await search()
+                    if not through_ray:
+                        return found
+                await asyncio.sleep(0.05)
+
+    async def scenario() -> None:
+        first = await search()
+        assert "search" in through_ray
+        assert await leaving_ray_aside() == first
+        for _ in range(2):
+            os.kill((await link.status()).pid, signal.SIGKILL)
+            assert await leaving_ray_aside() == first
 
     asyncio.run(scenario())
 
