@@ -76,7 +76,7 @@ def _node(control: Control, index: Index, node: Node, now: float) -> dict[str, A
 
 
 def _replicas(index: Index, shard: int) -> list[dict[str, Any]]:
-    replicas = index.observed.of_shard(shard)
+    replicas = list(index.observed.of_shard(shard))
     said = [index.said.get((shard, it.node)) for it in replicas]
     found = standings([it if isinstance(it, ShardStatus) else None for it in said])
     return [
