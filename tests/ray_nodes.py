@@ -25,6 +25,8 @@ import psutil
 
 CPUS = 4
 STORE_BYTES = 100_000_000
+START_S = 120
+"""For a raylet to be known; Ray gives it 30 s, too few on a busy machine."""
 
 
 @dataclass(slots=True)
@@ -112,7 +114,8 @@ def _said(child: subprocess.Popen[str], line: Mapping[str, Any]) -> dict[str, An
     child.stdin.write(json.dumps(line) + "\n")
     child.stdin.flush()
     answer: dict[str, Any] = json.loads(child.stdout.readline() or "null")
-    assert answer is not None, "the nodes' process has ended"
+    assert isinstance(child.args, list)
+    assert answer is not None, Path(child.args[-1], "err").read_text()
     return answer
 
 
@@ -149,8 +152,10 @@ def main(folder: str, lines: IO[str]) -> None:
             object_store_memory=STORE_BYTES,
             labels={"bitsift-node": wanted["name"], **wanted["labels"]},
             node_ip_address="127.0.0.1",
+            wait=False,
             **head,
         )
+        cluster._wait_for_node(node, START_S)
         raylet = node.all_processes["raylet"][0].process.pid
         print(json.dumps({"raylet": raylet, "address": cluster.address}), flush=True)
 
