@@ -9,6 +9,7 @@ first, then the entries of those that differ, then the documents.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -18,6 +19,8 @@ from bitsift.errors import FormatMismatch, ShardUnavailable
 from bitsift.router.shards.replica import Replica
 from bitsift.shard_worker.inventory import KEYS_MAX, Inventory, range_bits
 from bitsift.shard_worker.operations import Operation, statuses
+from bitsift.shard_worker.store.packing import id_keys
+from bitsift.write_status import WriteStatus
 
 ROUNDS_MAX = 4
 """What is written in the meantime makes another round necessary."""
@@ -54,7 +57,9 @@ async def _round(replicas: Sequence[Replica], epoch: int) -> bool:
         _check_remembered(replicas[place], held, place, fact.forgotten_version)
     for target, lacking in enumerate(_lacking(held)):
         for source, keys in lacking.items():
-            await _send(replicas[source], replicas[target], keys, epoch)
+            late = await _send(replicas[source], replicas[target], keys, epoch)
+            if since and late:  # by a deletion of before, which is not compared
+                await _send(replicas[target], replicas[source], late, epoch)
     return True
 
 
@@ -92,9 +97,21 @@ def _lacking(held: Sequence[Inventory]) -> list[dict[int, list[int]]]:
     return found
 
 
-async def _send(source: Replica, target: Replica, keys: list[int], epoch: int) -> None:
+async def _send(source: Replica, target: Replica, keys: list[int], epoch: int) -> list[int]:
+    """The keys of which ``target`` has something newer."""
+    late = list[int]()
     for start in range(0, len(keys), KEYS_MAX):
         some = np.array(keys[start : start + KEYS_MAX], dtype=np.uint64)
         operations: Sequence[Operation] = await source.link.changes(some.tobytes())
         if operations:
-            statuses(await target.link.mend(operations, epoch))
+            said = statuses(await target.link.mend(operations, epoch))
+            late += _superseded(operations, said)
+    return late
+
+
+def _superseded(operations: Sequence[Operation], said: Sequence[list[WriteStatus]]) -> list[int]:
+    ids = itertools.chain(*(operation.ids for operation in operations))
+    each = zip(ids, itertools.chain(*said), strict=True)
+    names = [document_id for document_id, status in each if status is WriteStatus.SUPERSEDED]
+    found: list[int] = id_keys(names).tolist()
+    return found

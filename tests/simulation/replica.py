@@ -87,7 +87,7 @@ class SimulatedReplica:
 
     def be_copied_from(self, other: SimulatedReplica) -> None:
         """Whole: what it had before is gone."""
-        self.synced = other.synced.copied()
+        self.synced, self._rows_given = other.synced.copied(), other._rows_given
         self.life += 1
         self._start()
 

@@ -189,3 +189,22 @@ def test_a_replica_whose_deletions_may_be_forgotten_is_copied_whole(tmp_path: Pa
         with pytest.raises(FormatMismatch, match="copy the shard whole"):
             converged([first, second])
         assert texts_of(first, "ab") == [None, None]
+
+
+def test_a_deletion_wins_though_another_replica_has_forgotten_later_ones(tmp_path: Path) -> None:
+    """Found by the simulation: nobody compares it, and the old document was sent in vain."""
+    with contextlib.ExitStack() as opened:
+        behind, *others = make_replicas(opened, tmp_path, NOTHING, DIMENSION, 1, 3)[0]
+        for shard in (behind, *others):
+            shard.write([upsert("a", "one", 1), upsert("b", "two", 1)])
+        for shard in others:
+            shard.write([Delete(["a"], VERSION + 2)])
+        for shard in (behind, *others):
+            shard.write([Delete(["b"], VERSION + 3)])
+        behind._maintenance._settings = ShardSettings(tombstone_grace_s=0.0)
+        for key in "cd":  # the second compaction forgets what the first has made a tombstone of
+            behind.compact()
+            behind.write([upsert(key, "x", 4), Delete([key], VERSION + 5)])
+        assert ReplicaState(behind).facts().forgotten_version >= VERSION + 2
+        converged([behind, *others])
+        assert [texts_of(shard, "ab") for shard in (behind, *others)] == [[None, None]] * 3
