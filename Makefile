@@ -36,9 +36,9 @@ test-fast: $(VENV)/.installed-dev ## the tests without Ray, a browser, a model o
 crash-test: $(VENV)/.installed-dev ## kill a shard 240 times under load and look for what it lost; some minutes
 	$(BIN)/python -m tests.crash
 
-SEEDS ?= 4000
-simulate: $(VENV)/.installed-dev ## replicas on a simulated clock and network, thousands of histories; SEEDS=n
-	$(BIN)/python -m tests.simulation --seeds $(SEEDS)
+SEEDS ?= 10000
+simulate: $(VENV)/.installed-dev ## replicas on a simulated clock and network, ten thousand histories; SEEDS=n
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --out benchmarks/results/simulation.json
 
 chaos: $(VENV)/.installed-dev ## nodes that end, freeze or are cut off; every process of a server killed, stopped, terminated; an hour
 	$(BIN)/python -m pytest -m long

@@ -21,7 +21,7 @@ from tests.simulation.bugs import BUGS
 from tests.simulation.plan import plan_of
 from tests.simulation.shrink import shrunk
 from tests.simulation.summary import Summary
-from tests.simulation.world import Run, run, run_seeds
+from tests.simulation.world import Run, run, run_all, run_seeds
 
 SEEDS_AT_ONCE = 50
 PROGRESS_S = 10.0
@@ -79,12 +79,8 @@ def _runs(seeds: range, jobs: int) -> Iterator[Run]:
         return
     parts = [seeds[at : at + SEEDS_AT_ONCE] for at in range(0, len(seeds), SEEDS_AT_ONCE)]
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        for part in pool.map(_run_all, parts):
+        for part in pool.map(run_all, parts):
             yield from part
-
-
-def _run_all(seeds: range) -> list[Run]:
-    return list(run_seeds(seeds))
 
 
 def _explain(seed: int) -> None:

@@ -204,3 +204,8 @@ def run_seeds(seeds: Sequence[int]) -> Iterator[Run]:
     finally:
         gc.enable()
         logging.disable(disabled)
+
+
+def run_all(seeds: Sequence[int]) -> list[Run]:
+    """The same in another process."""
+    return list(run_seeds(seeds))
