@@ -295,6 +295,19 @@ class ShardActor:
         """Packed operations, for a replica that lacks them."""
         return pack_writes(ReplicaState(self._ready()).changes(keys), self._stamp())
 
+    @ray.method(concurrency_group="since")
+    def check_rows(self, first: int) -> bytes:
+        """A packed RowCheck (maintenance/own_rows.py), at the lowest priority."""
+        lowest_priority()
+        return pack_fact(ReplicaState(self._ready()).check_rows(first), self._stamp())
+
+    @ray.method(concurrency_group="write")
+    def bury(self, generation: int, rows: Sequence[int], epoch: int) -> int:
+        """Let damaged rows die, which ``mend`` is about to replace; returns how many lived."""
+        shard = self._ready()
+        with self._tables().writing(epoch):
+            return ReplicaState(shard).bury(generation, rows)
+
     @ray.method(concurrency_group="maintenance")
     def save_bits(self) -> None:
         self._ready().save_bits()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from bitsift.errors import ReplicaBehind
 from bitsift.shard_worker.clock import NO_VERSION, milliseconds_of
+from bitsift.shard_worker.generations import Generations
 from bitsift.shard_worker.operations import Operation
 from bitsift.shard_worker.search.funnel import Answers
 from bitsift.shard_worker.types import Query
@@ -21,10 +22,10 @@ from bitsift.shard_worker.types import Query
 class Applied:
     """The writes of one shard. Any number of threads; one writes."""
 
-    def __init__(self, shard: int, stored: Callable[[], int]) -> None:
-        """``stored`` says the newest version in the store."""
+    def __init__(self, shard: int, generations: Generations) -> None:
+        """``generations`` are those of the shard."""
         self._shard = shard
-        self._stored = stored
+        self._generations = generations
         self._noted = NO_VERSION
         self._before_mending: int | None = None
 
@@ -44,8 +45,9 @@ class Applied:
     @property
     def version(self) -> int:
         """All writes up to this one are there."""
-        before = self._before_mending
-        return max(self._noted, self._stored()) if before is None else before
+        if self._before_mending is not None:
+            return self._before_mending
+        return max(self._noted, self._generations.current.store.counters.newest_version)
 
     def check(self, least: int) -> None:
         """Raises ReplicaBehind where the write of version ``least`` is not there."""

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bitsift.errors import Unavailable
 from bitsift.shard_worker.bits.index import BinaryIndex
 from bitsift.shard_worker.leftovers import remove_store
 from bitsift.shard_worker.store import Store
+from bitsift.shard_worker.store.burial import bury
 from bitsift.shard_worker.store.lmdb_file import DATA_FILE, unusable_named
 
 
@@ -86,6 +88,19 @@ class Generation:
         if bits != rows:
             reason = f"RAM has the bits of {bits} rows, the store has {rows} rows"
             raise self.store.stop_writes(reason, in_doubt=in_doubt)
+
+    def bury(self, number: int, rows: Sequence[int]) -> int:
+        """Let ``rows`` die, which are damaged; returns how many lived. The writer's lock is held.
+        Raises Unavailable where they are of another generation than this, and as ``Store.write``.
+        """
+        if number != self.store.generation:
+            raise Unavailable(f"{self.store.path} has other row numbers now: check the rows again")
+        self.check()
+        return bury(self.store, rows, lambda it: self.index.apply(self._no_bits, it.dead))
+
+    @property
+    def _no_bits(self) -> NDArray[np.uint8]:
+        return np.empty((0, self.index.row_bytes), dtype=np.uint8)
 
     def damaged_rows(self) -> int:
         """How many living rows are known to be damaged: met by a search, or without bits."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from bitsift.shard_worker.clock import NO_VERSION
 from bitsift.shard_worker.inventory import KEYS_MAX, Entries, Inventory, ReplicaFacts, facts_of
+from bitsift.shard_worker.maintenance.own_rows import RowCheck, check_rows
 from bitsift.shard_worker.operations import Operation
 from bitsift.shard_worker.shard import Shard
 from bitsift.shard_worker.store.counters import Past
@@ -65,6 +66,15 @@ class ReplicaState:
     def mended(self) -> None:
         """It lacks nothing of what others have."""
         self._shard.applied.mended()
+
+    def check_rows(self, first: int) -> RowCheck:
+        """See own_rows.py."""
+        with self._shard.reading() as store:
+            return check_rows(store, first)
+
+    def bury(self, generation: int, rows: Sequence[int]) -> int:
+        """Let damaged rows die, which ``mend`` is about to replace; returns how many lived."""
+        return self._shard.bury(generation, rows)
 
     def changes(self, keys: bytes) -> list[Operation]:
         """The documents and deletions under the hashes ``keys``, uint64 each, ``KEYS_MAX`` at most,

@@ -104,13 +104,9 @@ class Shard:
                 self._unlock()
                 raise
         self._clock = HybridClock(self._current.store.counters.newest_version)
-        generations = self._generations  # not self: nothing keeps a closed shard's bits in RAM
-        self.applied = Applied(
-            self.identity.shard, lambda: generations.current.store.counters.newest_version
-        )
-        self._maintenance = Maintenance(
-            folder, settings, self._generations, self._probing, self._writes.lock,
-        )  # fmt: skip
+        self.applied = Applied(self.identity.shard, self._generations)
+        lock = self._writes.lock
+        self._maintenance = Maintenance(folder, settings, self._generations, self._probing, lock)
 
     @property
     def _current(self) -> Generation:
@@ -290,20 +286,16 @@ class Shard:
         ``Unread``, of all of them Unavailable where the rows are of another copy of this shard or
         of a generation that is closed. Raises DeadlineExceeded.
         """
-        if read.origin.replica != self.replica:
-            return [
-                self._unknown("another copy of it, or to this one before it was reopened")
-            ] * len(read.rows)
-        for open_store in self._generations.open_stores():
-            if open_store.number == read.origin.generation:
-                with open_store.reading() as store:
-                    check = read.deadline.check
-                    return self._funnel.documents(store, read.rows, read.wanted, check)
-        said = f"a generation that was compacted more than {RETIRED_S:.0f} s ago"
-        return [self._unknown(said)] * len(read.rows)
-
-    def _unknown(self, said: str) -> Unavailable:
-        return Unavailable(f"{self.folder}: the rows belong to {said}; search again")
+        said = "another copy of it, or to this one before it was reopened"
+        if read.origin.replica == self.replica:
+            said = f"a generation that was compacted more than {RETIRED_S:.0f} s ago"
+            for open_store in self._generations.open_stores():
+                if open_store.number == read.origin.generation:
+                    with open_store.reading() as store:
+                        check = read.deadline.check
+                        return self._funnel.documents(store, read.rows, read.wanted, check)
+        unknown = Unavailable(f"{self.folder}: the rows belong to {said}; search again")
+        return [unknown] * len(read.rows)
 
     def read_each(self, reads: Sequence[Read]) -> list[list[Found] | DeadlineExceeded]:
         """``read`` of several; in the place of one that came to its deadline its error."""
@@ -355,10 +347,16 @@ class Shard:
         done = self._writes.write(operations, self._commit)
         return [self._failed(one) if isinstance(one, Exception) else one for one in done]
 
+    def bury(self, generation: int, rows: Sequence[int]) -> int:
+        """Let damaged ``rows`` die (store/burial.py). Raises Unavailable for another generation."""
+        with self._writes.lock:
+            self._generations.check_open()
+            return self._current.bury(generation, rows)
+
     def foresee(self, operations: Sequence[Operation]) -> list[list[WriteStatus]]:
         """A dry run of ``write``: its result is only a hint, for ``write`` decides."""
-        with self._current.reading() as generation:
-            return generation.store.foresee(operations)
+        with self.reading() as store:
+            return store.foresee(operations)
 
     def _failed(self, error: Exception) -> BitsiftError:
         """``error`` as it may leave the shard, whatever it is: other processes get it."""

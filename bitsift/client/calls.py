@@ -128,6 +128,11 @@ def compact() -> Call[list[dict[str, Any]]]:
     return Call("POST", "/v1/admin/compact", _OBJECTS, b"{}", writes=True)
 
 
+def examine(what: str) -> Call[dict[str, Any]]:
+    """Check the replicas (``verify``), or mend them (``repair``): answered by lines of JSON."""
+    return Call("POST", f"/v1/admin/{what}", _OBJECT, b"{}", writes=what == "repair")
+
+
 def upserts(
     documents: Mapping[str, Any] | Iterable[Mapping[str, Any]], batch: int
 ) -> Iterator[Call[Upserts]]:

@@ -13,6 +13,7 @@ done. A write of unknown outcome is never sent again (retries.py).
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import Any, Self, TypeVar
 
@@ -22,6 +23,7 @@ from tenacity import AsyncRetrying, Retrying
 from bitsift.client import calls
 from bitsift.client.arguments import takes_options, takes_queries_and_options
 from bitsift.client.calls import Call, connect
+from bitsift.client.jobs import OnProgress, followed, followed_async, unheard
 from bitsift.client.received import answer_of, error_of_transport, server_name
 from bitsift.client.retries import retrying
 from bitsift.client.sending import BATCH_DOCUMENTS, sum_deletes, sum_upserts
@@ -96,6 +98,18 @@ class Client:
         """
         return self._send(calls.compact())
 
+    def verify(self, on_progress: OnProgress = unheard) -> dict[str, Any]:
+        """Check every row of every replica, and compare the replicas (POST /v1/admin/verify);
+        takes minutes for millions of rows. ``on_progress`` is told the rows so far, and in all.
+        """
+        return self._follow(calls.examine("verify"), on_progress)
+
+    def repair(self, on_progress: OnProgress = unheard) -> dict[str, Any]:
+        """Mend each replica from its peers (POST /v1/admin/repair); what is left is in the report.
+        Run it again after a failure.
+        """
+        return self._follow(calls.examine("repair"), on_progress)
+
     def add(
         self,
         documents: Mapping[str, Any] | Iterable[Mapping[str, Any]],
@@ -148,6 +162,17 @@ class Client:
         answer: T = retrying(Retrying, writes=call.writes)(self._once, call)
         self._session.note(answer)
         return answer
+
+    def _follow(self, call: Call[dict[str, Any]], on_progress: OnProgress) -> dict[str, Any]:
+        try:
+            answer = self._http.send(call.request(self._http), stream=True)
+            with contextlib.closing(answer):
+                if answer.is_success:
+                    return followed(answer.iter_lines(), on_progress, self._server)
+                answer.read()
+        except httpx.RequestError as error:
+            raise error_of_transport(error, self._server, writes=call.writes) from error
+        return answer_of(answer, call.answer, self._server)
 
     def _once(self, call: Call[T]) -> T:
         try:
@@ -208,6 +233,14 @@ class AsyncClient:
         """As ``Client.compact``."""
         return await self._send(calls.compact())
 
+    async def verify(self, on_progress: OnProgress = unheard) -> dict[str, Any]:
+        """As ``Client.verify``."""
+        return await self._follow(calls.examine("verify"), on_progress)
+
+    async def repair(self, on_progress: OnProgress = unheard) -> dict[str, Any]:
+        """As ``Client.repair``."""
+        return await self._follow(calls.examine("repair"), on_progress)
+
     async def add(
         self,
         documents: Mapping[str, Any] | Iterable[Mapping[str, Any]],
@@ -244,6 +277,17 @@ class AsyncClient:
         answer: T = await retrying(AsyncRetrying, writes=call.writes)(self._once, call)
         self._session.note(answer)
         return answer
+
+    async def _follow(self, call: Call[dict[str, Any]], on_progress: OnProgress) -> dict[str, Any]:
+        try:
+            answer = await self._http.send(call.request(self._http), stream=True)
+            async with contextlib.aclosing(answer):
+                if answer.is_success:
+                    return await followed_async(answer.aiter_lines(), on_progress, self._server)
+                await answer.aread()
+        except httpx.RequestError as error:
+            raise error_of_transport(error, self._server, writes=call.writes) from error
+        return answer_of(answer, call.answer, self._server)
 
     async def _once(self, call: Call[T]) -> T:
         try:

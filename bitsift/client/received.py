@@ -47,6 +47,24 @@ def answer_of(response: httpx.Response, kind: TypeAdapter[T], server: str) -> T:
         ) from error
 
 
+def report_of(line: Any) -> dict[str, Any] | None:
+    """The report of a job, where a ``line`` of its answer is the last one; None for any other.
+    Raises the BitsiftError that the job ended with.
+    """
+    problem = line.get("error")
+    if problem is not None:
+        raise _error_named(problem)
+    found: dict[str, Any] | None = line.get("report")
+    return found
+
+
+def _error_named(problem: Any) -> BitsiftError:
+    kind: Any = getattr(errors, str(problem["type"]).removeprefix("bitsift:"), None)
+    is_ours = isinstance(kind, type) and issubclass(kind, BitsiftError)
+    error: BitsiftError = (kind if is_ours else BitsiftError)(str(problem["detail"]))
+    return error.with_outcome(RequestOutcome(problem["outcome"]))
+
+
 def error_of_transport(error: httpx.RequestError, server: str, *, writes: bool) -> BitsiftError:
     """Of a request that was not answered: a write of which something was sent is unknown."""
     if isinstance(error, _NOT_SENT):

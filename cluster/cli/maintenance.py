@@ -1,4 +1,6 @@
-"""The commands that look after an index: verify, backup, restore, export, compact, upgrade."""
+"""The commands that look after an index: verify, repair, backup, restore, export, compact and
+upgrade.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -23,7 +25,7 @@ from rich.progress import (
 from rich.table import Table
 
 from bitsift.cluster.cli.console import Json, err, out, print_json
-from bitsift.cluster.cli.settings import configured, gateway
+from bitsift.cluster.cli.settings import configured, gateway, required_gateway
 from bitsift.cluster.interrupts import terminable
 from bitsift.config.sources import Loaded
 from bitsift.errors import InvalidRequest
@@ -98,19 +100,34 @@ def backup(
     )
 
 
+@configured("client")
 def verify(
-    index_folder: Index,
+    loaded: Loaded,
+    index_folder: Annotated[
+        Path | None, typer.Argument(metavar="INDEX", help="Index that is not being served.")
+    ] = None,
     repair: Annotated[
         bool,
-        typer.Option(help="Rebuild derived data: bits, lists, hints, the id map."),
+        typer.Option(help="Of INDEX: rebuild derived data: bits, lists, hints, the id map."),
     ] = False,
     json: Json = False,
 ) -> None:
     """Check every byte of an index that is not being served; exit status 1 if anything is wrong.
 
-    Reports what is wrong, where, and what to do. --repair never touches codes or documents.
+    Reports what is wrong, where, and what to do. --repair never touches codes or documents. With
+    --url the running cluster checks every row of every replica, and compares the replicas, while it
+    keeps answering: bitsift repair --url mends what is wrong.
     """
     from bitsift.cluster.maintenance.verify import verify as run
+
+    url = gateway(loaded, index_folder, "INDEX")
+    if url is not None:
+        if repair:
+            raise InvalidRequest("--repair is of an INDEX; a running cluster: bitsift repair --url")
+        with _asking(url) as client, items("checking", json) as progress:
+            _show_replicas(client.verify(progress), json)
+        return
+    assert index_folder is not None
 
     with items("checking", json) as progress:
         report = run(index_folder.absolute(), repair=repair, on_rows=progress)
@@ -120,6 +137,54 @@ def verify(
         _print_findings(report)
     if not report.is_sound:
         raise typer.Exit(1)
+
+
+@configured("client")
+def repair(loaded: Loaded, json: Json = False) -> None:
+    """Mend the replicas of a running cluster from each other; exit status 1 if anything is left.
+
+    Documents that a replica lacks, and damaged rows of which another replica has the document
+    sound, are written again, each in its version, while the cluster keeps answering.
+    """
+    with (
+        _asking(required_gateway(loaded)) as client,
+        items("checking and mending", json) as progress,
+    ):
+        _show_replicas(client.repair(progress), json)
+
+
+def _show_replicas(report: dict[str, Any], json: bool) -> None:
+    if json:
+        print_json(report)
+    else:
+        for replica in report["replicas"]:
+            _print_replica(replica)
+        if report["is_sound"]:
+            out.print(
+                f"{report['rows']:,} rows in {len(report['replicas'])} replicas of "
+                f"{report['shards']} shards are sound, and the replicas are equal"
+            )
+    if not report["is_sound"]:
+        raise typer.Exit(1)
+
+
+def _print_replica(replica: dict[str, Any]) -> None:
+    """What is wrong with it, and what was mended; nothing of one that is sound."""
+    where = f"shard {replica['shard']}"
+    where += f" on {replica['node']}" if replica["node"] else ""
+    if replica["mended"]:
+        out.print(f"{where}: mended {replica['mended']:,} documents", markup=False, soft_wrap=True)
+    said = []
+    if replica["damaged"]:
+        said.append(f"{replica['damaged']:,} rows are damaged")
+    if replica["lacking"]:
+        said.append(f"it lacks {replica['lacking']:,} documents that another replica has")
+    if replica["reason"]:
+        said.append(replica["reason"])
+    if said:
+        out.print(f"[red]{escape(where)}[/red]: {escape('; '.join(said))}", soft_wrap=True)
+        for name in replica["examples"]:
+            out.print(f"    id {name!r}", markup=False)
 
 
 def _print_findings(report: VerifyReport) -> None:

@@ -1,6 +1,7 @@
-"""What an operator asks of a running cluster: back up the index, and drop its deleted rows.
+"""What an operator asks of a running cluster: back up the index, drop its deleted rows, check and
+mend its replicas.
 
-Both may take long, so they have no deadline; searches and writes go on. One runs at a time.
+All of it may take long, so there is no deadline; searches and writes go on. One runs at a time.
 """
 
 from __future__ import annotations
@@ -11,14 +12,17 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import orjson
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from bitsift.errors import BitsiftError, InvalidRequest, Overloaded
+from bitsift.router.examination import Examination
 from bitsift.router.http.destinations import destination
+from bitsift.router.http.documents_schema import NDJSON
+from bitsift.router.http.progress_stream import ProgressStream
 from bitsift.router.service import SearchService
 from bitsift.shard_worker.maintenance.backup import Backup, BackupReport
 from bitsift.shard_worker.types import ShardStatus
@@ -72,14 +76,19 @@ def _without_answers_of(dest: str) -> Iterator[None]:
         raise type(error)(told).with_outcome(error.outcome) from error
 
 
+_JOB: dict[int | str, dict[str, Any]] = {
+    200: {"description": "Lines of JSON", "content": {NDJSON: {"schema": {"type": "string"}}}}
+}
+
+
 def add_admin(app: FastAPI, service: SearchService, backup_root: str | None) -> None:
-    """POST /v1/admin/backup, into ``backup_root`` or below, and POST /v1/admin/compact."""
+    """POST /v1/admin/backup, into ``backup_root`` or below, /compact, /verify and /repair."""
     busy = asyncio.Lock()
 
     @contextlib.asynccontextmanager
     async def alone() -> AsyncIterator[None]:
         if busy.locked():
-            raise Overloaded("a backup or a compaction is running; try again later")
+            raise Overloaded("a backup, compaction, check or repair is running; try again later")
         async with busy:
             yield
 
@@ -105,3 +114,23 @@ def add_admin(app: FastAPI, service: SearchService, backup_root: str | None) -> 
             after = await shards.statuses(STATUS_TIMEOUT_S)
         found = [reclaimed(*states) for states in zip(before, after, strict=True)]
         return Response(orjson.dumps(found), media_type="application/json")
+
+    @app.post("/v1/admin/verify", response_class=Response, responses=_JOB)
+    async def verify(http: Request) -> Response:
+        """Check every row of every replica against its checksums, and compare the replicas of each
+        shard.
+
+        Lines of JSON: once a second `{"done": …, "total": …}` rows, as far as they are known, and
+        last `{"report": …}`, or `{"error": …}`. It runs at the lowest priority, and ends when the
+        caller hangs up.
+        """
+        job = Examination(service.shards)
+        return ProgressStream(http, alone(), job.verify, job.progress)
+
+    @app.post("/v1/admin/repair", response_class=Response, responses=_JOB)
+    async def repair(http: Request) -> Response:
+        """Do the same, and mend each replica from its peers: what it lacks, and damaged rows of
+        which another replica has the document sound. Nothing stops meanwhile.
+        """
+        job = Examination(service.shards)
+        return ProgressStream(http, alone(), job.repair, job.progress)

@@ -25,6 +25,8 @@ ROUTE_SCOPES: Final[dict[str, Scope | None]] = {
     "DELETE /v1/documents/": Scope.WRITE,
     "POST /v1/admin/backup": Scope.ADMIN,
     "POST /v1/admin/compact": Scope.ADMIN,
+    "POST /v1/admin/verify": Scope.ADMIN,
+    "POST /v1/admin/repair": Scope.ADMIN,
 }
 """The scope that a route needs; None: it needs no key. One that ends with / stands for all paths
 below it. What is not here needs an admin key, and a test asks for a line for every route."""

@@ -68,6 +68,11 @@ class FanOut:
         return len(self._shards)
 
     @property
+    def sets(self) -> Sequence[ReplicaSet]:
+        """The replicas of each shard."""
+        return self._shards
+
+    @property
     def epoch(self) -> int:
         """Of the replica table in use; 0 where there is none."""
         return max((shard.writes.epoch for shard in self._shards), default=0)

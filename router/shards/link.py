@@ -8,6 +8,7 @@ from typing import Protocol
 from bitsift.errors import BitsiftError
 from bitsift.shard_worker.inventory import Entries, ReplicaFacts
 from bitsift.shard_worker.maintenance.backup import ShardCopy
+from bitsift.shard_worker.maintenance.own_rows import RowCheck
 from bitsift.shard_worker.operations import Operation, Outcome
 from bitsift.shard_worker.types import Candidates, Document, Found, Query, Read, ShardStatus
 
@@ -73,6 +74,16 @@ class ReplicaLink(ShardLink, Protocol):
 
     async def mended(self) -> None:
         """It lacks nothing of what others have."""
+        ...
+
+    async def check_rows(self, first: int) -> RowCheck:
+        """Check some rows from ``first`` on against their checksums."""
+        ...
+
+    async def bury(self, generation: int, rows: Sequence[int], epoch: int) -> int:
+        """Let damaged rows die, which ``mend`` is about to replace; returns how many lived. Raises
+        Unavailable where they are of another generation.
+        """
         ...
 
     async def changes(self, keys: bytes) -> Sequence[Operation]: ...

@@ -11,6 +11,7 @@ from bitsift.options import Mode
 from bitsift.shard_worker.fencing import TableFence
 from bitsift.shard_worker.inventory import Entries, ReplicaFacts
 from bitsift.shard_worker.maintenance.backup import ShardCopy, copy_shard
+from bitsift.shard_worker.maintenance.own_rows import RowCheck
 from bitsift.shard_worker.operations import Operation, Outcome
 from bitsift.shard_worker.replica_state import ReplicaState
 from bitsift.shard_worker.search.precedence import lowest_priority
@@ -81,6 +82,13 @@ class LocalLink:
 
     async def entries(self, bits: int, since: int, ranges: bytes) -> Entries:
         return await asyncio.to_thread(self._state.entries, bits, since, ranges)
+
+    async def check_rows(self, first: int) -> RowCheck:
+        return await asyncio.to_thread(self._state.check_rows, first)
+
+    async def bury(self, generation: int, rows: Sequence[int], epoch: int) -> int:
+        with self._fence.writing(epoch):
+            return await asyncio.to_thread(self._state.bury, generation, rows)
 
     async def changes(self, keys: bytes) -> Sequence[Operation]:
         return await asyncio.to_thread(self._state.changes, keys)

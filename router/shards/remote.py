@@ -18,6 +18,7 @@ from bitsift.router.shards.search_channel import NoChannel, SearchChannel
 from bitsift.router.write_gate import WriteGate
 from bitsift.shard_worker.inventory import Entries, ReplicaFacts
 from bitsift.shard_worker.maintenance.backup import ShardCopy
+from bitsift.shard_worker.maintenance.own_rows import RowCheck
 from bitsift.shard_worker.operations import Operation, Outcome, statuses
 from bitsift.shard_worker.types import (
     Candidates,
@@ -138,6 +139,12 @@ class RemoteLink:
 
     async def mended(self) -> None:
         await self._ask("mended")
+
+    async def check_rows(self, first: int) -> RowCheck:
+        return unpack_fact(await self._ask("check_rows", first), RowCheck)
+
+    async def bury(self, generation: int, rows: Sequence[int], epoch: int) -> int:
+        return int(await self._ask("bury", generation, list(rows), epoch))
 
     async def changes(self, keys: bytes) -> Sequence[Operation]:
         return await asyncio.to_thread(unpack_writes, await self._ask("changes", keys))

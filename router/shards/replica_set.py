@@ -77,6 +77,11 @@ class ReplicaSet:
         return cls(shard, [Replica(shard, "", only)])
 
     @property
+    def replicas(self) -> Sequence[Replica]:
+        """Those of the table in use."""
+        return self._replicas
+
+    @property
     def lanes(self) -> int:
         """How many concurrent calls are useful: one for each replica."""
         return max(1, len(self._replicas))

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
@@ -18,22 +20,26 @@ import numpy as np
 import pytest
 import ray
 
+from bitsift.client import Client
 from bitsift.cluster.serving.launch import _start, end_actors, failing_over, stop_shards, wait_open
 from bitsift.cluster.serving.ray_cluster import ray_cluster
 from bitsift.errors import ShardUnavailable
 from bitsift.options import SearchOptions
 from bitsift.router.actor import RouterActor
-from bitsift.router.shards.placement import ReplicaAddress, ReplicaTable
+from bitsift.router.shards.placement import Placement, ReplicaAddress, ReplicaTable
 from bitsift.router.shards.remote import RemoteLink
 from bitsift.router.write.writer import WriterActor
 from bitsift.shard_worker.actor import ShardActor
-from bitsift.shard_worker.codes import normalize
+from bitsift.shard_worker.codes import Calibration, normalize
 from bitsift.shard_worker.deadline import Deadline
+from bitsift.shard_worker.layout import store_folder
 from bitsift.shard_worker.operations import Delete
+from bitsift.shard_worker.store.lmdb_file import DATA_FILE
 from bitsift.shard_worker.types import Candidates, Query, ShardIdentity, ShardSettings
 from bitsift.shard_worker.wire.write import pack_writes
 from bitsift.write_token import WriteToken, index_mark, read_token
 from tests.commands import COMMAND, wait_until
+from tests.damage import flip
 from tests.fakes import UUID, make_description
 from tests.replicas import copy_replicas
 
@@ -43,6 +49,7 @@ PER_S = 50.0
 
 
 class Running(NamedTuple):
+    folder: Path
     url: str
     router: Any
     writer: Any
@@ -81,7 +88,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         router = _start(RouterActor, None, described, table, writer, None, **options)
         url, _ = ray.get(router.listen.remote("127.0.0.1", 0))
         try:
-            yield Running(url, router, writer, table)
+            yield Running(folder, url, router, writer, table)
         finally:
             end_actors([router, writer])
             stop_shards(actors)
@@ -292,7 +299,7 @@ def test_a_search_with_a_token_sees_the_write_whichever_replica_is_frozen_or_beh
 
     async def found(client: httpx.AsyncClient, token: str | None) -> set[str]:
         answers = [await seen(client, token) for _ in range(40)]
-        assert not any(answer["partial"] for answer in answers)
+        assert not (partial := [it["coverage"] for it in answers if it["partial"]]), partial[:2]
         return {answer["hits"][0]["id"] for answer in answers}
 
     async def scenario() -> None:
@@ -303,7 +310,8 @@ def test_a_search_with_a_token_sees_the_write_whichever_replica_is_frozen_or_beh
             documents = [{"id": "seen", "text": "x", "vector": [-1.0] * DIMENSION}]
             said = (await client.post("/v1/documents", json={"documents": documents})).json()
             (shard,) = read_token(said["token"]).versions
-            for replica in await replicas_of(client, shard):
+            for place in range(REPLICAS):
+                replica = (await until_ready(client, Load(client), shard))[place]
                 os.kill(replica["pid"], signal.SIGSTOP)
                 try:
                     assert await found(client, said["token"]) == {"seen"}
@@ -326,3 +334,46 @@ def test_a_search_with_a_token_sees_the_write_whichever_replica_is_frozen_or_beh
             assert "seen" not in await found(client, None)
 
     asyncio.run(scenario())
+
+
+@pytest.mark.slow
+def test_a_damaged_replica_is_found_and_mended_while_it_is_served(running: Running) -> None:
+    """Bits of its data file are flipped under its process, and rows are taken from another."""
+
+    def command(name: str) -> tuple[int, dict[str, Any]]:
+        done = subprocess.run(
+            [*COMMAND, name, "--url", running.url, "--json"],
+            capture_output=True, text=True, timeout=240, check=False,
+        )  # fmt: skip
+        return done.returncode, json.loads(done.stdout or done.stderr)
+
+    def verified() -> dict[str, Any]:
+        with Client(running.url, timeout_s=240) as client:
+            return client.verify()
+
+    def wrong(report: dict[str, Any]) -> dict[tuple[int, str], tuple[int, int]]:
+        return {
+            (it["shard"], it["node"]): (it["damaged"], it["lacking"])
+            for it in report["replicas"]
+            if it["damaged"] or it["lacking"]
+        }
+
+    for actor in (running.router, running.writer):
+        ray.get(actor.place.remote(ReplicaTable(50, running.table.shards)))
+    assert wrong(verified()) == {}
+    calibration = Calibration.from_sample(units(), DIMENSION)
+    mine = Placement(SHARDS).by_owner([str(row) for row in range(ROWS)])[1].tolist()[:5]
+    file = store_folder(running.folder / "1" / "shard-00001") / DATA_FILE
+    for code in calibration.quantize(units())[0][mine]:
+        flip(file, code.tobytes())
+    taken = running.table.shards[0][0].actor
+    assert ray.get(taken.bury.remote(0, [3, 4, 5, 6], 50)) == 4
+    status, report = command("verify")
+    assert status == 1
+    assert wrong(report) == {(0, "node-0"): (0, 4), (1, "node-1"): (5, 0)}
+    status, report = command("repair")
+    assert (status, wrong(report)) == (0, {}), report
+    assert {it["node"]: it["mended"] for it in report["replicas"] if it["mended"]} == {
+        "node-0": 4, "node-1": 5,
+    }  # fmt: skip
+    assert verified()["is_sound"]
