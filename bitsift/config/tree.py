@@ -229,7 +229,7 @@ class Index(Section):
 
 class Client(Section):
     """Which gateway to ask when no index is named: `bitsift search`, `status`, `add`, `delete`,
-    `get`, `backup`, `compact`.
+    `get`, `backup`, `compact`, `verify`, `repair`.
     """
 
     url: Annotated[Text | None, Named()] = Field(

@@ -132,9 +132,15 @@ def test_the_gateway_of_the_settings_is_asked_where_no_index_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BITSIFT_CLIENT_URL", "http://127.0.0.1:9")
-    for command in (["status"], ["search", "a"], ["get", "a"], ["delete", "a"], ["compact"]):
+    alone = (["status"], ["compact"], ["verify"], ["repair"])
+    for command in (*alone, ["search", "a"], ["get", "a"], ["delete", "a"]):
         assert isinstance(run(*command).exception, Unavailable), command
-    local = (["status", "--index", "none"], ["compact", "none"], ["backup", "none", "to"])
+    local = (
+        ["status", "--index", "none"],
+        ["compact", "none"],
+        ["verify", "none"],
+        ["backup", "none", "to"],
+    )
     for command in local:
         assert isinstance(run(*command).exception, NotFound), command
         error = run(*command, "--url", "http://127.0.0.1:9").exception
