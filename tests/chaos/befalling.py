@@ -35,14 +35,15 @@ class Befalling:
         self._away: set[str] = set()
 
     def befall(self, fault: Fault, ended: threading.Event) -> bool:
-        """One fault, from its beginning to its end, ``for_s`` later or when ``ended``. Whether it
-        could be done: what it is about may be away.
+        """One fault, from its beginning to its end: ``for_s`` later or when ``ended``, if it does
+        not end by itself. Whether it could be done: what it is about may be away.
         """
         what, _, whom = fault.kind.partition(" ")
         undo = self._begin(fault, what, whom)
         if undo is None:
             return False
-        ended.wait(fault.for_s)
+        if undo is not _nothing:
+            ended.wait(fault.for_s)
         undo()
         return True
 

@@ -30,7 +30,7 @@ from pathlib import Path
 
 from bitsift.cluster.serving.ray_environment import FAIL_OVER
 
-START_S = 120
+START_S = 180
 PORT = 6_379
 CPUS = 4
 STORE_BYTES = 100_000_000
@@ -251,6 +251,7 @@ def chaos_nodes(
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_worker_niceness": "0",
+        "RAY_raylet_start_wait_time_s": "120",  # on a busy machine 30 s are not enough
         **FAIL_OVER,
         "HOME": str(folder),
         "PYTHONPATH": str(Path(__file__).parents[2]),

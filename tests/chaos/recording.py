@@ -103,7 +103,8 @@ class Clients:
         self._cluster, self._seed = cluster, seed
         self._routers = Routers(urls)
         self._clients = {url: Client(url, timeout_s=TIMEOUT_S) for url in urls}
-        self._ended = threading.Event()
+        self._ended, self._may_write = threading.Event(), threading.Event()
+        self._may_write.set()
         away = -np.sum(cluster.queries, axis=0)
         self._away = away / np.linalg.norm(away)
 
@@ -123,9 +124,15 @@ class Clients:
             for thread in threads:
                 ended(thread)
 
+    def writes(self, go_on: bool) -> None:
+        """Whether documents are written and read; those under way end."""
+        (self._may_write.set if go_on else self._may_write.clear)()
+
     def _until_ended(self, one: Callable[[Random, int], None], random: Random) -> None:
         number = 0
         while not self._ended.wait(random.uniform(0.0, 2 * PAUSE_S)):
+            if not self._may_write.is_set() and one != self._search:
+                continue
             try:
                 one(random, number)
             except Exception as error:  # none that the client should let through
