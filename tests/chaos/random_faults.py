@@ -42,6 +42,8 @@ HEAL_MAX_S = 120.0
 """Under load; a cluster that is not well by then is given as long without writes: where a copy
 takes longer than writes can be held, it joins when they pause (docs/cluster.md).
 """
+UP_MAX_S = 600.0
+"""On a machine that is busy with other things."""
 CALM_S = 3.0
 Say = Callable[[str], None]
 
@@ -98,7 +100,7 @@ class RandomFaults:
 
         def is_well() -> bool:
             self._befalling.revive()
-            return sum(sees_all(url, COPIES) for url in addresses(self._nodes)) >= routers
+            return _are_well(self._nodes) >= routers
 
         if not wait_until(is_well, HEAL_MAX_S):
             self.starved += 1
@@ -167,8 +169,14 @@ def running(kept: Path | None) -> Iterator[tuple[Cluster, ChaosNodes, Befalling]
         spec = cluster.spec(
             replicas=COPIES, routers=ROUTERS, grace_s=GRACE_S, host="0.0.0.0", port=PORT, more=OPEN
         )
-        cluster.run("up", spec)
+        cluster.run("up", spec, "--no-wait")
+        assert wait_until(lambda: _are_well(nodes) >= ROUTERS, UP_MAX_S), cluster.run("status")
         yield cluster, nodes, Befalling(nodes, folder / "data", folder)
+
+
+def _are_well(nodes: ChaosNodes) -> int:
+    """How many routers see all replicas well."""
+    return sum(sees_all(url, COPIES) for url in addresses(nodes))
 
 
 def _read_all(clients: Clients, cluster: Cluster) -> list[str]:
