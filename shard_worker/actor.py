@@ -27,6 +27,7 @@ from bitsift.shard_worker.clock import NO_VERSION
 from bitsift.shard_worker.codes import Calibration
 from bitsift.shard_worker.fencing import TableFence, check_epoch
 from bitsift.shard_worker.maintenance.backup import copy_shard
+from bitsift.shard_worker.open_mark import OpenMark
 from bitsift.shard_worker.own_digest import OwnDigest
 from bitsift.shard_worker.replica_state import ReplicaState
 from bitsift.shard_worker.search.precedence import lowest_priority, share_quickly
@@ -96,6 +97,7 @@ class ShardActor:
         self._settings_name = settings_name
         self._fence: TableFence | None = None
         self._shard: Shard | None = None
+        self._mark: OpenMark | None = None
         self._reason: str | None = None
         self._underway = Underway()
         self._digest = OwnDigest()
@@ -112,12 +114,20 @@ class ShardActor:
                 settings = self._settings or ShardSettings()
                 self._shard = Shard(self._folder, self._calibration, self._identity, settings)
                 self._reason = None
+                self._say_open()
             except BaseException as error:  # anything: the reason must reach the operator
                 self._reason = f"{type(error).__name__}: {error}"
                 log.exception("shard %d cannot be opened", self._identity.shard)
                 self._stopping.wait(RETRY_S)
         if self._settings is not None:
             self._keep_up()
+
+    def _say_open(self) -> None:
+        if self._epoch is not None:
+            try:
+                self._mark = OpenMark(self._folder)
+            except OSError as error:  # it answers all the same; a full disk, for instance
+                log.warning("nobody can see that shard %d is open: %s", self._identity.shard, error)
 
     def _check_epoch(self) -> None:
         if self._epoch is not None:
@@ -370,6 +380,9 @@ class ShardActor:
         self._stopping.set()
         if self._server is not None:
             self._server.close()
+        if self._mark is not None:
+            self._mark.release()
+            self._mark = None
         if self._shard is not None:
             self._shard.close()
             self._shard = None

@@ -250,5 +250,5 @@ def agent_of(node: str, spec: ClusterSpec) -> Any:
             get_if_exists=True,
             label_selector={NODE_LABEL: node},
         )
-        .remote(node, str(spec.data_folder(node)))
+        .remote(node, str(spec.data_folder(node)), spec.placement.ready_port)
     )

@@ -21,6 +21,7 @@ import ray
 from bitsift.cluster.fleet.following import ActorSink, ActorSource, Follower, FollowProgress
 from bitsift.cluster.fleet.hydration import Blocks, CopyProgress, FolderBlocks, Pace, hydrate
 from bitsift.cluster.fleet.node_store import HeldIndex, NodeStore
+from bitsift.cluster.fleet.readiness import listen, unready
 from bitsift.cluster.fleet.sources import PeerBlocks, exported, index_files_of, of_source
 from bitsift.cluster.fleet.spec import IndexSource
 from bitsift.errors import NotFound, Overloaded, reason
@@ -136,8 +137,11 @@ class _Following:
 class AgentActor:
     """The data folder of one node."""
 
-    def __init__(self, node: str, folder: str) -> None:
-        """Opens the folder at the first call: an error here would end the actor for good."""
+    def __init__(self, node: str, folder: str, ready_port: int | None = None) -> None:
+        """Opens the folder at the first call: an error here would end the actor for good.
+
+        At ``ready_port`` of the node's address it says whether all replicas are open.
+        """
         self._node = node
         self._folder = Path(folder)
         self._opened: NodeStore | None = None
@@ -145,6 +149,9 @@ class AgentActor:
         self._copies: dict[tuple[str, int], _Copy] = {}
         self._exports: dict[tuple[str, int, str], Blocks] = {}
         self._followings: dict[tuple[str, int], _Following] = {}
+        if ready_port is not None:
+            address = ray.util.get_node_ip_address()
+            listen(address, ready_port, lambda: unready(self._store()))
 
     def _store(self) -> NodeStore:
         with self._opening:

@@ -39,6 +39,7 @@ from bitsift.shard_worker.layout import (
     write_json,
 )
 from bitsift.shard_worker.maintenance.backup import INDEX_FILES
+from bitsift.shard_worker.open_mark import open_file
 from bitsift.shard_worker.shard import Shard
 from bitsift.shard_worker.store.counters import NO_PAST, Past
 from bitsift.shard_worker.store.lmdb_file import disk_named
@@ -202,6 +203,7 @@ class NodeStore:
             shutil.rmtree(_incoming(folder), ignore_errors=True)
             epoch_file(folder).unlink(missing_ok=True)
             table_file(folder).unlink(missing_ok=True)
+            open_file(folder).unlink(missing_ok=True)
 
 
 def read_index_files(index: Path) -> dict[str, bytes]:

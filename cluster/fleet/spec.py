@@ -117,6 +117,10 @@ class PlacementSpec(Section):
     copy_rate: Annotated[
         int, Size(), BeforeValidator(_bytes), Field(ge=COPY_RATE_MIN, le=COPY_RATE_MAX)
     ] = Field(default=100 << 20, description="The most bytes a second that a node copies.")
+    ready_port: Annotated[Number, Field(ge=1, lt=1 << 16)] | None = Field(
+        default=None,
+        description="Where each node says at /readyz whether its replicas are open; none: nowhere.",
+    )
 
 
 class ServeSpec(Serve):

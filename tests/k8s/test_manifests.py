@@ -20,6 +20,7 @@ import yaml
 from ray.scripts.scripts import start
 
 from bitsift.cluster.cli.main import app
+from bitsift.cluster.fleet import readiness
 from bitsift.cluster.fleet.actors import NODE_LABEL, ROLE_LABEL, ROUTER_ROLE, ZONE_LABELS
 from bitsift.cluster.fleet.spec import ClusterSpec, read_spec
 from bitsift.config.fields import BY_VARIABLE
@@ -59,6 +60,12 @@ def difference(name: str) -> str:
 
 def containers(name: str) -> list[tuple[Pod, Object]]:
     return [(pod, container) for pod in pods(objects(name)) for container in pod.containers]
+
+
+def template(of: list[Object], kind: str, name: str) -> Object:
+    """What its pods are made from."""
+    found: Object = called(of, kind, name)["spec"]["template"]["spec"]
+    return found
 
 
 def spec_of(name: str, folder: Path) -> ClusterSpec:
@@ -151,11 +158,15 @@ def test_the_spec_fits_the_pods(name: str, tmp_path: Path) -> None:
     for container in routers:
         ports = {port["name"]: port["containerPort"] for port in container["ports"]}
         assert ports["http"] == spec.serve.port
+    (shard,) = template(of, "StatefulSet", "bitsift-shard")["containers"]
+    assert {"name": "ready", "containerPort": spec.placement.ready_port} in shard["ports"]
+    assert shard["readinessProbe"]["httpGet"] == {"path": readiness.PATH, "port": "ready"}
 
 
 @every
 def test_a_probe_over_http_asks_a_route_that_needs_no_key(name: str) -> None:
     source = (ROOT / "router" / "http" / "gateway.py").read_text()
+    routes = {*re.findall(r'@app.get\("([^"]+)"\)', source), readiness.PATH}
     probes = [
         container[kind]["httpGet"]
         for _, container in containers(name)
@@ -163,7 +174,7 @@ def test_a_probe_over_http_asks_a_route_that_needs_no_key(name: str) -> None:
         if "httpGet" in container.get(kind, {})
     ]
     assert probes
-    assert all(f'@app.get("{probe["path"]}")' in source for probe in probes)
+    assert {probe["path"] for probe in probes} <= routes
 
 
 @every
