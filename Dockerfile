@@ -28,6 +28,7 @@ FROM ${BASE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_NO_CACHE_DIR=1
 WORKDIR /src
+COPY .ci/prune-image /usr/local/bin/
 COPY pyproject.toml constraints.txt README.md LICENSE NOTICE ./
 COPY bitsift bitsift
 COPY cluster cluster
@@ -41,10 +42,15 @@ RUN python3 -m venv /opt/bitsift \
 
 FROM build AS build-router
 RUN /opt/bitsift/bin/pip install --only-binary :all: -c constraints.txt 'setuptools>=77' \
-    && /opt/bitsift/bin/pip install --only-binary :all: --no-build-isolation -c constraints.txt '.[server]'
+    && /opt/bitsift/bin/pip install --only-binary :all: --no-build-isolation -c constraints.txt '.[server]' \
+    && /opt/bitsift/bin/pip uninstall -y setuptools \
+    && sh /usr/local/bin/prune-image /opt/bitsift
+
+FROM build AS build-shard
+RUN sh /usr/local/bin/prune-image /opt/bitsift
 
 FROM base AS shard
-COPY --from=build /opt/bitsift /opt/bitsift
+COPY --from=build-shard /opt/bitsift /opt/bitsift
 
 FROM base AS router
 COPY --from=build-router /opt/bitsift /opt/bitsift

@@ -14,7 +14,7 @@ FAST_ROOT = $(shell df -Pk /dev/shm 2>/dev/null | awk 'END { print ($$4 > 104857
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo install test test-fast crash-test simulate chaos lint format docs bench bench-40m constraints clean
+.PHONY: help demo install test test-fast crash-test simulate chaos images rehearse lint format docs bench bench-40m constraints clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +43,13 @@ simulate: $(VENV)/.installed-dev ## replicas on a simulated clock and network, t
 chaos: $(VENV)/.installed-dev ## nodes that end, freeze or are cut off; every process of a server killed, stopped, terminated; an hour
 	$(BIN)/python -m pytest -m long
 	$(BIN)/python -m tests.chaos.kill_matrix
+
+images: $(VENV)/.installed-dev ## build the two images of the Dockerfile, without Docker, and measure them; as root
+	@sh .ci/packages images
+	$(BIN)/python -m tests.rehearsal.images
+
+rehearse: images ## run the pods of k8s/overlays/production on this machine, and what docs/kubernetes.md says; as root, half an hour
+	$(BIN)/python -m tests.rehearsal
 
 lint: $(VENV)/.installed-dev ## ruff, mypy (strict), import-linter
 	$(BIN)/ruff check .

@@ -10,7 +10,7 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -77,14 +77,23 @@ class Asking:
     per_s: float
     asked: list[Asked] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
+    enter: Callable[[], None] = lambda: None
+    """Called first in the thread that asks: it may go to another network."""
     _ended: threading.Event = field(default_factory=threading.Event)
 
     def going_on(self) -> AbstractContextManager[None]:
-        return in_thread(lambda: asyncio.run(self._run()), self._ended)
+        return in_thread(self._begin, self._ended)
+
+    def _begin(self) -> None:
+        self.enter()
+        asyncio.run(self._run())
 
     async def _run(self) -> None:
         running: set[asyncio.Task[None]] = set()
-        async with httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False) as client:
+        async with httpx.AsyncClient(
+            timeout=_TIMEOUT, trust_env=False, headers=self.headers
+        ) as client:
             began_s, number = time.monotonic(), 0
             while not self._ended.is_set():
                 due_s = began_s + number / self.per_s
@@ -159,16 +168,19 @@ class Writes:
     routers: Routers
     acknowledged: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
+    enter: Callable[[], None] = lambda: None
     _ended: threading.Event = field(default_factory=threading.Event)
 
     def going_on(self) -> AbstractContextManager[None]:
         return in_thread(self._run, self._ended)
 
     def _run(self) -> None:
+        self.enter()
         away = -np.sum(self.cluster.queries, axis=0)
         away /= np.linalg.norm(away)
         random, number = np.random.default_rng(7), 0
-        with httpx.Client(timeout=_TIMEOUT, trust_env=False) as client:
+        with httpx.Client(timeout=_TIMEOUT, trust_env=False, headers=self.headers) as client:
             while not self._ended.wait(TURN_S):
                 noise = 0.3 * random.standard_normal(away.size) / np.sqrt(away.size)
                 self._write(client, f"new {number}", (away + noise).tolist())
@@ -192,7 +204,7 @@ class Writes:
     def lost(self, url: str) -> list[str]:
         """What was acknowledged, and is not there."""
         found = []
-        with httpx.Client(timeout=_TIMEOUT, trust_env=False) as client:
+        with httpx.Client(timeout=_TIMEOUT, trust_env=False, headers=self.headers) as client:
             for name in self.acknowledged:
                 headers = self.routers.headers
                 response = client.get(f"{url}/v1/documents/{name}", headers=headers)

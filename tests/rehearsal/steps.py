@@ -1,0 +1,219 @@
+"""What is done to the cluster, each step as docs/kubernetes.md has it: the recipes."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from bitsift.router.http.keys import Key, Scope, key_file_bytes, new_key
+from tests.k8s.rendered import Object
+from tests.k8s.workloads import VERSION
+from tests.rehearsal.callers import Callers
+from tests.rehearsal.cluster import Node, Rehearsed
+
+BITSIFT = "/opt/bitsift/bin/bitsift"
+WHOLE_S, JOB_S, GONE_S = 420.0, 900.0, 120.0
+LOOK_S = 2.0
+_STATUS_S = 90.0
+NEXT = f"{VERSION}-next"
+
+
+@dataclass(slots=True)
+class Rehearsal:
+    """A cluster, its callers, and the keys that they have."""
+
+    cluster: Rehearsed
+    callers: Callers
+    keys: list[Key] = field(default_factory=list)
+
+    # --- looking ---------------------------------------------------------------------------
+
+    def exec(self, component: str, *command: str, within_s: float = _STATUS_S) -> str:
+        """As `kubectl exec`. Raises AssertionError where it fails, or takes longer."""
+        pod = self.cluster.living(component)[0]
+        assert pod.container is not None, f"{pod.plan.name} does not run"
+        try:
+            done = pod.container.run(list(command), within_s)
+        except subprocess.TimeoutExpired as error:
+            raise AssertionError(str(error)) from error
+        assert done.returncode == 0, done.stderr[-2_000:]
+        return done.stdout
+
+    def status(self) -> dict[str, Any]:
+        """What `bitsift cluster status` says in the control pod."""
+        said = self.exec("control", BITSIFT, "cluster", "status", "--json")
+        found: dict[str, Any] = json.loads(said)
+        return found
+
+    def lacks(self) -> str | None:
+        """What is missing; None: every pod is ready, and nothing is lacking."""
+        for one in self.cluster.objects:
+            if one["kind"] in ("StatefulSet", "Deployment"):
+                name, wanted = one["metadata"]["name"], one["spec"]["replicas"]
+                component = name.removeprefix("bitsift-")
+                if not self.cluster.are_ready(component, wanted):
+                    return f"pods of {name} are not ready"
+                if len(self.cluster.living(component)) > wanted:
+                    return f"there are too many pods of {name}"
+        try:
+            status = self.status()
+        except (AssertionError, ValueError) as error:
+            return f"no status: {error}"
+        if status["index"] is None or status["failure"] is not None:
+            return f"the controller: {status['failure']}"
+        lost = [node["node"] for node in status["nodes"] if node["lost_s"] is not None]
+        lacking = [shard["shard"] for shard in status["shards"] if shard["lacking"]]
+        starting = [one["node"] for one in status["routers"] if not one["url"]]
+        routers = len(self.cluster.living("router"))
+        if len(status["routers"]) < routers:
+            return "a router is missing"
+        return f"{lost=} {lacking=} {starting=}" if lost or lacking or starting else None
+
+    def until_whole(self, timeout_s: float = WHOLE_S) -> float:
+        """Seconds that it took."""
+        began_s = time.monotonic()
+        while (lacks := self.lacks()) is not None:
+            assert time.monotonic() - began_s < timeout_s, lacks
+            time.sleep(LOOK_S)
+        return time.monotonic() - began_s
+
+    def until(self, is_so: Callable[[], bool], timeout_s: float, what: str) -> None:
+        ends_s = time.monotonic() + timeout_s
+        while not is_so():
+            assert time.monotonic() < ends_s, f"after {timeout_s:.0f} s: {what}"
+            time.sleep(LOOK_S)
+
+    def run_job(self, name: str) -> None:
+        self.until(lambda: self.cluster.job(name) is not None, JOB_S, f"job {name} goes on")
+        assert self.cluster.job(name) == "Complete", f"job {name} failed"
+
+    # --- recipes ---------------------------------------------------------------------------
+
+    def delete_each_pod(self, component: str) -> None:
+        """One after the other; the next when nothing is lacking any more."""
+        for pod in self.cluster.living(component):
+            pod.end()
+            pod.wait(GONE_S)
+            self.until_whole()
+
+    def drain_node(self) -> None:
+        """That of a shard's pod; its pods come back when the node does."""
+        node = self.cluster.living("shard")[0].node
+        self.cluster.drain(node, WHOLE_S)
+        self.cluster.uncordon(node)
+        self.until_whole()
+
+    def roll_image(self) -> None:
+        """New tags, applied: routers and the control pod are replaced, then the others by hand."""
+        roots = self.cluster.roots
+        roots |= {f"{name.rpartition(':')[0]}:{NEXT}": root for name, root in roots.items()}
+        self.cluster.apply([_tagged(one) for one in self.cluster.objects])
+        self.until(self._are_rolled, WHOLE_S, "routers are being replaced")
+        self.until_whole()
+        self.delete_each_pod("shard")
+        self.delete_each_pod("head")
+
+    def _are_rolled(self) -> bool:
+        wanted = self.cluster.object("Deployment", "bitsift-router")["spec"]["replicas"] + 1
+        pods = [*self.cluster.living("router"), *self.cluster.living("control")]
+        are_new = all(pod.plan.containers[0].image.endswith(NEXT) for pod in pods)
+        return are_new and len(pods) == int(wanted)
+
+    def another_node(self) -> None:
+        """One more node with data, a copy moved to it, and it is emptied and taken away again."""
+        self.cluster.nodes.append(Node("node-d", "a"))
+        before = self.cluster.object("StatefulSet", "bitsift-shard")["spec"]["replicas"]
+        self.cluster.scale("StatefulSet", "bitsift-shard", before + 1)
+        self.until_whole()
+        name = f"bitsift-shard-{before}"
+        shard = self.status()["shards"][0]
+        source = shard["replicas"][0]["node"]
+        number = str(shard["shard"])
+        self.exec("control", BITSIFT, "cluster", "move", number, source, name)
+        self.until(lambda: name in self._answering(), WHOLE_S, "the copy does not answer")
+        self.exec("control", BITSIFT, "cluster", "drain", name)
+        self.until(lambda: name not in self._holding(), WHOLE_S, f"{name} is not empty")
+        self.cluster.scale("StatefulSet", "bitsift-shard", before)
+        self.until(lambda: len(self.cluster.living("shard")) == before, GONE_S, "it does not end")
+        self.until(lambda: self.lacks() is None or name in str(self.lacks()), WHOLE_S, "lacking")
+
+    def _answering(self) -> set[str]:
+        with contextlib.suppress(AssertionError):
+            return {node for shard in self.status()["shards"] for node in shard["answering"]}
+        return set()
+
+    def _holding(self) -> set[str]:
+        with contextlib.suppress(AssertionError):
+            status = self.status()
+            return {one["node"] for shard in status["shards"] for one in shard["replicas"]}
+        return {f"bitsift-shard-{number}" for number in range(9)}
+
+    def more_routers(self) -> None:
+        """One more, and one fewer again: what the autoscaler does."""
+        before = self.cluster.object("Deployment", "bitsift-router")["spec"]["replicas"]
+        for count in (before + 1, before):
+            self.cluster.scale("Deployment", "bitsift-router", count)
+            here = functools.partial(self._has_routers, count)
+            self.until(here, WHOLE_S, "routers")
+            self.until_whole()
+
+    def _has_routers(self, count: int) -> bool:
+        return len(self.cluster.living("router")) == count
+
+    def back_up(self) -> None:
+        """The nightly job, the weekly one that checks what it made, and restoring a folder."""
+        self.run_job(self.cluster.run_cron("bitsift-backup"))
+        self.run_job(self.cluster.run_cron("bitsift-verify"))
+        self.cluster.release("bitsift-restore")
+        self.run_job("bitsift-restore")
+        restored = self.cluster.kubelet.volumes.claim("bitsift-backup") / "restored"
+        assert (restored / "complete.json").exists()
+
+    def kill_head(self) -> None:
+        """As its node loses power: no preStop, no SIGTERM."""
+        (head,) = self.cluster.living("head")
+        head.end(by_force=True)
+        head.wait(GONE_S)
+        self.until_whole()
+
+    def rotate_keys(self) -> None:
+        """A new key is added, callers change to it, then the old one is revoked."""
+        key, text = made_key("rotated")
+        self.keys.append(key)
+        self._give_keys()
+        new = Callers(self.callers.space, self.callers.url, text)
+        self.until(lambda: _is_known(new), 60, "the new key is not known")
+        revoked = self.keys.pop(1)
+        stranger, other = made_key("other")
+        self.keys.append(stranger)
+        third = Callers(self.callers.space, self.callers.url, other)
+        self._give_keys()
+        self.until(lambda: _is_known(third), 60, "the third key is not known")
+        assert revoked.id not in {key.id for key in self.keys}
+
+    def _give_keys(self) -> None:
+        self.cluster.set_secret("bitsift-keys", {"keys.json": key_file_bytes(self.keys).decode()})
+
+
+def _is_known(callers: Callers) -> bool:
+    return callers.said("GET", "/v1/index").status_code == 200
+
+
+def made_key(name: str) -> tuple[Key, str]:
+    """As `bitsift keys new`: what the file has, and what callers are given."""
+    return new_key(name, Scope.ADMIN, None)
+
+
+def _tagged(one: Object) -> Object:
+    """With the images' next tags; a CronJob's too."""
+    text = json.dumps(one)
+    if one["kind"] in ("StatefulSet", "Deployment", "CronJob"):
+        text = text.replace(f":{VERSION}", f":{NEXT}")
+    found: Object = json.loads(text)
+    return found
