@@ -100,6 +100,8 @@ def _of_every_container() -> list[dict[str, Any]]:
          "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]},
         {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": quiet},
         {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": [*quiet, "ro"]},
+        {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+         "options": [*quiet, "relatime", "ro"]},
     ]  # fmt: skip
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from tests.k8s.rendered import ROOT, objects
-from tests.rehearsal import bundles, volumes
+from tests.rehearsal import bundles
 from tests.rehearsal.bundles import bundle, system_calls
 from tests.rehearsal.kubelet import IMAGE_ENVIRONMENT
 from tests.rehearsal.test_pods import pod_of
-from tests.rehearsal.volumes import write_files
+from tests.rehearsal.volumes import mounts_below, write_files
 
 PROFILE: dict[str, Any] = {
     "defaultAction": "SCMP_ACT_ERRNO",
@@ -96,5 +96,5 @@ def test_files_of_a_secret_change_at_once_and_only_the_group_reads_them(tmp_path
 
 def test_mounts_are_ended_from_within(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = "\n".join(f"1 2 0:3 / {place} rw - tmpfs tmpfs rw" for place in ("/a", "/a/b", "/ab"))
-    monkeypatch.setattr(volumes.Path, "read_text", lambda _: lines)
-    assert volumes.mounts_below(Path("/a")) == [Path("/a/b"), Path("/a")]
+    monkeypatch.setattr(Path, "read_text", lambda _: lines)
+    assert mounts_below(Path("/a")) == [Path("/a/b"), Path("/a")]

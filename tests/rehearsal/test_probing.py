@@ -35,21 +35,18 @@ def test_nothing_else_is_asked_until_startup_has_passed() -> None:
 
 def test_a_start_that_takes_longer_than_it_may_ends_the_container() -> None:
     probes = Probes(ALL, 0.0)
-    for now_s in (0, 2):
+    for now_s, must_end in ((0, False), (2, False), (4, True)):
         probes.record(Kind.STARTUP, False, now_s)
-        assert not probes.must_end
-    probes.record(Kind.STARTUP, False, 4)
-    assert probes.must_end
+        assert probes.must_end is must_end
 
 
 def test_it_is_ready_at_once_and_unready_after_so_many_failures_in_a_row() -> None:
     probes = Probes(replace(ALL, startup=None), 0.0)
-    assert not probes.is_ready
-    probes.record(Kind.READINESS, True, 0)
-    assert probes.is_ready
-    for answered, is_ready in ((False, True), (True, True), (False, True), (False, False)):
+    found = [probes.is_ready]
+    for answered in (True, False, True, False, False):
         probes.record(Kind.READINESS, answered, 5)
-        assert probes.is_ready is is_ready
+        found.append(probes.is_ready)
+    assert found == [False, True, True, True, True, False]
     assert not probes.must_end  # only liveness ends it
 
 
