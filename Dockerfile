@@ -24,30 +24,43 @@ WORKDIR /tmp
 ENTRYPOINT ["tini", "--", "bitsift"]
 CMD ["--help"]
 
-FROM ${BASE} AS build
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
-    PIP_NO_CACHE_DIR=1
-WORKDIR /src
-COPY .ci/prune-image /usr/local/bin/
-COPY pyproject.toml constraints.txt README.md LICENSE NOTICE ./
-COPY bitsift bitsift
-COPY cluster cluster
-COPY router router
-COPY shard_worker shard_worker
 # Wheels only: there is no compiler here. A build of torch for CPUs must be what pip finds (or one for CUDA).
+FROM ${BASE} AS dependencies
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_NO_CACHE_DIR=1 \
+    PIP_ONLY_BINARY=:all: \
+    PIP_CONSTRAINT=/src/constraints.txt
+WORKDIR /src
+COPY .ci/dependencies.py .ci/prune-image .ci/
+COPY pyproject.toml constraints.txt ./
 RUN python3 -m venv /opt/bitsift \
-    && /opt/bitsift/bin/pip install --only-binary :all: -c constraints.txt 'setuptools>=77' \
-    && /opt/bitsift/bin/pip install --only-binary :all: --no-build-isolation -c constraints.txt '.[shard]' \
-    && /opt/bitsift/bin/pip uninstall -y setuptools
+    && python3 .ci/dependencies.py shard < pyproject.toml > shard.txt \
+    && /opt/bitsift/bin/pip install 'setuptools>=77' -r shard.txt
 
-FROM build AS build-router
-RUN /opt/bitsift/bin/pip install --only-binary :all: -c constraints.txt 'setuptools>=77' \
-    && /opt/bitsift/bin/pip install --only-binary :all: --no-build-isolation -c constraints.txt '.[server]' \
+FROM dependencies AS dependencies-router
+RUN python3 .ci/dependencies.py server < pyproject.toml > server.txt \
+    && /opt/bitsift/bin/pip install -r server.txt
+
+FROM scratch AS code
+COPY README.md LICENSE NOTICE /
+COPY bitsift /bitsift
+COPY cluster /cluster
+COPY router /router
+COPY shard_worker /shard_worker
+
+FROM dependencies AS build-shard
+COPY --from=code / ./
+RUN /opt/bitsift/bin/pip install --no-build-isolation --no-deps . \
+    && /opt/bitsift/bin/pip check \
     && /opt/bitsift/bin/pip uninstall -y setuptools \
-    && sh /usr/local/bin/prune-image /opt/bitsift
+    && sh .ci/prune-image /opt/bitsift
 
-FROM build AS build-shard
-RUN sh /usr/local/bin/prune-image /opt/bitsift
+FROM dependencies-router AS build-router
+COPY --from=code / ./
+RUN /opt/bitsift/bin/pip install --no-build-isolation --no-deps . \
+    && /opt/bitsift/bin/pip check \
+    && /opt/bitsift/bin/pip uninstall -y setuptools \
+    && sh .ci/prune-image /opt/bitsift
 
 FROM base AS shard
 COPY --from=build-shard /opt/bitsift /opt/bitsift

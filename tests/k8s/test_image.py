@@ -49,7 +49,7 @@ def test_hadolint_finds_nothing() -> None:
 def test_the_base_can_be_another() -> None:
     instructions = [line for line in DOCKERFILE.splitlines() if re.match(r"[A-Z]+ ", line)]
     assert instructions[0].startswith("ARG BASE=")
-    assert {"FROM ${BASE} AS base", "FROM ${BASE} AS build"} <= set(instructions)
+    assert {"FROM ${BASE} AS base", "FROM ${BASE} AS dependencies"} <= set(instructions)
 
 
 def test_what_is_copied_is_there_and_is_not_ignored() -> None:
@@ -72,12 +72,26 @@ def test_the_user_is_that_of_the_pods() -> None:
         assert (security["runAsUser"], security["runAsGroup"]) == (int(user), int(group))
 
 
+def dependencies(extra: str) -> list[str]:
+    """What the Dockerfile installs of an extra."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / ".ci" / "dependencies.py"), extra],
+        input=(ROOT / "pyproject.toml").read_text(),
+        capture_output=True, text=True, check=True, timeout=WITHIN_S,
+    )  # fmt: skip
+    return done.stdout.splitlines()
+
+
 def test_each_target_installs_its_extra() -> None:
-    shard, router = DOCKERFILE.split("AS build-router")
-    assert "'.[shard]'" in shard
-    assert "'.[server]'" in router
-    assert {"bitsift[shard]"} < set(EXTRAS["server"])
-    (backend,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    shard, router = DOCKERFILE.split("AS dependencies-router")
+    assert "dependencies.py shard <" in shard
+    assert "dependencies.py server <" in router
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert dependencies("shard") == [*project["project"]["dependencies"], *EXTRAS["shard"]]
+    assert {*dependencies("server")} == {*dependencies("shard"), *EXTRAS["server"]} - {
+        "bitsift[shard]"
+    }
+    (backend,) = project["build-system"]["requires"]
     assert f"'{backend}'" in shard  # the one that a new venv has is older
 
 
