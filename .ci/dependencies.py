@@ -1,6 +1,6 @@
-"""What an extra of Bitsift needs, one requirement a line: `python3 .ci/dependencies.py shard < pyproject.toml`.
+"""What an extra of Bitsift needs, a requirement a line. The Dockerfile installs it before the code.
 
-The Dockerfile installs it before the code, so that a change of the code installs none of it again.
+    python3 .ci/dependencies.py shard < pyproject.toml
 """
 
 import re
@@ -18,4 +18,5 @@ def needed(project: dict, extra: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    print("\n".join(dict.fromkeys(needed(tomllib.loads(sys.stdin.read())["project"], sys.argv[1]))))
+    found = needed(tomllib.loads(sys.stdin.read())["project"], sys.argv[1])
+    sys.stdout.write("\n".join(dict.fromkeys(found)) + "\n")
