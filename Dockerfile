@@ -11,7 +11,7 @@ ENV DEBIAN_FRONTEND=noninteractive
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends libgomp1 tini \
-    && rm -rf /var/lib/apt/lists/* \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/log/apt /var/log/dpkg.log \
     && mkdir -p /data/gcs /var/lib/bitsift /backup /work \
     && chown 10001:10001 /data/gcs /var/lib/bitsift /backup /work
 ENV PATH=/opt/bitsift/bin:$PATH \

@@ -212,6 +212,7 @@ class Rehearsed:
             pod.end(by_force=True)
         for pod in self.pods:
             pod.wait(GONE_S)
+        self.kubelet.runtime.remove()
 
     # --- controllers -----------------------------------------------------------------------
 

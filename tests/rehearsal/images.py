@@ -128,7 +128,9 @@ def _of_pip() -> list[tuple[Path, str]]:
     with file.open("w") as written:
         settings.write(written)
     named = {match for _, value in pairs for match in _PATH.findall(value.replace("\\n", " "))}
-    return [(file, "/etc/pip.conf"), *((Path(p), p) for p in sorted(named) if os.path.exists(p))]
+    # An index names files beside it.
+    places = {str(Path(one).parent) if Path(one).name == "simple" else one for one in named}
+    return [(file, "/etc/pip.conf"), *((Path(p), p) for p in sorted(places) if os.path.exists(p))]
 
 
 def root_of(target: str) -> Path:

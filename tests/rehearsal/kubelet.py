@@ -196,14 +196,15 @@ class RunningPod:
             self._set_ready(False)
             while running.goes_on() and time.monotonic() - began_s < container.pre_stop_s:
                 time.sleep(LOOK_S)
-            running.kill(signal.SIGTERM)
+            is_told = False
             while running.goes_on() and time.monotonic() - began_s < self.plan.grace_s:
+                is_told = is_told or running.kill(signal.SIGTERM)
                 time.sleep(LOOK_S)
-        if running.goes_on():
-            if not self._is_killed:
-                self._note(f"{container.name} was killed after {self.plan.grace_s:.0f} s of grace")
+        if running.goes_on() and not self._is_killed:
+            self._note(f"{container.name} was killed after {self.plan.grace_s:.0f} s of grace")
+        while running.goes_on():
             running.kill(signal.SIGKILL)
-            running.process.wait(self.plan.grace_s)
+            time.sleep(LOOK_S)
 
     # --- probes ----------------------------------------------------------------------------
 

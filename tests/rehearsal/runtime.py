@@ -13,6 +13,8 @@ from typing import Any
 
 RUNC = "runc"
 _WITHIN_S = 30.0
+SHARES = 10_240
+"""Of all pods together: ten processors are what the pods of ``production`` ask for."""
 _MEMORY = (Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup"))
 """Version 1 of cgroups, and 2."""
 _COUNTED = ({"total_rss", "total_shmem"}, {"anon", "shmem"})
@@ -33,9 +35,11 @@ class Running:
     def goes_on(self) -> bool:
         return self.process.poll() is None
 
-    def kill(self, number: signal.Signals) -> None:
-        """To its first process; with SIGKILL the kernel ends all others."""
-        _runc(self.state, "kill", self.name, number.name.removeprefix("SIG"))
+    def kill(self, number: signal.Signals) -> bool:
+        """To its first process; with SIGKILL the kernel ends all others. Whether there was one: a
+        container that has just been begun has none yet.
+        """
+        return _runc(self.state, "kill", self.name, number.name.removeprefix("SIG"))
 
     def freeze(self, is_frozen: bool) -> None:
         _runc(self.state, "pause" if is_frozen else "resume", self.name)
@@ -79,6 +83,14 @@ class Runtime:
     def __post_init__(self) -> None:
         object.__setattr__(self, "bundles", self.state / "bundles")
         self.logs.mkdir(parents=True, exist_ok=True)
+        shares = Path("/sys/fs/cgroup/cpu") / self.group.lstrip("/") / "cpu.shares"
+        if shares.parents[1].exists():  # version 1: all pods together would weigh as one process
+            shares.parent.mkdir(exist_ok=True)
+            shares.write_text(str(SHARES))
+
+    def remove(self) -> None:
+        """All containers have ended."""
+        _remove_group(self.group)
 
     def start(self, name: str, config: dict[str, Any], now_s: float) -> Running:
         """A container of this ``name``; what it says is added to ``logs``/NAME.log."""
@@ -94,8 +106,16 @@ class Runtime:
         return Running(name, self.state, config["linux"]["cgroupsPath"], process, now_s)
 
 
-def _runc(state: Path, *arguments: str) -> None:
-    """Nothing is said of a container that has just ended."""
-    subprocess.run(
+def _remove_group(group: str) -> None:
+    """The folders of cgroups, of which each controller has one in version 1."""
+    for root in (*Path("/sys/fs/cgroup").iterdir(), Path("/sys/fs/cgroup")):
+        with contextlib.suppress(OSError):
+            (root / group.lstrip("/")).rmdir()
+
+
+def _runc(state: Path, *arguments: str) -> bool:
+    """Whether it was done."""
+    done = subprocess.run(
         [RUNC, f"--root={state}", *arguments], capture_output=True, check=False, timeout=_WITHIN_S
     )
+    return done.returncode == 0
