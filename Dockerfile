@@ -31,7 +31,9 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_ONLY_BINARY=:all: \
     PIP_CONSTRAINT=/src/constraints.txt
 WORKDIR /src
-COPY .ci/dependencies.py .ci/prune-image .ci/
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends binutils && rm -rf /var/lib/apt/lists/*
+COPY .ci/dependencies.py .ci/
 COPY pyproject.toml constraints.txt ./
 RUN python3 -m venv /opt/bitsift \
     && python3 .ci/dependencies.py shard < pyproject.toml > shard.txt \
@@ -47,6 +49,7 @@ COPY bitsift /bitsift
 COPY cluster /cluster
 COPY router /router
 COPY shard_worker /shard_worker
+COPY .ci/prune-image /.ci/
 
 FROM dependencies AS build-shard
 COPY --from=code / ./
