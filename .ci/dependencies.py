@@ -1,6 +1,6 @@
 """What an extra of Bitsift needs, a requirement a line. The Dockerfile installs it before the code.
 
-    python3 .ci/dependencies.py shard < pyproject.toml
+python3 .ci/dependencies.py shard < pyproject.toml
 """
 
 import re

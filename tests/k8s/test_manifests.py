@@ -224,12 +224,13 @@ def test_ports_of_policies_are_those_that_ray_is_given(name: str) -> None:
     }
     (rule,) = policies["ray"]["ingress"]
     single = {str(port["port"]) for port in rule["ports"] if "endPort" not in port}
-    ((low, high),) = ((p["port"], p["endPort"]) for p in rule["ports"] if "endPort" in p)
+    ranges = {(str(p["port"]), str(p["endPort"])) for p in rule["ports"] if "endPort" in p}
+    assert len(ranges) == 2  # processes, and searches (others.py)
     given = [flags(one) for pod, one in containers(name) if pod.is_ray and "args" in one]
     assert given
     for one in given:
         assert {one["--node-manager-port"], one["--object-manager-port"]} == single
-        assert (one["--min-worker-port"], one["--max-worker-port"]) == (str(low), str(high))
+        assert (one["--min-worker-port"], one["--max-worker-port"]) in ranges
 
 
 @every
