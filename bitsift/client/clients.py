@@ -102,13 +102,13 @@ class Client:
         """Check every row of every replica, and compare the replicas (POST /v1/admin/verify);
         takes minutes for millions of rows. ``on_progress`` is told the rows so far, and in all.
         """
-        return self._follow(calls.examine("verify"), on_progress)
+        return self._followed(calls.examine("verify"), on_progress)
 
     def repair(self, on_progress: OnProgress = unheard) -> dict[str, Any]:
         """Mend each replica from its peers (POST /v1/admin/repair); what is left is in the report.
         Run it again after a failure.
         """
-        return self._follow(calls.examine("repair"), on_progress)
+        return self._followed(calls.examine("repair"), on_progress)
 
     def add(
         self,
@@ -162,6 +162,12 @@ class Client:
         answer: T = retrying(Retrying, writes=call.writes)(self._once, call)
         self._session.note(answer)
         return answer
+
+    def _followed(self, call: Call[dict[str, Any]], on_progress: OnProgress) -> dict[str, Any]:
+        report: dict[str, Any] = retrying(Retrying, writes=call.writes)(
+            self._follow, call, on_progress
+        )
+        return report
 
     def _follow(self, call: Call[dict[str, Any]], on_progress: OnProgress) -> dict[str, Any]:
         try:
@@ -235,11 +241,11 @@ class AsyncClient:
 
     async def verify(self, on_progress: OnProgress = unheard) -> dict[str, Any]:
         """As ``Client.verify``."""
-        return await self._follow(calls.examine("verify"), on_progress)
+        return await self._followed(calls.examine("verify"), on_progress)
 
     async def repair(self, on_progress: OnProgress = unheard) -> dict[str, Any]:
         """As ``Client.repair``."""
-        return await self._follow(calls.examine("repair"), on_progress)
+        return await self._followed(calls.examine("repair"), on_progress)
 
     async def add(
         self,
@@ -277,6 +283,14 @@ class AsyncClient:
         answer: T = await retrying(AsyncRetrying, writes=call.writes)(self._once, call)
         self._session.note(answer)
         return answer
+
+    async def _followed(
+        self, call: Call[dict[str, Any]], on_progress: OnProgress
+    ) -> dict[str, Any]:
+        report: dict[str, Any] = await retrying(AsyncRetrying, writes=call.writes)(
+            self._follow, call, on_progress
+        )
+        return report
 
     async def _follow(self, call: Call[dict[str, Any]], on_progress: OnProgress) -> dict[str, Any]:
         try:

@@ -53,25 +53,27 @@ class ProgressStream(Response):
             try:
                 start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
                 await send(start)
-                await self._tell(send, working, leaving)
+                last = await self._last_line(send, working, leaving)
             finally:
                 for task in (working, leaving):
                     task.cancel()
                 await asyncio.wait((working, leaving))
+        if last is not None:  # whoever reads it may ask for the next job
+            await _send(send, last, more=False)
 
-    async def _tell(
+    async def _last_line(
         self, send: Send, working: asyncio.Future[Any], leaving: asyncio.Future[None]
-    ) -> None:
+    ) -> dict[str, Any] | None:
+        """When the job has ended; None where its caller has left. Sends the lines before it."""
         while True:
             await asyncio.wait(
                 (working, leaving), timeout=EVERY_S, return_when=asyncio.FIRST_COMPLETED
             )
             if leaving.done():
                 log.info("%s ended: its caller went away", self._http.url.path)
-                return
+                return None
             if working.done():
-                await _send(send, _outcome(working), more=False)
-                return
+                return _outcome(working)
             done, total = self._progress()
             await _send(send, {"done": done, "total": total}, more=True)
 
