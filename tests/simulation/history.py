@@ -7,8 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-UNKNOWN_END = math.inf
-"""A write of unknown outcome may be done at any time after it began."""
+from tests.linearizable import UNKNOWN_END, Call, violation
 
 
 @dataclass(slots=True)
@@ -38,6 +37,7 @@ class History:
 
     def __init__(self, writes: Iterable[Write] = ()) -> None:
         self._writes: defaultdict[str, list[Write]] = defaultdict(list)
+        self._reads: defaultdict[str, list[Call]] = defaultdict(list)
         for write in writes:
             self.add(write)
 
@@ -71,7 +71,8 @@ class History:
         return max((it.start for it in acknowledged), default=-math.inf)
 
     def broken_by(self, read: Read) -> str | None:
-        """Why ``read`` cannot have been: by what was acknowledged before it began."""
+        """Why ``read`` cannot have been: by what was acknowledged before it began. It is kept."""
+        self._reads[read.key].append(Call(False, read.text, read.start, read.end))
         if read.text in self.allowed(read.key, read.start, read.end):
             return None
         before = [it for it in self._writes[read.key] if it.is_acknowledged and it.end < read.start]
@@ -82,6 +83,20 @@ class History:
             f"{read.key!r} read as {read.text!r} at {read.start:.3f}, after {told} was "
             f"acknowledged at {at_s:.3f}"
         )
+
+    def broken(self) -> str | None:
+        """Why what was read cannot have been, one read after the other: an id for which no order of
+        reads and writes explains it.
+        """
+        for key in self.keys:
+            writes = [
+                Call(True, write.text, write.start, write.end)
+                for write in self._writes[key]
+                if not write.is_not_done
+            ]
+            if (why := violation([*writes, *self._reads[key]])) is not None:
+                return f"{key!r}: {why}"
+        return None
 
     def is_invented(self, key: str, text: str, now: float) -> bool:
         """Whether no write can have left it, however old an answer may be."""

@@ -120,6 +120,8 @@ class World:
             for key in self.clients.history.keys:
                 text = held[key].text if key in held and held[key].is_alive else None
                 self.clients.check(Read(key, text, now, now))
+        if (why := self.clients.history.broken()) is not None:
+            raise Broken(why)
         await self._until(self._is_found, "a search does not find what there is")
 
     async def _until(self, holds: Callable[[], Coroutine[Any, Any, bool]], said: str) -> None:
