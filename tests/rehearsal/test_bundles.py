@@ -53,7 +53,7 @@ def test_a_container_has_the_security_context_of_its_manifest(config: dict[str, 
 
 
 def test_it_has_its_limits_its_network_and_its_volumes(config: dict[str, Any]) -> None:
-    assert config["linux"]["resources"]["memory"]["limit"] == 4 << 30
+    assert config["linux"]["resources"]["memory"]["limit"] == 1536 << 20
     assert {"type": "network", "path": "/run/netns/space"} in config["linux"]["namespaces"]
     found = {one["destination"]: one.get("options") for one in config["mounts"]}
     assert found["/etc/bitsift/keys"] == ["rbind", "ro"]
