@@ -12,8 +12,10 @@ from tests.rehearsal.cluster import COMPONENT, HOME, Rehearsed
 from tests.rehearsal.network import connects
 from tests.rehearsal.policies import Peer
 
-GCS, HTTP, RAY = 6_379, 8_000, (8_076, 8_077, 10_002, 10_500, 10_999)
-OTHERS = (22, 53, 80, 443, 8_078, 8_079, 8_265, 10_001, 11_000, 44_217, 52_365)
+GCS, HTTP = 6_379, 8_000
+RAY = (8_076, 8_077, 10_002, 10_500, 10_999, 11_000, 11_500, 11_999)
+"""With the searches that routers send to shards, from 11,000 on."""
+OTHERS = (22, 53, 80, 443, 8_078, 8_079, 8_265, 10_001, 12_000, 44_217, 52_365)
 """What nobody needs: the shell, the web, readiness (the kubelet's), Ray's dashboard, client,
 ports beyond its own, metrics, agent."""
 RAYS = frozenset({"head", "shard", "router", "control"})
