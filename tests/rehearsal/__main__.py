@@ -178,11 +178,11 @@ def _step(rehearsal: Rehearsal, name: str, asking: Asking, writes: Writes) -> di
 
 def _network(cluster: Rehearsed) -> dict[str, Any]:
     """Connections as the design has them, and what pods tried in vain all the while."""
-    found = design.tried(cluster)
     denied: Counter[str] = Counter()
     for pod in cluster.living():
         for address, port in cluster.network.remembered(pod.plan.address)[0]:
             denied[f"{pod.plan.labels['app.kubernetes.io/component']} to {address}:{port}"] += 1
+    found = design.tried(cluster)  # its own attempts are remembered, too
     return {
         "tried": found.tried,
         "allowed_but_not_needed": found.too_many,
