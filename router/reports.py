@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from bitsift.router.shards.missed import Missed
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +25,10 @@ class RouterReport:
 @dataclass(frozen=True, slots=True)
 class WriterReport:
     """``behind`` are (shard, node) of replicas in the table that failed a write: they get no later
-    one, and must catch up before they are in a table again.
+    one, and must catch up before they are in a table again. ``missed`` is what these, and those
+    that have left the table, were not sent.
     """
 
     behind: tuple[tuple[int, str], ...]
     settings: str
+    missed: Mapping[tuple[int, str], Missed] = field(default_factory=dict)
