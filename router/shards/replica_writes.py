@@ -123,7 +123,7 @@ class ReplicaWrites:
         return self._reached
 
     @property
-    def _majority(self) -> int:
+    def _quorum(self) -> int:
         return WriteAcks.MAJORITY.needed(len(self._replicas), self._wanted)
 
     @property
@@ -381,7 +381,7 @@ class ReplicaWrites:
         if len(sealed) >= self._least:
             for replica, why in failed.items():
                 self._leave_behind(replica, why)
-        if len(sealed) < self._majority:
+        if len(sealed) < self._quorum:
             said = "; ".join(f"{it.node}: {why}" for it, why in failed.items())
             raise not_done(f"too few replicas of shard {self._shard} answer ({said})")
         await self._equal(sealed, epoch)
@@ -390,7 +390,7 @@ class ReplicaWrites:
 
     async def _equal(self, sealed: Sequence[Replica], epoch: int) -> None:
         """So many that each acknowledged write is on one of them; others are behind."""
-        failed = await most_equal(sealed, epoch, max(self._least, self._majority))
+        failed = await most_equal(sealed, epoch, max(self._least, self._quorum))
         if self._epoch != epoch:
             raise not_done(f"the replicas of shard {self._shard} have just changed; try again")
         for replica, why in failed.items():
