@@ -32,7 +32,6 @@ from bitsift.cluster.fleet.observed import (
     Publish,
     Replica,
     StartReplica,
-    StartRouter,
     StopReplica,
     StopRouter,
     Table,
@@ -42,6 +41,7 @@ from bitsift.cluster.fleet.rolling import (
     may_take_replica,
     routers_and_writer,
 )
+from bitsift.cluster.fleet.routing import routing
 from bitsift.cluster.fleet.spec import ClusterSpec
 
 SETTLE_S = 5.0
@@ -72,7 +72,7 @@ def decide(spec: ClusterSpec, observed: Observed, now: float) -> tuple[Action, .
         actions += shard.starts()
         actions += shard.copies(loads, busy)
         actions += shard.catching_up()
-    return (*actions, *_routing(spec, observed), *routers_and_writer(spec, observed))
+    return (*actions, *routing(spec, observed), *routers_and_writer(spec, observed))
 
 
 def lacking(spec: ClusterSpec, observed: Observed, now: float) -> dict[int, int]:
@@ -397,20 +397,3 @@ class _Shard:
         new_zones = {node.zone for node in free.values()} - {self._nodes[n].zone for n in counted}
         spread = bool(new_zones) and self._zones(counted) < self._zones_wanted()
         return len(counted) < self.wanted or spread
-
-
-def _routing(spec: ClusterSpec, observed: Observed) -> Iterator[Action]:
-    """Routers keep no state: a lost one is started elsewhere at once. Spare ones end last."""
-    here = sorted(node.name for node in observed.nodes if node.lost_at is None)
-    fit = observed.for_routers()
-    running = [node for node in fit if node in observed.routers]
-    missing = spec.placement.routers - len(running)
-    for node in [node for node in fit if node not in running][: max(0, missing)]:
-        yield StartRouter(node)
-    answering = [node for node in running if observed.routers[node].is_well]
-    if len(answering) < min(spec.placement.routers, len(fit)) or not fit:
-        return
-    kept = answering[: spec.placement.routers]
-    for node in here:
-        if node in observed.routers and node not in kept:
-            yield StopRouter(node)

@@ -73,7 +73,7 @@ class Index:
         self.observed = Observed(self.state.table)
         self.reports: Mapping[str, AgentReport] = {}
         self.said: dict[Place, Seen] = {}
-        self.missed: Mapping[Place, Missed] = {}
+        self.missed: dict[Place, Missed] = {}
         """What replicas were not sent, by the writer that runs now."""
         self._since = now
         self._retired_at = now + RETIRED_S
@@ -98,8 +98,8 @@ class Index:
         self.said = self.statuses(self.enactor.fleet, watch.to_ask(reports), "replicas")
         watch.see_replicas(reports, self.said, now)
         routers, writer = self._routers(), self._writer()
-        behind = () if writer is None else writer.behind
         self.missed = {} if writer is None else writer.missed
+        behind = {place for place, missed in self.missed.items() if missed.behind is not None}
         replicas = [
             replace(replica, is_behind=place in behind)
             for place, replica in sorted(watch.replicas.items())

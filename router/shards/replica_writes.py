@@ -31,11 +31,17 @@ from bitsift.router.shards.convergence import most_equal
 from bitsift.router.shards.lane import Lane, Sending, is_final
 from bitsift.router.shards.missed import Missed
 from bitsift.router.shards.replica import Replica
-from bitsift.router.shards.verdicts import combined, given_up, is_superseded, not_done, refused
+from bitsift.router.shards.verdicts import (
+    combined,
+    given_up,
+    is_superseded,
+    not_done,
+    of_several,
+    refused,
+)
 from bitsift.shard_worker.clock import NO_VERSION, HybridClock
 from bitsift.shard_worker.operations import Delete, Documents, Operation, Outcome
 from bitsift.write_acks import WriteAcks
-from bitsift.write_status import WriteStatus
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +65,8 @@ class ReplicaWrites:
         self._shard = shard
         self._replicas = tuple(replicas)
         self._wanted = len(replicas)
-        self._epoch = 0
+        self.epoch = 0
+        """Of the table in use."""
         self._acks = acks
         self._clock = HybridClock()
         self._behind: dict[Replica, str] = {}
@@ -72,11 +79,12 @@ class ReplicaWrites:
         self._leads = False
         """Whether the replicas were sealed and made equal."""
         self._leading = asyncio.Lock()
-        self._reached = NO_VERSION
+        self.reached = NO_VERSION
+        """All that was acknowledged is of this version or an older one."""
         self._timer: asyncio.TimerHandle | None = None
 
     def _lane(self, replica: Replica, waiting: Iterable[Sending] = ()) -> Lane:
-        return Lane(replica, lambda: self._epoch, self._look, waiting)
+        return Lane(replica, lambda: self.epoch, self._look, waiting)
 
     @property
     def behind(self) -> tuple[str, ...]:
@@ -108,19 +116,7 @@ class ReplicaWrites:
 
     @property
     def _majority(self) -> int:
-        return (
-            WriteAcks.MAJORITY.needed(len(self._replicas), self._wanted) if self._wanted > 2 else 1
-        )
-
-    @property
-    def epoch(self) -> int:
-        """Of the table in use."""
-        return self._epoch
-
-    @property
-    def reached(self) -> int:
-        """All that was acknowledged is of this version or an older one."""
-        return self._reached
+        return self._quorum if self._wanted > 2 else 1
 
     @property
     def _quorum(self) -> int:
@@ -137,7 +133,7 @@ class ReplicaWrites:
         One that was out of the table in between is trusted again.
         """
         left = {it.node: Missed() for it in self._replicas if it not in replicas}
-        self._replicas, self._epoch, self._wanted = tuple(replicas), epoch, wanted
+        self._replicas, self.epoch, self._wanted = tuple(replicas), epoch, wanted
         self._behind = {it: why for it, why in self._behind.items() if it in replicas}
         current = {it.node for it in self._ask}
         self.missed = {it: m for it, m in (left | self.missed).items() if it not in current}
@@ -175,7 +171,7 @@ class ReplicaWrites:
     async def flushed(self) -> None:
         """Returns when every replica that is not behind has all that was written."""
         while any(lane.head is not None for lane in self._lanes.values()):
-            await self._next_progress()
+            await self._progress.wait()
 
     async def newest_version(self) -> int:
         """The newest that any replica knows."""
@@ -189,8 +185,8 @@ class ReplicaWrites:
             missed.documents += sum(map(len, operations))
         if self._is_alone():  # its own clock gives the versions
             (only,) = self._replicas
-            outcomes = await only.slow_call(lambda it: it.link.write(operations, self._epoch))
-            self._reached = max(self._reached, only.link.reached)
+            outcomes = await only.slow_call(lambda it: it.link.write(operations, self.epoch))
+            self.reached = max(self.reached, only.link.reached)
             return outcomes
         await self._lead()
         self._check_room()
@@ -202,7 +198,7 @@ class ReplicaWrites:
             for place, sending, outcome in zip(places, sent, outcomes, strict=True):
                 found[place] = combined(found[place], outcome)
                 if isinstance(outcome, list):
-                    self._reached = max(self._reached, sending.operation.version)
+                    self.reached = max(self.reached, sending.operation.version)
             places = [place for place in places if is_superseded(found[place])]
             if not places:
                 break
@@ -240,7 +236,7 @@ class ReplicaWrites:
         try:
             for sending in sent:
                 while (outcome := self._verdict(sending)) is None:
-                    await self._next_progress()
+                    await self._progress.wait()
                 found.append(outcome)
         finally:
             self._open = ()
@@ -251,7 +247,7 @@ class ReplicaWrites:
         done = [it for it in self._replicas if it in sending.done and it not in self._behind]
         if len(done) >= self.needed:
             columns = [sending.done[replica] for replica in done]
-            return [_of_one(said) for said in zip(*columns, strict=True)]
+            return [of_several(said) for said in zip(*columns, strict=True)]
         fenced = any(lane.is_fenced for lane in self._lanes.values())
         if not fenced and (sending.done or not all(it in sending.failed for it in self._ask)):
             return None
@@ -269,9 +265,6 @@ class ReplicaWrites:
     @property
     def _ask(self) -> list[Replica]:
         return [replica for replica in self._replicas if replica not in self._behind]
-
-    async def _next_progress(self) -> None:
-        await self._progress.wait()
 
     def _look(self) -> None:
         """After each answer, and when one is late: who is behind? Whoever waits looks again."""
@@ -364,10 +357,10 @@ class ReplicaWrites:
 
     async def _seal(self) -> None:
         sealed = list[Replica]()
-        replicas, epoch = self._current(), self._epoch
+        replicas, epoch = self._current(), self.epoch
         calls = [asyncio.wait_for(it.link.seal(epoch), LAGGARD_S) for it in replicas]
         answers = await asyncio.gather(*calls, return_exceptions=True)
-        if self._epoch != epoch:
+        if self.epoch != epoch:
             raise not_done(f"the replicas of shard {self._shard} have just changed; try again")
         failed = dict[Replica, str]()
         for replica, answer in zip(replicas, answers, strict=True):
@@ -385,13 +378,13 @@ class ReplicaWrites:
             said = "; ".join(f"{it.node}: {why}" for it, why in failed.items())
             raise not_done(f"too few replicas of shard {self._shard} answer ({said})")
         await self._equal(sealed, epoch)
-        self._reached = max(self._reached, *(it for it in answers if isinstance(it, int)))
+        self.reached = max(self.reached, *(it for it in answers if isinstance(it, int)))
         self._leads = True
 
     async def _equal(self, sealed: Sequence[Replica], epoch: int) -> None:
         """So many that each acknowledged write is on one of them; others are behind."""
         failed = await most_equal(sealed, epoch, max(self._least, self._quorum))
-        if self._epoch != epoch:
+        if self.epoch != epoch:
             raise not_done(f"the replicas of shard {self._shard} have just changed; try again")
         for replica, why in failed.items():
             self._leave_behind(replica, why.message)
@@ -404,11 +397,3 @@ class ReplicaWrites:
         for version in await asyncio.gather(*calls, return_exceptions=True):
             if isinstance(version, int):
                 self._clock.observe(version)
-
-
-def _of_one(said: Iterable[WriteStatus]) -> WriteStatus:
-    """Of one document, by several replicas: SUPERSEDED if one says so, UNCHANGED if all do."""
-    found = list(said)
-    if WriteStatus.SUPERSEDED in found:
-        return WriteStatus.SUPERSEDED
-    return next((it for it in found if it is not WriteStatus.UNCHANGED), WriteStatus.UNCHANGED)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from bitsift.errors import BitsiftError, Fenced, RequestOutcome, ShardUnavailable
 from bitsift.shard_worker.operations import Outcome
 from bitsift.write_status import WriteStatus
@@ -36,3 +38,11 @@ def refused(shard: int) -> Fenced:
 def not_done(said: str) -> ShardUnavailable:
     """For sure: it was sent to nobody."""
     return ShardUnavailable(said).with_outcome(RequestOutcome.NOT_DONE)
+
+
+def of_several(said: Iterable[WriteStatus]) -> WriteStatus:
+    """Of one document, by several replicas: SUPERSEDED if one says so, UNCHANGED if all do."""
+    found = list(said)
+    if WriteStatus.SUPERSEDED in found:
+        return WriteStatus.SUPERSEDED
+    return next((it for it in found if it is not WriteStatus.UNCHANGED), WriteStatus.UNCHANGED)

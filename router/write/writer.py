@@ -94,7 +94,7 @@ class WriterActor:
             for shard, link in enumerate(self._shards.links)
             for node, missed in link.writes.missed.items()
         }
-        return WriterReport(self._shards.behind, self._settings, missed)
+        return WriterReport(missed, self._settings)
 
     async def upsert(self, body: bytes) -> bytes:
         return await self._service.upsert(body)
