@@ -186,13 +186,12 @@ class Shards(Section):
     tombstone_days: Annotated[Decimal, Field(ge=0, le=TOMBSTONE_DAYS_MAX)] = Field(
         default=7.0,
         description="Days to remember a deletion, so that an older write cannot bring the "
-        "document back. A replica that was away for longer may have to be copied whole.",
+        "document back.",
     )
     search_port: Annotated[Number, Field(ge=0, le=PORT_MAX)] = Field(
         default=0,
         description="First of the 1,000 ports on which shards take searches of routers, each on "
         "one that is free; 0 = any.",
-        examples=[11_000],
     )
 
 
