@@ -66,7 +66,7 @@ def answering(command: Sequence[object]) -> Iterator[tuple[str, subprocess.Popen
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(timeout=60)
-    assert wait_until(lambda: not family(process.pid)), family(process.pid)
+    all_ended(process)
 
 
 @contextlib.contextmanager
@@ -102,8 +102,15 @@ def lines_until(process: subprocess.Popen[str], step: str) -> str:
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Exit status and the rest of what it said, once nothing of its session is left."""
     _, said = process.communicate(timeout=STOP_S)
-    assert wait_until(lambda: not family(process.pid)), family(process.pid)
+    all_ended(process)
     return process.returncode, said
+
+
+def all_ended(process: subprocess.Popen[str]) -> None:
+    """Nothing of its session is left, or soon: Ray's agents look whether their raylet has ended,
+    and one that had just begun does so late.
+    """
+    assert wait_until(lambda: not family(process.pid), 90), family(process.pid)
 
 
 def family(session: int) -> list[str]:

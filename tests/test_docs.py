@@ -33,7 +33,7 @@ TOOLS = ("hypothesis", "import-linter", "mypy", "pytest", "ruff", "selenium", "t
 """What everyone who works on it knows."""
 DIMENSION = 64
 PLACES = ("tests", "shard_worker", "router", "cluster", "benchmarks")
-ELSEWHERE = ("DESIGN", "FIELD-NOTES", "FAULTS", "OPERATIONS.md", "REVIEW.md", "LAYOUT.md")
+ELSEWHERE = ("DESIGN", "FIELD-NOTES", "FAULTS.md", "OPERATIONS.md", "REVIEW.md", "LAYOUT.md")
 """Papers that are not in the repository: a page or a comment that cites one leads nowhere."""
 USERS_OWN = ("bitsift.toml",)
 """Files that a page names and a user makes."""

@@ -192,6 +192,7 @@ class Shards(Section):
         default=0,
         description="First of the 1,000 ports on which shards take searches of routers, each on "
         "one that is free; 0 = any.",
+        examples=[11_000],
     )
 
 
