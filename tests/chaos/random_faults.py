@@ -44,7 +44,7 @@ takes longer than writes can be held, it joins when they pause (docs/cluster.md)
 """
 UP_MAX_S = 600.0
 """On a machine that is busy with other things."""
-CALM_S = 3.0
+CALM_S, HOUR_S = 3.0, 3600.0
 Say = Callable[[str], None]
 
 
@@ -72,7 +72,7 @@ class RandomFaults:
                 if self.is_stuck:
                     self._ended.set()
                     break
-            control.result()
+            control.result(HOUR_S)
 
     def _control(self) -> None:
         for fault in self._plan.control:
@@ -86,7 +86,7 @@ class RandomFaults:
                 time.sleep(fault.after_s)
                 running.append(pool.submit(self._befall, fault))
             for one in running:
-                one.result()
+                one.result(HOUR_S)
         self.heal(1)
 
     def _befall(self, fault: Fault) -> None:

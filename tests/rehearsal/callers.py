@@ -68,7 +68,7 @@ class Callers:
 
         thread = threading.Thread(target=ask)
         thread.start()
-        thread.join()
+        thread.join(600)
         (answer,) = found
         if isinstance(answer, Exception):
             raise answer
@@ -105,5 +105,5 @@ class Callers:
 
         thread = threading.Thread(target=look)
         thread.start()
-        thread.join()
+        thread.join(600)
         return found

@@ -66,12 +66,12 @@ def sources() -> str:
     """A digest of all that the images are made of."""
     names = re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
     done = subprocess.run(
-        ["git", "hash-object", "--stdin-paths"], cwd=ROOT, check=True, text=True,
+        ["git", "hash-object", "--stdin-paths"], cwd=ROOT, check=True, text=True, timeout=60,
         capture_output=True, input="\n".join(map(str, ["Dockerfile", *_files(names)])),
     )  # fmt: skip
     listed = subprocess.run(
         ["git", "hash-object", "--stdin"], input=done.stdout, cwd=ROOT, check=True, text=True,
-        capture_output=True,
+        capture_output=True, timeout=60,
     )  # fmt: skip
     return listed.stdout.strip()
 
@@ -119,7 +119,11 @@ def build(target: str) -> None:
 def _of_pip() -> list[tuple[Path, str]]:
     """How pip finds packages on this machine: its settings, and the folders that they name."""
     said = subprocess.run(
-        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "pip", "config", "list"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     ).stdout
     pairs = re.findall(r"^(?:global|:env:)\.([\w-]+)='(.*)'$", said, re.MULTILINE)
     settings = configparser.ConfigParser(interpolation=None)

@@ -93,7 +93,7 @@ def test_a_seed_is_the_same_in_every_process() -> None:
         subprocess.run(
             [sys.executable, "-c", said],
             env=os.environ | {"PYTHONHASHSEED": number, "PYTHONPATH": os.pathsep.join(sys.path)},
-            check=True, capture_output=True, text=True,
+            check=True, capture_output=True, text=True, timeout=250,
         ).stdout
         for number in ("1", "2")
     }  # fmt: skip
