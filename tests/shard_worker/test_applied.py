@@ -51,7 +51,7 @@ def test_what_was_refused_is_not_applied_and_what_was_is_after_a_restart(tmp_pat
     shard = new_shard(tmp_path / "shard")
     written(shard, dataclasses.replace(batch(["a"], ["one"]), version=NOW))
     with pytest.raises(Unavailable, match="ahead of this machine's clock"):
-        written(shard, Delete(["a"], NOW + (400_000 << 16)))
+        written(shard, Delete(["a"], NOW + (4_000_000 << 16)))
     shard.refuse_writes(60)
     shard.write([Delete(["a"], NOW + 5)])
     assert shard.applied_version == NOW

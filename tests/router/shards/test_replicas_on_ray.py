@@ -317,6 +317,7 @@ def test_a_search_with_a_token_sees_the_write_whichever_replica_is_frozen_or_beh
                     assert await found(client, said["token"]) == {"seen"}
                 finally:
                     os.kill(replica["pid"], signal.SIGCONT)
+            await until_ready(client, Load(client), shard)
             version = read_token(said["token"]).versions[shard] + 1
             newer, behind = (address.actor for address in table.shards[shard])
             deletion = pack_writes([Delete(["seen"], version)])
@@ -360,6 +361,7 @@ def test_a_damaged_replica_is_found_and_mended_while_it_is_served(running: Runni
 
     for actor in (running.router, running.writer):
         ray.get(actor.place.remote(ReplicaTable(50, running.table.shards)))
+    assert command("repair")[0] == 0  # of what the tests before have left different
     assert wrong(verified()) == {}
     calibration = Calibration.from_sample(units(), DIMENSION)
     mine = Placement(SHARDS).by_owner([str(row) for row in range(ROWS)])[1].tolist()[:5]
