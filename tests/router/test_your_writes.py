@@ -89,6 +89,12 @@ class Cluster:
         assert said["created"] == len(texts), said
         return str(said["token"])
 
+    async def fall_behind(self, text: str) -> tuple[SlowToWrite, SlowToWrite, str]:
+        """Write what the first of two replicas does not apply yet: both, and the token."""
+        late, other = self.links[self.owner(text)]
+        late.up_to_date.clear()
+        return late, other, await self.add(text)
+
     async def ask(self, router: int, text: str, token: str | None, **options: Any) -> Answer:
         given: dict[str, Any] = {"top_k": 1, "timeout_ms": 30_000, **options}
         return await self.routers[router].search(
@@ -134,10 +140,7 @@ def test_a_replica_that_is_behind_does_not_answer_a_search_with_the_token(
 ) -> None:
     async def scenario(cluster: Cluster) -> None:
         await cluster.add("first")
-        shard = cluster.owner("second")
-        late = cluster.links[shard][0]
-        late.up_to_date.clear()
-        token = await cluster.add("second")
+        late, _, token = await cluster.fall_behind("second")
         assert late.held
         answers = [await cluster.finds(0, "second", None, mode=mode) for _ in range(30)]
         assert set(answers) == {True, False}  # so the one that is behind is asked
@@ -152,10 +155,7 @@ def test_a_search_waits_for_the_write_within_its_time(
     tmp_path: Path, opened: contextlib.ExitStack
 ) -> None:
     async def scenario(cluster: Cluster) -> None:
-        shard = cluster.owner("second")
-        late, other = cluster.links[shard]
-        late.up_to_date.clear()
-        token = await cluster.add("second")
+        late, other, token = await cluster.fall_behind("second")
         other.error = Unavailable("its process died")
         asked = asyncio.ensure_future(cluster.ask(1, "second", token))
         while late.calls["search"] < 3:  # it is asked again and again
@@ -171,10 +171,8 @@ def test_a_search_waits_for_the_write_within_its_time(
 
 def test_an_answer_without_the_write_says_so(tmp_path: Path, opened: contextlib.ExitStack) -> None:
     async def scenario(cluster: Cluster) -> None:
+        late, other, token = await cluster.fall_behind("second")
         shard = cluster.owner("second")
-        late, other = cluster.links[shard]
-        late.up_to_date.clear()
-        token = await cluster.add("second")
         other.error = Unavailable("its process died")
         answer = await cluster.ask(0, "second", token, timeout_ms=300)
         assert answer.partial
@@ -194,10 +192,7 @@ def test_queries_without_a_token_do_not_wait_with_those_that_have_one(
 ) -> None:
     async def scenario(cluster: Cluster) -> None:
         await cluster.add("first")
-        shard = cluster.owner("second")
-        late, other = cluster.links[shard]
-        late.up_to_date.clear()
-        token = await cluster.add("second")
+        late, other, token = await cluster.fall_behind("second")
         other.error = Unavailable("its process died")
         waiting = [asyncio.ensure_future(cluster.ask(0, "second", token)) for _ in range(20)]
         for _ in range(20):
