@@ -178,6 +178,10 @@ class RouterActor:
         """Say in /v1/cluster what the supervisor healed lately, the newest last."""
         self._service.healed = events
 
+    async def learn(self, syncs: list[dict[str, Any]]) -> None:
+        """Say in /v1/cluster which replicas are in step."""
+        self._service.syncs = syncs
+
     async def encoder_failure(self) -> str | None:
         """Why the encoder could not be loaded, or None."""
         return self._failure

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bitsift.router.shards.missed import Missed
+
 
 @dataclass(frozen=True, slots=True)
 class RouterReport:
@@ -21,9 +23,10 @@ class RouterReport:
 
 @dataclass(frozen=True, slots=True)
 class WriterReport:
-    """``behind`` are (shard, node) of replicas in the table that failed a write: they get no later
-    one, and must catch up before they are in a table again.
+    """``missed`` is what replicas (shard, node) that are behind, or have left the table, were not
+    sent. Those that are behind get no later write, and must catch up before they are in a table
+    again.
     """
 
-    behind: tuple[tuple[int, str], ...]
+    missed: dict[tuple[int, str], Missed]
     settings: str

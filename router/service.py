@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,10 +70,12 @@ class SearchService:
         ``query_cache`` is how many vectors of queries are cached by their text.
         ``loading_total`` is how many records a running load will bring in total; None if none is
         running. ``healed`` is what was healed lately (cluster/serving).
+        ``syncs`` is which replicas are in step, as the controller says (cluster/fleet/sync.py).
         """
         self.description = description
         self.loading_total: int | None = None
         self.healed: Sequence[Mapping[str, str]] = ()
+        self.syncs: Sequence[Mapping[str, Any]] = ()
         self.shards = shards
         self.query_vectors = QueryVectors(description, encoder, query_cache)
         self.memory = ReadMemory()

@@ -60,7 +60,7 @@ RETRY_S = 5.0
 MAINTENANCE_CHECK_S = 5.0
 _THREADS = {
     "search": 1, "exhaustive": 1, "read": 2, "load": 1, "write": 8, "maintenance": 1, "cancel": 1,
-    "since": 1,
+    "since": 1, "compare": 2,
 }  # fmt: skip
 """Writers wait for each other in the shard, which commits what waits together. Bulk loads write in
 a group of one thread: their batches are large, and would all be in RAM at once."""
@@ -98,6 +98,7 @@ class ShardActor:
         self._fence: TableFence | None = None
         self._shard: Shard | None = None
         self._mark: OpenMark | None = None
+        self._state: ReplicaState | None = None
         self._reason: str | None = None
         self._underway = Underway()
         self._digest = OwnDigest()
@@ -112,7 +113,8 @@ class ShardActor:
                 self._check_epoch()
                 self._fence = TableFence.beside(self._folder)
                 settings = self._settings or ShardSettings()
-                self._shard = Shard(self._folder, self._calibration, self._identity, settings)
+                shard = Shard(self._folder, self._calibration, self._identity, settings)
+                self._state, self._shard = ReplicaState(shard), shard
                 self._reason = None
                 self._say_open()
             except BaseException as error:  # anything: the reason must reach the operator
@@ -150,6 +152,7 @@ class ShardActor:
             try:
                 self._ready().maintain()
                 self._digest_own()
+                self._replica().tidy()
             except BaseException:  # searches go on
                 log.exception("the maintenance of shard %d failed", self._identity.shard)
                 self._stopping.wait(MAINTENANCE_AGAIN_S)
@@ -166,6 +169,11 @@ class ShardActor:
             error = ShardUnavailable(f"shard {self._identity.shard} is {state}")
             raise error.with_outcome(RequestOutcome.NOT_DONE)
         return self._shard
+
+    def _replica(self) -> ReplicaState:
+        self._ready()
+        assert self._state is not None  # it is there before the shard is
+        return self._state
 
     def _tables(self) -> TableFence:
         assert self._fence is not None  # it is read before the shard is opened
@@ -249,13 +257,13 @@ class ShardActor:
     @ray.method(concurrency_group="write")
     def mend(self, operations: bytes, epoch: int) -> bytes:
         """``write`` what it lacks and other replicas have, in any order, until ``mended``."""
-        ReplicaState(self._ready()).begin_mending(unpack_writes(operations))
+        self._replica().begin_mending(unpack_writes(operations))
         return self._write(operations, epoch)
 
     @ray.method(concurrency_group="read")
     def mended(self) -> None:
         """It lacks nothing of what other replicas have."""
-        ReplicaState(self._ready()).mended()
+        self._replica().mended()
 
     @ray.method(concurrency_group="read")
     def foresee(self, operations: bytes) -> bytes:
@@ -274,36 +282,36 @@ class ShardActor:
 
         A controller says that its epoch ``is_new`` (fencing.py).
         """
-        shard = self._ready()
+        state = self._replica()
         self._tables().admit(epoch, is_new=is_new)
-        return ReplicaState(shard).newest_stored()
+        return state.newest_stored()
 
     @ray.method(concurrency_group="read")
     def version(self, document_id: str, epoch: int) -> int:
         """The version of a document, else of its deletion, else 0; under a table of ``epoch``."""
-        shard = self._ready()
+        state = self._replica()
         self._tables().check(epoch)
-        return ReplicaState(shard).version(document_id)
+        return state.version(document_id)
 
-    @ray.method(concurrency_group="read")
+    @ray.method(concurrency_group="compare")
     def facts(self) -> bytes:
         """Packed ReplicaFacts, to be compared with other replicas."""
-        return pack_fact(ReplicaState(self._ready()).facts(), self._stamp())
+        return pack_fact(self._replica().facts(), self._stamp())
 
-    @ray.method(concurrency_group="read")
+    @ray.method(concurrency_group="compare")
     def digests(self, bits: int, since: int) -> bytes:
-        return ReplicaState(self._ready()).digests(bits, since)
+        return self._replica().digests(bits, since)
 
-    @ray.method(concurrency_group="read")
+    @ray.method(concurrency_group="compare")
     def entries(self, bits: int, since: int, ranges: bytes) -> bytes:
         """Packed Entries."""
-        found = ReplicaState(self._ready()).entries(bits, since, ranges)
+        found = self._replica().entries(bits, since, ranges)
         return pack_fact(found, self._stamp())
 
-    @ray.method(concurrency_group="read")
+    @ray.method(concurrency_group="compare")
     def changes(self, keys: bytes) -> bytes:
         """Packed operations, for a replica that lacks them."""
-        return pack_writes(ReplicaState(self._ready()).changes(keys), self._stamp())
+        return pack_writes(self._replica().changes(keys), self._stamp())
 
     @ray.method(concurrency_group="since")
     def check_rows(self, first: int) -> bytes:
@@ -350,7 +358,7 @@ class ShardActor:
     @ray.method(concurrency_group="read")
     def past(self) -> Past:
         """See ``ReplicaState.past``."""
-        return ReplicaState(self._ready()).past()
+        return self._replica().past()
 
     @ray.method(concurrency_group="read")
     def refuse_writes(self, seconds: float) -> None:

@@ -58,9 +58,13 @@ class Inventory:
 
     def within(self, bits: int, ranges: NDArray[np.int64]) -> Inventory:
         """The entries of some of the 2 ** ``bits`` ranges; ``ranges`` int64 (n,), ascending."""
-        return self._where(np.isin(_ranges(self.keys, bits), ranges, assume_unique=False))
+        every = _ranges(self.keys, bits)  # ascending, as the keys are
+        starts, stops = (np.searchsorted(every, ranges, side) for side in ("left", "right"))
+        counts = stops - starts
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        return self._where(np.repeat(starts, counts) + within)
 
-    def _where(self, kept: NDArray[np.bool_]) -> Inventory:
+    def _where(self, kept: NDArray[np.bool_] | NDArray[np.int64]) -> Inventory:
         return Inventory(self.keys[kept], self.versions[kept], self.deleted[kept], self.forgotten)
 
     def digests(self, bits: int) -> NDArray[np.uint64]:

@@ -51,6 +51,12 @@ class Documents:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def size_bytes(self) -> int:
+        """About what it takes in RAM."""
+        texts = (self.ids, self.texts, self.titles, self.metadata)
+        return self.codes.nbytes + sum(len(one) for column in texts for one in column)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Upsert(Documents):

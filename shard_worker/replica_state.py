@@ -6,7 +6,10 @@ with what is here.
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,12 +22,25 @@ from bitsift.shard_worker.store.counters import Past
 from bitsift.shard_worker.store.difference import changes_of, inventory_of
 from bitsift.shard_worker.store.replay import past_of
 
+KEPT_S = 60.0
+"""An inventory stays in RAM for so long after it was last asked for: 33 bytes a document."""
+
+
+@dataclass(slots=True)
+class _Kept:
+    inventory: Inventory
+    moment: tuple[int, int]
+    """The generation and the transaction before which it was begun."""
+    asked_s: float
+
 
 class ReplicaState:
     """What other replicas may ask of a shard. Any number of threads."""
 
     def __init__(self, shard: Shard) -> None:
         self._shard = shard
+        self._kept: _Kept | None = None
+        self._reading = threading.Lock()
 
     def newest_stored(self) -> int:
         """The newest version on the disk; writes that were under way have ended."""
@@ -43,21 +59,42 @@ class ReplicaState:
             return past_of(store)
 
     def inventory(self) -> Inventory:
-        """Raises Corrupt."""
-        with self._shard.still() as store:
-            return inventory_of(store)
+        """Of what is there now; read again only if something was written since. Raises Corrupt."""
+        with self._reading, self._shard.reading() as store:
+            kept, moment = self._kept, (store.generation, store.counters.transaction)
+            if kept is None or kept.moment != moment:
+                found = inventory_of(store, self._shard.still())
+                kept = _Kept(found, moment, time.monotonic())
+            self._kept, kept.asked_s = kept, time.monotonic()
+            return kept.inventory
+
+    def _compared(self) -> Inventory:
+        """The one that the comparison under way has begun with."""
+        if (kept := self._kept) is None:
+            return self.inventory()
+        kept.asked_s = time.monotonic()
+        return kept.inventory
+
+    def tidy(self) -> None:
+        """Forget what comparisons keep in RAM, if nobody has asked for it lately."""
+        kept = self._kept
+        if kept is None or time.monotonic() > kept.asked_s + KEPT_S:
+            self._kept = None
+            with self._shard.reading() as store:
+                store.ids.tidy()
 
     def facts(self) -> ReplicaFacts:
+        """What a comparison begins with: its digests and entries are of the same moment."""
         return facts_of(self.inventory(), self._shard.newest_version)
 
     def digests(self, bits: int, since: int) -> bytes:
         """Of 2 ** ``bits`` ranges, uint64 each; deletions up to version ``since`` do not count."""
-        return self.inventory().since(since).digests(bits).tobytes()
+        return self._compared().since(since).digests(bits).tobytes()
 
     def entries(self, bits: int, since: int, ranges: bytes) -> Entries:
         """The entries of some of those ranges, int64 each."""
         chosen = np.frombuffer(ranges, np.int64)
-        return Entries.of(self.inventory().since(since).within(bits, chosen))
+        return Entries.of(self._compared().since(since).within(bits, chosen))
 
     def begin_mending(self, operations: Sequence[Operation]) -> None:
         """``operations`` will be written, which it lacks, in any order of versions."""
@@ -78,9 +115,9 @@ class ReplicaState:
 
     def changes(self, keys: bytes) -> list[Operation]:
         """The documents and deletions under the hashes ``keys``, uint64 each, ``KEYS_MAX`` at most,
-        in their versions.
+        in their versions: of the first of them, where these are large.
         """
         asked = np.frombuffer(keys, np.uint64)
         assert len(asked) <= KEYS_MAX, len(asked)
-        with self._shard.still() as store:
+        with self._shard.reading() as store:
             return changes_of(store, asked)

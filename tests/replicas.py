@@ -68,7 +68,7 @@ class FaultyLink(LocalLink):
     """A real shard whose every call waits for ``delay_s`` and until it is ``running``.
 
     With ``slow_only`` it is searches alone that wait for ``delay_s``. Where ``error`` is set, it is
-    raised instead, and ``error_after`` by a write that was done.
+    raised instead, ``write_error`` by writes alone, ``error_after`` by a write that was done.
     ``calls`` counts what it was asked by name, and ``cancelled`` what it was told that nobody waits
     for any more.
     """
@@ -80,6 +80,7 @@ class FaultyLink(LocalLink):
         self.slow_only = False
         self.error: BitsiftError | None = None
         self.error_after: BitsiftError | None = None
+        self.write_error: BitsiftError | None = None
         self.running = asyncio.Event()
         self.running.set()
         self.calls: Counter[str] = Counter()
@@ -116,10 +117,18 @@ class FaultyLink(LocalLink):
 
     async def write(self, operations: Sequence[Operation], epoch: int = 0) -> Sequence[Outcome]:
         await self._befall("write")
+        if self.write_error is not None:
+            raise self.write_error
         outcomes = await super().write(operations, epoch)
         if self.error_after is not None:
             raise self.error_after
         return outcomes
+
+    async def mend(self, operations: Sequence[Operation], epoch: int) -> Sequence[Outcome]:
+        await self._befall("mend")
+        if self.write_error is not None:
+            raise self.write_error
+        return await super().mend(operations, epoch)
 
     async def seal(self, epoch: int) -> int:
         await self._befall("seal")

@@ -186,7 +186,7 @@ class Shards(Section):
     tombstone_days: Annotated[Decimal, Field(ge=0, le=TOMBSTONE_DAYS_MAX)] = Field(
         default=7.0,
         description="Days to remember a deletion, so that an older write cannot bring the "
-        "document back.",
+        "document back. A replica that was away for longer may have to be copied whole.",
     )
     search_port: Annotated[Number, Field(ge=0, le=PORT_MAX)] = Field(
         default=0,

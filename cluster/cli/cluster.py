@@ -9,18 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
-from bitsift.cluster.cli.console import (
-    Json,
-    err,
-    out,
-    print_json,
-    say,
-    standing_cells,
-    until_stopped,
-)
+from bitsift.cluster.cli.cluster_status import resharding, rolling, show
+from bitsift.cluster.cli.console import Json, err, out, print_json, say, until_stopped
 from bitsift.cluster.cli.settings import configured, required_ray_address
 from bitsift.config.sources import Loaded
 from bitsift.errors import InvalidRequest, NotFound, Unavailable
@@ -30,6 +21,12 @@ ASK_TIMEOUT_S = 60.0
 START_TIMEOUT_S = 120.0
 """For the actor of the controller to start."""
 DOWN_TIMEOUT_S = 120.0
+
+_WARNING = (
+    "[yellow]The replicas of shard {shard} on these nodes will be given up: {nodes}.[/yellow] "
+    "Writes that were acknowledged by a majority with them, and are on none of the replicas that "
+    "answer, are lost for good. If one of these nodes may come back, start it instead."
+)
 
 app = typer.Typer(
     help="An index on many Ray nodes, with replicas: docs/cluster.md.", no_args_is_help=True
@@ -63,7 +60,7 @@ def up(
         _until_known(controller)
         _ask(controller.up.remote(spec.model_dump(mode="json")))
         status = _until(controller, _is_up) if wait else _ask(controller.status.remote())
-        _show(status, json)
+        show(status, json)
 
 
 @app.command()
@@ -71,7 +68,7 @@ def up(
 def status(loaded: Loaded, json: Json = False) -> None:
     """Show nodes, shards and routers, and what differs from the spec."""
     with _connected(loaded):
-        _show(_ask(_controller().status.remote()), json)
+        show(_ask(_controller().status.remote()), json)
 
 
 @app.command()
@@ -105,7 +102,7 @@ def move(
     with _connected(loaded):
         controller = _controller()
         _ask(controller.move.remote(shard, source, target))
-        _show(_ask(controller.status.remote()), json)
+        show(_ask(controller.status.remote()), json)
 
 
 @app.command("add-replica")
@@ -122,7 +119,29 @@ def add_replica(
     with _connected(loaded):
         controller = _controller()
         _ask(controller.add_replica.remote(shard, node))
-        _show(_ask(controller.status.remote()), json)
+        show(_ask(controller.status.remote()), json)
+
+
+@app.command("accept-loss")
+@configured("ray")
+def accept_loss(
+    shard: Shard,
+    loaded: Loaded,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    json: Json = False,
+) -> None:
+    """Go on without replicas that are lost for good, where a shard has lost a majority of them.
+
+    What was acknowledged by these alone is lost. Nothing is given up without this command.
+    """
+    with _connected(loaded):
+        controller = _controller()
+        if not yes:
+            lost = _lost_replicas(_ask(controller.status.remote()), shard)
+            err.print(_WARNING.format(shard=shard, nodes=lost), soft_wrap=True)
+            typer.confirm("Give them up?", abort=True, err=True)
+        _ask(controller.accept_loss.remote(shard))
+        show(_ask(controller.status.remote()), json)
 
 
 @app.command()
@@ -140,7 +159,7 @@ def drain(
     with _connected(loaded):
         controller = _controller()
         _ask(controller.drain.remote(node, undo))
-        _show(_ask(controller.status.remote()), json)
+        show(_ask(controller.status.remote()), json)
 
 
 @app.command()
@@ -173,9 +192,14 @@ def reshard(
             _ask(controller.reshard.remote(shards))
         waits = wait and shards is not None
         status = _until(controller, _is_resharded) if waits else _ask(controller.status.remote())
-        _show(status, json)
+        show(status, json)
     if waits and shards is not None and len(status["shards"]) != shards:
         raise Unavailable(f"the reshard was dropped: {status['failures'].get('the reshard')}")
+
+
+def _lost_replicas(status: dict[str, Any], shard: int) -> str:
+    found = [it for it in status["shards"] if it["shard"] == shard and it["lost_majority"]]
+    return ", ".join(found[0]["lost_majority"]) if found else "none"
 
 
 @contextlib.contextmanager
@@ -243,7 +267,7 @@ def _is_up(status: dict[str, Any]) -> str | None:
     if not status["routers"]:
         waits.append("no router runs yet")
     if status["rolling"] is not None:
-        waits.append(_rolling(status["rolling"]))
+        waits.append(rolling(status["rolling"]))
     here = [
         node
         for node in status["nodes"]
@@ -257,23 +281,9 @@ def _is_up(status: dict[str, Any]) -> str | None:
     return "; ".join(waits) or None
 
 
-def _rolling(found: dict[str, Any]) -> str:
-    """How many have been started again with changed settings."""
-    waits = f", waits for {found['waits_for']}" if found["waits_for"] else ""
-    return f"rolling: {found['done']} of {found['total']} have the spec's settings{waits}"
-
-
 def _is_resharded(status: dict[str, Any]) -> str | None:
     found = status.get("reshard")
-    return None if found is None else _resharding(found)
-
-
-def _resharding(found: dict[str, Any]) -> str:
-    """How far it is, in percent of the pass."""
-    share = 100 * found["rows"] / max(1, found["total_rows"])
-    why = found["failure"] or next(iter(found["errors"]), None)
-    said = f"reshard to {found['shards']} shards: {found['stage']}, {share:.0f} %"
-    return f"{said} ({why})" if why else said
+    return None if found is None else resharding(found)
 
 
 def _is_down(status: dict[str, Any]) -> str | None:
@@ -306,62 +316,3 @@ def _until(
         if time.monotonic() > deadline:
             raise Unavailable(f"after {timeout_s:.0f} s: {said}")
         time.sleep(POLL_S)
-
-
-def _show(status: dict[str, Any], json: bool) -> None:
-    if json:
-        print_json(status)
-        return
-    if status["index"] is None:
-        out.print(f"no index yet: {status['failure']}", markup=False)
-        return
-    name, uuid = status["index"]["name"], status["index"]["uuid"]
-    out.print(f"index {name} ({uuid}), table {status['epoch']}", markup=False)
-    _show_nodes(status)
-    _show_shards(status)
-    if status["rolling"] is not None:
-        out.print(_rolling(status["rolling"]), markup=False, soft_wrap=True)
-    if status["reshard"] is not None:
-        out.print(_resharding(status["reshard"]), markup=False, soft_wrap=True)
-    for router in status["routers"]:
-        where = (router["url"] or "") + ("" if router["is_well"] else " starting")
-        out.print(f"router on {router['node']}: {where.strip()}", markup=False)
-    for what, why in status["failures"].items():
-        err.print(f"[yellow]not done:[/yellow] {escape(what)}: {escape(why)}", soft_wrap=True)
-    if status["failure"] is not None:
-        err.print(f"[yellow]the controller:[/yellow] {escape(status['failure'])}", soft_wrap=True)
-
-
-def _show_nodes(status: dict[str, Any]) -> None:
-    table = Table("node", "zone", "address", "state")
-    for node in status["nodes"]:
-        lost = node["lost_s"]
-        state = "here" if lost is None else f"lost {lost:.0f} s ago"
-        state += ", drained" if node["is_drained"] else ""
-        state += "" if node["has_data"] else ", for routers alone"
-        state += f": {node['reason']}" if node["reason"] else ""
-        table.add_row(node["node"], node["zone"], node["address"] or "", escape(state))
-    out.print(table)
-
-
-def _show_shards(status: dict[str, Any]) -> None:
-    table = Table("shard", "node", "state", "answers", "lag", "digest", "copied", "reason")
-    for shard in status["shards"]:
-        for replica in shard["replicas"]:
-            copy, reason = replica["copy"], replica["reason"]
-            copied = ""
-            if copy is not None:
-                copied = f"{copy['done_bytes'] / 1e6:,.0f} of {copy['total_bytes'] / 1e6:,.0f} MB"
-                reason = copy["error"] or reason
-            table.add_row(
-                str(shard["shard"]),
-                replica["node"],
-                replica["state"],
-                "yes" if replica["node"] in shard["answering"] else "no",
-                *standing_cells(replica),
-                copied,
-                escape(reason or ""),
-            )
-        if shard["lacking"]:
-            table.add_row(str(shard["shard"]), "", f"lacks {shard['lacking']}", *[""] * 5)
-    out.print(table)

@@ -18,6 +18,7 @@ from typing import Any
 
 import ray
 
+from bitsift.cluster.fleet.catching_up import CatchingUp, CatchUpOrder, CatchUpReport
 from bitsift.cluster.fleet.following import ActorSink, ActorSource, Follower, FollowProgress
 from bitsift.cluster.fleet.hydration import Blocks, CopyProgress, FolderBlocks, Pace, hydrate
 from bitsift.cluster.fleet.node_store import HeldIndex, NodeStore
@@ -37,6 +38,8 @@ _THREADS = {"report": 2, "disk": 1, "export": 4, "block": 8}
 """A long export delays neither blocks nor reports."""
 COPIES_MAX = 1
 """At once, into one node: its disk and its rate are one."""
+CATCH_UPS_MAX = 2
+"""At once, of one node: each reads all ids and versions of two replicas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,7 @@ class AgentReport:
     held: tuple[HeldIndex, ...]
     copies: tuple[CopyReport, ...]
     followers: tuple[FollowReport, ...] = ()
+    catch_ups: tuple[CatchUpReport, ...] = ()
     free_bytes: int = 0
 
 
@@ -149,6 +153,7 @@ class AgentActor:
         self._copies: dict[tuple[str, int], _Copy] = {}
         self._exports: dict[tuple[str, int, str], Blocks] = {}
         self._followings: dict[tuple[str, int], _Following] = {}
+        self._catch_ups: dict[tuple[str, int], CatchingUp] = {}
         if ready_port is not None:
             address = ray.util.get_node_ip_address()
             listen(address, ready_port, lambda: unready(self._store()))
@@ -166,8 +171,9 @@ class AgentActor:
         copies = tuple(copy.report() for copy in list(self._copies.values()))
         followers = tuple(it.report() for it in list(self._followings.values()))
         free_bytes = shutil.disk_usage(self._store().folder).free
+        catch_ups = tuple(it.report() for it in list(self._catch_ups.values()))
         held = tuple(self._store().held())
-        return AgentReport(self._node, held, copies, followers, free_bytes)
+        return AgentReport(self._node, held, copies, followers, catch_ups, free_bytes)
 
     # --- the disk --------------------------------------------------------------------------
 
@@ -197,6 +203,7 @@ class AgentActor:
     def remove(self, uuid: str) -> None:
         """See ``NodeStore.remove``."""
         self._end_following(uuid)
+        self._catch_ups = {key: it for key, it in self._catch_ups.items() if key[0] != uuid}
         self._store().remove(uuid)
 
     @ray.method(concurrency_group="disk")
@@ -259,6 +266,7 @@ class AgentActor:
         """
         if sum(copy.is_running for copy in self._copies.values()) >= COPIES_MAX:
             raise Overloaded(f"node {self._node} is making another copy; try again")
+        self._catch_ups.pop((uuid, identity.shard), None)  # it was of what is replaced
         copy = _Copy(uuid, identity, Pace(rate))
         copy.thread = threading.Thread(target=self._run, args=(copy, source), daemon=True)
         self._copies[uuid, identity.shard] = copy
@@ -277,6 +285,18 @@ class AgentActor:
         except BaseException as error:  # anything: it must reach the operator
             log.exception("shard %d was not copied", shard)
             copy.error = reason(error)
+
+    @ray.method(concurrency_group="disk")
+    def equalize(self, order: CatchUpOrder) -> None:
+        """Begin to give the replica here what it lacks; ``report`` says how far it is. Nothing
+        where it goes on already, Overloaded while so many others do.
+        """
+        known = self._catch_ups.get((order.uuid, order.shard))
+        if known is not None and known.is_running:
+            return
+        if sum(one.is_running for one in self._catch_ups.values()) >= CATCH_UPS_MAX:
+            raise Overloaded(f"{CATCH_UPS_MAX} other replicas of node {self._node} catch up now")
+        self._catch_ups[order.uuid, order.shard] = CatchingUp(order)
 
     # --- new shards that are filled from here ----------------------------------------------
 

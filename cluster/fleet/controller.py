@@ -80,6 +80,14 @@ class ControllerActor:
         self._order(lambda observed: orders.added(observed, shard, node))
 
     @ray.method(concurrency_group="ask")
+    def accept_loss(self, shard: int) -> None:
+        def accept(control: Control) -> None:
+            wanted = control.spec.placement.replicas
+            control.index.change_orders(orders.lost(control.index.observed, shard, wanted))
+
+        self._asked(accept)
+
+    @ray.method(concurrency_group="ask")
     def drain(self, node: str, undo: bool) -> None:
         self._order(lambda observed: orders.drained(observed, node, undo=undo))
 

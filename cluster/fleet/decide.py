@@ -3,8 +3,10 @@
 It keeps no state. Called every second with what was observed, it returns the next safe steps; a
 step that is taken twice, or not at all, costs time and nothing else.
 
-* A replica answers only while it is in the table. It joins when it is READY and as new as those in
+* A replica answers only while it is in the table. It joins when it is READY and equal to those in
   it, while no write runs; it leaves before it is closed, and is closed before it is removed.
+* It catches up by difference while writes go on; it is copied whole where there is nothing of it,
+  or where what was deleted meanwhile is forgotten.
 * Nothing is removed while the table has fewer than the wanted copies on nodes that should have
   one. So the last complete copy of a shard is never removed.
 * A lost node keeps its replicas for the grace period; after it they are placed elsewhere.
@@ -19,6 +21,8 @@ from collections.abc import Iterator, Sequence
 
 from bitsift.cluster.fleet.observed import (
     Action,
+    CatchingUp,
+    CatchUp,
     CopyReplica,
     DropReplica,
     Hold,
@@ -28,7 +32,6 @@ from bitsift.cluster.fleet.observed import (
     Publish,
     Replica,
     StartReplica,
-    StartRouter,
     StopReplica,
     StopRouter,
     Table,
@@ -38,6 +41,7 @@ from bitsift.cluster.fleet.rolling import (
     may_take_replica,
     routers_and_writer,
 )
+from bitsift.cluster.fleet.routing import routing
 from bitsift.cluster.fleet.spec import ClusterSpec
 
 SETTLE_S = 5.0
@@ -45,8 +49,10 @@ SETTLE_S = 5.0
 empty that is only late."""
 LINGER_S = 3.0
 """Queries sent under the last table may still be running on a replica that has left it."""
-HOLD_S = 30.0
-"""The longest that writes wait for one copy to catch up; after that it is tried again."""
+CLOSE_ENTRIES, CLOSE_S = 2_000, 10.0
+"""A replica that lacked so few documents, so lately, is made equal while writes wait."""
+AGAIN_S = 10.0
+"""After a comparison that failed, or a replica that was not equal in time."""
 _OPEN = (Phase.OPENING, Phase.READY, Phase.FAILED)
 
 
@@ -65,7 +71,8 @@ def decide(spec: ClusterSpec, observed: Observed, now: float) -> tuple[Action, .
         actions += shard.restarts()
         actions += shard.starts()
         actions += shard.copies(loads, busy)
-    return (*actions, *_routing(spec, observed), *routers_and_writer(spec, observed))
+        actions += shard.catching_up()
+    return (*actions, *routing(spec, observed), *routers_and_writer(spec, observed))
 
 
 def lacking(spec: ClusterSpec, observed: Observed, now: float) -> dict[int, int]:
@@ -112,6 +119,7 @@ class _Shard:
     def __init__(self, spec: ClusterSpec, observed: Observed, now: float, number: int) -> None:
         self.number = number
         self.wanted = spec.placement.replicas + observed.orders.extra(number)
+        self._ordered = spec.placement.replicas
         self._grace_s = spec.placement.grace_s
         self._spec = spec
         self._observed = observed
@@ -157,8 +165,8 @@ class _Shard:
         outside = self._outside()
         if not self._placed and self._is_unsure():
             return []
-        if self._placed and not (self._observed.is_held or self._is_orphaned()):
-            return []
+        if self._placed and not self._is_orphaned():
+            return [node for node in outside if self._observed.is_held and self._is_close(node)]
         newest = self._newest(self._placed or outside)
         return [node for node in outside if self._replicas[node].version == newest]
 
@@ -192,13 +200,45 @@ class _Shard:
         ]
 
     def waits_for_hold(self) -> bool:
-        """Whether a copy joins as soon as no write runs, or is made equal while none does."""
-        if not any(self._answers(node) for node in self._placed):
-            return False  # nobody writes to it
-        return bool(self._outside()) or any(
-            self._now - replica.held_since < HOLD_S and replica.node not in self._placed
-            for replica in self._replicas.values()
+        """Whether a copy joins as soon as no write runs."""
+        return self._may_join() and any(map(self._is_close, self._outside()))
+
+    def _may_join(self) -> bool:
+        """Whether somebody is there to be equal to, and the table can be replaced."""
+        is_served = any(self._answers(node) for node in self._placed)
+        return is_served and self._observed.can_change(self.number, self._ordered)
+
+    # --- catching up -----------------------------------------------------------------------
+
+    def catching_up(self) -> Iterator[Action]:
+        """Compare those outside of the table, until each is close to it."""
+        sources = [node for node in self._placed if self._answers(node)]
+        for node in self._outside() if sources and self._may_join() else ():
+            at, replica = self._replicas[node].catching_up, self._replicas[node]
+            if replica.is_copying or self._is_outdated(node) or self._is_close(node):
+                continue
+            if at is None or (at.ended_at is not None and self._is_due(replica, at)):
+                yield CatchUp(self.number, sources[self.number % len(sources)], node)
+
+    def _is_due(self, replica: Replica, at: CatchingUp) -> bool:
+        """Whether it should be compared again: at once where it was, and was not close."""
+        failed = at.ended_at if at.lacking is None else None
+        return self._now - max(replica.refused_at, failed or float("-inf")) >= AGAIN_S
+
+    def _is_close(self, node: str) -> bool:
+        at, replica = self._replicas[node].catching_up, self._replicas[node]
+        return (
+            at is not None
+            and at.ended_at is not None
+            and at.lacking is not None
+            and at.lacking <= CLOSE_ENTRIES
+            and at.ended_at > replica.refused_at
+            and self._now - at.ended_at < CLOSE_S
         )
+
+    def _is_outdated(self, node: str) -> bool:
+        at = self._replicas[node].catching_up
+        return at is not None and at.is_outdated
 
     # --- copies too many -------------------------------------------------------------------
 
@@ -312,11 +352,11 @@ class _Shard:
         return settled and not (known or is_copying or self._placed), None
 
     def _unfinished(self) -> list[str]:
-        """Copies that have to be gone on with: parts of one, and older ones than the table's."""
-        newest, surplus = self._newest(self._placed), self._surplus()
-        older = [n for n in self._outside() if self._replicas[n].version < newest]
+        """Copies that have to be gone on with, and those that no difference can help."""
+        surplus = self._surplus()
+        outdated = [node for node in self._outside() if self._is_outdated(node)]
         parts = [n for n, r in self._replicas.items() if r.phase is Phase.INCOMING]
-        begun = [*parts, *(older if self._observed.is_held else ())]
+        begun = [*parts, *outdated]
         return [
             node
             for node in begun
@@ -357,20 +397,3 @@ class _Shard:
         new_zones = {node.zone for node in free.values()} - {self._nodes[n].zone for n in counted}
         spread = bool(new_zones) and self._zones(counted) < self._zones_wanted()
         return len(counted) < self.wanted or spread
-
-
-def _routing(spec: ClusterSpec, observed: Observed) -> Iterator[Action]:
-    """Routers keep no state: a lost one is started elsewhere at once. Spare ones end last."""
-    here = sorted(node.name for node in observed.nodes if node.lost_at is None)
-    fit = observed.for_routers()
-    running = [node for node in fit if node in observed.routers]
-    missing = spec.placement.routers - len(running)
-    for node in [node for node in fit if node not in running][: max(0, missing)]:
-        yield StartRouter(node)
-    answering = [node for node in running if observed.routers[node].is_well]
-    if len(answering) < min(spec.placement.routers, len(fit)) or not fit:
-        return
-    kept = answering[: spec.placement.routers]
-    for node in here:
-        if node in observed.routers and node not in kept:
-            yield StopRouter(node)

@@ -11,8 +11,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from bitsift.cluster.fleet.actors import Fleet, end, end_and_wait
+from bitsift.cluster.fleet.catching_up import CatchUpOrder
+from bitsift.cluster.fleet.joining import Joining, unequal
 from bitsift.cluster.fleet.observed import (
     Action,
+    CatchUp,
     CopyReplica,
     DropReplica,
     EndWriter,
@@ -92,6 +95,8 @@ class Enactor:
                 self.begin((shard, node), self._drop, shard, node)
             case CopyReplica(shard, source, target):
                 self.begin((shard, target), self._copy, shard, source, target)
+            case CatchUp(shard, source, node):
+                self.begin((shard, node), self._catch_up, shard, source, node)
             case StartRouter(node):
                 self.begin(node, self._start_router, node)
             case StopRouter(node):
@@ -149,6 +154,11 @@ class Enactor:
             folder = None if source is not None else self.fleet.spec.index.folder
             blocks = PeerBlocks(self._agent(peer), peer, uuid, shard, target, actor, folder)
         self._ask(target, "copy", uuid, identity, blocks, self.fleet.spec.placement.copy_rate)
+
+    def _catch_up(self, shard: int, source: str, node: str) -> None:
+        uuid, epoch = self._manifest.uuid, self.table.epoch
+        actor, peer = self.fleet.replica(shard, node), self.fleet.replica(shard, source)
+        self._ask(node, "equalize", CatchUpOrder(uuid, shard, epoch, node, actor, source, peer))
 
     # --- routers and the writer ------------------------------------------------------------
 
@@ -224,25 +234,46 @@ class Enactor:
             asked(writer.place.remote(table), Callee("the writer"), ASK_TIMEOUT_S)
         self.held_until = 0.0
 
-    def seal(self, epoch: int, places: Iterable[tuple[int, str]]) -> dict[tuple[int, str], int]:
-        """The replicas (shard, node) that refuse writes under older tables from now on, and the
-        newest version that each knows.
+    def tell(self, routers: list[str], syncs: list[dict[str, Any]]) -> None:
+        """Let routers say which replicas are in step."""
+        for node in routers:
+            router = self.fleet.router(node)
+            if router is not None:
+                router.learn.remote(syncs)
+
+    def seal(self, epoch: int, places: Iterable[tuple[int, str]]) -> set[tuple[int, str]]:
+        """The replicas (shard, node) that refuse writes under older tables from now on.
 
         Raises Fenced where one of them knows a newer table: another controller is in charge.
         """
         actors = {place: self.fleet.replica(*place) for place in places}
         there = {place: actor for place, actor in actors.items() if actor is not None}
         calls = {place: actor.seal.remote(epoch, True) for place, actor in there.items()}
-        versions = dict[tuple[int, str], int]()
+        sealed = set[tuple[int, str]]()
         for place, call in calls.items():
             try:
-                callee = Callee(f"shard {place[0]} on {place[1]}")
-                versions[place] = asked(call, callee, ASK_TIMEOUT_S)
+                asked(call, Callee(f"shard {place[0]} on {place[1]}"), ASK_TIMEOUT_S)
+                sealed.add(place)
             except Fenced:
                 raise
             except BitsiftError as error:
                 self.failures[place] = error.message
-        return versions
+        return sealed
+
+    def unequal(
+        self, epoch: int, members: set[tuple[int, str]], new: set[tuple[int, str]]
+    ) -> dict[tuple[int, str], BitsiftError]:
+        """Which ``new`` replicas (shard, node) are not equal to the ``members`` of their shards,
+        which were sealed with ``epoch``, and why. Raises Fenced.
+        """
+        joinings = []
+        for shard in sorted({shard for shard, _ in new}):
+            both = [
+                {node: self.fleet.replica(at, node) for at, node in places if at == shard}
+                for places in (members, new)
+            ]
+            joinings.append(Joining(shard, *both))
+        return unequal(joinings, epoch)
 
     def settle(self) -> set[tuple[int, str]]:
         """While writes are held: the replicas (shard, node) of the table that may lack some of what
@@ -253,12 +284,12 @@ class Enactor:
             raise Unavailable("the writer has not started yet")
         return set(asked(writer.settle.remote(), Callee("the writer"), SETTLED_S))
 
-    def hold(self) -> None:
+    def hold(self, seconds: float = HELD_S) -> None:
         """No write runs from here on until ``held_until``. Raises BitsiftErrors."""
         writer = self.writer()
         begun = time.monotonic()
         if begun >= self.held_until:
             self.hold_name = secrets.token_hex(8)
         if writer is not None:
-            asked(writer.hold.remote(HELD_S), Callee("the writer"), ASK_TIMEOUT_S)
-        self.held_until = begun + HELD_S
+            asked(writer.hold.remote(seconds), Callee("the writer"), ASK_TIMEOUT_S)
+        self.held_until = begun + seconds

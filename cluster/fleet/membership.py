@@ -10,7 +10,7 @@ decides between the two.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 from bitsift.write_acks import WriteAcks
 
@@ -39,20 +39,20 @@ def joined(
     before: Members,
     after: Members,
     changed: Collection[int],
-    versions: Mapping[tuple[int, str], int],
+    sealed: Collection[tuple[int, str]],
+    equal: Collection[tuple[int, str]],
 ) -> Members:
     """``after`` for the shards that ``changed``, ``before`` for the others.
 
-    Nobody joins who is not as new as the replicas that were sealed, whose ``versions`` by (shard,
-    node) nobody can raise any more: a write may have come after it was compared.
+    Nobody joins who was not found ``equal`` (shard, node) to the ``sealed`` ones, which nobody can
+    write to any more; anybody, where none of them could be sealed.
     """
     found = list(before)
     for shard in changed:
-        held = {node: version for (at, node), version in versions.items() if at == shard}
-        newest = max((held[node] for node in before[shard] if node in held), default=-1)
+        is_known = any((shard, node) in sealed for node in before[shard])
         found[shard] = tuple(
             node
             for node in after[shard]
-            if node in before[shard] or newest < 0 or held.get(node) == newest
+            if node in before[shard] or not is_known or (shard, node) in equal
         )
     return tuple(found)

@@ -10,6 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from bitsift.cluster.fleet.membership import is_ended
+
+ALONE_MAX = 2
+"""Where no more replicas are wanted, those that were lost for the grace period are given up by
+themselves: one that is left has all that was acknowledged."""
+
 
 class Phase(StrEnum):
     """How far a replica is."""
@@ -38,13 +44,26 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class CatchingUp:
+    """The comparison of a replica with one of the table, under way or ``ended_at``. ``lacking``
+    are the documents and deletions that were found to differ in its last round, None before one;
+    where it ``is_outdated``, it must be copied whole.
+    """
+
+    ended_at: float | None = None
+    lacking: int | None = None
+    is_outdated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Replica:
     """A replica as it was seen last; of a lost node, before it was lost.
 
     ``since`` is when it came into its phase. ``version`` is the newest of its documents, where it
     is READY. ``is_copying`` says that a copy into it is under way, ``is_behind`` that it failed a
-    write since the table was placed; ``held_since`` when writes were held so that it can join.
-    ``settings`` are those that its actor was started with (settings.py); None: it has not said.
+    write since the table was placed. ``catching_up`` is how far a comparison with one of the table
+    is; ``refused_at`` when it was last found unequal as it was to join. ``settings`` are those that
+    its actor was started with (settings.py); None: it has not said.
     """
 
     shard: int
@@ -54,7 +73,8 @@ class Replica:
     version: int = 0
     is_copying: bool = False
     is_behind: bool = False
-    held_since: float = float("-inf")
+    catching_up: CatchingUp | None = None
+    refused_at: float = float("-inf")
     settings: str | None = None
 
 
@@ -97,6 +117,14 @@ class Extra:
 
 
 @dataclass(frozen=True, slots=True)
+class Loss:
+    """An operator gives up these replicas of the table of a shard, and what only they have."""
+
+    shard: int
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Reshard:
     """An operator wants another number of shards (reshard_steps.py).
 
@@ -127,6 +155,11 @@ class Orders:
     extras: tuple[Extra, ...] = ()
     stopped: bool = False
     reshard: Reshard | None = None
+    losses: tuple[Loss, ...] = ()
+
+    def given_up(self, shard: int) -> set[str]:
+        """The nodes whose replicas of ``shard`` are lost for good, by an operator's word."""
+        return {node for loss in self.losses if loss.shard == shard for node in loss.nodes}
 
     def avoids(self, shard: int, node: str) -> bool:
         """Whether the replica of ``shard`` should not stay on ``node``."""
@@ -162,6 +195,30 @@ class Observed:
 
     def of_shard(self, shard: int) -> Iterator[Replica]:
         return (replica for replica in self.replicas if replica.shard == shard)
+
+    def answering(self, shard: int) -> list[str]:
+        """The nodes whose replica of ``shard`` is open, also where it is behind."""
+        here = {node.name for node in self.nodes if node.lost_at is None}
+        ready = (it for it in self.of_shard(shard) if it.phase is Phase.READY)
+        return [replica.node for replica in ready if replica.node in here]
+
+    def can_change(self, shard: int, wanted: int) -> bool:
+        """Whether the table of ``shard`` may be replaced, of which ``wanted`` were ordered: so many
+        answer, or were given up, that the rest acknowledges no write.
+        """
+        ended = {*self.answering(shard), *self.orders.given_up(shard)}
+        return is_ended(self.table.shards[shard], ended, wanted)
+
+    def stuck(self, shard: int, wanted: int) -> tuple[str, ...]:
+        """The nodes of a table that takes no writes and cannot be replaced, whose replicas do not
+        answer: without one of them it stays so. None where it is otherwise. Of two wanted replicas
+        one goes on alone.
+        """
+        placed = self.table.shards[shard]
+        if wanted <= ALONE_MAX or self.can_change(shard, wanted):
+            return ()
+        answering = self.answering(shard)
+        return tuple(node for node in placed if node not in answering)
 
     def for_routers(self) -> list[str]:
         """Nodes that routers and the writer may run on: those for routers alone, else all."""
@@ -205,6 +262,15 @@ class CopyReplica:
     shard: int
     source: str | None
     target: str
+
+
+@dataclass(frozen=True, slots=True)
+class CatchUp:
+    """Give the replica on ``node`` what it lacks of the one on ``source``; both are open."""
+
+    shard: int
+    source: str
+    node: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +324,7 @@ Action = (
     | StartReplica
     | StopReplica
     | CopyReplica
+    | CatchUp
     | DropReplica
     | StartRouter
     | StopRouter

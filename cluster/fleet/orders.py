@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bitsift.cluster.fleet.observed import Extra, Move, Observed, Orders
+from bitsift.cluster.fleet.observed import Extra, Loss, Move, Observed, Orders
 from bitsift.cluster.manifest import SHARDS_MAX
 from bitsift.errors import InvalidRequest, NotFound, Unavailable
 
@@ -48,14 +48,39 @@ def drained(observed: Observed, node: str, *, undo: bool) -> Orders:
     return replace(observed.orders, drained=observed.orders.drained | {node})
 
 
+def lost(observed: Observed, shard: int, wanted: int) -> Orders:
+    """Go on with the replicas of ``shard`` that answer, without the others of its table. Raises
+    NotFound, InvalidRequest, Unavailable.
+    """
+    _check_shard(observed, shard)
+    stuck = observed.stuck(shard, wanted)
+    if not stuck:
+        raise InvalidRequest(
+            f"shard {shard} has lost no majority of its replicas, or it answers by now: there is "
+            "nothing to give up"
+        )
+    if len(stuck) == len(observed.table.shards[shard]):
+        raise Unavailable(
+            f"no replica of shard {shard} answers: there is nothing to go on with. Start one of "
+            f"these nodes: {_listed(set(stuck))}"
+        )
+    others = [loss for loss in observed.orders.losses if loss.shard != shard]
+    return replace(observed.orders, losses=(*others, Loss(shard, stuck)))
+
+
 def pending(observed: Observed) -> Orders:
-    """The orders without the moves that are done."""
+    """The orders without the moves that are done, and the losses that are in the table."""
     moves = [
         move
         for move in observed.orders.moves
         if move.source in {replica.node for replica in observed.of_shard(move.shard)}
     ]
-    return replace(observed.orders, moves=tuple(moves))
+    losses = [
+        loss
+        for loss in observed.orders.losses
+        if set(loss.nodes).intersection(observed.table.shards[loss.shard])
+    ]
+    return replace(observed.orders, moves=tuple(moves), losses=tuple(losses))
 
 
 def check_reshard(observed: Observed, shards: int) -> None:

@@ -6,20 +6,23 @@ import functools
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from bitsift.cluster.fleet.actors import Fleet
 from bitsift.cluster.fleet.agent import AgentReport
 from bitsift.cluster.fleet.decide import decide, lacking
 from bitsift.cluster.fleet.enact import Enactor
+from bitsift.cluster.fleet.joining import JOIN_S
 from bitsift.cluster.fleet.membership import Members, ended, joined
 from bitsift.cluster.fleet.observed import (
+    ALONE_MAX,
     Action,
-    CopyReplica,
     Hold,
     Observed,
     Orders,
     Phase,
     Publish,
+    Replica,
     Router,
     Table,
 )
@@ -32,10 +35,12 @@ from bitsift.cluster.fleet.served import Serving
 from bitsift.cluster.fleet.sources import manifest_of, why_other
 from bitsift.cluster.fleet.spec import ClusterSpec
 from bitsift.cluster.fleet.state import State
+from bitsift.cluster.fleet.sync import sync_of
 from bitsift.cluster.fleet.watch import Place, Seen, Watch
 from bitsift.cluster.manifest import Manifest
 from bitsift.errors import BitsiftError, Fenced, InvalidRequest, Unavailable
 from bitsift.router.reports import RouterReport, WriterReport
+from bitsift.router.shards.missed import Missed
 from bitsift.router.shards.placement import ReplicaTable
 from bitsift.router.shards.ray_calls import Callee, asked
 from bitsift.shard_worker.types import ShardStatus
@@ -68,6 +73,8 @@ class Index:
         self.observed = Observed(self.state.table)
         self.reports: Mapping[str, AgentReport] = {}
         self.said: dict[Place, Seen] = {}
+        self.missed: dict[Place, Missed] = {}
+        """What replicas were not sent, by the writer that runs now."""
         self._since = now
         self._retired_at = now + RETIRED_S
         self.resharding: Resharding | None = None
@@ -91,7 +98,8 @@ class Index:
         self.said = self.statuses(self.enactor.fleet, watch.to_ask(reports), "replicas")
         watch.see_replicas(reports, self.said, now)
         routers, writer = self._routers(), self._writer()
-        behind = () if writer is None else writer.behind
+        self.missed = {} if writer is None else writer.missed
+        behind = {place for place, missed in self.missed.items() if missed.behind is not None}
         replicas = [
             replace(replica, is_behind=place in behind)
             for place, replica in sorted(watch.replicas.items())
@@ -181,9 +189,6 @@ class Index:
                 self.enactor.hold()
             case Publish(shards):
                 self._change_members(shards, now)
-            case CopyReplica(shard, _, target) if self.observed.is_held:
-                self.enactor.do(action)
-                self.watch.held_for((shard, target), now)
             case _:
                 self.enactor.do(action)
 
@@ -196,6 +201,7 @@ class Index:
             self._publish(self.state.table.shards, now)
         else:
             self.enactor.place(table, list(self.urls))
+        self.enactor.tell(list(self.urls), self.syncs(now))
 
     def table(self) -> ReplicaTable:
         """The table in force, with the actors of its replicas."""
@@ -208,24 +214,48 @@ class Index:
         """
         before, wanted = self.state.table.shards, self._control.spec.placement.replicas
         answering = {(r.shard, r.node) for r in self.observed.replicas if r.phase is Phase.READY}
-        gone = self._gone(now) if wanted <= 2 else set()
+        here = {(n, node) for n in range(len(before)) for node in self.observed.answering(n)}
+        gone = self._gone(now) - here
         able = ended(before, wanted, answering | gone)
         changed = {n for n in able if shards[n] != before[n] or n in self._sealed}
         if not changed:
             return
         places = {(n, node) for n in changed for node in (*before[n], *shards[n])}
+        new = {(n, node) for n, node in places & answering if node not in before[n]}
+        if new:
+            self.enactor.hold(JOIN_S + ASK_TIMEOUT_S)
         self._sealed |= changed
-        versions = self.enactor.seal(self.next_epoch(), places & answering)
-        if changed <= ended(before, wanted, versions.keys() | gone):
-            self._publish(joined(before, shards, changed, versions), now)
+        epoch = self.next_epoch()
+        sealed = self.enactor.seal(epoch, places & answering)
+        if changed <= ended(before, wanted, sealed | gone):
+            equal = self._equal(epoch, sealed - new, sealed & new, now)
+            self._publish(joined(before, shards, changed, sealed, equal), now)
             self._sealed -= changed
 
+    def _equal(self, epoch: int, members: set[Place], new: set[Place], now: float) -> set[Place]:
+        """Which of the new replicas are equal to those of the table, which are sealed."""
+        if not new:
+            return set()
+        behind = {(r.shard, r.node) for r in self.observed.replicas if r.is_behind}
+        failed = self.enactor.unequal(epoch, members - behind, new)
+        for place, error in failed.items():
+            self.watch.refused(place, now)
+            self.enactor.failures[place] = error.message
+        for place in new - failed.keys():
+            self.enactor.failures.pop(place, None)
+        return new - failed.keys()
+
     def _gone(self, now: float) -> set[Place]:
-        """The replicas of nodes that were lost for longer than the grace period."""
-        grace_s = self._control.spec.placement.grace_s
+        """The replicas that an operator has given up; and, where one of two goes on alone, those of
+        nodes that were lost for longer than the grace period.
+        """
+        placement, orders = self._control.spec.placement, self.state.orders
+        found = {(loss.shard, node) for loss in orders.losses for node in loss.nodes}
+        if placement.replicas > ALONE_MAX:
+            return found
         lost = {n.name: n.lost_at for n in self.observed.nodes if n.lost_at is not None}
-        nodes = {name for name, at in lost.items() if now - at >= grace_s}
-        return {(r.shard, r.node) for r in self.observed.replicas if r.node in nodes}
+        nodes = {name for name, at in lost.items() if now - at >= placement.grace_s}
+        return found | {(r.shard, r.node) for r in self.observed.replicas if r.node in nodes}
 
     def _reshard(self, resharding: Resharding, now: float) -> None:
         try:
@@ -309,6 +339,19 @@ class Index:
         if kept < (len(here) if on_all else 1):
             raise Unavailable(f"the state of the cluster was not stored ({why}): check the disks")
         self.state = state
+
+    def sync(self, replica: Replica, now: float) -> dict[str, Any]:
+        """Whether a replica has what was acknowledged: see ``sync_of``."""
+        place = replica.shard, replica.node
+        missed, catch_up = self.missed.get(place), self.watch.catch_ups.get(place)
+        return sync_of(self.observed, replica, missed, catch_up, now)
+
+    def syncs(self, now: float) -> list[dict[str, Any]]:
+        """That of each, for routers."""
+        return [
+            {"shard": it.shard, "node": it.node} | self.sync(it, now)
+            for it in self.observed.replicas
+        ]
 
     def lacking(self, now: float) -> dict[int, int]:
         return lacking(self._control.spec, self.observed, now)

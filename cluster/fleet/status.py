@@ -41,7 +41,10 @@ def status_of(control: Control, now: float) -> dict[str, Any]:
                 "shard": number,
                 "answering": list(placed),
                 "lacking": lacking.get(number, 0),
-                "replicas": _replicas(index, number),
+                "lost_majority": list(
+                    index.observed.stuck(number, control.spec.placement.replicas)
+                ),
+                "replicas": _replicas(index, number, now),
             }
             for number, placed in enumerate(index.observed.table.shards)
         ],
@@ -75,17 +78,17 @@ def _node(control: Control, index: Index, node: Node, now: float) -> dict[str, A
     }
 
 
-def _replicas(index: Index, shard: int) -> list[dict[str, Any]]:
+def _replicas(index: Index, shard: int, now: float) -> list[dict[str, Any]]:
     replicas = list(index.observed.of_shard(shard))
     said = [index.said.get((shard, it.node)) for it in replicas]
     found = standings([it if isinstance(it, ShardStatus) else None for it in said])
     return [
-        _replica(index, replica) | asdict(standing)
+        _replica(index, replica, now) | asdict(standing)
         for replica, standing in zip(replicas, found, strict=True)
     ]
 
 
-def _replica(index: Index, replica: Replica) -> dict[str, Any]:
+def _replica(index: Index, replica: Replica, now: float) -> dict[str, Any]:
     place = replica.shard, replica.node
     is_lost = any(n.name == replica.node and n.lost_at is not None for n in index.observed.nodes)
     copy = index.watch.copies.get(place)
@@ -95,6 +98,7 @@ def _replica(index: Index, replica: Replica) -> dict[str, Any]:
         "state": "lost" if is_lost else replica.phase,
         "version": replica.version,
         "reason": index.watch.reasons.get(place),
+        "sync": index.sync(replica, now),
         "copy": None
         if copy is None or not is_shown
         else {

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 
 from bitsift.cluster.fleet.actors import RayNode
 from bitsift.cluster.fleet.agent import AgentReport, CopyReport
+from bitsift.cluster.fleet.catching_up import CatchUpReport
 from bitsift.cluster.fleet.node_store import Held
-from bitsift.cluster.fleet.observed import Node, Phase, Replica
+from bitsift.cluster.fleet.observed import CatchingUp, Node, Phase, Replica
 from bitsift.errors import BitsiftError
 from bitsift.shard_worker.types import ShardStatus
 
@@ -31,6 +32,7 @@ class Watch:
     nodes: dict[str, Node] = field(default_factory=dict)
     replicas: dict[Place, Replica] = field(default_factory=dict)
     copies: dict[Place, CopyReport] = field(default_factory=dict)
+    catch_ups: dict[Place, CatchUpReport] = field(default_factory=dict)
     reasons: dict[Place, str] = field(default_factory=dict)
     _heard: dict[str, float] = field(default_factory=dict)
 
@@ -88,6 +90,7 @@ class Watch:
                 is_whole = shard in held and held[shard].is_whole and not is_copying
                 phase = self._phase(place, is_whole, said)
                 self._note(place, phase, said.get(place), is_copying, now)
+            self._see_catch_ups(node, report, now)
             self.copies = {p: c for p, c in self.copies.items() if p[1] != node}
             self.copies |= {(shard, node): copy for shard, copy in copies.items()}
             for place in [p for p in self.replicas if p[1] == node and p[0] not in held]:
@@ -117,7 +120,7 @@ class Watch:
             before.since if before is not None and before.phase is phase else now,
             version,
             is_copying,
-            held_since=before.held_since if before is not None else float("-inf"),
+            refused_at=before.refused_at if before is not None else float("-inf"),
             settings=settings,
         )
         why = said.reason if isinstance(said, ShardStatus) else said.message if said else None
@@ -125,7 +128,17 @@ class Watch:
         if why and phase is not Phase.READY:
             self.reasons[place] = why
 
-    def held_for(self, place: Place, now: float) -> None:
-        """Writes are held so that this replica can join."""
+    def _see_catch_ups(self, node: str, report: AgentReport, now: float) -> None:
+        self.catch_ups = {p: c for p, c in self.catch_ups.items() if p[1] != node}
+        for one in report.catch_ups:
+            place = one.shard, node
+            if one.uuid == self.uuid and place in self.replicas:
+                self.catch_ups[place] = one
+                ended_at = None if one.ended_s is None else now - one.ended_s
+                at = CatchingUp(ended_at, one.last, one.is_outdated)
+                self.replicas[place] = replace(self.replicas[place], catching_up=at)
+
+    def refused(self, place: Place, now: float) -> None:
+        """It was to join the table, and was not equal to those in it."""
         if place in self.replicas:
-            self.replicas[place] = replace(self.replicas[place], held_since=now)
+            self.replicas[place] = replace(self.replicas[place], refused_at=now)

@@ -136,13 +136,15 @@ def _add_status(app: FastAPI, service: SearchService) -> None:
 
     @app.get("/v1/cluster")
     async def cluster() -> Response:
-        """The state of every shard and of each of its replicas, with the reason of what failed, the
+        """The state of every shard and of each of its replicas, with the reason of what failed;
+        which replicas of a cluster are in step (``sync``), also those that do not answer; the
         encoder, what was healed, and how late the router's event loop was in the last minute:
         ``lag`` in all, ``block`` by its own computing.
         """
         states = await service.shards.states(STATUS_TIMEOUT_S)
         facts = {
             "shards": [asdict(it.status) | {"replicas": it.replicas} for it in states],
+            "sync": service.syncs,
             "encoder": _encoder_facts(service),
             "healed": service.healed,
             "event_loop": service.loop_lag.facts(),

@@ -4,6 +4,9 @@ from another that has it (shard_worker/inventory.py).
 All that is sent carries its version, so it does not matter what is written in the meantime, nor
 whether it comes twice. Little is compared where little differs: digests of ranges of hashed ids
 first, then the entries of those that differ, then the documents.
+
+A replica that was away for so long that others have forgotten deletions may hold what was deleted:
+it is *outdated*, is told nothing and asked for nothing, and must be copied whole.
 """
 
 from __future__ import annotations
@@ -11,107 +14,282 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bitsift.errors import FormatMismatch, ShardUnavailable
+from bitsift.errors import (
+    BitsiftError,
+    DeadlineExceeded,
+    Fenced,
+    FormatMismatch,
+    RequestOutcome,
+    ShardUnavailable,
+)
+from bitsift.router.shards.link import ReplicaLink
 from bitsift.router.shards.replica import Replica
-from bitsift.shard_worker.inventory import KEYS_MAX, Inventory, range_bits
+from bitsift.shard_worker.inventory import KEYS_MAX, Inventory, ReplicaFacts, range_bits
 from bitsift.shard_worker.operations import Operation, statuses
 from bitsift.shard_worker.store.packing import id_keys
 from bitsift.write_status import WriteStatus
 
 ROUNDS_MAX = 4
 """What is written in the meantime makes another round necessary."""
+ENTRIES_AT_ONCE = 1 << 16
+"""Of each replica, so that a great difference takes no more RAM than a small one."""
+ASK_S = 60.0
+"""For a replica to answer: it may read all its ids and versions first."""
+T = TypeVar("T")
+Found = dict[Replica, T]
+"""What each replica has answered."""
+_NOTHING = np.empty(0, dtype=np.uint64)
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a comparison is: how many documents and deletions were ``missed`` by some replica in
+    all rounds so far, how many of them were ``sent``; and how many in the ``last`` whole round.
+    """
+
+    missed: int = 0
+    sent: int = 0
+    last: int | None = None
 
 
 async def converge(replicas: Sequence[Replica], epoch: int) -> None:
     """Make ``replicas`` equal, under the replica table of ``epoch``.
 
-    Raises what a replica raises, FormatMismatch where one was away for so long that others have
-    forgotten what was deleted (it must be copied whole), and ShardUnavailable where writes go on so
-    fast that they never are.
+    Raises what a replica raises, FormatMismatch where one is outdated, and ShardUnavailable where
+    writes go on so fast that they never are equal.
     """
+    for error in (await equalize(replicas, epoch)).values():
+        raise error
+    await mended(replicas)
+
+
+async def most_equal(
+    replicas: Sequence[Replica], epoch: int, least: int
+) -> dict[Replica, BitsiftError]:
+    """Make ``least`` of them equal, or more: those that have to be left behind, and why. Raises the
+    error of one of them where there are too many, not done.
+    """
+    try:
+        failed = await equalize(replicas, epoch) if len(replicas) > 1 else {}
+        if len(replicas) - len(failed) < least:
+            raise next(iter(failed.values()))
+        await mended(it for it in replicas if it not in failed)
+    except BitsiftError as error:
+        raise error.with_outcome(RequestOutcome.NOT_DONE) from error
+    return failed
+
+
+async def mended(replicas: Iterable[Replica]) -> None:
+    """They are equal, and have all that was acknowledged. Raises what one of them raises."""
+    await asyncio.gather(*(it.link.mended() for it in replicas))
+
+
+async def equalize(
+    replicas: Iterable[Replica],
+    epoch: int,
+    *,
+    newcomers: Collection[Replica] = (),
+    enough: int = 0,
+    progress: Progress | None = None,
+) -> dict[Replica, BitsiftError]:
+    """The same; a replica that fails is left out, and the error returned: the others are equal, and
+    are to be told that they are ``mended``.
+
+    What the others hold is the truth for ``newcomers``. ``enough`` documents and deletions may be
+    lacking at the end, those that were written meanwhile: then it is newcomers alone that are sent
+    what they lack. Raises Fenced, and ShardUnavailable.
+    """
+    every = list(replicas)
+    targets = newcomers if enough else every
+    comparison = _Comparison(every, epoch, newcomers, targets, progress or Progress())
     for _ in range(ROUNDS_MAX):
-        if not await _round(replicas, epoch):
-            await asyncio.gather(*(it.link.mended() for it in replicas))
-            return
-    names = ", ".join(replica.node for replica in replicas)
+        if await comparison.round() <= enough:
+            return comparison.failed
+    names = ", ".join(replica.node for replica in comparison.replicas)
     raise ShardUnavailable(f"the replicas on {names} still differ after {ROUNDS_MAX} comparisons")
 
 
-async def _round(replicas: Sequence[Replica], epoch: int) -> bool:
-    """Whether they differed; then each has been sent what it lacked."""
-    facts = await asyncio.gather(*(it.link.facts() for it in replicas))
-    since = max(fact.forgotten_version for fact in facts)
-    bits = range_bits(max(fact.entries for fact in facts))
-    packed = await asyncio.gather(*(it.link.digests(bits, since) for it in replicas))
-    digests = np.stack([np.frombuffer(one, np.uint64) for one in packed])
-    ranges = np.flatnonzero((digests != digests[0]).any(axis=0)).astype(np.int64)
-    if not len(ranges):
-        return False
-    asks = [it.link.entries(bits, since, ranges.tobytes()) for it in replicas]
-    held = [entries.inventory() for entries in await asyncio.gather(*asks)]
-    for place, fact in enumerate(facts):
-        _check_remembered(replicas[place], held, place, fact.forgotten_version)
-    for target, lacking in enumerate(_lacking(held)):
-        for source, keys in lacking.items():
-            late = await _send(replicas[source], replicas[target], keys, epoch)
-            if since and late:  # by a deletion of before, which is not compared
-                await _send(replicas[target], replicas[source], late, epoch)
-    return True
+class _Comparison:
+    def __init__(
+        self,
+        replicas: list[Replica],
+        epoch: int,
+        newcomers: Collection[Replica],
+        targets: Collection[Replica],
+        progress: Progress,
+    ) -> None:
+        self.replicas = replicas
+        """Those that have not failed."""
+        self.failed: dict[Replica, BitsiftError] = {}
+        self._epoch = epoch
+        self._newcomers = newcomers
+        self._targets = targets
+        self._progress = progress
+
+    async def round(self) -> int:
+        """How many entries some of them lacked, each counted for each; then it was sent them."""
+        facts = await self._asked(lambda link: link.facts())
+        since = max((fact.forgotten_version for fact in facts.values()), default=0)
+        entries = max((fact.entries for fact in facts.values()), default=0)
+        bits, lacking = range_bits(entries), 0
+        packed = await self._asked(lambda link: link.digests(bits, since))
+        if packed:
+            digests = np.stack([np.frombuffer(one, np.uint64) for one in packed.values()])
+            ranges = np.flatnonzero((digests != digests[0]).any(axis=0)).astype(np.int64)
+            at_once = max(1, (ENTRIES_AT_ONCE << bits) // max(1, entries))
+            for start in range(0, len(ranges), at_once):
+                some = ranges[start : start + at_once].tobytes()
+                lacking += await self._level(bits, since, some, facts)
+        self._progress.last = lacking
+        return lacking
+
+    async def _level(self, bits: int, since: int, ranges: bytes, facts: Found[ReplicaFacts]) -> int:
+        """The same for some of the ranges, int64 each."""
+        entries = await self._asked(lambda link: link.entries(bits, since, ranges))
+        held = {replica: one.inventory() for replica, one in entries.items()}
+        for replica in _outdated(held, facts, self._newcomers):
+            del held[replica]
+            self._fail(
+                replica,
+                FormatMismatch(
+                    f"{replica.name} was away for so long that others no longer remember what was "
+                    "deleted meanwhile: it must be copied whole"
+                ),
+            )
+        return await self._sent(_lacking(held))
+
+    async def _asked(self, ask: Callable[[ReplicaLink], Awaitable[T]]) -> Found[T]:
+        """What each of them answers; who does not is left out from here on."""
+        replicas = list(self.replicas)
+        calls = [asyncio.wait_for(ask(it.link), ASK_S) for it in replicas]
+        found = dict[Replica, T]()
+        said = await asyncio.gather(*calls, return_exceptions=True)
+        for replica, answer in zip(replicas, said, strict=True):
+            if isinstance(answer, BaseException):
+                self._fail(replica, answer)
+            else:
+                found[replica] = answer
+        return found
+
+    def _fail(self, replica: Replica, error: BaseException) -> None:
+        if isinstance(error, TimeoutError):
+            error = DeadlineExceeded(f"{replica.name} did not answer in {ASK_S:.0f} s")
+        if isinstance(error, Fenced) or not isinstance(error, BitsiftError):
+            raise error
+        self.replicas.remove(replica)
+        self.failed[replica] = error
+
+    async def _sent(self, lacking: Found[dict[Replica, list[int]]]) -> int:
+        lacking = {target: it for target, it in lacking.items() if target in self._targets}
+        counts = {target: sum(map(len, sources.values())) for target, sources in lacking.items()}
+        self._progress.missed += sum(counts.values())
+        for target, sources in lacking.items():
+            for source, keys in sources.items():
+                late = await self._send(source, target, np.array(keys, dtype=np.uint64))
+                # What it has is newer: a deletion that another has forgotten, and nobody compares.
+                if source in self._targets:
+                    await self._send(target, source, late)
+        return sum(count for target, count in counts.items() if target in self.replicas)
+
+    async def _send(
+        self, source: Replica, target: Replica, keys: NDArray[np.uint64]
+    ) -> NDArray[np.uint64]:
+        """Of what ``target`` has something newer. An answer has the first of what it was asked for,
+        or nothing where all is gone.
+        """
+        late = [_NOTHING]
+        while len(keys) and {source, target}.issubset(self.replicas):
+            some, rest = keys[:KEYS_MAX], keys[KEYS_MAX:]
+            try:
+                changes = await asyncio.wait_for(source.link.changes(some.tobytes()), ASK_S)
+            except (BitsiftError, TimeoutError) as error:
+                self._fail(source, error)
+                break
+            try:
+                late.append(await asyncio.wait_for(self._written(target, changes), ASK_S))
+            except (BitsiftError, TimeoutError) as error:
+                self._fail(target, error)
+                break
+            came = np.isin(some, id_keys([name for one in changes for name in one.ids]))
+            self._progress.sent += int(np.count_nonzero(came))
+            keys = np.concatenate([some[~came], rest]) if came.any() else rest
+        return np.concatenate(late)
+
+    async def _written(self, target: Replica, changes: Sequence[Operation]) -> NDArray[np.uint64]:
+        """The keys of what was superseded."""
+        if not changes:
+            return _NOTHING
+        said = statuses(await target.link.mend(changes, self._epoch))
+        ids = [name for operation in changes for name in operation.ids]
+        each = zip(ids, itertools.chain(*said), strict=True)
+        return id_keys([name for name, one in each if one is WriteStatus.SUPERSEDED])
 
 
-def _check_remembered(
-    replica: Replica, held: Sequence[Inventory], place: int, forgotten: int
-) -> None:
-    """Raises FormatMismatch where ``replica`` lacks a document that it may have deleted, and
-    forgotten that.
+def _outdated(
+    held: Found[Inventory], facts: Found[ReplicaFacts], newcomers: Collection[Replica]
+) -> set[Replica]:
+    """Those that hold a document that another lacks, and may have deleted and forgotten that; or
+    the other, where most hold the document: then no majority has deleted it.
+
+    What members hold is the truth for a newcomer: it gets the document, or is outdated.
     """
-    own = set(held[place].keys.tolist())
-    for inventory in held:
-        for key, version, deleted in inventory.entries():
-            if not deleted and version <= forgotten and key not in own:
-                raise FormatMismatch(
-                    f"{replica.name} no longer remembers what was deleted while another replica "
-                    "was away: copy the shard whole"
-                )
+    members = [replica for replica in held if replica not in newcomers]
+    common, found = _held_by_most([held[replica] for replica in members]), set[Replica]()
+    for holder, own in held.items():
+        for other, theirs in held.items():
+            if other in newcomers and holder in members:
+                continue
+            old = ~own.deleted & (own.versions <= np.uint64(facts[other].forgotten_version))
+            lacked = own.keys[old & ~np.isin(own.keys, theirs.keys)]
+            is_common = np.isin(lacked, common) & (holder in members)
+            if is_common.any():
+                found.add(other)
+            if not is_common.all():
+                found.add(holder)
+    return found
 
 
-def _lacking(held: Sequence[Inventory]) -> list[dict[int, list[int]]]:
+def _held_by_most(inventories: Sequence[Inventory]) -> NDArray[np.uint64]:
+    """The keys of documents that more than half of them hold."""
+    alive = [np.unique(one.keys[~one.deleted]) for one in inventories]
+    keys, counts = np.unique(np.concatenate([_NOTHING, *alive]), return_counts=True)
+    return keys[2 * counts > len(inventories)]
+
+
+def _lacking(held: Found[Inventory]) -> Found[dict[Replica, list[int]]]:
     """For each replica the keys of what it lacks, by the replica that has it.
 
-    Of each entry, for two ids may share a hash. What is older than what it has is sent in vain.
+    Of each entry, for two ids may share a hash. One that has a newer version of the only id of a
+    hash lacks nothing.
     """
-    sets = [inventory.entries() for inventory in held]
-    first: dict[tuple[int, int, bool], int] = {}
-    for place, entries in enumerate(sets):
+    sets = {replica: inventory.entries() for replica, inventory in held.items()}
+    first: dict[tuple[int, int, bool], Replica] = {}
+    for replica, entries in sets.items():
         for entry in sorted(entries):
-            first.setdefault(entry, place)
-    found: list[dict[int, list[int]]] = [defaultdict(list) for _ in held]
+            first.setdefault(entry, replica)
+    only = {replica: _only_versions(entries) for replica, entries in sets.items()}
+    found: Found[dict[Replica, list[int]]] = {replica: defaultdict(list) for replica in held}
     for entry, source in first.items():
-        for target, entries in enumerate(sets):
-            if entry not in entries:
-                found[target][source].append(entry[0])
+        key, version, _ = entry
+        is_only = key in only[source]
+        for target, entries in sets.items():
+            if entry not in entries and not (is_only and only[target].get(key, 0) > version):
+                found[target][source].append(key)
     return found
 
 
-async def _send(source: Replica, target: Replica, keys: list[int], epoch: int) -> list[int]:
-    """The keys of which ``target`` has something newer."""
-    late = list[int]()
-    for start in range(0, len(keys), KEYS_MAX):
-        some = np.array(keys[start : start + KEYS_MAX], dtype=np.uint64)
-        operations: Sequence[Operation] = await source.link.changes(some.tobytes())
-        if operations:
-            said = statuses(await target.link.mend(operations, epoch))
-            late += _superseded(operations, said)
-    return late
-
-
-def _superseded(operations: Sequence[Operation], said: Sequence[list[WriteStatus]]) -> list[int]:
-    ids = itertools.chain(*(operation.ids for operation in operations))
-    each = zip(ids, itertools.chain(*said), strict=True)
-    names = [document_id for document_id, status in each if status is WriteStatus.SUPERSEDED]
-    found: list[int] = id_keys(names).tolist()
-    return found
+def _only_versions(entries: Iterable[tuple[int, int, bool]]) -> dict[int, int]:
+    """The version of each key that has one entry only."""
+    found, several = dict[int, int](), set[int]()
+    for key, version, _ in entries:
+        if key in found:
+            several.add(key)
+        found[key] = version
+    return {key: version for key, version in found.items() if key not in several}

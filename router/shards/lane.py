@@ -57,11 +57,9 @@ class Sending:
 
 def _size(operation: Operation) -> int:
     """About what it takes in RAM."""
-    size = sum(map(len, operation.ids))
     if isinstance(operation, Documents):
-        size += operation.codes.nbytes + sum(map(len, operation.texts))
-        size += sum(map(len, operation.titles)) + sum(map(len, operation.metadata))
-    return size
+        return operation.size_bytes
+    return sum(map(len, operation.ids))
 
 
 class Lane:

@@ -26,14 +26,22 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 
-from bitsift.errors import BitsiftError, Fenced, RequestOutcome, ShardUnavailable, said_by
-from bitsift.router.shards.convergence import converge
+from bitsift.errors import BitsiftError, Fenced, RequestOutcome, said_by
+from bitsift.router.shards.convergence import most_equal
 from bitsift.router.shards.lane import Lane, Sending, is_final
+from bitsift.router.shards.missed import Missed
 from bitsift.router.shards.replica import Replica
+from bitsift.router.shards.verdicts import (
+    combined,
+    given_up,
+    is_superseded,
+    not_done,
+    of_several,
+    refused,
+)
 from bitsift.shard_worker.clock import NO_VERSION, HybridClock
 from bitsift.shard_worker.operations import Delete, Documents, Operation, Outcome
 from bitsift.write_acks import WriteAcks
-from bitsift.write_status import WriteStatus
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +65,13 @@ class ReplicaWrites:
         self._shard = shard
         self._replicas = tuple(replicas)
         self._wanted = len(replicas)
-        self._epoch = 0
+        self.epoch = 0
+        """Of the table in use."""
         self._acks = acks
         self._clock = HybridClock()
         self._behind: dict[Replica, str] = {}
+        self.missed: dict[str, Missed] = {}
+        """Of nodes whose replica is behind, or has left the table."""
         self._progress = asyncio.Event()
         self._lanes = {replica: self._lane(replica) for replica in replicas}
         self._open: Sequence[Sending] = ()
@@ -68,11 +79,12 @@ class ReplicaWrites:
         self._leads = False
         """Whether the replicas were sealed and made equal."""
         self._leading = asyncio.Lock()
-        self._reached = NO_VERSION
+        self.reached = NO_VERSION
+        """All that was acknowledged is of this version or an older one."""
         self._timer: asyncio.TimerHandle | None = None
 
     def _lane(self, replica: Replica, waiting: Iterable[Sending] = ()) -> Lane:
-        return Lane(replica, lambda: self._epoch, self._look, waiting)
+        return Lane(replica, lambda: self.epoch, self._look, waiting)
 
     @property
     def behind(self) -> tuple[str, ...]:
@@ -104,19 +116,11 @@ class ReplicaWrites:
 
     @property
     def _majority(self) -> int:
-        return (
-            WriteAcks.MAJORITY.needed(len(self._replicas), self._wanted) if self._wanted > 2 else 1
-        )
+        return self._quorum if self._wanted > 2 else 1
 
     @property
-    def epoch(self) -> int:
-        """Of the table in use."""
-        return self._epoch
-
-    @property
-    def reached(self) -> int:
-        """All that was acknowledged is of this version or an older one."""
-        return self._reached
+    def _quorum(self) -> int:
+        return WriteAcks.MAJORITY.needed(len(self._replicas), self._wanted)
 
     @property
     def _least(self) -> int:
@@ -128,8 +132,13 @@ class ReplicaWrites:
 
         One that was out of the table in between is trusted again.
         """
-        self._replicas, self._epoch, self._wanted = tuple(replicas), epoch, wanted
+        left = {it.node: Missed() for it in self._replicas if it not in replicas}
+        self._replicas, self.epoch, self._wanted = tuple(replicas), epoch, wanted
         self._behind = {it: why for it, why in self._behind.items() if it in replicas}
+        current = {it.node for it in self._ask}
+        self.missed = {it: m for it, m in (left | self.missed).items() if it not in current}
+        for node in self.missed.keys() - {it.node for it in self._behind}:
+            self.missed[node].behind = None
         before, self._lanes = self._lanes, {}
         waiting = {it: None for lane in before.values() for it in lane.waiting}
         waiting |= dict.fromkeys(self._open)
@@ -156,13 +165,13 @@ class ReplicaWrites:
         if not self._is_alone():
             await self._lead()
             if any(lane.is_fenced for lane in self._lanes.values()):
-                raise _refused(self._shard)
+                raise refused(self._shard)
             await self.flushed()
 
     async def flushed(self) -> None:
         """Returns when every replica that is not behind has all that was written."""
         while any(lane.head is not None for lane in self._lanes.values()):
-            await self._next_progress()
+            await self._progress.wait()
 
     async def newest_version(self) -> int:
         """The newest that any replica knows."""
@@ -172,10 +181,12 @@ class ReplicaWrites:
         """The outcome of each, on as many replicas as must have it. Raises ShardUnavailable and
         Fenced, not done.
         """
+        for missed in self.missed.values():
+            missed.documents += sum(map(len, operations))
         if self._is_alone():  # its own clock gives the versions
             (only,) = self._replicas
-            outcomes = await only.slow_call(lambda it: it.link.write(operations, self._epoch))
-            self._reached = max(self._reached, only.link.reached)
+            outcomes = await only.slow_call(lambda it: it.link.write(operations, self.epoch))
+            self.reached = max(self.reached, only.link.reached)
             return outcomes
         await self._lead()
         self._check_room()
@@ -185,10 +196,10 @@ class ReplicaWrites:
             sent = [self._send(operations[place]) for place in places]
             outcomes = await self._outcomes(sent)
             for place, sending, outcome in zip(places, sent, outcomes, strict=True):
-                found[place] = _combined(found[place], outcome)
+                found[place] = combined(found[place], outcome)
                 if isinstance(outcome, list):
-                    self._reached = max(self._reached, sending.operation.version)
-            places = [place for place in places if _is_superseded(found[place])]
+                    self.reached = max(self.reached, sending.operation.version)
+            places = [place for place in places if is_superseded(found[place])]
             if not places:
                 break
             try:
@@ -197,7 +208,8 @@ class ReplicaWrites:
                 for place in places:
                     found[place] = error.with_outcome(RequestOutcome.UNKNOWN)
                 break
-        return [_given_up() if one is None or _is_superseded(one) else one for one in found]
+        given = given_up(ATTEMPTS_MAX)
+        return [given if one is None or is_superseded(one) else one for one in found]
 
     def _is_alone(self) -> bool:
         """Whether there is one replica, which was sent all that coordinators gave versions to."""
@@ -224,7 +236,7 @@ class ReplicaWrites:
         try:
             for sending in sent:
                 while (outcome := self._verdict(sending)) is None:
-                    await self._next_progress()
+                    await self._progress.wait()
                 found.append(outcome)
         finally:
             self._open = ()
@@ -235,7 +247,7 @@ class ReplicaWrites:
         done = [it for it in self._replicas if it in sending.done and it not in self._behind]
         if len(done) >= self.needed:
             columns = [sending.done[replica] for replica in done]
-            return [_of_one(said) for said in zip(*columns, strict=True)]
+            return [of_several(said) for said in zip(*columns, strict=True)]
         fenced = any(lane.is_fenced for lane in self._lanes.values())
         if not fenced and (sending.done or not all(it in sending.failed for it in self._ask)):
             return None
@@ -247,15 +259,12 @@ class ReplicaWrites:
         if fenced or sure:
             for lane in self._lanes.values():
                 lane.remove(sending)
-        error = next(iter(sending.failed.values()), None) or _refused(self._shard)
+        error = next(iter(sending.failed.values()), None) or refused(self._shard)
         return error if sure else error.with_outcome(RequestOutcome.UNKNOWN)
 
     @property
     def _ask(self) -> list[Replica]:
         return [replica for replica in self._replicas if replica not in self._behind]
-
-    async def _next_progress(self) -> None:
-        await self._progress.wait()
 
     def _look(self) -> None:
         """After each answer, and when one is late: who is behind? Whoever waits looks again."""
@@ -263,12 +272,16 @@ class ReplicaWrites:
             if len(self._ask) <= self._least:
                 break  # a write needs those that are left: they get it when they answer again
             if replica not in self._behind and (why := self._why_behind(lane)) is not None:
-                log.warning("%s is behind: %s", replica.name, why)
-                self._behind[replica] = why
-                lane.close()
+                self._leave_behind(replica, why)
         self._set_timer()
         self._progress.set()
         self._progress = asyncio.Event()
+
+    def _leave_behind(self, replica: Replica, why: str) -> None:
+        log.warning("%s is behind: %s", replica.name, why)
+        self._behind[replica] = why
+        self._lanes[replica].close()
+        self.missed.setdefault(replica.node, Missed()).behind = why
 
     def _why_behind(self, lane: Lane) -> str | None:
         head = lane.head
@@ -303,7 +316,7 @@ class ReplicaWrites:
         current = self._ask
         if len(current) < self._least:
             said = "; ".join(f"{it.node}: {why}" for it, why in self._behind.items())
-            raise _not_done(
+            raise not_done(
                 f"{len(current)} of {self._wanted} replicas of shard {self._shard} accept writes, "
                 f"{self._least} must ({said or 'the others do not answer'})"
             )
@@ -313,9 +326,9 @@ class ReplicaWrites:
         """A write that no replica could do yet must not be followed by more and more."""
         lanes = [self._lanes[replica] for replica in self._current()]
         if min(lane.size_bytes for lane in lanes) > LANE_BYTES_MAX // 2:
-            raise _not_done(f"the last writes to shard {self._shard} are not done yet; try again")
+            raise not_done(f"the last writes to shard {self._shard} are not done yet; try again")
         if any(lane.is_fenced for lane in lanes):
-            raise _refused(self._shard)
+            raise refused(self._shard)
 
     async def take_over(self) -> None:
         """Make several replicas equal, if it can be done now, though nobody writes yet."""
@@ -344,11 +357,11 @@ class ReplicaWrites:
 
     async def _seal(self) -> None:
         sealed = list[Replica]()
-        replicas, epoch = self._current(), self._epoch
+        replicas, epoch = self._current(), self.epoch
         calls = [asyncio.wait_for(it.link.seal(epoch), LAGGARD_S) for it in replicas]
         answers = await asyncio.gather(*calls, return_exceptions=True)
-        if self._epoch != epoch:
-            raise _not_done(f"the replicas of shard {self._shard} have just changed; try again")
+        if self.epoch != epoch:
+            raise not_done(f"the replicas of shard {self._shard} have just changed; try again")
         failed = dict[Replica, str]()
         for replica, answer in zip(replicas, answers, strict=True):
             if isinstance(answer, Fenced):
@@ -359,24 +372,22 @@ class ReplicaWrites:
                 self._clock.observe(answer)
                 sealed.append(replica)
         if len(sealed) >= self._least:
-            for replica in failed:
-                self._lanes[replica].close()
-            self._behind |= failed
-        if len(sealed) < WriteAcks.MAJORITY.needed(len(self._replicas), self._wanted):
+            for replica, why in failed.items():
+                self._leave_behind(replica, why)
+        if len(sealed) < self._quorum:
             said = "; ".join(f"{it.node}: {why}" for it, why in failed.items())
-            raise _not_done(f"too few replicas of shard {self._shard} answer ({said})")
+            raise not_done(f"too few replicas of shard {self._shard} answer ({said})")
         await self._equal(sealed, epoch)
-        self._reached = max(self._reached, *(it for it in answers if isinstance(it, int)))
+        self.reached = max(self.reached, *(it for it in answers if isinstance(it, int)))
         self._leads = True
 
     async def _equal(self, sealed: Sequence[Replica], epoch: int) -> None:
-        try:
-            if len(sealed) > 1:
-                await converge(sealed, epoch)
-        except BitsiftError as error:
-            raise error.with_outcome(RequestOutcome.NOT_DONE) from error
-        if self._epoch != epoch:
-            raise _not_done(f"the replicas of shard {self._shard} have just changed; try again")
+        """So many that each acknowledged write is on one of them; others are behind."""
+        failed = await most_equal(sealed, epoch, max(self._least, self._quorum))
+        if self.epoch != epoch:
+            raise not_done(f"the replicas of shard {self._shard} have just changed; try again")
+        for replica, why in failed.items():
+            self._leave_behind(replica, why.message)
 
     async def _get_ahead(self) -> None:
         """Move the clock past the newest version of each replica that says it. Raises Unavailable
@@ -386,38 +397,3 @@ class ReplicaWrites:
         for version in await asyncio.gather(*calls, return_exceptions=True):
             if isinstance(version, int):
                 self._clock.observe(version)
-
-
-def _of_one(said: Iterable[WriteStatus]) -> WriteStatus:
-    """Of one document, by several replicas: SUPERSEDED if one says so, UNCHANGED if all do."""
-    found = list(said)
-    if WriteStatus.SUPERSEDED in found:
-        return WriteStatus.SUPERSEDED
-    return next((it for it in found if it is not WriteStatus.UNCHANGED), WriteStatus.UNCHANGED)
-
-
-def _combined(before: Outcome | None, now: Outcome) -> Outcome:
-    """What became of an operation in an earlier version and in a later one."""
-    if isinstance(before, list) and isinstance(now, BitsiftError):
-        return now.with_outcome(RequestOutcome.UNKNOWN)  # some of it was done
-    if isinstance(before, list) and isinstance(now, list):
-        pairs = zip(before, now, strict=True)
-        return [new if old is WriteStatus.SUPERSEDED else old for old, new in pairs]
-    return now
-
-
-def _is_superseded(outcome: Outcome | None) -> bool:
-    return isinstance(outcome, list) and WriteStatus.SUPERSEDED in outcome
-
-
-def _given_up() -> BitsiftError:
-    said = f"others wrote the same documents {ATTEMPTS_MAX} times in between; read them, try again"
-    return ShardUnavailable(said)
-
-
-def _refused(shard: int) -> Fenced:
-    return Fenced(f"a newer table of the replicas of shard {shard} is in force: try again")
-
-
-def _not_done(said: str) -> ShardUnavailable:
-    return ShardUnavailable(said).with_outcome(RequestOutcome.NOT_DONE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from dataclasses import replace
 
@@ -20,6 +21,8 @@ from bitsift.write_acks import WriteAcks
 
 NICE = 5
 """Queries go first: the shards and the router run at 0; the model here runs at 19."""
+FLUSHED_S = 2.0
+"""For what was written to come to all replicas, while no write begins."""
 
 
 @ray.remote(max_restarts=-1, max_task_retries=0)
@@ -68,11 +71,12 @@ class WriterActor:
     async def hold(self, seconds: float) -> None:
         """Let new writes wait until the next ``place``, for ``seconds`` at most.
 
-        Returns when those that were under way have ended, on all replicas that are not behind:
-        nothing is written until then.
+        Returns when those that were under way have ended: nothing is written until then. Most of
+        it is on all replicas that are not behind.
         """
         await self._service.gate.hold(seconds)
-        await self._service.shards.flushed()
+        with contextlib.suppress(TimeoutError):  # a shard may have too few replicas that answer
+            await asyncio.wait_for(self._service.shards.flushed(), FLUSHED_S)
 
     async def settle(self) -> tuple[tuple[int, str], ...]:
         """Make the replicas equal while writes are held; (shard, node) of those that are not.
@@ -85,7 +89,12 @@ class WriterActor:
 
     async def report(self) -> WriterReport:
         """What a controller must know."""
-        return WriterReport(self._shards.behind, self._settings)
+        missed = {
+            (shard, node): missed
+            for shard, link in enumerate(self._shards.links)
+            for node, missed in link.writes.missed.items()
+        }
+        return WriterReport(missed, self._settings)
 
     async def upsert(self, body: bytes) -> bytes:
         return await self._service.upsert(body)

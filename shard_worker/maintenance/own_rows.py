@@ -72,7 +72,7 @@ def _named(store: Store, rows: Collection[int]) -> tuple[DamagedRow, ...]:
     """Those of ``rows`` that live, with what leads to them."""
     with store.parts.env.begin() as txn:
         living = [row for row in sorted(rows) if not store.reader.is_dead(txn, row)]
-    keys, held = store.ids.keys_and_rows()
+    keys, held = store.ids.keys_and_rows(store.ids.lookup())
     mapped = np.isin(held, living)
     known = dict(zip(held[mapped].tolist(), keys[mapped].tolist(), strict=True))
     found = []

@@ -4,39 +4,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitsift.errors import Corrupt
 from bitsift.shard_worker.inventory import Inventory
-from bitsift.shard_worker.operations import Delete, Operation
+from bitsift.shard_worker.operations import Delete, Operation, Upsert
+from bitsift.shard_worker.store.ids import Lookup
 from bitsift.shard_worker.store.lmdb_file import DATA_FILE, damage_named
 from bitsift.shard_worker.store.packing import id_keys
 from bitsift.shard_worker.store.replay import FIRST_VERSION, past_of, upserts
 from bitsift.shard_worker.store.store import Store
 
+CHANGES_BYTES = 8 << 20
+"""Of documents that another replica is sent at once, about."""
+_GAP_ROWS, _SPAN_ROWS = 64, 32
+"""What is passed over instead of being read apart, and how many documents are read at once."""
 
-def inventory_of(store: Store) -> Inventory:
-    """All that ``store`` holds; no write may run meanwhile. Reads all ids and versions.
 
-    A damaged document has no entry: a replica that has it sound sends it. Raises Corrupt.
+def inventory_of(store: Store, still: AbstractContextManager[Any]) -> Inventory:
+    """All that ``store`` holds: reads all ids and versions. Writes go on, and wait only while
+    ``still`` is entered, for a moment.
+
+    What is written meanwhile may be there twice, in the old state and in the new one, and is never
+    absent. A damaged document has no entry: a replica that has it sound sends it. Raises Corrupt.
     """
-    rows = store.rows
-    alive = np.ones(rows, dtype=np.bool_)
-    alive[store.dead()] = False
-    keys, held = store.ids.keys_and_rows()
-    living = alive[held]
-    keys, held = keys[living], held[living]
-    versions = np.maximum(store.row_versions(0, rows), np.uint64(FIRST_VERSION))[held]
-    stones = store.deleted()
+    dead, stones, forgotten = store.dead(), store.deleted(), past_of(store).forgotten_version
+    with still:
+        rows, lookup = store.rows, store.ids.lookup()
+    keys, versions = _documents(store, dead, rows, lookup)
     return Inventory.of(
         np.concatenate([keys, id_keys([stone.id for stone in stones])]),
         np.concatenate([versions, np.array([it.version for it in stones], dtype=np.uint64)]),
         np.concatenate([np.zeros(len(keys), np.bool_), np.ones(len(stones), np.bool_)]),
-        past_of(store).forgotten_version,
+        forgotten,
     )
+
+
+def _documents(
+    store: Store, dead: NDArray[np.int64], rows: int, lookup: Lookup
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """The hash of the id, and the version, of each of the first ``rows`` rows but for ``dead``."""
+    alive = np.ones(rows, dtype=np.bool_)
+    alive[dead[dead < rows]] = False
+    keys, held = store.ids.keys_and_rows(lookup)
+    living = held < rows
+    living[living] = alive[held[living]]
+    keys, held = keys[living], held[living]
+    return keys, np.maximum(store.row_versions(0, rows), np.uint64(FIRST_VERSION))[held]
 
 
 def digest_of(store: Store) -> str:
@@ -45,30 +64,25 @@ def digest_of(store: Store) -> str:
 
     True only if nothing was written meanwhile. Raises Corrupt.
     """
-    rows = store.rows
-    alive = np.ones(rows, dtype=np.bool_)
-    alive[store.dead()] = False
-    keys, held = store.ids.keys_and_rows()
-    known = held < rows
-    keys, held = keys[known], held[known]
-    keys, held = keys[alive[held]], held[alive[held]]
-    versions = np.maximum(store.row_versions(0, rows), np.uint64(FIRST_VERSION))[held]
+    keys, versions = _documents(store, store.dead(), store.rows, store.ids.lookup())
     documents = Inventory(keys, versions, np.zeros(len(keys), np.bool_))
     return f"{int(documents.digests(0)[0]):016x}"
 
 
 def changes_of(store: Store, keys: NDArray[np.uint64]) -> list[Operation]:
-    """What makes the documents whose ids have the hashes ``keys`` (n,), and their deletions.
+    """What makes the documents whose ids have the hashes ``keys`` (n,), and their deletions: of the
+    first of them, about ``CHANGES_BYTES``. Writes may go on.
 
     Damaged documents are left out: they are another replica's to send.
     """
-    found, lookup = list[Operation](), store.ids.lookup()
-    nothing = np.empty(0, dtype=np.int64)
-    for row in _living(store, keys):
-        try:
-            found += upserts(store, row, row + 1, nothing)
-        except Corrupt:
-            continue
+    found, size_bytes = list[Operation](), 0
+    lookup = store.ids.lookup()
+    for rows in _spans(_living(store, keys)):
+        some = _sound_upserts(store, rows)
+        found += some
+        size_bytes += sum(one.size_bytes for one in some)
+        if size_bytes >= CHANGES_BYTES:
+            return found
     if (deletions := store.parts.deletions) is not None:
         with damage_named(store.path / DATA_FILE), store.parts.env.begin() as txn:
             packed = [int(key).to_bytes(8, "big") for key in keys.tolist()]
@@ -77,8 +91,31 @@ def changes_of(store: Store, keys: NDArray[np.uint64]) -> list[Operation]:
     return found
 
 
-def _living(store: Store, keys: NDArray[np.uint64]) -> Sequence[int]:
+def _living(store: Store, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Their rows, ascending."""
     lookup = store.ids.lookup()
     with damage_named(store.path / DATA_FILE), store.parts.env.begin() as txn:
         rows = [row for key in keys for row in lookup.rows_of(txn, key)]
-        return [row for row in rows if not store.reader.is_dead(txn, row)]
+        living = [row for row in rows if not store.reader.is_dead(txn, row)]
+    return np.unique(np.array(living, dtype=np.int64))
+
+
+def _spans(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """``rows`` (n,), ascending, some at a time: those that are read at once, with what lies between
+    them. What was missed lies together, for rows are in the order in which they were written.
+    """
+    for some in np.split(rows, np.flatnonzero(np.diff(rows) > _GAP_ROWS) + 1):
+        for start in range(0, len(some), _SPAN_ROWS):
+            yield some[start : start + _SPAN_ROWS]
+
+
+def _sound_upserts(store: Store, rows: NDArray[np.int64]) -> list[Upsert]:
+    """Of ``rows`` (n,), ascending, without those that are damaged."""
+    first, stop = int(rows[0]), int(rows[-1]) + 1
+    others = np.setdiff1d(np.arange(first, stop), rows, assume_unique=True)
+    try:
+        return upserts(store, first, stop, others)
+    except Corrupt:
+        if len(rows) == 1:
+            return []
+    return [upsert for row in rows for upsert in _sound_upserts(store, row[None])]

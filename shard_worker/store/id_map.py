@@ -33,6 +33,8 @@ _ID_BYTES = 128
 """What an id may add, in half-filled pages."""
 Entries = list[tuple[bytes, bytes]]
 """Keys and packed rows."""
+Columns = tuple[NDArray[np.uint64], NDArray[np.int64]]
+"""Keys (n,) and rows (n,)."""
 
 
 class StoredIds:
@@ -43,6 +45,7 @@ class StoredIds:
         self._room = room
         self._commits = commits
         self._reader = reader
+        self._kept: tuple[tuple[int, int], Columns] | None = None
         self._take()
 
     def _take(self) -> None:
@@ -149,19 +152,35 @@ class StoredIds:
         with self._env.begin() as txn:
             yield from id_map.entries_of(txn, self._env.databases["ids"], id_map.MERGED_AT_ONCE)
 
-    def keys_and_rows(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-        """The hash uint64 (n,) and the row int64 (n,) of each id, in no order; a row may be there
-        twice, or dead.
+    def keys_and_rows(self, lookup: Lookup) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        """The hash uint64 (n,) and the row int64 (n,) of each id, in no order: of the rows that
+        ``lookup`` leads to, and perhaps of later ones. Some may be dead. Any thread.
         """
-        keys, rows = list[NDArray[np.uint64]](), list[NDArray[np.int64]]()
+        keys, rows = self._stored_columns()
+        waiting = lookup.waiting()  # some of it was merged since, and is in both
+        every = np.concatenate([keys, waiting.keys]), np.concatenate([rows, waiting.rows])
+        _, first = np.unique(every[1], return_index=True)
+        return every[0][first], every[1][first]
+
+    def _stored_columns(self) -> Columns:
+        """What the disk has, which is read again only when ids were merged since."""
+        if (kept := self._kept) is not None and kept[0] == self._mark():
+            return kept[1]
+        mark, keys, rows = self._mark(), [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
         for entries in self.entries():
             own, theirs = id_map.columns_of(entries)
             keys.append(own)
             rows.append(theirs)
-        waiting = self._map.waiting()
-        every = np.concatenate([*keys, waiting.keys]), np.concatenate([*rows, waiting.rows])
-        _, first = np.unique(every[1], return_index=True)
-        return every[0][first], every[1][first]
+        found = np.concatenate(keys), np.concatenate(rows)
+        self._kept = (mark, found) if mark == self._mark() else None
+        return found
+
+    def _mark(self) -> tuple[int, int]:
+        return self._map.merged_rows, self._map.checksum
+
+    def tidy(self) -> None:
+        """Keep nothing in RAM of what is on the disk."""
+        self._kept = None
 
     def pass_checksum(self) -> bool:
         """Whether the entries on the disk are those that were written. Reads all of them."""

@@ -145,10 +145,6 @@ class IdMap:
         """The map as it is now; taken *before* a transaction begins, it misses no row."""
         return Lookup(self._databases, self._parts)
 
-    def waiting(self) -> _Run:
-        """All that is only in RAM."""
-        return Pending(tuple(run for part in self._parts for run in part.runs)).merged()
-
     def gather(self) -> None:
         """What is pending now is what the next ``merge`` takes. No write may run meanwhile."""
         merging, later = self._parts
@@ -205,6 +201,10 @@ class Lookup:
 
     databases: Mapping[str, Any]
     parts: tuple[Pending, Pending]
+
+    def waiting(self) -> _Run:
+        """What of it is only in RAM."""
+        return Pending(tuple(run for part in self.parts for run in part.runs)).merged()
 
     def holds(self, txn: lmdb.Transaction, keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Which of ``keys`` (n,) lead to a row: bool (n,)."""

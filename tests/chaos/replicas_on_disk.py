@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bitsift.cluster.manifest import read_manifest
+from bitsift.shard_worker.inventory import KEYS_MAX
 from bitsift.shard_worker.layout import shard_folder
-from bitsift.shard_worker.operations import Upsert
+from bitsift.shard_worker.operations import Operation, Upsert
+from bitsift.shard_worker.replica_state import ReplicaState
 from bitsift.shard_worker.shard import Shard
-from bitsift.shard_worker.store.difference import changes_of, inventory_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +40,10 @@ def _replica(node: str, index: Path, number: int) -> Replica:
     path = shard_folder(index, number)
     shard = Shard(path, manifest.calibration, manifest.identity(number))
     try:
-        with shard.still() as store:
-            inventory = inventory_of(store)
-            operations = changes_of(store, inventory.keys)
+        state = ReplicaState(shard)
+        inventory, operations = state.inventory(), list[Operation]()
+        for start in range(0, len(inventory), KEYS_MAX):
+            operations += state.changes(inventory.keys[start : start + KEYS_MAX].tobytes())
     finally:
         shard.close()
     documents = dict[str, tuple[int, str, bytes]]()

@@ -10,7 +10,7 @@ from unittest import mock
 
 from bitsift.errors import BitsiftError
 from bitsift.results import Coverage
-from bitsift.router.shards import replica_writes
+from bitsift.router.shards import replica_writes, verdicts
 from bitsift.router.shards.fanout import FanOut
 from bitsift.router.shards.lane import Lane, Sending
 from bitsift.router.shards.replica_writes import ReplicaWrites
@@ -54,14 +54,14 @@ def no_fencing() -> Any:
 @contextlib.contextmanager
 def clock_not_advanced() -> Iterator[None]:
     """A newer version on a replica is taken for a success, and teaches nothing."""
-    before = replica_writes._of_one
+    before = verdicts.of_several
 
     def of_one(said: Iterable[WriteStatus]) -> WriteStatus:
         found = before(said)
         return WriteStatus.UPDATED if found is WriteStatus.SUPERSEDED else found
 
     with (
-        mock.patch.object(replica_writes, "_of_one", of_one),
+        mock.patch.object(replica_writes, "of_several", of_one),
         mock.patch.object(HybridClock, "observe", return_value=None),
     ):
         yield

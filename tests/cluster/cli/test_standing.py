@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bitsift.cluster.cli import cluster
+from bitsift.cluster.cli import cluster_status
 from bitsift.cluster.cli.console import standing_cells
 
 
@@ -26,16 +26,16 @@ def test_the_status_of_a_cluster_shows_them(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def replica(node: str, **more: Any) -> dict[str, Any]:
-        return {"node": node, "state": "ready", "copy": None, "reason": None, **more}
+        sync = {"state": "in step", "since": None, "missed": 0, "sent": None, "reason": None}
+        return {"node": node, "state": "ready", "copy": None, "reason": None, "sync": sync, **more}
 
     replicas = [
         replica("a", lag_ms=0, digest="differs"),
         replica("b", lag_ms=65_000, digest="unknown"),
     ]
-    monkeypatch.setattr("bitsift.cluster.cli.cluster.out.width", 200)
-    cluster._show_shards(
-        {"shards": [{"shard": 3, "answering": ["a"], "lacking": 1, "replicas": replicas}]}
-    )
+    monkeypatch.setattr("bitsift.cluster.cli.cluster_status.out.width", 200)
+    shard = {"shard": 3, "answering": ["a"], "lacking": 1, "lost_majority": []}
+    cluster_status._show_shards({"shards": [shard | {"replicas": replicas}]})
     rows = [
         [cell.strip() for cell in line.strip("│").split("│")]
         for line in capsys.readouterr().out.splitlines()

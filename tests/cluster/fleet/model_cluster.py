@@ -13,6 +13,8 @@ from bitsift.cluster.fleet import settings
 from bitsift.cluster.fleet.decide import LINGER_S, decide
 from bitsift.cluster.fleet.observed import (
     Action,
+    CatchingUp,
+    CatchUp,
     CopyReplica,
     DropReplica,
     EndWriter,
@@ -34,7 +36,9 @@ from bitsift.cluster.fleet.observed import (
 from bitsift.cluster.fleet.spec import ClusterSpec, IndexSource, PlacementSpec
 
 Place = tuple[int, str]
-COPY_S, OPEN_S, HELD_S = 3, 2, 5
+COPY_S, OPEN_S, HELD_S, COMPARE_S = 3, 2, 5, 2
+FEW = 12
+"""Writes, one each second, that may come between a comparison and the joining after it."""
 
 
 def spec_of(replicas: int, routers: int = 1, grace_s: float = 10.0) -> ClusterSpec:
@@ -56,13 +60,29 @@ BROKEN = {"exact_budget_ms": 13.0}
 
 @dataclass(slots=True)
 class Disk:
-    """A copy on a disk. ``left_s`` counts down while it is made, to become ``coming``."""
+    """A copy on a disk. ``left_s`` counts down while it is made, to become ``coming``;
+    ``comparing_s`` while it catches up, ``missed`` is what it lacked at the end.
+    """
 
     version: int = 0
     is_whole: bool = False
     coming: int = 0
     left_s: int = 0
-    held_since: float = float("-inf")
+    comparing_s: int = 0
+    ended_at: float | None = None
+    missed: int = 0
+    is_outdated: bool = False
+
+    def stop(self) -> None:
+        """Nothing goes on with it any more, and nobody knows what did."""
+        self.left_s, self.comparing_s, self.ended_at = 0, 0, None
+
+    def catching_up(self) -> CatchingUp | None:
+        if self.comparing_s:
+            return CatchingUp()
+        if self.ended_at is None:
+            return None
+        return CatchingUp(self.ended_at, self.missed, self.is_outdated)
 
 
 @dataclass(slots=True)
@@ -104,7 +124,7 @@ class ModelCluster:
         self.routers.pop(node, None)
         for (_, name), disk in self.disks.items():
             if name == node:
-                disk.left_s = 0
+                disk.stop()
 
     def back(self, node: str) -> None:
         self.lost.pop(node, None)
@@ -129,8 +149,6 @@ class ModelCluster:
             if node in self.lost
         }
         self.lost = dict.fromkeys(self.lost, self.now)
-        for disk in self.disks.values():
-            disk.held_since = float("-inf")
 
     def write(self, shard: int) -> None:
         """Acknowledged by all of the table, or by none."""
@@ -181,7 +199,7 @@ class ModelCluster:
         version = disk.version if phase is Phase.READY else before.version if before else 0
         return Replica(
             *place, phase, since, version, disk.left_s > 0,
-            held_since=disk.held_since, settings=given,
+            catching_up=disk.catching_up(), settings=given,
         )  # fmt: skip
 
     def _is_broken(self, place: Place) -> bool:
@@ -215,6 +233,7 @@ class ModelCluster:
                 disk.left_s -= 1
                 if disk.left_s == 0:
                     disk.version, disk.is_whole = disk.coming, True
+        self._compare()
         observed = self.observe()
         if late_write is not None:
             self.write(late_write)
@@ -224,8 +243,21 @@ class ModelCluster:
         self.check()
         return actions
 
+    def _compare(self) -> None:
+        for (shard, _), disk in self.disks.items():
+            if disk.comparing_s:
+                disk.comparing_s -= 1
+                if not disk.comparing_s:
+                    disk.ended_at, disk.missed = self.now, self.written[shard] - disk.version
+                    disk.version = disk.version if disk.is_outdated else self.written[shard]
+
     def do(self, action: Action, observed: Observed) -> None:
         match action:
+            case CatchUp(shard, source, node):
+                assert self.actors.get((shard, node)) == 0
+                assert source in self.table.shards[shard]
+                assert node not in self.table.shards[shard]
+                self.disks[shard, node].comparing_s = COMPARE_S
             case StartReplica(shard, node):
                 self._start((shard, node))
             case StopReplica(shard, node):
@@ -303,8 +335,9 @@ class ModelCluster:
             assert target not in observed.table.shards[shard]
         self.actors.pop(place, None)
         disk = self.disks.setdefault(place, Disk())
-        disk.is_whole, disk.coming, disk.left_s = False, version, COPY_S
-        disk.held_since = self.now if observed.is_held else float("-inf")
+        assert not disk.is_whole or disk.is_outdated or place not in self.seen, "copied in vain"
+        disk.stop()
+        disk.is_whole, disk.coming, disk.left_s, disk.is_outdated = False, version, COPY_S, False
 
     def _drop(self, shard: int, node: str) -> None:
         assert (shard, node) not in self.actors, "removed while it is open"
@@ -319,7 +352,7 @@ class ModelCluster:
             assert not (old and not new), f"shard {shard} is in no table any more"
             assert len(set(new)) == len(new)
             for node in set(new) - set(old):
-                assert self.disks[shard, node].version == self.written[shard], "an old copy joins"
+                self._join(self.disks[shard, node], shard, is_first=not old)
                 assert self._answers((shard, node))
         self._check_leaving(shards)
         self.table = Table(self.table.epoch + 1, shards, self.now)
@@ -340,6 +373,16 @@ class ModelCluster:
             for number, members in enumerate(self.table.shards):
                 answering = [name for name in members if self._answers((number, name))]
                 assert len(answering) >= wanted, f"{node} leaves while shard {number} lacks a copy"
+
+    def _join(self, disk: Disk, shard: int, *, is_first: bool) -> None:
+        """The last comparison: nobody writes, and it must be short."""
+        if disk.version != self.written[shard]:
+            assert not is_first, "an old copy joins"
+            assert self.now <= self.held_until, "it is compared while writes go on"
+            assert disk.ended_at is not None, "it was not compared before"
+            assert not disk.is_outdated
+            assert self.written[shard] - disk.version < FEW, "writes wait for long"
+            disk.version = self.written[shard]
 
     # --- what always holds -----------------------------------------------------------------
 

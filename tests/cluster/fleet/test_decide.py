@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bitsift.cluster.fleet.decide import decide, first_places, lacking
+from bitsift.cluster.fleet.decide import CLOSE_ENTRIES, decide, first_places, lacking
 from bitsift.cluster.fleet.observed import (
+    CatchingUp,
+    CatchUp,
     CopyReplica,
     Extra,
+    Hold,
+    Loss,
     Move,
     Node,
     Observed,
+    Orders,
     Phase,
     Replica,
     StartReplica,
@@ -22,8 +28,8 @@ from bitsift.cluster.fleet.observed import (
     StopRouter,
     Table,
 )
-from bitsift.cluster.fleet.orders import added, moved
-from bitsift.errors import InvalidRequest
+from bitsift.cluster.fleet.orders import added, lost, moved, pending
+from bitsift.errors import InvalidRequest, NotFound, Unavailable
 from tests.cluster.fleet.model_cluster import BROKEN, Disk, ModelCluster, changed, spec_of
 
 NAMES = ("a", "b", "c", "d", "e")
@@ -129,7 +135,7 @@ def test_a_node_that_returns_opens_what_it_has_and_nothing_is_copied() -> None:
     assert any(lost in members for members in model.table.shards), before
 
 
-def test_a_node_that_returns_after_writes_is_copied_to_before_it_answers() -> None:
+def test_a_node_that_returns_after_writes_catches_up_by_difference_before_it_answers() -> None:
     model = served(3, 1, 2, grace_s=60)
     lost = model.table.shards[0][0]
     model.lose(lost)
@@ -137,9 +143,74 @@ def test_a_node_that_returns_after_writes_is_copied_to_before_it_answers() -> No
     model.write(0)
     assert model.written == [1]
     model.back(lost)
-    model.settle()
-    assert lost in model.table.shards[0]
+    while lost not in model.table.shards[0]:
+        assert not any(isinstance(action, CopyReplica) for action in model.tick())
     assert model.disks[0, lost].version == 1
+
+
+def test_where_deletions_were_forgotten_it_is_copied_whole() -> None:
+    model = served(3, 1, 2, grace_s=60)
+    lost = model.table.shards[0][0]
+    model.lose(lost)
+    model.tick()
+    model.write(0)
+    model.disks[0, lost].is_outdated = True
+    model.back(lost)
+    copied = False
+    for _ in range(40):
+        copied |= CopyReplica(0, model.table.shards[0][0], lost) in model.tick(late_write=0)
+    assert copied
+    assert lost in model.table.shards[0]
+
+
+def test_one_that_was_not_equal_in_time_waits_before_writes_are_held_for_it_again() -> None:
+    nodes = cluster(2, 1, 2).observe().nodes
+    for refused_at, is_held in ((float("-inf"), True), (99.5, False)):
+        outside = Replica(
+            0, "b", Phase.READY, catching_up=CatchingUp(99.0, 3), refused_at=refused_at
+        )
+        seen = Observed(Table(1, (("a",),)), nodes, (Replica(0, "a", Phase.READY), outside))
+        actions = decide(spec_of(2), seen, 100.0)
+        assert (Hold() in actions) is is_held
+        assert not any(isinstance(action, CatchUp) for action in actions)
+
+
+def test_one_that_lacks_too_much_catches_up_before_writes_are_held() -> None:
+    nodes = cluster(2, 1, 2).observe().nodes
+    for lacking_, is_held in ((CLOSE_ENTRIES, True), (CLOSE_ENTRIES + 1, False)):
+        outside = Replica(0, "b", Phase.READY, catching_up=CatchingUp(99.0, lacking_))
+        seen = Observed(Table(1, (("a",),)), nodes, (Replica(0, "a", Phase.READY), outside))
+        actions = decide(spec_of(2), seen, 100.0)
+        assert (Hold() in actions) is is_held
+        assert (CatchUp(0, "a", "b") in actions) is not is_held
+
+
+def test_writes_are_not_held_where_the_table_cannot_change() -> None:
+    """A majority of three is lost; a fourth node has a copy."""
+    nodes = tuple(Node(name, lost_at=1.0 if name in "bc" else None) for name in "abcd")
+    copies = [Replica(0, name, Phase.READY, catching_up=CatchingUp(99.0, 0)) for name in "abcd"]
+    seen = Observed(Table(1, (("a", "b", "c"),)), nodes, tuple(copies))
+    assert seen.stuck(0, 3) == ("b", "c")
+    assert Hold() not in decide(spec_of(3), seen, 100.0)
+    given_up = replace(seen, orders=lost(seen, 0, 3))
+    assert given_up.stuck(0, 3) == ()
+    assert Hold() in decide(spec_of(3), given_up, 100.0)
+
+
+def test_nothing_is_given_up_that_may_answer() -> None:
+    nodes = tuple(Node(name) for name in "abc")
+    copies = tuple(Replica(0, name, Phase.READY) for name in "abc")
+    seen = Observed(Table(1, (("a", "b", "c"),)), nodes, copies)
+    with pytest.raises(InvalidRequest, match="nothing to give up"):
+        lost(seen, 0, 3)
+    with pytest.raises(NotFound, match="no shard 1"):
+        lost(seen, 1, 3)
+    with pytest.raises(Unavailable, match="Start one of these nodes: a, b, c"):
+        lost(replace(seen, replicas=()), 0, 3)
+    kept = replace(seen, orders=Orders(losses=(Loss(0, ("b", "c")),)))
+    assert pending(kept) == kept.orders
+    left = replace(kept, table=Table(2, (("a",),)))
+    assert pending(left) == Orders()
 
 
 def test_draining_copies_first() -> None:

@@ -63,9 +63,9 @@ def test_each_shard_is_ended_by_itself() -> None:
     assert ended(before, 3, {(0, "d"), (0, "e")}) == {2}
 
 
-def test_nobody_joins_who_is_older_than_what_was_sealed() -> None:
+def test_nobody_joins_who_is_not_equal_to_what_was_sealed() -> None:
     before, after = (("a", "b"), ("c",)), (("a", "b", "d", "e"), ("c", "d"))
-    versions = {(0, "a"): 7, (0, "b"): 9, (0, "d"): 9, (0, "e"): 8, (1, "c"): 1, (1, "d"): 1}
-    assert joined(before, after, {0}, versions) == (("a", "b", "d"), ("c",))
-    assert joined(before, after, {0, 1}, versions) == (("a", "b", "d"), ("c", "d"))
-    assert joined(((),), (("a",),), {0}, {}) == (("a",),)
+    sealed, equal = {(0, "a"), (0, "b"), (0, "d"), (0, "e"), (1, "c")}, {(0, "d"), (1, "d")}
+    assert joined(before, after, {0}, sealed, equal) == (("a", "b", "d"), ("c",))
+    assert joined(before, after, {0, 1}, sealed, equal) == (("a", "b", "d"), ("c", "d"))
+    assert joined(((),), (("a",),), {0}, set(), set()) == (("a",),)

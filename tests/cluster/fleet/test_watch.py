@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from bitsift.cluster.fleet.actors import RayNode
 from bitsift.cluster.fleet.agent import AgentReport, CopyReport
+from bitsift.cluster.fleet.catching_up import CatchUpReport
 from bitsift.cluster.fleet.node_store import Held, HeldIndex
-from bitsift.cluster.fleet.observed import Node, Phase, Replica
+from bitsift.cluster.fleet.observed import CatchingUp, Node, Phase, Replica
 from bitsift.cluster.fleet.watch import SILENT_S, Place, Seen, Watch
 from bitsift.errors import Unavailable
 from bitsift.shard_worker.types import ShardStatus
@@ -74,6 +77,28 @@ def test_the_phases_of_a_replica() -> None:
     assert watch.reasons == {(0, "a"): "no disk"}
     watch.see_replicas({"a": report("a")}, {}, 9)
     assert watch.replicas == {}
+
+
+def test_how_far_a_replica_has_caught_up_is_seen_until_it_is_copied_or_gone() -> None:
+    def seen(*catch_ups: CatchUpReport) -> dict[str, AgentReport]:
+        return {"a": replace(report("a", Held(0, True, 1)), catch_ups=catch_ups)}
+
+    watch, under_way = Watch(UUID), CatchUpReport(UUID, 0, 9, 4, None, None, None, False)
+    steps: list[tuple[CatchUpReport, CatchingUp]] = [
+        (under_way, CatchingUp()),
+        (replace(under_way, last=3, ended_s=2.0), CatchingUp(98.0, 3)),
+        (replace(under_way, ended_s=0.0, is_outdated=True), CatchingUp(100.0, None, True)),
+    ]
+    for said, expected in steps:
+        watch.see_replicas(seen(said), {}, 100.0)
+        assert watch.replicas[0, "a"].catching_up == expected
+        assert watch.catch_ups == {(0, "a"): said}
+    watch.see_replicas(seen(replace(under_way, uuid="1" * 32)), {}, 101.0)
+    assert watch.replicas[0, "a"].catching_up is None
+    assert watch.catch_ups == {}
+    watch.refused((0, "a"), 102.0)
+    watch.see_replicas(seen(), {}, 103.0)
+    assert watch.replicas[0, "a"].refused_at == 102.0
 
 
 def test_what_an_earlier_controller_placed_is_waited_for() -> None:

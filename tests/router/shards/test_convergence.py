@@ -14,14 +14,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bitsift.errors import FormatMismatch, NotFound, ShardUnavailable
+from bitsift.errors import FormatMismatch, NotFound, ShardUnavailable, StorageFull
 from bitsift.router.shards import convergence
-from bitsift.router.shards.convergence import converge
+from bitsift.router.shards.convergence import Progress, _lacking, converge, equalize
 from bitsift.router.shards.replica import Replica
-from bitsift.shard_worker.inventory import ReplicaFacts
+from bitsift.shard_worker.inventory import Entries, Inventory, ReplicaFacts
 from bitsift.shard_worker.operations import Delete, Operation, Outcome, Upsert
 from bitsift.shard_worker.replica_state import ReplicaState
 from bitsift.shard_worker.shard import Shard
+from bitsift.shard_worker.store import difference
 from bitsift.shard_worker.types import LIVE_POSITION, ShardSettings
 from tests.replicas import FaultyLink, make_replicas
 
@@ -110,7 +111,7 @@ def test_only_what_differs_is_sent(shards: list[Shard]) -> None:
     for shard in shards[:2]:
         shard.write([upsert("d7", "new", 1), Delete(["d9"], VERSION + 2)])
     links = converged(shards)
-    assert [link.calls["changes"] for link in links] == [1, 0, 2]  # its older ones, in vain
+    assert [link.calls["changes"] for link in links] == [1, 0, 0]
     assert texts_of(shards[2], ["d7", "d9"]) == ["new", None]  # type: ignore[arg-type]
 
 
@@ -159,6 +160,134 @@ def test_what_is_older_than_its_newest_leaves_what_a_replica_claims(shards: list
     assert shards[2].applied_version == VERSION + 2
 
 
+def test_a_deletion_that_is_too_old_to_be_compared_comes_to_whoever_holds_the_document(
+    shards: list[Shard],
+) -> None:
+    """The holder has forgotten later deletions; the other has forgotten none."""
+    for shard in shards[:2]:
+        shard.write([upsert("a", "one", 1), upsert("b", "two", 1)])
+    shards[0].write([Delete(["a"], VERSION + 2)])
+    shards[1].write([Delete(["b"], VERSION + 3)])
+    object.__setattr__(shards[1]._maintenance, "_settings", ShardSettings(tombstone_grace_s=-1.0))
+    shards[1].compact()
+    assert ReplicaState(shards[1]).facts().forgotten_version == VERSION + 3
+    shards[0].write([Delete(["b"], VERSION + 4)])
+    converged(shards[:2])
+    assert [texts_of(shard, "ab") for shard in shards[:2]] == [[None, None]] * 2
+
+
+def test_what_most_replicas_hold_was_deleted_by_no_majority(shards: list[Shard]) -> None:
+    """One that has forgotten deletions lacks a document that both others hold: it is the one that
+    must be copied; where one of three holds it, that one.
+    """
+    shards[2].write([Delete(["b"], VERSION + 9)])
+    object.__setattr__(shards[2]._maintenance, "_settings", ShardSettings(tombstone_grace_s=-1.0))
+    shards[2].write([upsert("c", "x", 10), Delete(["c"], VERSION + 11)])
+    shards[2].compact()
+    assert ReplicaState(shards[2]).facts().forgotten_version == VERSION + 11
+    for shard in shards[:2]:
+        shard.write([upsert("a", "one", 1)])
+        replicas = [Replica(0, f"node-{at}", FaultyLink(it)) for at, it in enumerate(shards)]
+        failed = asyncio.run(equalize(replicas, 0))
+        assert list(failed) == [replicas[0] if shard is shards[0] else replicas[2]]
+        assert isinstance(failed.popitem()[1], FormatMismatch)
+
+
+def test_large_documents_are_sent_a_few_at_a_time(
+    shards: list[Shard], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(difference, "CHANGES_BYTES", 500)
+    monkeypatch.setattr(difference, "_SPAN_ROWS", 2)
+    for number in range(10):
+        shards[0].write([upsert(f"d{number}", "x" * 400, number)])
+    shards[0].write([Delete(["d3"], VERSION + 99)])
+    links = converged(shards[:2])
+    assert links[0].calls["changes"] > 3
+    assert texts_of(shards[1], ["d2", "d3", "d9"]) == ["x" * 400, None, "x" * 400]  # type: ignore[arg-type]
+
+
+def test_one_that_fails_is_left_out_and_the_others_are_equal(shards: list[Shard]) -> None:
+    shards[0].write([upsert("a", "new", 1)])
+    links = [FaultyLink(shard) for shard in shards]
+    replicas = [Replica(0, f"node-{at}", link) for at, link in enumerate(links)]
+    links[1].write_error = StorageFull("it is full")
+    failed = asyncio.run(equalize(replicas, 0))
+    assert failed == {replicas[1]: links[1].write_error}
+    assert [texts_of(shard, "a") for shard in shards] == [["new"], [None], ["new"]]
+
+
+def test_one_that_does_not_answer_is_left_out(
+    shards: list[Shard], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convergence, "ASK_S", 0.5)
+    shards[0].write([upsert("a", "new", 1)])
+
+    async def scenario() -> None:
+        links = [FaultyLink(shard) for shard in shards]
+        replicas = [Replica(0, f"node-{at}", link) for at, link in enumerate(links)]
+        links[1].running.clear()
+        (failed,) = (await equalize(replicas, 0)).items()
+        assert failed[0] is replicas[1]
+        assert failed[1].message == "shard 0 on node-1 did not answer in 0 s"
+        links[1].running.set()
+
+    asyncio.run(scenario())
+    assert texts_of(shards[2], "a") == ["new"]
+
+
+def test_it_ends_as_soon_as_little_enough_is_lacking(shards: list[Shard]) -> None:
+    progress = Progress()
+    for number in range(25):
+        shards[0].write([upsert(f"d{number}", "x", number)])
+    replicas = [Replica(0, f"node-{at}", FaultyLink(it)) for at, it in enumerate(shards[:2])]
+    shards[1].write([upsert("only there", "x", 99)])
+    newcomers = [replicas[1]]
+    asyncio.run(equalize(replicas, 0, newcomers=newcomers, enough=25, progress=progress))
+    assert (progress.missed, progress.sent, progress.last) == (25, 25, 25)
+    assert texts_of(shards[0], ["only there"]) == [None]  # type: ignore[arg-type]
+    shards[1].write([Delete(["only there"], VERSION + 100)])
+    shards[0].write([Delete(["only there"], VERSION + 100)])
+    asyncio.run(equalize(replicas, 0, progress=progress))
+    assert (progress.missed, progress.sent, progress.last) == (25, 25, 0)
+
+
+def test_two_ids_of_one_hash_are_both_sent() -> None:
+    """Of which the first replica has one only, the second the other one."""
+    one, other = (
+        Inventory.of(np.array([7], np.uint64), np.array([version], np.uint64), np.array([False]))
+        for version in (5, 3)
+    )
+    both = Inventory.of(
+        np.array([7, 7], np.uint64), np.array([5, 3], np.uint64), np.array([False, False])
+    )
+    a, b = (Replica(0, node, FaultyLink(None)) for node in "ab")  # type: ignore[arg-type]
+    assert _lacking({a: one, b: other}) == {a: {}, b: {a: [7]}}  # as of one id, in two versions
+    assert _lacking({a: one, b: both}) == {a: {b: [7]}, b: {}}
+
+
+def test_a_great_difference_is_compared_in_parts(
+    shards: list[Shard], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convergence, "ENTRIES_AT_ONCE", 100)
+    names = [f"d{number}" for number in range(1_000)]
+    codes = np.ones((len(names), DIMENSION), dtype=np.int8)
+    blank, positions = [""] * len(names), [LIVE_POSITION] * len(names)
+    shards[0].write([Upsert(names, blank, names, blank, positions, codes, version=VERSION)])
+    asked = list[int]()
+
+    class Asked(FaultyLink):
+        async def entries(self, bits: int, since: int, ranges: bytes) -> Entries:
+            found = await super().entries(bits, since, ranges)
+            asked.append(len(found.inventory()))
+            return found
+
+    replicas = [Replica(0, f"node-{at}", Asked(it)) for at, it in enumerate(shards[:2])]
+    asyncio.run(converge(replicas, 0))
+    assert sum(asked) == 1_000
+    assert max(asked) < 300
+    assert ReplicaState(shards[0]).digests(4, 0) == ReplicaState(shards[1]).digests(4, 0)
+
+
 def test_replicas_that_change_all_the_time_are_given_up(shards: list[Shard]) -> None:
     class Busy(FaultyLink):
         async def facts(self) -> ReplicaFacts:
@@ -186,9 +315,19 @@ def test_a_replica_whose_deletions_may_be_forgotten_is_copied_whole(tmp_path: Pa
         first.write([Delete(["b"], VERSION + 3)])
         first.compact()  # which forgets the first
         assert ReplicaState(first).facts().forgotten_version >= VERSION + 2
-        with pytest.raises(FormatMismatch, match="copy the shard whole"):
+        with pytest.raises(FormatMismatch, match="shard 0 on node-1 .* copied whole"):
             converged([first, second])
         assert texts_of(first, "ab") == [None, None]
+        assert texts_of(second, "ab") == ["one", "two"]
+
+        links = FaultyLink(first), FaultyLink(second)
+        replicas = [Replica(0, node, link) for node, link in zip("ab", links, strict=True)]
+        for newcomers in (replicas[1:], []):
+            failed = asyncio.run(equalize(replicas, 0, newcomers=newcomers))
+            assert list(failed) == [replicas[1]]
+            assert isinstance(failed[replicas[1]], FormatMismatch)
+        assert asyncio.run(equalize(replicas, 0, newcomers=replicas[:1])) == {}
+        assert texts_of(first, "a") == ["one"]  # the truth is what the other holds
 
 
 def test_a_deletion_wins_though_another_replica_has_forgotten_later_ones(tmp_path: Path) -> None:

@@ -403,6 +403,54 @@ def test_while_a_write_is_in_doubt_only_so_much_is_taken(
     run(scenario)
 
 
+def test_what_a_replica_was_not_sent_is_counted_until_it_is_back(shards: list[Shard]) -> None:
+    async def scenario() -> None:
+        written = Written(shards, [0, 1, 2])
+        await written.everywhere(upsert("one"))
+        written.links[1].error = StorageFull("no room")
+        await written.write(upsert("two"), upsert("two", "more", key="b"))
+        while not written.placed.behind:
+            await asyncio.sleep(0.01)
+        missed = written.shard.writes.missed
+        assert [(node, it.behind) for node, it in missed.items()] == [("node-1", "no room")]
+        await written.write(upsert("three", "more", key="c"))
+        written.place(1, [0, 2])
+        await written.write(Delete(["a"]))
+        found = written.shard.writes.missed["node-1"]
+        assert (found.documents, found.behind) == (3, None)
+        assert abs(time.time() - found.since_s) < LIMIT_S
+        written.place(2, [0, 1, 2])
+        assert written.shard.writes.missed == {}
+
+    run(scenario)
+
+
+def test_a_new_coordinator_leaves_behind_one_that_cannot_be_made_equal(
+    shards: list[Shard],
+) -> None:
+    """A majority has all that was acknowledged without it."""
+
+    async def scenario() -> None:
+        shards[0].write([upsert("one")])
+        written = Written(shards, [0, 1, 2], epoch=5)
+        written.links[2].write_error = StorageFull("no room")
+        await written.shard.writes.settle()
+        assert written.placed.behind == ((0, "node-2"),)
+        assert await written.write(upsert("two", key="b")) == [[WriteStatus.CREATED]]
+        assert [written.held(node, ["a", "b"]) for node in range(3)] == [
+            ["one", "two"], ["one", "two"], [None, None],
+        ]  # fmt: skip
+        alone = Written(shards, [0, 1, 2], epoch=6)
+        for link in alone.links[1:]:
+            link.write_error = StorageFull("no room")
+        shards[0].write([upsert("three", key="c")])
+        with pytest.raises(StorageFull) as refused:
+            await alone.write(upsert("four"))
+        assert refused.value.outcome is RequestOutcome.NOT_DONE
+
+    run(scenario)
+
+
 def test_a_new_coordinator_makes_the_replicas_equal_and_ends_the_earlier_one(
     shards: list[Shard],
 ) -> None:
