@@ -56,6 +56,10 @@ class Inventory:
         """Without the deletions up to ``version``."""
         return self._where(~self.deleted | (self.versions > np.uint64(version)))
 
+    def without(self, keys: NDArray[np.uint64]) -> Inventory:
+        """Without the documents under ``keys``."""
+        return self._where(self.deleted | ~np.isin(self.keys, keys))
+
     def within(self, bits: int, ranges: NDArray[np.int64]) -> Inventory:
         """The entries of some of the 2 ** ``bits`` ranges; ``ranges`` int64 (n,), ascending."""
         every = _ranges(self.keys, bits)  # ascending, as the keys are

@@ -18,7 +18,7 @@ from bitsift.errors import BitsiftError, FormatMismatch, reason
 from bitsift.router.shards.convergence import Progress, equalize
 from bitsift.router.shards.remote import RemoteLink
 from bitsift.router.shards.replica import Replica
-from bitsift.shard_worker.search.precedence import lowest_priority
+from bitsift.shard_worker.search.precedence import priority_of_writes
 
 log = logging.getLogger(__name__)
 
@@ -83,8 +83,8 @@ class CatchingUp:
         )  # fmt: skip
 
     def _run(self) -> None:
-        lowest_priority()
         try:
+            priority_of_writes()  # until it has caught up, there is a copy less
             asyncio.run(self._equalize())
         except BitsiftError as error:
             self._error, self._is_outdated = error.message, isinstance(error, FormatMismatch)
@@ -98,8 +98,9 @@ class CatchingUp:
         order = self.order
         target = _replica(order.shard, order.node, order.actor)
         both = [_replica(order.shard, order.source, order.source_actor), target]
+        new = [target]
         failed = await equalize(
-            both, order.epoch, newcomers=[target], enough=ENOUGH, progress=self._progress
+            both, order.epoch, newcomers=new, targets=new, enough=ENOUGH, progress=self._progress
         )
         for error in failed.values():
             raise error

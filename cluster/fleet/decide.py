@@ -3,8 +3,9 @@
 It keeps no state. Called every second with what was observed, it returns the next safe steps; a
 step that is taken twice, or not at all, costs time and nothing else.
 
-* A replica answers only while it is in the table. It joins when it is READY and equal to those in
-  it, while no write runs; it leaves before it is closed, and is closed before it is removed.
+* A replica answers only while it is in the table. It joins when it is READY and next to equal to
+  those in it: the rest is sent while no write runs (joining.py). It leaves before it is closed, and
+  is closed before it is removed.
 * It catches up by difference while writes go on; it is copied whole where there is nothing of it,
   or where what was deleted meanwhile is forgotten.
 * Nothing is removed while the table has fewer than the wanted copies on nodes that should have
@@ -19,13 +20,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from bitsift.cluster.fleet.closeness import is_close, is_compared_next, is_outdated
 from bitsift.cluster.fleet.observed import (
     Action,
-    CatchingUp,
     CatchUp,
     CopyReplica,
     DropReplica,
-    Hold,
     Node,
     Observed,
     Phase,
@@ -49,10 +49,6 @@ SETTLE_S = 5.0
 empty that is only late."""
 LINGER_S = 3.0
 """Queries sent under the last table may still be running on a replica that has left it."""
-CLOSE_ENTRIES, CLOSE_S = 2_000, 10.0
-"""A replica that lacked so few documents, so lately, is made equal while writes wait."""
-AGAIN_S = 10.0
-"""After a comparison that failed, or a replica that was not equal in time."""
 _OPEN = (Phase.OPENING, Phase.READY, Phase.FAILED)
 
 
@@ -105,11 +101,14 @@ def _stopping(observed: Observed) -> Iterator[Action]:
 
 
 def _publishing(shards: Sequence[_Shard], observed: Observed) -> Iterator[Action]:
-    """A table where another is due. Copies leave at any time, and join while writes are held."""
-    if any(shard.waits_for_hold() for shard in shards):
-        yield Hold()
+    """A table where another is due. Who leaves waits for nobody; who joins, for those: writes are
+    held for it, and may be waiting for one that leaves.
+    """
+    left = tuple(shard.left() for shard in shards)
     members = tuple(shard.members() for shard in shards)
-    if members != observed.table.shards:
+    if left != observed.table.shards:
+        yield Publish(left)
+    elif members != left:
         yield Publish(members)
 
 
@@ -157,16 +156,23 @@ class _Shard:
 
         A shard of which none answers keeps those that it has: they may be back.
         """
-        stay = {node for node in self._placed if self._answers(node)} - {self._given_up}
-        found = sorted((stay | set(self._joining())) - set(self._surplus()))
+        found = sorted((self._staying() | set(self._joining())) - set(self._surplus()))
         return tuple(found) or self._placed
+
+    def left(self) -> tuple[str, ...]:
+        """The same without those that join."""
+        return tuple(sorted(self._staying() - set(self._surplus()))) or self._placed
+
+    def _staying(self) -> set[str]:
+        return {node for node in self._placed if self._answers(node)} - {self._given_up}
 
     def _joining(self) -> list[str]:
         outside = self._outside()
         if not self._placed and self._is_unsure():
             return []
         if self._placed and not self._is_orphaned():
-            return [node for node in outside if self._observed.is_held and self._is_close(node)]
+            may_join = self._may_join()
+            return [n for n in outside if may_join and is_close(self._replicas[n], self._now)]
         newest = self._newest(self._placed or outside)
         return [node for node in outside if self._replicas[node].version == newest]
 
@@ -199,10 +205,6 @@ class _Shard:
             node for node in sorted(self._replicas) if self._answers(node) and node not in left_out
         ]
 
-    def waits_for_hold(self) -> bool:
-        """Whether a copy joins as soon as no write runs."""
-        return self._may_join() and any(map(self._is_close, self._outside()))
-
     def _may_join(self) -> bool:
         """Whether somebody is there to be equal to, and the table can be replaced."""
         is_served = any(self._answers(node) for node in self._placed)
@@ -214,31 +216,8 @@ class _Shard:
         """Compare those outside of the table, until each is close to it."""
         sources = [node for node in self._placed if self._answers(node)]
         for node in self._outside() if sources and self._may_join() else ():
-            at, replica = self._replicas[node].catching_up, self._replicas[node]
-            if replica.is_copying or self._is_outdated(node) or self._is_close(node):
-                continue
-            if at is None or (at.ended_at is not None and self._is_due(replica, at)):
+            if is_compared_next(self._replicas[node], self._now):
                 yield CatchUp(self.number, sources[self.number % len(sources)], node)
-
-    def _is_due(self, replica: Replica, at: CatchingUp) -> bool:
-        """Whether it should be compared again: at once where it was, and was not close."""
-        failed = at.ended_at if at.lacking is None else None
-        return self._now - max(replica.refused_at, failed or float("-inf")) >= AGAIN_S
-
-    def _is_close(self, node: str) -> bool:
-        at, replica = self._replicas[node].catching_up, self._replicas[node]
-        return (
-            at is not None
-            and at.ended_at is not None
-            and at.lacking is not None
-            and at.lacking <= CLOSE_ENTRIES
-            and at.ended_at > replica.refused_at
-            and self._now - at.ended_at < CLOSE_S
-        )
-
-    def _is_outdated(self, node: str) -> bool:
-        at = self._replicas[node].catching_up
-        return at is not None and at.is_outdated
 
     # --- copies too many -------------------------------------------------------------------
 
@@ -354,7 +333,7 @@ class _Shard:
     def _unfinished(self) -> list[str]:
         """Copies that have to be gone on with, and those that no difference can help."""
         surplus = self._surplus()
-        outdated = [node for node in self._outside() if self._is_outdated(node)]
+        outdated = [node for node in self._outside() if is_outdated(self._replicas[node])]
         parts = [n for n, r in self._replicas.items() if r.phase is Phase.INCOMING]
         begun = [*parts, *outdated]
         return [

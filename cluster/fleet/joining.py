@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,20 +42,43 @@ async def _unequal(joinings: list[Joining], epoch: int) -> dict[tuple[int, str],
 
 async def _of_shard(joining: Joining, epoch: int) -> dict[tuple[int, str], BitsiftError]:
     shard = joining.shard
-    members = [Replica(shard, n, RemoteLink(shard, a, n)) for n, a in joining.members.items()]
-    new = [Replica(shard, n, RemoteLink(shard, a, n)) for n, a in joining.new.items()]
+    members, new = (
+        [Replica(shard, node, RemoteLink(shard, actor, node)) for node, actor in places.items()]
+        for places in (joining.members, joining.new)
+    )
+    failed = await refused(members, new, epoch)
+    return {(shard, replica.node): error for replica, error in failed.items()}
+
+
+async def refused(
+    members: Sequence[Replica], new: Sequence[Replica], epoch: int
+) -> dict[Replica, BitsiftError]:
+    """Those of ``new`` that are not equal to all ``members`` within ``JOIN_S``, and why. Raises
+    Fenced.
+    """
     try:
         async with asyncio.timeout(JOIN_S):
             failed = await equalize([*members, *new], epoch, newcomers=new)
+            left = [it for it in new if it not in failed]
+            if left and any(it in failed for it in members):
+                failed |= await _doubts(members, left, epoch)
             await mended(it for it in (*members, *new) if it not in failed)
     except Fenced:
         raise
     except TimeoutError:
         late = Unavailable(f"it was not equal to the others within {JOIN_S:.0f} s")
-        return {(shard, it.node): late for it in new}
+        return dict.fromkeys(new, late)
     except BitsiftError as error:
-        return {(shard, it.node): error for it in new}
-    # Of members that did not answer it is not known what only they have.
-    doubtful = next((failed[it] for it in members if it in failed), None)
-    why = {it: failed.get(it, doubtful) for it in new}
-    return {(shard, it.node): error for it, error in why.items() if error is not None}
+        return dict.fromkeys(new, error)
+    return {it: failed[it] for it in new if it in failed}
+
+
+async def _doubts(
+    members: Sequence[Replica], new: Sequence[Replica], epoch: int
+) -> dict[Replica, BitsiftError]:
+    """Which of ``new`` may lack what only a member has that failed: all, where one cannot be read.
+    One whose disk is full cannot be written to, but what it has can be sent to them.
+    """
+    again = await equalize([*members, *new], epoch, newcomers=new, targets=new)
+    unread = next((again[it] for it in members if it in again), None)
+    return again if unread is None else again | dict.fromkeys(new, unread)

@@ -39,20 +39,13 @@ def joined(
     before: Members,
     after: Members,
     changed: Collection[int],
-    sealed: Collection[tuple[int, str]],
     equal: Collection[tuple[int, str]],
 ) -> Members:
-    """``after`` for the shards that ``changed``, ``before`` for the others.
-
-    Nobody joins who was not found ``equal`` (shard, node) to the ``sealed`` ones, which nobody can
-    write to any more; anybody, where none of them could be sealed.
+    """``after`` for the shards that ``changed``, ``before`` for the others. Nobody joins who was
+    not found ``equal`` (shard, node) to those of the table that answer, while nobody could write.
     """
     found = list(before)
     for shard in changed:
-        is_known = any((shard, node) in sealed for node in before[shard])
-        found[shard] = tuple(
-            node
-            for node in after[shard]
-            if node in before[shard] or not is_known or (shard, node) in equal
-        )
+        known = {*before[shard], *(node for at, node in equal if at == shard)}
+        found[shard] = tuple(node for node in after[shard] if node in known)
     return tuple(found)

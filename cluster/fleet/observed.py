@@ -308,13 +308,10 @@ class EndWriter:
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
-    """Let no write run for a moment, so that a replica can join the table."""
-
-
-@dataclass(frozen=True, slots=True)
 class Publish:
-    """Give routers and writer these nodes for each shard, in a table of the next epoch."""
+    """Give routers and writer these nodes for each shard, in a table of the next epoch. Writes are
+    held while a node joins.
+    """
 
     shards: tuple[tuple[str, ...], ...]
 
@@ -330,6 +327,5 @@ Action = (
     | StopRouter
     | RestartRouter
     | EndWriter
-    | Hold
     | Publish
 )

@@ -17,7 +17,6 @@ from bitsift.cluster.fleet.membership import Members, ended, joined
 from bitsift.cluster.fleet.observed import (
     ALONE_MAX,
     Action,
-    Hold,
     Observed,
     Orders,
     Phase,
@@ -185,8 +184,6 @@ class Index:
 
     def _do(self, action: Action, now: float) -> None:
         match action:
-            case Hold():
-                self.enactor.hold()
             case Publish(shards):
                 self._change_members(shards, now)
             case _:
@@ -223,23 +220,39 @@ class Index:
         places = {(n, node) for n in changed for node in (*before[n], *shards[n])}
         new = {(n, node) for n, node in places & answering if node not in before[n]}
         if new:
-            self.enactor.hold(JOIN_S + ASK_TIMEOUT_S)
+            self._hold()
         self._sealed |= changed
         epoch = self.next_epoch()
         sealed = self.enactor.seal(epoch, places & answering)
         if changed <= ended(before, wanted, sealed | gone):
-            equal = self._equal(epoch, sealed - new, sealed & new, now)
-            self._publish(joined(before, shards, changed, sealed, equal), now)
+            equal = self._equal(epoch, (places & here) - new, new, sealed, now)
+            self._publish(joined(before, shards, changed, equal), now)
             self._sealed -= changed
 
-    def _equal(self, epoch: int, members: set[Place], new: set[Place], now: float) -> set[Place]:
-        """Which of the new replicas are equal to those of the table, which are sealed."""
+    def _hold(self) -> None:
+        """So that no write is refused for want of a table. Some may not end, because too few
+        replicas answer until another joins: those are refused.
+        """
+        try:
+            self.enactor.hold(JOIN_S + ASK_TIMEOUT_S)
+        except BitsiftError as error:
+            log.warning("a replica joins though writes go on: %s", error.message)
+
+    def _equal(
+        self, epoch: int, members: set[Place], new: set[Place], sealed: set[Place], now: float
+    ) -> set[Place]:
+        """Which of the new replicas are equal to the members of the table that answer: all of these
+        must be sealed, so that nobody writes to them.
+        """
         if not new:
             return set()
-        behind = {(r.shard, r.node) for r in self.observed.replicas if r.is_behind}
-        failed = self.enactor.unequal(epoch, members - behind, new)
+        members -= {(r.shard, r.node) for r in self.observed.replicas if r.is_behind}
+        open_ = {shard for shard, _ in members - sealed}
+        late = Unavailable("one of the table did not answer as it was to be sealed")
+        failed = {it: late for it in new if it not in sealed or it[0] in open_}
+        failed |= self.enactor.unequal(epoch, members, new - failed.keys())
         for place, error in failed.items():
-            self.watch.refused(place, now)
+            self.watch.refused(place, error, now)
             self.enactor.failures[place] = error.message
         for place in new - failed.keys():
             self.enactor.failures.pop(place, None)

@@ -14,7 +14,7 @@ from bitsift.cluster.fleet.agent import AgentReport, CopyReport
 from bitsift.cluster.fleet.catching_up import CatchUpReport
 from bitsift.cluster.fleet.node_store import Held
 from bitsift.cluster.fleet.observed import CatchingUp, Node, Phase, Replica
-from bitsift.errors import BitsiftError
+from bitsift.errors import BitsiftError, FormatMismatch
 from bitsift.shard_worker.types import ShardStatus
 
 SILENT_S = 10.0
@@ -35,6 +35,10 @@ class Watch:
     catch_ups: dict[Place, CatchUpReport] = field(default_factory=dict)
     reasons: dict[Place, str] = field(default_factory=dict)
     _heard: dict[str, float] = field(default_factory=dict)
+    _outdated: set[Place] = field(default_factory=set)
+    """Which were to join, and can only be copied: one of the table has forgotten what they missed,
+    though that which they caught up with has not.
+    """
 
     def expect(self, placed: tuple[tuple[str, ...], ...], now: float) -> None:
         """Nodes of a table that a controller before this one placed: they may not be there."""
@@ -123,6 +127,8 @@ class Watch:
             refused_at=before.refused_at if before is not None else float("-inf"),
             settings=settings,
         )
+        if phase is Phase.INCOMING:
+            self._outdated.discard(place)
         why = said.reason if isinstance(said, ShardStatus) else said.message if said else None
         self.reasons.pop(place, None)
         if why and phase is not Phase.READY:
@@ -135,10 +141,13 @@ class Watch:
             if one.uuid == self.uuid and place in self.replicas:
                 self.catch_ups[place] = one
                 ended_at = None if one.ended_s is None else now - one.ended_s
-                at = CatchingUp(ended_at, one.last, one.is_outdated)
+                is_outdated = one.is_outdated or place in self._outdated
+                at = CatchingUp(ended_at, one.last, is_outdated)
                 self.replicas[place] = replace(self.replicas[place], catching_up=at)
 
-    def refused(self, place: Place, now: float) -> None:
+    def refused(self, place: Place, error: BitsiftError, now: float) -> None:
         """It was to join the table, and was not equal to those in it."""
         if place in self.replicas:
             self.replicas[place] = replace(self.replicas[place], refused_at=now)
+        if isinstance(error, FormatMismatch):
+            self._outdated.add(place)

@@ -6,7 +6,9 @@ whether it comes twice. Little is compared where little differs: digests of rang
 first, then the entries of those that differ, then the documents.
 
 A replica that was away for so long that others have forgotten deletions may hold what was deleted:
-it is *outdated*, is told nothing and asked for nothing, and must be copied whole.
+it is *outdated*, is told nothing and asked for nothing, and must be copied whole. Where as many
+hold such a document as lack it, nobody is left to copy from: then it is deleted, for whoever has
+forgotten a deletion had got all that was acknowledged before.
 """
 
 from __future__ import annotations
@@ -31,8 +33,9 @@ from bitsift.errors import (
 )
 from bitsift.router.shards.link import ReplicaLink
 from bitsift.router.shards.replica import Replica
+from bitsift.shard_worker.clock import NO_VERSION
 from bitsift.shard_worker.inventory import KEYS_MAX, Inventory, ReplicaFacts, range_bits
-from bitsift.shard_worker.operations import Operation, statuses
+from bitsift.shard_worker.operations import Delete, Operation, statuses
 from bitsift.shard_worker.store.packing import id_keys
 from bitsift.write_status import WriteStatus
 
@@ -96,19 +99,20 @@ async def equalize(
     epoch: int,
     *,
     newcomers: Collection[Replica] = (),
+    targets: Collection[Replica] | None = None,
     enough: int = 0,
     progress: Progress | None = None,
 ) -> dict[Replica, BitsiftError]:
     """The same; a replica that fails is left out, and the error returned: the others are equal, and
     are to be told that they are ``mended``.
 
-    What the others hold is the truth for ``newcomers``. ``enough`` documents and deletions may be
-    lacking at the end, those that were written meanwhile: then it is newcomers alone that are sent
-    what they lack. Raises Fenced, and ShardUnavailable.
+    What the others hold is the truth for ``newcomers``. Where there are ``targets``, they alone are
+    sent what they lack. ``enough`` documents and deletions may be lacking at the end, those that
+    were written meanwhile. Raises Fenced, and ShardUnavailable.
     """
     every = list(replicas)
-    targets = newcomers if enough else every
-    comparison = _Comparison(every, epoch, newcomers, targets, progress or Progress())
+    sent_to = every if targets is None else targets
+    comparison = _Comparison(every, epoch, newcomers, sent_to, progress or Progress())
     for _ in range(ROUNDS_MAX):
         if await comparison.round() <= enough:
             return comparison.failed
@@ -154,7 +158,8 @@ class _Comparison:
         """The same for some of the ranges, int64 each."""
         entries = await self._asked(lambda link: link.entries(bits, since, ranges))
         held = {replica: one.inventory() for replica, one in entries.items()}
-        for replica in _outdated(held, facts, self._newcomers):
+        outdated, doomed = _outdated(held, facts, self._newcomers)
+        for replica in outdated:
             del held[replica]
             self._fail(
                 replica,
@@ -163,7 +168,12 @@ class _Comparison:
                     "deleted meanwhile: it must be copied whole"
                 ),
             )
-        return await self._sent(_lacking(held))
+        buried = 0
+        for holder, keys in doomed.items():
+            if holder in held:
+                held[holder] = held[holder].without(keys)
+                buried += await self._buried(holder, keys, since)
+        return buried + await self._sent(_lacking(held))
 
     async def _asked(self, ask: Callable[[ReplicaLink], Awaitable[T]]) -> Found[T]:
         """What each of them answers; who does not is left out from here on."""
@@ -198,11 +208,22 @@ class _Comparison:
                     await self._send(target, source, late)
         return sum(count for target, count in counts.items() if target in self.replicas)
 
+    async def _buried(self, holder: Replica, keys: NDArray[np.uint64], version: int) -> int:
+        """How many ``keys`` it has documents under, up to ``version``: these are deleted."""
+        if holder not in self._targets:
+            return 0
+        await self._send(holder, holder, keys, version)
+        return len(keys)
+
     async def _send(
-        self, source: Replica, target: Replica, keys: NDArray[np.uint64]
+        self,
+        source: Replica,
+        target: Replica,
+        keys: NDArray[np.uint64],
+        deleted: int = NO_VERSION,
     ) -> NDArray[np.uint64]:
         """Of what ``target`` has something newer. An answer has the first of what it was asked for,
-        or nothing where all is gone.
+        or nothing where all is gone. What is not newer than ``deleted`` is sent as a deletion.
         """
         late = [_NOTHING]
         while len(keys) and {source, target}.issubset(self.replicas):
@@ -213,7 +234,8 @@ class _Comparison:
                 self._fail(source, error)
                 break
             try:
-                late.append(await asyncio.wait_for(self._written(target, changes), ASK_S))
+                written = self._written(target, [_as_of(one, deleted) for one in changes])
+                late.append(await asyncio.wait_for(written, ASK_S))
             except (BitsiftError, TimeoutError) as error:
                 self._fail(target, error)
                 break
@@ -232,16 +254,22 @@ class _Comparison:
         return id_keys([name for name, one in each if one is WriteStatus.SUPERSEDED])
 
 
+def _as_of(operation: Operation, deleted: int) -> Operation:
+    return operation if operation.version > deleted else Delete(operation.ids, deleted)
+
+
 def _outdated(
     held: Found[Inventory], facts: Found[ReplicaFacts], newcomers: Collection[Replica]
-) -> set[Replica]:
+) -> tuple[set[Replica], Found[NDArray[np.uint64]]]:
     """Those that hold a document that another lacks, and may have deleted and forgotten that; or
-    the other, where most hold the document: then no majority has deleted it.
+    the other, where most hold the document: then no majority has deleted it. Where half of them do,
+    the keys of the documents, by who holds them.
 
     What members hold is the truth for a newcomer: it gets the document, or is outdated.
     """
     members = [replica for replica in held if replica not in newcomers]
-    common, found = _held_by_most([held[replica] for replica in members]), set[Replica]()
+    common, half = _held_by_most([held[replica] for replica in members])
+    found, doomed = set[Replica](), dict[Replica, NDArray[np.uint64]]()
     for holder, own in held.items():
         for other, theirs in held.items():
             if other in newcomers and holder in members:
@@ -249,18 +277,23 @@ def _outdated(
             old = ~own.deleted & (own.versions <= np.uint64(facts[other].forgotten_version))
             lacked = own.keys[old & ~np.isin(own.keys, theirs.keys)]
             is_common = np.isin(lacked, common) & (holder in members)
+            is_doomed = np.isin(lacked, half) & (holder in members)
             if is_common.any():
                 found.add(other)
-            if not is_common.all():
+            if not (is_common | is_doomed).all():
                 found.add(holder)
-    return found
+            if is_doomed.any():
+                doomed[holder] = np.union1d(doomed.get(holder, _NOTHING), lacked[is_doomed])
+    return found, doomed
 
 
-def _held_by_most(inventories: Sequence[Inventory]) -> NDArray[np.uint64]:
-    """The keys of documents that more than half of them hold."""
+def _held_by_most(
+    inventories: Sequence[Inventory],
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """The keys of documents that more than half of them hold, and of those that half of them do."""
     alive = [np.unique(one.keys[~one.deleted]) for one in inventories]
     keys, counts = np.unique(np.concatenate([_NOTHING, *alive]), return_counts=True)
-    return keys[2 * counts > len(inventories)]
+    return keys[2 * counts > len(inventories)], keys[2 * counts == len(inventories)]
 
 
 def _lacking(held: Found[Inventory]) -> Found[dict[Replica, list[int]]]:

@@ -17,10 +17,9 @@ from bitsift.router.shards.placed import PlacedShards
 from bitsift.router.shards.placement import ReplicaTable
 from bitsift.router.write.service import WriteService
 from bitsift.router.write.shard_writes import WRITE_TIMEOUT_S
+from bitsift.shard_worker.search.precedence import WRITES_NICE
 from bitsift.write_acks import WriteAcks
 
-NICE = 5
-"""Queries go first: the shards and the router run at 0; the model here runs at 19."""
 FLUSHED_S = 2.0
 """For what was written to come to all replicas, while no write begins."""
 
@@ -45,7 +44,7 @@ class WriterActor:
         ``settings`` names those that a cluster's spec gave.
         """
         self._settings = settings
-        os.nice(NICE)
+        os.nice(WRITES_NICE)
         self._shards = PlacedShards(table, acks=acks)
         half = max(1, (os.cpu_count() or 1) // 2)
         load = None if encoder is None else replace(encoder, threads=half).load

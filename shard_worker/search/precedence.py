@@ -13,6 +13,10 @@ import threading
 GIVE_WAY_MAX_S = 0.02
 """The longest that one block waits: under unending load the slow work goes on at a crawl."""
 
+WRITES_NICE = 5
+"""Queries go first: shards and routers run at 0; the writer's model, and what has no haste, at 19.
+"""
+
 SWITCH_INTERVAL_S = 2e-4
 """How long a thread may keep Python's lock from another that wants it; Python's own is 5 ms. A
 search asks for it some hundred times, and would wait for writes and upkeep each time; an event loop
@@ -52,3 +56,12 @@ def share_quickly() -> None:
 def lowest_priority() -> None:
     """Give this thread, and those that it starts, the lowest priority (Linux)."""
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+
+
+def priority_of_writes() -> None:
+    """Give this thread, and those that it starts, the priority of a writer, unless it has a lower
+    one. At the lowest one nothing gets done while all cores are busy.
+    """
+    thread = threading.get_native_id()
+    nice = max(WRITES_NICE, os.getpriority(os.PRIO_PROCESS, thread))
+    os.setpriority(os.PRIO_PROCESS, thread, nice)

@@ -13,6 +13,7 @@ from bitsift.results import Coverage
 from bitsift.router.shards import replica_writes, verdicts
 from bitsift.router.shards.fanout import FanOut
 from bitsift.router.shards.lane import Lane, Sending
+from bitsift.router.shards.replica import Replica
 from bitsift.router.shards.replica_writes import ReplicaWrites
 from bitsift.shard_worker.clock import HybridClock
 from bitsift.shard_worker.fencing import TableFence
@@ -85,10 +86,10 @@ def acknowledged_before_sync() -> Any:
 def served_too_early() -> Any:
     """A replica joins the table before it has caught up."""
 
-    async def catch_up(*_: Any) -> None:
-        return
+    async def nothing(*_: Any, **__: Any) -> dict[Replica, BitsiftError]:
+        return {}
 
-    return mock.patch.object(controller.Controller, "_catch_up", catch_up)
+    return mock.patch.multiple(controller, equalize=nothing, refused=nothing)
 
 
 def hint_lost() -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 
@@ -14,6 +16,7 @@ from bitsift.router.shards.placed import PlacedShards
 from bitsift.router.shards.placement import ReplicaAddress, ReplicaTable
 from bitsift.router.shards.replica_set import ReplicaSet
 from bitsift.router.write.shard_writes import ShardWrites
+from bitsift.router.write.writer import FLUSHED_S
 from bitsift.router.write_gate import WriteGate
 from bitsift.shard_worker.clock import HybridClock
 from bitsift.shard_worker.deadline import Deadline
@@ -63,7 +66,8 @@ class Caller(Process):
     async def hold(self, seconds: float) -> None:
         """As ``WriterActor.hold``."""
         await self.gate.hold(seconds)
-        await self.writes.flushed()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.writes.flushed(), FLUSHED_S)
 
     async def write(self, operation: Operation) -> Outcome:
         async with self.gate.turn():

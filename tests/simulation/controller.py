@@ -1,6 +1,6 @@
 """The controller of the simulation: what cluster/fleet/control.py does, for one shard, with links
-in the place of Ray. cluster/fleet/membership.py decides which table may follow which, and
-router/shards/convergence.py is catching up.
+in the place of Ray. cluster/fleet/membership.py decides which table may follow which,
+router/shards/convergence.py is catching up, and cluster/fleet/joining.py says who may join.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bitsift.cluster.fleet.membership import is_ended
+from bitsift.cluster.fleet.joining import refused
+from bitsift.cluster.fleet.membership import is_ended, joined
 from bitsift.errors import BitsiftError, Fenced, FormatMismatch
-from bitsift.router.shards.convergence import converge
+from bitsift.router.shards.convergence import equalize
 from bitsift.router.shards.replica import Replica
 from tests.simulation.loop import pause
 from tests.simulation.network import ASK_S, Process, SimulatedLink
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 STEP_S = 0.5
 HOLD_S = 12.0
+ENOUGH = 1
+"""Documents that may be lacking when writes are held."""
 WANTED = 3
 Table = tuple[int, tuple[str, ...]]
 """An epoch, and the members then."""
@@ -53,6 +56,8 @@ class Controller(Process):
         super().__init__("controller")
         self._world = world
         self.decided = decided
+        self._outdated = set[str]()
+        """Which were to join, and can only be copied."""
         self.links = {
             name: Replica(0, name, SimulatedLink(world.network, self, node))  # type: ignore[arg-type]
             for name, node in world.nodes.items()
@@ -89,7 +94,7 @@ class Controller(Process):
         elif len(wanted) < wanted_count:
             free = [node for node in answering if node not in members and node not in drained]
             if free and stay:
-                await self._join(self._world.random.choice(free), answering)
+                await self._join(self._world.random.choice(free), stay[0], answering)
 
     async def _reaches(self, name: str) -> bool:
         return bool(await self._world.network.reached(self.name, [name]))
@@ -110,13 +115,12 @@ class Controller(Process):
         sealed = await self._seal(sorted({*before, *members}.intersection(answering)), epoch)
         if not is_ended(before, sealed, WANTED):
             return
-        if new := [node for node in members if node not in before and node in sealed]:
-            if not (sources := [node for node in before if node in sealed]):
-                return
-            await self._catch_up(sources, new, epoch)
+        new = [node for node in members if node not in before and node in sealed]
+        equal = await self._equal([node for node in before if node in sealed], new, epoch)
         await self.goes_on()
         if epoch == self.decided.epoch:
-            self.decided.members = tuple(node for node in members if node in (*before, *new))
+            places = {(0, node) for node in equal}
+            (self.decided.members,) = joined((before,), (tuple(members),), {0}, places)
             self.decided.epoch += 1
             self.decided.table = self.decided.epoch, self.decided.members
             self.decided.is_placed = True
@@ -135,8 +139,10 @@ class Controller(Process):
                 raise one
         return [name for name, one in zip(names, said, strict=True) if isinstance(one, int)]
 
-    async def _join(self, node: str, answering: Sequence[str]) -> None:
-        """Writes are held while ``node`` is made equal and joins."""
+    async def _join(self, node: str, source: str, answering: Sequence[str]) -> None:
+        """It catches up while writes go on; they are held while it is made equal, and joins."""
+        if not await self._catch_up(node, source):
+            return
         writer = self._world.writer
         try:
             async with asyncio.timeout(HOLD_S):
@@ -146,18 +152,34 @@ class Controller(Process):
             if self.is_alive:
                 writer.gate.release()
 
-    async def _catch_up(self, members: Sequence[str], new: Sequence[str], epoch: int) -> None:
-        """One that was away for so long that others have forgotten deletions is copied whole."""
-        try:
-            await converge([self.links[node] for node in (*members, *new)], epoch)
-        except FormatMismatch:
-            nodes = self._world.nodes
-            for node in new:
-                await self.goes_on()
-                if node in await self._answering():
-                    nodes[node].be_copied_from(nodes[members[0]])
-                    self._world.copied += 1
-            await converge([self.links[node] for node in (*members, *new)], epoch)
+    async def _catch_up(self, node: str, source: str) -> bool:
+        """Whether it lacks next to nothing by now. One that was away for so long that others have
+        forgotten deletions is copied whole, and catches up then.
+        """
+        both, new = [self.links[source], self.links[node]], [self.links[node]]
+        epoch, life = self.decided.table[0], self._world.nodes[node].life
+        failed = await equalize(both, epoch, newcomers=new, targets=new, enough=ENOUGH)
+        await self.goes_on()
+        error = failed.get(self.links[node])
+        if not (isinstance(error, FormatMismatch) or node in self._outdated):
+            return not failed
+        here = await self._answering()
+        await self.goes_on()
+        if {node, source}.issubset(here) and life == self._world.nodes[node].life:
+            self._world.nodes[node].be_copied_from(self._world.nodes[source])
+            self._world.copied += 1
+            self._outdated.discard(node)
+        return False
+
+    async def _equal(self, members: Sequence[str], new: Sequence[str], epoch: int) -> list[str]:
+        """Those of ``new`` that are equal to all ``members``, which are sealed."""
+        if not (members and new):
+            return []
+        links = [self.links[node] for node in members], [self.links[node] for node in new]
+        failed = await refused(*links, epoch)
+        outdated = [it.node for it, why in failed.items() if isinstance(why, FormatMismatch)]
+        self._outdated.update(outdated)
+        return [node for node in new if self.links[node] not in failed]
 
     async def _replace_writer(self) -> None:
         for gateway in self._world.gateways:

@@ -72,15 +72,13 @@ class SimulatedReplica:
             self.is_up = True
             self._start()
 
-    async def compact_now_and_then(self, may_forget: Callable[[], bool]) -> None:
-        """What was deleted long ago is forgotten: a week ago, while a replica in the table that
-        lacks something is seconds behind. So it ``may_forget`` while none there lacks anything.
-        """
+    async def compact_now_and_then(self) -> None:
+        """What was deleted long ago is forgotten, whatever others lack meanwhile."""
         while True:
             await pause(self._random.uniform(*COMPACTED_S))
             life = self.life
             async with self._writing:
-                if life == self.life and self.is_up and may_forget():
+                if life == self.life and self.is_up:
                     since_s = asyncio.get_running_loop().time() - GRACE_S
                     self.rows = self.rows.without_deletions(since_s)
                     await self.sync(self.rows.copied())

@@ -76,16 +76,6 @@ class Rows(dict[str, Held]):
         """The newest version that it knows of."""
         return max((held.version for held in self.values()), default=self.forgotten)
 
-    def is_as(self, other: Rows) -> bool:
-        """Whether both hold the same documents, and remember the same deletions, but for those that
-        one of them has forgotten.
-        """
-        forgotten = max(self.forgotten, other.forgotten)
-        return self._held_since(forgotten) == other._held_since(forgotten)
-
-    def _held_since(self, version: int) -> dict[str, int]:
-        return {k: it.version for k, it in self.items() if it.is_alive or it.version > version}
-
     def of_row(self, row: int) -> tuple[str, Held]:
         return next(item for item in self.items() if item[1].row == row)
 

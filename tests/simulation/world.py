@@ -82,7 +82,7 @@ class World:
         """Raises Broken where an invariant does not hold."""
         self.begin(self.controller.run())
         for node in self.nodes.values():
-            self.begin(node.compact_now_and_then(self._are_alike))
+            self.begin(node.compact_now_and_then())
         asks, faults = await self._follow_plan()
         if asks:
             await asyncio.wait(asks, timeout=ENDS_S)
@@ -143,12 +143,6 @@ class World:
         since = max(it.forgotten for it in inventories)
         digests = [it.since(since).digests(0).tolist() for it in inventories]
         return len(digests) == WANTED and digests.count(digests[0]) == WANTED
-
-    def _are_alike(self) -> bool:
-        """Whether no replica in the table lacks anything, on its disk or in its memory."""
-        nodes = [self.nodes[name] for name in self.table[1]]
-        (first, *others) = [rows for node in nodes for rows in (node.rows, node.synced)]
-        return all(rows.is_as(first) for rows in others)
 
     async def _is_found(self) -> bool:
         """Through each gateway: the answer is complete, and says what the replicas hold."""

@@ -13,12 +13,10 @@ from bitsift.cluster.fleet import settings
 from bitsift.cluster.fleet.decide import LINGER_S, decide
 from bitsift.cluster.fleet.observed import (
     Action,
-    CatchingUp,
     CatchUp,
     CopyReplica,
     DropReplica,
     EndWriter,
-    Hold,
     Node,
     Observed,
     Orders,
@@ -34,9 +32,10 @@ from bitsift.cluster.fleet.observed import (
     Table,
 )
 from bitsift.cluster.fleet.spec import ClusterSpec, IndexSource, PlacementSpec
+from tests.cluster.fleet.model_disk import Disk
 
 Place = tuple[int, str]
-COPY_S, OPEN_S, HELD_S, COMPARE_S = 3, 2, 5, 2
+COPY_S, OPEN_S, COMPARE_S = 3, 2, 2
 FEW = 12
 """Writes, one each second, that may come between a comparison and the joining after it."""
 
@@ -59,33 +58,6 @@ BROKEN = {"exact_budget_ms": 13.0}
 
 
 @dataclass(slots=True)
-class Disk:
-    """A copy on a disk. ``left_s`` counts down while it is made, to become ``coming``;
-    ``comparing_s`` while it catches up, ``missed`` is what it lacked at the end.
-    """
-
-    version: int = 0
-    is_whole: bool = False
-    coming: int = 0
-    left_s: int = 0
-    comparing_s: int = 0
-    ended_at: float | None = None
-    missed: int = 0
-    is_outdated: bool = False
-
-    def stop(self) -> None:
-        """Nothing goes on with it any more, and nobody knows what did."""
-        self.left_s, self.comparing_s, self.ended_at = 0, 0, None
-
-    def catching_up(self) -> CatchingUp | None:
-        if self.comparing_s:
-            return CatchingUp()
-        if self.ended_at is None:
-            return None
-        return CatchingUp(self.ended_at, self.missed, self.is_outdated)
-
-
-@dataclass(slots=True)
 class ModelCluster:
     spec: ClusterSpec
     zones: dict[str, str]
@@ -104,7 +76,6 @@ class ModelCluster:
     written: list[int] = field(init=False)
     changed: list[float] = field(init=False)
     """When the nodes of a shard were others last."""
-    held_until: float = 0.0
     since: float = 1_000.0
     routers_alone: frozenset[str] = frozenset()
 
@@ -141,7 +112,6 @@ class ModelCluster:
     def forget(self) -> None:
         """The controller starts again: what it has seen of lost nodes is gone but the table."""
         self.since = self.now
-        self.held_until = 0.0
         placed = {(s, node) for s, nodes in enumerate(self.table.shards) for node in nodes}
         self.seen = {
             (shard, node): Replica(shard, node, Phase.READY, self.now)
@@ -154,7 +124,7 @@ class ModelCluster:
         """Acknowledged by all of the table, or by none."""
         members = [(shard, node) for node in self.table.shards[shard]]
         is_open = bool(members) and all(self._answers(place) for place in members)
-        if is_open and self.now >= self.held_until:
+        if is_open:
             self.written[shard] += 1
             for place in members:
                 self.disks[place].version = self.written[shard]
@@ -182,7 +152,6 @@ class ModelCluster:
             },
             writer=settings.of_writer(self.started_with["writer"]),
             orders=self.orders,
-            is_held=self.now < self.held_until,
             since=self.since,
         )
 
@@ -277,8 +246,6 @@ class ModelCluster:
             case EndWriter():
                 assert self.is_outdated("writer")
                 self.started_with["writer"] = self.spec
-            case Hold():
-                self.held_until = self.now + HELD_S
             case Publish(shards):
                 self._publish(shards)
 
@@ -335,9 +302,15 @@ class ModelCluster:
             assert target not in observed.table.shards[shard]
         self.actors.pop(place, None)
         disk = self.disks.setdefault(place, Disk())
-        assert not disk.is_whole or disk.is_outdated or place not in self.seen, "copied in vain"
+        cannot_open = self._phase_seen(place) is Phase.FAILED
+        is_needed = not disk.is_whole or disk.is_outdated or cannot_open
+        assert is_needed or place not in self.seen, "copied in vain"
         disk.stop()
         disk.is_whole, disk.coming, disk.left_s, disk.is_outdated = False, version, COPY_S, False
+
+    def _phase_seen(self, place: Place) -> Phase | None:
+        seen = self.seen.get(place)
+        return None if seen is None else seen.phase
 
     def _drop(self, shard: int, node: str) -> None:
         assert (shard, node) not in self.actors, "removed while it is open"
@@ -356,7 +329,6 @@ class ModelCluster:
                 assert self._answers((shard, node))
         self._check_leaving(shards)
         self.table = Table(self.table.epoch + 1, shards, self.now)
-        self.held_until = 0.0
 
     def _check_leaving(self, shards: tuple[tuple[str, ...], ...]) -> None:
         """Of those that answer only one leaves that is not one too many, while all are well."""
@@ -378,7 +350,6 @@ class ModelCluster:
         """The last comparison: nobody writes, and it must be short."""
         if disk.version != self.written[shard]:
             assert not is_first, "an old copy joins"
-            assert self.now <= self.held_until, "it is compared while writes go on"
             assert disk.ended_at is not None, "it was not compared before"
             assert not disk.is_outdated
             assert self.written[shard] - disk.version < FEW, "writes wait for long"

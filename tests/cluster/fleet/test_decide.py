@@ -9,19 +9,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bitsift.cluster.fleet.decide import CLOSE_ENTRIES, decide, first_places, lacking
+from bitsift.cluster.fleet.closeness import CLOSE_ENTRIES
+from bitsift.cluster.fleet.decide import decide, first_places, lacking
 from bitsift.cluster.fleet.observed import (
     CatchingUp,
     CatchUp,
     CopyReplica,
     Extra,
-    Hold,
     Loss,
     Move,
     Node,
     Observed,
     Orders,
     Phase,
+    Publish,
     Replica,
     StartReplica,
     StopReplica,
@@ -30,7 +31,8 @@ from bitsift.cluster.fleet.observed import (
 )
 from bitsift.cluster.fleet.orders import added, lost, moved, pending
 from bitsift.errors import InvalidRequest, NotFound, Unavailable
-from tests.cluster.fleet.model_cluster import BROKEN, Disk, ModelCluster, changed, spec_of
+from tests.cluster.fleet.model_cluster import BROKEN, ModelCluster, changed, spec_of
+from tests.cluster.fleet.model_disk import Disk
 
 NAMES = ("a", "b", "c", "d", "e")
 CHANGES: list[dict[str, dict[str, Any]]] = [
@@ -165,24 +167,45 @@ def test_where_deletions_were_forgotten_it_is_copied_whole() -> None:
 
 def test_one_that_was_not_equal_in_time_waits_before_writes_are_held_for_it_again() -> None:
     nodes = cluster(2, 1, 2).observe().nodes
-    for refused_at, is_held in ((float("-inf"), True), (99.5, False)):
+    for refused_at, joins in ((float("-inf"), True), (99.5, False)):
         outside = Replica(
             0, "b", Phase.READY, catching_up=CatchingUp(99.0, 3), refused_at=refused_at
         )
         seen = Observed(Table(1, (("a",),)), nodes, (Replica(0, "a", Phase.READY), outside))
         actions = decide(spec_of(2), seen, 100.0)
-        assert (Hold() in actions) is is_held
+        assert (Publish((("a", "b"),)) in actions) is joins
         assert not any(isinstance(action, CatchUp) for action in actions)
 
 
 def test_one_that_lacks_too_much_catches_up_before_writes_are_held() -> None:
     nodes = cluster(2, 1, 2).observe().nodes
-    for lacking_, is_held in ((CLOSE_ENTRIES, True), (CLOSE_ENTRIES + 1, False)):
+    for lacking_, joins in ((CLOSE_ENTRIES, True), (CLOSE_ENTRIES + 1, False)):
         outside = Replica(0, "b", Phase.READY, catching_up=CatchingUp(99.0, lacking_))
         seen = Observed(Table(1, (("a",),)), nodes, (Replica(0, "a", Phase.READY), outside))
         actions = decide(spec_of(2), seen, 100.0)
-        assert (Hold() in actions) is is_held
-        assert (CatchUp(0, "a", "b") in actions) is not is_held
+        assert (Publish((("a", "b"),)) in actions) is joins
+        assert (CatchUp(0, "a", "b") in actions) is not joins
+
+
+def test_who_leaves_does_not_wait_for_who_joins() -> None:
+    """Of another shard, too: writes that wait for the one would keep the other out."""
+    nodes = tuple(Node(name) for name in "abcd")
+    close = CatchingUp(99.0, 0)
+    frozen = Replica(0, "b", Phase.OPENING)
+    copies = [Replica(shard, name, Phase.READY) for shard, name in ((0, "a"), (1, "a"), (1, "b"))]
+    copies += [Replica(shard, "c", Phase.READY, catching_up=close) for shard in range(2)]
+    seen = Observed(Table(1, (("a", "b"), ("a", "b"))), nodes, (*copies, frozen))
+    assert Publish((("a",), ("a", "b"))) in decide(spec_of(3), seen, 100.0)
+    seen = replace(seen, table=Table(2, (("a",), ("a", "b"))))
+    assert Publish((("a", "c"), ("a", "b", "c"))) in decide(spec_of(3), seen, 100.0)
+
+
+def test_one_joins_however_long_a_step_takes() -> None:
+    """Its comparison ended just after the last step began, 15 s ago."""
+    nodes = cluster(2, 1, 2).observe().nodes
+    outside = Replica(0, "b", Phase.READY, catching_up=CatchingUp(85.0, 3))
+    seen = Observed(Table(1, (("a",),)), nodes, (Replica(0, "a", Phase.READY), outside))
+    assert Publish((("a", "b"),)) in decide(spec_of(2), seen, 100.0)
 
 
 def test_writes_are_not_held_where_the_table_cannot_change() -> None:
@@ -191,10 +214,13 @@ def test_writes_are_not_held_where_the_table_cannot_change() -> None:
     copies = [Replica(0, name, Phase.READY, catching_up=CatchingUp(99.0, 0)) for name in "abcd"]
     seen = Observed(Table(1, (("a", "b", "c"),)), nodes, tuple(copies))
     assert seen.stuck(0, 3) == ("b", "c")
-    assert Hold() not in decide(spec_of(3), seen, 100.0)
+    joined = Publish((("a", "d"),))
+    assert joined not in decide(spec_of(3), seen, 100.0)
     given_up = replace(seen, orders=lost(seen, 0, 3))
     assert given_up.stuck(0, 3) == ()
-    assert Hold() in decide(spec_of(3), given_up, 100.0)
+    left = replace(given_up, table=Table(2, (("a",),)))
+    assert Publish((("a",),)) in decide(spec_of(3), given_up, 100.0)
+    assert joined in decide(spec_of(3), left, 100.0)
 
 
 def test_nothing_is_given_up_that_may_answer() -> None:

@@ -13,7 +13,7 @@ import pytest
 from bitsift.cluster.fleet import catching_up, joining
 from bitsift.cluster.fleet.catching_up import CatchingUp, CatchUpOrder, CatchUpReport
 from bitsift.cluster.fleet.joining import Joining, unequal
-from bitsift.errors import Fenced, StorageFull, Unavailable
+from bitsift.errors import Fenced, ShardUnavailable, StorageFull, Unavailable
 from bitsift.shard_worker.operations import Delete, Upsert
 from bitsift.shard_worker.replica_state import ReplicaState
 from bitsift.shard_worker.shard import Shard
@@ -76,10 +76,21 @@ def test_nobody_joins_who_is_not_equal_in_time(
 
 def test_nobody_joins_while_it_is_not_known_what_a_member_has(links: dict[str, FaultyLink]) -> None:
     write(links["a"].shard, "1")
+    write(links["b"].shard, "2")
+    away = links["b"].error = ShardUnavailable("it is away")
+    assert unequal(of(links), 3) == {(0, "c"): away}
+
+
+def test_a_full_disk_of_a_member_keeps_nobody_out(links: dict[str, FaultyLink]) -> None:
+    """Else a shard takes no writes though two of three replicas could."""
+    write(links["a"].shard, "1")
+    write(links["b"].shard, "2")
     full = links["b"].write_error = StorageFull("no room")
-    assert unequal(of(links), 3) == {(0, "c"): full}
+    assert unequal(of(links), 3) == {}
+    for key in "12":
+        assert links["c"].shard.document(key).text == key
     links["b"].write_error, links["c"].write_error = None, full
-    write(links["a"].shard, "2")
+    write(links["a"].shard, "3")
     assert unequal(of(links), 3) == {(0, "c"): full}
 
 

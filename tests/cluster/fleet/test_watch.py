@@ -96,7 +96,7 @@ def test_how_far_a_replica_has_caught_up_is_seen_until_it_is_copied_or_gone() ->
     watch.see_replicas(seen(replace(under_way, uuid="1" * 32)), {}, 101.0)
     assert watch.replicas[0, "a"].catching_up is None
     assert watch.catch_ups == {}
-    watch.refused((0, "a"), 102.0)
+    watch.refused((0, "a"), Unavailable("late"), 102.0)
     watch.see_replicas(seen(), {}, 103.0)
     assert watch.replicas[0, "a"].refused_at == 102.0
 

@@ -242,7 +242,8 @@ def test_it_ends_as_soon_as_little_enough_is_lacking(shards: list[Shard]) -> Non
     replicas = [Replica(0, f"node-{at}", FaultyLink(it)) for at, it in enumerate(shards[:2])]
     shards[1].write([upsert("only there", "x", 99)])
     newcomers = [replicas[1]]
-    asyncio.run(equalize(replicas, 0, newcomers=newcomers, enough=25, progress=progress))
+    both = {"newcomers": newcomers, "targets": newcomers}
+    asyncio.run(equalize(replicas, 0, **both, enough=25, progress=progress))
     assert (progress.missed, progress.sent, progress.last) == (25, 25, 25)
     assert texts_of(shards[0], ["only there"]) == [None]  # type: ignore[arg-type]
     shards[1].write([Delete(["only there"], VERSION + 100)])
@@ -303,11 +304,15 @@ def test_replicas_that_change_all_the_time_are_given_up(shards: list[Shard]) -> 
     assert links[0].calls["facts"] == convergence.ROUNDS_MAX
 
 
-def test_a_replica_whose_deletions_may_be_forgotten_is_copied_whole(tmp_path: Path) -> None:
+def test_a_replica_that_missed_deletions_which_are_forgotten_is_copied_whole(
+    tmp_path: Path,
+) -> None:
+    """Where it is to join others, or most others know better: else what it holds alone dies."""
     with contextlib.ExitStack() as opened:
-        first, second, _ = make_replicas(opened, tmp_path, NOTHING, DIMENSION, 1, 3)[0]
+        first, second, deleted = make_replicas(opened, tmp_path, NOTHING, DIMENSION, 1, 3)[0]
         for shard in (first, second):
             shard.write([upsert("a", "one", 1), upsert("b", "two", 1)])
+        deleted.write([Delete(["a"], VERSION + 2), Delete(["b"], VERSION + 3)])
         first.write([Delete(["a"], VERSION + 2)])
         object.__setattr__(first, "_settings", ShardSettings(tombstone_grace_s=0.0))
         first._maintenance._settings = first._settings
@@ -315,19 +320,34 @@ def test_a_replica_whose_deletions_may_be_forgotten_is_copied_whole(tmp_path: Pa
         first.write([Delete(["b"], VERSION + 3)])
         first.compact()  # which forgets the first
         assert ReplicaState(first).facts().forgotten_version >= VERSION + 2
-        with pytest.raises(FormatMismatch, match="shard 0 on node-1 .* copied whole"):
-            converged([first, second])
-        assert texts_of(first, "ab") == [None, None]
-        assert texts_of(second, "ab") == ["one", "two"]
-
         links = FaultyLink(first), FaultyLink(second)
         replicas = [Replica(0, node, link) for node, link in zip("ab", links, strict=True)]
-        for newcomers in (replicas[1:], []):
-            failed = asyncio.run(equalize(replicas, 0, newcomers=newcomers))
-            assert list(failed) == [replicas[1]]
-            assert isinstance(failed[replicas[1]], FormatMismatch)
+        failed = asyncio.run(equalize(replicas, 0, newcomers=replicas[1:]))
+        assert list(failed) == [replicas[1]]
+        assert "copied whole" in failed[replicas[1]].message
+        assert texts_of(second, "ab") == ["one", "two"]
+        third = Replica(0, "c", FaultyLink(deleted))
+        failed = asyncio.run(equalize([*replicas, third], 0))
+        assert list(failed) == [replicas[1]]
+        assert isinstance(failed[replicas[1]], FormatMismatch)
+        assert texts_of(second, "ab") == ["one", "two"]
+        converged([first, second])
+        assert [texts_of(shard, "ab") for shard in (first, second)] == [[None, None]] * 2
+
+
+def test_what_others_hold_is_the_truth_for_a_newcomer(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as opened:
+        first, second, _ = make_replicas(opened, tmp_path, NOTHING, DIMENSION, 1, 3)[0]
+        for shard in (first, second):
+            shard.write([upsert("a", "one", 1)])
+        first._maintenance._settings = ShardSettings(tombstone_grace_s=-1.0)
+        first.write([Delete(["a"], VERSION + 2)])
+        first.compact()
+        replicas = [
+            Replica(0, node, FaultyLink(it)) for node, it in zip("ab", (first, second), strict=True)
+        ]
         assert asyncio.run(equalize(replicas, 0, newcomers=replicas[:1])) == {}
-        assert texts_of(first, "a") == ["one"]  # the truth is what the other holds
+        assert texts_of(first, "a") == ["one"]
 
 
 def test_a_deletion_wins_though_another_replica_has_forgotten_later_ones(tmp_path: Path) -> None:
