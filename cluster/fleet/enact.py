@@ -12,7 +12,7 @@ from typing import Any
 
 from bitsift.cluster.fleet.actors import Fleet, end, end_and_wait
 from bitsift.cluster.fleet.catching_up import CatchUpOrder
-from bitsift.cluster.fleet.joining import Joining, unequal
+from bitsift.cluster.fleet.joining import Joining
 from bitsift.cluster.fleet.observed import (
     Action,
     CatchUp,
@@ -260,20 +260,15 @@ class Enactor:
                 self.failures[place] = error.message
         return sealed
 
-    def unequal(
-        self, epoch: int, members: set[tuple[int, str]], new: set[tuple[int, str]]
-    ) -> dict[tuple[int, str], BitsiftError]:
-        """Which ``new`` replicas (shard, node) are not equal to the ``members`` of their shards,
-        which were sealed with ``epoch``, and why. Raises Fenced.
-        """
-        joinings = []
-        for shard in sorted({shard for shard, _ in new}):
-            both = [
-                {node: self.fleet.replica(at, node) for at, node in places if at == shard}
-                for places in (members, new)
-            ]
-            joinings.append(Joining(shard, *both))
-        return unequal(joinings, epoch)
+    def joining(
+        self, shard: int, members: Iterable[str], new: Iterable[str], leaving: Iterable[str]
+    ) -> Joining:
+        """Of replicas of ``shard`` on these nodes."""
+        actors = (
+            {node: self.fleet.replica(shard, node) for node in some}
+            for some in (members, new, leaving)
+        )
+        return Joining(shard, *actors)
 
     def settle(self) -> set[tuple[int, str]]:
         """While writes are held: the replicas (shard, node) of the table that may lack some of what

@@ -1,10 +1,12 @@
-"""The last comparison before a replica joins the table: its shard is sealed, and nobody writes."""
+"""The comparison before the next table: a shard is sealed, nobody writes, and in the end all its
+members have what each of them had.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bitsift.errors import BitsiftError, Fenced, Unavailable
@@ -14,71 +16,97 @@ from bitsift.router.shards.replica import Replica
 
 JOIN_S = 20.0
 """The longest that writes wait for it; what is not equal by then catches up again."""
+Place = tuple[int, str]
+"""The shard of a replica, and its node."""
 
 
 @dataclass(frozen=True, slots=True)
 class Joining:
-    """The actors of the sealed ``members`` of a shard's table, and of ``new`` replicas, by node."""
+    """The actors of sealed replicas of a shard, by node: of ``members`` of its old table, which
+    together have all that was acknowledged, and of ``new`` ones. Those that are ``leaving`` give
+    what they have, and get nothing.
+    """
 
     shard: int
     members: Mapping[str, Any]
     new: Mapping[str, Any]
+    leaving: Mapping[str, Any]
 
 
-def unequal(joinings: list[Joining], epoch: int) -> dict[tuple[int, str], BitsiftError]:
-    """The new replicas (shard, node) that could not be made equal to all members, and why.
-
-    Raises Fenced where a newer table is in force.
+@dataclass(slots=True)
+class Compared:
+    """What came of it, in replicas. The ``complete`` ones have what all ``known`` ones had. Others
+    have ``failed``: one whose disk is full may be known.
     """
-    return asyncio.run(_unequal(joinings, epoch))
+
+    known: set[Place] = field(default_factory=set)
+    complete: set[Place] = field(default_factory=set)
+    failed: dict[Place, BitsiftError] = field(default_factory=dict)
 
 
-async def _unequal(joinings: list[Joining], epoch: int) -> dict[tuple[int, str], BitsiftError]:
-    found = dict[tuple[int, str], BitsiftError]()
-    for errors in await asyncio.gather(*(_of_shard(one, epoch) for one in joinings)):
-        found |= errors
+def compared(joinings: Sequence[Joining], epoch: int) -> Compared:
+    """Make the replicas of each shard equal. Raises Fenced where a newer table is in force."""
+    return asyncio.run(_compared(joinings, epoch))
+
+
+async def _compared(joinings: Sequence[Joining], epoch: int) -> Compared:
+    found = Compared()
+    for one in await asyncio.gather(*(_of_shard(joining, epoch) for joining in joinings)):
+        found.known |= one.known
+        found.complete |= one.complete
+        found.failed |= one.failed
     return found
 
 
-async def _of_shard(joining: Joining, epoch: int) -> dict[tuple[int, str], BitsiftError]:
+async def _of_shard(joining: Joining, epoch: int) -> Compared:
     shard = joining.shard
-    members, new = (
-        [Replica(shard, node, RemoteLink(shard, actor, node)) for node, actor in places.items()]
-        for places in (joining.members, joining.new)
+    members, new, leaving = (
+        [Replica(shard, node, RemoteLink(shard, actor, node)) for node, actor in some.items()]
+        for some in (joining.members, joining.new, joining.leaving)
     )
-    failed = await refused(members, new, epoch)
-    return {(shard, replica.node): error for replica, error in failed.items()}
+    return await made_equal(members, new, leaving, epoch)
 
 
-async def refused(
-    members: Sequence[Replica], new: Sequence[Replica], epoch: int
-) -> dict[Replica, BitsiftError]:
-    """Those of ``new`` that are not equal to all ``members`` within ``JOIN_S``, and why. Raises
-    Fenced.
-    """
+async def made_equal(
+    members: Sequence[Replica], new: Sequence[Replica], leaving: Sequence[Replica], epoch: int
+) -> Compared:
+    """The same for one shard, within ``JOIN_S``. Raises Fenced."""
+    every = [*members, *leaving, *new]
+    places = {it: (it.shard, it.node) for it in every}
     try:
         async with asyncio.timeout(JOIN_S):
-            failed = await equalize([*members, *new], epoch, newcomers=new)
-            left = [it for it in new if it not in failed]
-            if left and any(it in failed for it in members):
-                failed |= await _doubts(members, left, epoch)
-            await mended(it for it in (*members, *new) if it not in failed)
+            failed, unread = await _failed(members, new, leaving, epoch)
+            complete = [it for it in (*members, *new) if it not in failed]
+            await mended(complete)
     except Fenced:
         raise
     except TimeoutError:
         late = Unavailable(f"it was not equal to the others within {JOIN_S:.0f} s")
-        return dict.fromkeys(new, late)
+        return Compared(failed=dict.fromkeys(places.values(), late))
     except BitsiftError as error:
-        return dict.fromkeys(new, error)
-    return {it: failed[it] for it in new if it in failed}
+        return Compared(failed=dict.fromkeys(places.values(), error))
+    return Compared(
+        {places[it] for it in every if it not in unread},
+        {places[it] for it in complete},
+        {places[it]: error for it, error in failed.items()},
+    )
 
 
-async def _doubts(
-    members: Sequence[Replica], new: Sequence[Replica], epoch: int
-) -> dict[Replica, BitsiftError]:
-    """Which of ``new`` may lack what only a member has that failed: all, where one cannot be read.
-    One whose disk is full cannot be written to, but what it has can be sent to them.
+async def _failed(
+    members: Sequence[Replica], new: Sequence[Replica], leaving: Sequence[Replica], epoch: int
+) -> tuple[dict[Replica, BitsiftError], dict[Replica, BitsiftError]]:
+    """Those that are not equal, and those of them of which it is not known what they have. What
+    fails is asked once more: it may be that it cannot be written to, and can be read.
     """
-    again = await equalize([*members, *new], epoch, newcomers=new, targets=new)
-    unread = next((again[it] for it in members if it in again), None)
-    return again if unread is None else again | dict.fromkeys(new, unread)
+    if len(members) + len(new) + len(leaving) < 2:  # it is equal to itself
+        return {}, {}
+    every, targets = [*members, *leaving, *new], [*members, *new]
+    failed = await equalize(every, epoch, newcomers=new, targets=targets)
+    if not failed:
+        return {}, {}
+    left = [it for it in new if it not in failed]
+    targets = [it for it in targets if it not in failed]
+    again = [*members, *leaving, *left]
+    unread = await equalize(again, epoch, newcomers=left, targets=targets)
+    unread |= {it: failed[it] for it in new if it in failed}
+    return failed | unread, unread

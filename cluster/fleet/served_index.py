@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +12,8 @@ from bitsift.cluster.fleet.actors import Fleet
 from bitsift.cluster.fleet.agent import AgentReport
 from bitsift.cluster.fleet.decide import decide, lacking
 from bitsift.cluster.fleet.enact import Enactor
-from bitsift.cluster.fleet.joining import JOIN_S
-from bitsift.cluster.fleet.membership import Members, ended, joined
+from bitsift.cluster.fleet.joining import JOIN_S, Compared, Joining, compared
+from bitsift.cluster.fleet.membership import Members, ended, joined, sources
 from bitsift.cluster.fleet.observed import (
     ALONE_MAX,
     Action,
@@ -213,7 +213,7 @@ class Index:
         answering = {(r.shard, r.node) for r in self.observed.replicas if r.phase is Phase.READY}
         here = {(n, node) for n in range(len(before)) for node in self.observed.answering(n)}
         gone = self._gone(now) - here
-        able = ended(before, wanted, answering | gone)
+        able = ended(before, wanted, answering, gone, here)
         changed = {n for n in able if shards[n] != before[n] or n in self._sealed}
         if not changed:
             return
@@ -224,9 +224,10 @@ class Index:
         self._sealed |= changed
         epoch = self.next_epoch()
         sealed = self.enactor.seal(epoch, places & answering)
-        if changed <= ended(before, wanted, sealed | gone):
-            equal = self._equal(epoch, (places & here) - new, new, sealed, now)
-            self._publish(joined(before, shards, changed, equal), now)
+        changed &= ended(before, wanted, sealed, gone, here)
+        found = self._compared([self._joining(n, shards[n], sealed) for n in changed], epoch, now)
+        if changed := changed & ended(before, wanted, found.known, gone, here):
+            self._publish(joined(before, shards, changed, found.complete, wanted), now)
             self._sealed -= changed
 
     def _hold(self) -> None:
@@ -238,25 +239,22 @@ class Index:
         except BitsiftError as error:
             log.warning("a replica joins though writes go on: %s", error.message)
 
-    def _equal(
-        self, epoch: int, members: set[Place], new: set[Place], sealed: set[Place], now: float
-    ) -> set[Place]:
-        """Which of the new replicas are equal to the members of the table that answer: all of these
-        must be sealed, so that nobody writes to them.
-        """
-        if not new:
-            return set()
-        members -= {(r.shard, r.node) for r in self.observed.replicas if r.is_behind}
-        open_ = {shard for shard, _ in members - sealed}
-        late = Unavailable("one of the table did not answer as it was to be sealed")
-        failed = {it: late for it in new if it not in sealed or it[0] in open_}
-        failed |= self.enactor.unequal(epoch, members, new - failed.keys())
-        for place, error in failed.items():
+    def _joining(self, shard: int, after: Collection[str], sealed: set[Place]) -> Joining:
+        before, wanted = self.state.table.shards[shard], self._control.spec.placement.replicas
+        here = sorted(node for at, node in sealed if at == shard)
+        old = sources(before, after, here, wanted)
+        stay, leaving = [n for n in old if n in after], [n for n in old if n not in after]
+        return self.enactor.joining(shard, stay, [n for n in here if n not in before], leaving)
+
+    def _compared(self, joinings: list[Joining], epoch: int, now: float) -> Compared:
+        """Which of them have all that was acknowledged, sealed with ``epoch``."""
+        found = compared(joinings, epoch)
+        for place, error in found.failed.items():
             self.watch.refused(place, error, now)
             self.enactor.failures[place] = error.message
-        for place in new - failed.keys():
+        for place in found.complete:
             self.enactor.failures.pop(place, None)
-        return new - failed.keys()
+        return found
 
     def _gone(self, now: float) -> set[Place]:
         """The replicas that an operator has given up; and, where one of two goes on alone, those of

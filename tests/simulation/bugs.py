@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 from unittest import mock
 
+from bitsift.cluster.fleet.joining import Compared, made_equal
 from bitsift.errors import BitsiftError
 from bitsift.results import Coverage
 from bitsift.router.shards import replica_writes, verdicts
@@ -89,7 +90,14 @@ def served_too_early() -> Any:
     async def nothing(*_: Any, **__: Any) -> dict[Replica, BitsiftError]:
         return {}
 
-    return mock.patch.multiple(controller, equalize=nothing, refused=nothing)
+    return mock.patch.multiple(controller, equalize=nothing, made_equal=_as_if_equal)
+
+
+async def _as_if_equal(
+    members: Sequence[Replica], new: Sequence[Replica], leaving: Sequence[Replica], _: int
+) -> Compared:
+    every = {(it.shard, it.node) for it in (*members, *new, *leaving)}
+    return Compared(every, every)
 
 
 def hint_lost() -> Any:
@@ -113,6 +121,17 @@ def duplicate_applied() -> Any:
 def epoch_ignored() -> Any:
     """A table is replaced though those under it may go on."""
     return mock.patch.object(controller, "is_ended", return_value=True)
+
+
+def table_incomplete() -> Any:
+    """Members of an old table are asked what they have where one joins, but not where one leaves.
+    It was so.
+    """
+
+    async def joining(members: Any, new: Any, leaving: Any, epoch: int) -> Compared:
+        return await (made_equal if new else _as_if_equal)(members, new, leaving, epoch)
+
+    return mock.patch.object(controller, "made_equal", joining)
 
 
 def stale_read() -> Any:
@@ -173,6 +192,7 @@ BUGS: tuple[Bug, ...] = (
     hint_lost,
     duplicate_applied,
     epoch_ignored,
+    table_incomplete,
     stale_read,
     forgotten_unsaid,
     shard_missing_untold,

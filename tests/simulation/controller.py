@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bitsift.cluster.fleet.joining import refused
-from bitsift.cluster.fleet.membership import is_ended, joined
+from bitsift.cluster.fleet.joining import Compared, made_equal
+from bitsift.cluster.fleet.membership import ended, is_ended, joined, sources
 from bitsift.errors import BitsiftError, Fenced, FormatMismatch
 from bitsift.router.shards.convergence import equalize
 from bitsift.router.shards.replica import Replica
@@ -116,11 +116,12 @@ class Controller(Process):
         if not is_ended(before, sealed, WANTED):
             return
         new = [node for node in members if node not in before and node in sealed]
-        equal = await self._equal([node for node in before if node in sealed], new, epoch)
+        found = await self._compared(sources(before, members, sealed, WANTED), members, new, epoch)
         await self.goes_on()
-        if epoch == self.decided.epoch:
-            places = {(0, node) for node in equal}
-            (self.decided.members,) = joined((before,), (tuple(members),), {0}, places)
+        if epoch == self.decided.epoch and ended((before,), WANTED, found.known):
+            (self.decided.members,) = joined(
+                (before,), (tuple(members),), {0}, found.complete, WANTED
+            )
             self.decided.epoch += 1
             self.decided.table = self.decided.epoch, self.decided.members
             self.decided.is_placed = True
@@ -171,15 +172,17 @@ class Controller(Process):
             self._outdated.discard(node)
         return False
 
-    async def _equal(self, members: Sequence[str], new: Sequence[str], epoch: int) -> list[str]:
-        """Those of ``new`` that are equal to all ``members``, which are sealed."""
-        if not (members and new):
-            return []
-        links = [self.links[node] for node in members], [self.links[node] for node in new]
-        failed = await refused(*links, epoch)
-        outdated = [it.node for it, why in failed.items() if isinstance(why, FormatMismatch)]
-        self._outdated.update(outdated)
-        return [node for node in new if self.links[node] not in failed]
+    async def _compared(
+        self, old: Sequence[str], members: Sequence[str], new: Sequence[str], epoch: int
+    ) -> Compared:
+        """Which of them have all that the ``old`` ones have. All are sealed."""
+        links, stay = self.links, [node for node in old if node in members]
+        leaving = [links[node] for node in old if node not in members]
+        both = [links[node] for node in stay], [links[node] for node in new]
+        found = await made_equal(*both, leaving, epoch)
+        why = {node: found.failed.get((0, node)) for node in new}
+        self._outdated.update(it for it in new if isinstance(why[it], FormatMismatch))
+        return found
 
     async def _replace_writer(self) -> None:
         for gateway in self._world.gateways:

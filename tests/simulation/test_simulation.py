@@ -28,6 +28,7 @@ FOUND_BY = {
     "hint_lost": 23,
     "duplicate_applied": 14,
     "epoch_ignored": 248,
+    "table_incomplete": 1568,
     "stale_read": 16,
     "forgotten_unsaid": 2,
     "shard_missing_untold": 5,

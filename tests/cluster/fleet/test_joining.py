@@ -12,8 +12,8 @@ import pytest
 
 from bitsift.cluster.fleet import catching_up, joining
 from bitsift.cluster.fleet.catching_up import CatchingUp, CatchUpOrder, CatchUpReport
-from bitsift.cluster.fleet.joining import Joining, unequal
-from bitsift.errors import Fenced, ShardUnavailable, StorageFull, Unavailable
+from bitsift.cluster.fleet.joining import Compared, Joining, compared
+from bitsift.errors import Fenced, NotFound, ShardUnavailable, StorageFull
 from bitsift.shard_worker.operations import Delete, Upsert
 from bitsift.shard_worker.replica_state import ReplicaState
 from bitsift.shard_worker.shard import Shard
@@ -50,55 +50,82 @@ def digest(link: FaultyLink) -> bytes:
     return ReplicaState(link.shard).digests(0, 0)
 
 
-def of(links: dict[str, FaultyLink]) -> list[Joining]:
-    return [Joining(0, {node: links[node] for node in "ab"}, {"c": links["c"]})]
+def of(links: dict[str, FaultyLink], leaving: str = "") -> list[Joining]:
+    here = {node: links[node] for node in "ab"}
+    stay = {node: link for node, link in here.items() if node not in leaving}
+    gone = {node: link for node, link in here.items() if node in leaving}
+    return [Joining(0, stay, {"c": links["c"]}, gone)]
 
 
-def test_a_replica_that_joins_is_equal_to_all_members(links: dict[str, FaultyLink]) -> None:
-    """What one of them has alone is on all."""
+ALL = {(0, node) for node in NODES}
+
+
+def test_replicas_of_the_next_table_have_all_that_one_of_the_old_has(
+    links: dict[str, FaultyLink],
+) -> None:
     write(links["a"].shard, "1")
     write(links["b"].shard, "2")
-    assert unequal(of(links), 3) == {}
+    assert compared(of(links), 3) == Compared(ALL, ALL)
     assert len({digest(link) for link in links.values()}) == 1
     assert len(links["c"].shard.document("2").text) == 1
 
 
-def test_nobody_joins_who_is_not_equal_in_time(
+def test_one_that_leaves_gives_what_it_has_and_gets_nothing(links: dict[str, FaultyLink]) -> None:
+    write(links["a"].shard, "1")
+    write(links["b"].shard, "2")
+    links["b"].write_error = StorageFull("no room")
+    assert compared(of(links, leaving="b"), 3) == Compared(ALL, ALL - {(0, "b")})
+    for node in "ac":
+        assert [links[node].shard.document(key).text for key in "12"] == ["1", "2"]
+    with pytest.raises(NotFound):
+        links["b"].shard.document("1")
+
+
+def test_one_alone_is_complete(links: dict[str, FaultyLink]) -> None:
+    alone = Joining(0, {"a": links["a"]}, {}, {})
+    assert compared([alone], 3) == Compared({(0, "a")}, {(0, "a")})
+    assert compared([Joining(0, {}, {}, {})], 3) == Compared()
+
+
+def test_nobody_is_complete_who_is_not_so_in_time(
     links: dict[str, FaultyLink], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(joining, "JOIN_S", 0.3)
     write(links["a"].shard, "1")
     links["c"].running.clear()
-    (error,) = unequal(of(links), 3).values()
-    assert isinstance(error, Unavailable)
-    assert "not equal to the others within" in error.message
+    found = compared(of(links), 3)
+    assert not found.known | found.complete
+    assert {*found.failed} == ALL
+    assert "not equal to the others within" in found.failed[0, "c"].message
 
 
-def test_nobody_joins_while_it_is_not_known_what_a_member_has(links: dict[str, FaultyLink]) -> None:
+def test_who_cannot_be_read_is_not_known(links: dict[str, FaultyLink]) -> None:
     write(links["a"].shard, "1")
     write(links["b"].shard, "2")
     away = links["b"].error = ShardUnavailable("it is away")
-    assert unequal(of(links), 3) == {(0, "c"): away}
+    left = ALL - {(0, "b")}
+    assert compared(of(links), 3) == Compared(left, left, {(0, "b"): away})
 
 
-def test_a_full_disk_of_a_member_keeps_nobody_out(links: dict[str, FaultyLink]) -> None:
+def test_what_a_full_disk_has_is_known(links: dict[str, FaultyLink]) -> None:
     """Else a shard takes no writes though two of three replicas could."""
     write(links["a"].shard, "1")
     write(links["b"].shard, "2")
     full = links["b"].write_error = StorageFull("no room")
-    assert unequal(of(links), 3) == {}
-    for key in "12":
-        assert links["c"].shard.document(key).text == key
+    assert compared(of(links), 3) == Compared(ALL, ALL - {(0, "b")}, {(0, "b"): full})
+    for node in "ac":
+        assert [links[node].shard.document(key).text for key in "12"] == ["1", "2"]
     links["b"].write_error, links["c"].write_error = None, full
     write(links["a"].shard, "3")
-    assert unequal(of(links), 3) == {(0, "c"): full}
+    left = ALL - {(0, "c")}
+    assert compared(of(links), 3) == Compared(left, left, {(0, "c"): full})
 
 
 def test_an_old_table_makes_nobody_equal(links: dict[str, FaultyLink]) -> None:
     write(links["a"].shard, "1")
     links["b"]._fence.admit(9)
     with pytest.raises(Fenced):
-        unequal(of(links), 3)
+        compared(of(links), 3)
 
 
 def caught_up(links: dict[str, FaultyLink], epoch: int = 3) -> CatchUpReport:
