@@ -29,6 +29,11 @@ from types import MappingProxyType
 
 TOKEN_CHARACTERS_MAX = 65_536
 """More than the token of an index of 4,096 shards that were all written to."""
+SHARDS_MAX = 4_096
+"""As many as an index may have (cluster/manifest.py). A token that somebody made up could name six
+times as many in its characters, and be remembered with all of them."""
+REMEMBERED_MAX = 32
+"""Tokens as they were read; of the largest, 13 MiB."""
 _FORMAT = 1
 _INDEX_BYTES = 8
 _VERSION_BYTES = 8
@@ -79,7 +84,7 @@ class WriteToken:
         return WriteToken(self.index, max(self.epoch, other.epoch), versions)
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=REMEMBERED_MAX)
 def read_token(text: str) -> WriteToken:
     """The token that ``text`` is. Raises ValueError."""
     with contextlib.suppress(ValueError, IndexError):
@@ -101,7 +106,7 @@ def _read(body: bytes) -> WriteToken:
         gap, place = _read_varint(body, place)
         more, place = _read_varint(body, place)
         shard += gap
-        if versions and not gap:
+        if (versions and not gap) or shard >= SHARDS_MAX:
             raise ValueError(_BROKEN)
         versions[shard] = least + more
     if not versions or max(versions.values()) >> (8 * _VERSION_BYTES):

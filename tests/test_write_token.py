@@ -5,16 +5,19 @@ from __future__ import annotations
 import base64
 import subprocess
 import sys
+import tracemalloc
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bitsift import write_token
 from bitsift.checked import checked_search
 from bitsift.cluster.manifest import SHARDS_MAX
 from bitsift.errors import InvalidRequest
 from bitsift.options import SearchOptions
 from bitsift.write_token import (
+    REMEMBERED_MAX,
     TOKEN_CHARACTERS_MAX,
     WriteToken,
     _digest,
@@ -72,6 +75,32 @@ def _sealed(body: bytes) -> str:
 def test_what_somebody_made_up_with_the_right_digest_is_refused(body: bytes) -> None:
     with pytest.raises(ValueError, match="no token"):
         read_token(_sealed(body))
+
+
+def _of_shards(count: int, version: int) -> str:
+    return WriteToken(INDEX, 7, {shard: version + shard % 2 for shard in range(count)}).text()
+
+
+def test_a_token_names_no_more_shards_than_an_index_may_have() -> None:
+    assert write_token.SHARDS_MAX == SHARDS_MAX
+    assert len(read_token(_of_shards(SHARDS_MAX, NOW)).versions) == SHARDS_MAX
+    with pytest.raises(ValueError, match="no token"):
+        read_token(_of_shards(SHARDS_MAX + 1, NOW))
+
+
+def test_tokens_that_are_remembered_take_little_ram() -> None:
+    """A caller may send another one each time."""
+    read_token.cache_clear()
+    texts = [_of_shards(SHARDS_MAX, NOW + count) for count in range(REMEMBERED_MAX + 8)]
+    tracemalloc.start()
+    try:
+        for text in texts:
+            read_token(text)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        read_token.cache_clear()
+    assert 1 << 20 < held < 16 << 20
 
 
 def test_a_token_is_small() -> None:

@@ -11,7 +11,8 @@ DIMENSION = 64
 PATHS = [
     "/", "/livez", "/readyz", "/v1/index", "/v1/cluster", "/v1/search", "/v1/search?q=a&top_k=3",
     "/v1/documents", "/v1/documents?results=errors", "/v1/documents/delete", "/v1/documents/a1",
-    "/v1/admin/compact", "/v1/admin/backup", "/openapi.json", "/docs", "/static/app.js",
+    "/v1/admin/compact", "/v1/admin/backup", "/v1/admin/verify", "/v1/admin/repair",
+    "/v1/documents/a1?read_your_writes=x", "/openapi.json", "/docs", "/static/app.js",
     "/static/../shell.py", "/nothing", "//", "/v1/documents/%2e%2e", "/v1/documents/%ff%00",
 ]  # fmt: skip
 METHODS = [
@@ -27,6 +28,7 @@ METHODS = [
     "get",
     "X",
 ]
+PARAMETERS = ["q", "top_k", "mode", "include", "x", "timeout_ms", "read_your_writes", ""]
 KINDS = [
     "application/json",
     "application/x-ndjson",
@@ -115,7 +117,7 @@ class _Cases:
             path = "/nothing"
         if dice.random() < 0.3:
             path += "?" + "&".join(
-                f"{dice.choice(['q', 'top_k', 'mode', 'include', 'x', 'timeout_ms', ''])}="
+                f"{dice.choice(PARAMETERS)}="
                 f"{quote(str(dice.choice(_NASTY)).encode(errors='replace'))[:200]}"
                 for _ in range(dice.randint(1, 4))
             )
