@@ -66,19 +66,21 @@ class Fuzzer:
         }
 
     def _round(self, number: int, seconds: float) -> None:
-        ends = time.monotonic() + seconds
+        stop = threading.Event()
         threads = [
-            threading.Thread(target=self._send, args=(self._seed * 1_000 + number * 50 + i, ends))
+            threading.Thread(target=self._send, args=(self._seed * 1_000 + number * 50 + i, stop))
             for i in range(self._senders)
         ]
         for thread in threads:
             thread.start()
+        time.sleep(seconds)
+        stop.set()
         for thread in threads:
             ended(thread)
 
-    def _send(self, seed: int, ends: float) -> None:
+    def _send(self, seed: int, stop: threading.Event) -> None:
         row = cases(seed)
-        while time.monotonic() < ends:
+        while not stop.is_set():
             case = row.next()
             try:
                 found = self._exchange(case)
