@@ -11,11 +11,16 @@ from typing import Any
 
 import httpx
 import numpy as np
+import orjson
 import pytest
 import typer.main
+from pydantic import TypeAdapter
 
 from bitsift.cluster.cli.main import app
+from bitsift.cluster.fleet.spec import read_spec
+from bitsift.results import Answer
 from bitsift.router.http.gateway import create_app
+from bitsift.router.http.routes import ROUTE_SCOPES
 from tests.fakes import make_service, make_shards, make_writer
 from tests.gateways import Running, running_empty
 
@@ -215,6 +220,47 @@ def test_a_body_that_a_page_posts_is_accepted(page: Path, gateway: Running) -> N
             body = json.loads(found[2])
             answer = httpx.post(f"{gateway.url}{found[1]}", json=body, timeout=60)
             assert answer.status_code == 200, answer.text
+
+
+@every_page
+def test_an_answer_that_a_page_shows_is_one(page: Path) -> None:
+    """Written over two lines, as far as it goes."""
+    text = "\n".join(code(page))
+    for start in (found.start() for found in re.finditer(r'^\{"hits":', text, re.M)):
+        shown, _ = json.JSONDecoder().raw_decode(text[start:])
+        answer = TypeAdapter(Answer).validate_python(shown)
+        assert json.loads(orjson.dumps(answer)) == shown  # so no field is missing, or too many
+
+
+@every_page
+def test_the_toml_of_a_page_is_a_spec_with_what_it_leaves_to_choose(
+    page: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "spec.toml"
+    for source in re.findall(r"^```toml\n(.*?)^```", page.read_text(), re.M | re.S):
+        place.write_text(source)
+        read_spec(place)
+        choices = re.findall(r"^# (\w+) = (.*)$", source, re.M)
+        for key, _ in choices:
+            chosen = re.sub(rf"^# (?={key} = )", "", source, flags=re.M)
+            if key in ("backup", "name"):  # in the place of the folder
+                chosen = re.sub(r"^folder = .*$", "", chosen, flags=re.M)
+            place.write_text(chosen)
+            read_spec(place)
+
+
+def test_the_scopes_of_routes_are_those_of_the_page_on_security() -> None:
+    text = (ROOT / "docs" / "security.md").read_text().split("| needs | routes |")[1]
+    rows = [line.split("|") for line in text.split("\n\n")[0].splitlines() if "|" in line][1:]
+    table = {row[1].strip(): re.findall(r"`([^`]+)`", row[2]) for row in rows}
+    for route, scope in ROUTE_SCOPES.items():
+        method, path = route.split(" ")
+        named = [name.removeprefix(f"{method} ") for name in table[str(scope or "no key")]]
+        known = [re.sub(r"\{\w+\}|/?…$", "", name) for name in named]
+        assert any(
+            path == name or (name != "/" and path.startswith(name.rstrip("/") + "/"))
+            for name in known
+        ), route
 
 
 def test_nothing_cites_what_is_not_in_the_repository() -> None:
