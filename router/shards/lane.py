@@ -142,7 +142,9 @@ class Lane:
             outcomes = [error] * len(some)
         except BitsiftError as error:
             outcomes = [error] * len(some)
-        except Exception as error:  # whatever it is, the operations may have been done
+        except BaseException as error:  # a panic of a library, too: they may have been done
+            if _is_cancelled():
+                raise
             outcomes = [ShardUnavailable(said_by(error))] * len(some)
         finally:
             self._in_flight = ()
@@ -151,6 +153,12 @@ class Lane:
             if isinstance(outcome, list):
                 self.remove(sending)
         self._on_progress()
+
+
+def _is_cancelled() -> bool:
+    """Whether the task that runs is told to end from outside."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def is_final(error: BitsiftError) -> bool:

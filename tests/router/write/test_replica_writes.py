@@ -323,6 +323,40 @@ def test_what_no_replica_could_write_is_an_error_and_nobody_leaves(shards: list[
     run(scenario)
 
 
+class Panic(BaseException):
+    """What compiled libraries raise: PyO3's PanicException is no Exception either."""
+
+
+@pytest.mark.parametrize("raised", [Panic("boom"), asyncio.CancelledError(), MemoryError()])
+def test_whatever_a_replica_raises_its_writes_are_answered_and_it_is_sent_the_next(
+    shards: list[Shard], raised: BaseException
+) -> None:
+    class Raising(FaultyLink):
+        raises: BaseException | None = None
+
+        async def write(self, operations: Sequence[Operation], epoch: int = 0) -> Sequence[Outcome]:
+            if self.raises is not None:
+                raise self.raises
+            return await super().write(operations, epoch)
+
+    async def scenario() -> None:
+        links = [Raising(shard) for shard in shards[:2]]
+        written = Written(shards, [0, 1], WriteAcks.ALL, links=links)
+        await written.everywhere(upsert("one"))
+        for link in links:
+            link.raises = raised
+        (found,) = await written.write(upsert("two"))
+        assert isinstance(found, ShardUnavailable)
+        assert type(raised).__name__ in found.message
+        assert found.outcome is RequestOutcome.UNKNOWN
+        for link in links:
+            link.raises = None
+        assert await written.everywhere(upsert("three")) == [[WriteStatus.UPDATED]]
+        assert [written.held(node, ["a"]) for node in (0, 1)] == [["three"]] * 2
+
+    run(scenario)
+
+
 def test_too_few_replicas_are_no_majority(shards: list[Shard]) -> None:
     async def scenario() -> None:
         written = Written(shards, [0, 1, 2])
