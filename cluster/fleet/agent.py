@@ -23,6 +23,7 @@ from bitsift.cluster.fleet.following import ActorSink, ActorSource, Follower, Fo
 from bitsift.cluster.fleet.hydration import Blocks, CopyProgress, FolderBlocks, Pace, hydrate
 from bitsift.cluster.fleet.node_store import HeldIndex, NodeStore
 from bitsift.cluster.fleet.readiness import listen, unready
+from bitsift.cluster.fleet.removing import OF_AN_EXPORT, remove_named
 from bitsift.cluster.fleet.sources import PeerBlocks, exported, index_files_of, of_source
 from bitsift.cluster.fleet.spec import IndexSource
 from bitsift.errors import NotFound, Overloaded, reason
@@ -246,7 +247,8 @@ class AgentActor:
     def release(self, uuid: str, shard: int, node: str) -> None:
         """``node`` has ended its copy."""
         self._end_export(uuid, shard, node)
-        shutil.rmtree(self._store().export(uuid, shard, node), ignore_errors=True)
+        with contextlib.suppress(OSError):
+            remove_named(self._store().export(uuid, shard, node), OF_AN_EXPORT)
 
     def _end_export(self, uuid: str, shard: int, node: str) -> None:
         export = self._exports.pop((uuid, shard, node), None)

@@ -2,6 +2,7 @@
 
     shard-00003            the replica, if there is one; nobody has it open
     shard-00003.incoming   what is made; it stays when the copy is interrupted, and is gone on with
+    shard-00003.replaced-1234abcd   what was the replica, until it is removed
 
 Every block is known by its digest (maintenance/repository.py). One that lies in ``incoming`` or in
 the replica already is not fetched: so an interrupted copy goes on where it was, and a replica that
@@ -13,6 +14,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import secrets
 import shutil
 import threading
 import time
@@ -23,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Protocol
 
+from bitsift.cluster.fleet.removing import OF_A_SHARD, remove_named
 from bitsift.errors import ChecksumMismatch, Corrupt, NotFound, StorageFull
 from bitsift.shard_worker.bits.tuning import TUNING_FILE
 from bitsift.shard_worker.layout import (
@@ -40,6 +44,8 @@ from bitsift.shard_worker.store.lmdb_file import DATA_FILE, disk_named
 from bitsift.shard_worker.types import ShardIdentity
 
 INCOMING = ".incoming"
+REPLACED = re.compile(r"shard-\d{5}\.replaced-[0-9a-f]{8}")
+"""A replica that a copy has taken the place of, until it is removed."""
 _FETCHERS = 4
 """Blocks fetched at once, each in RAM."""
 _BURST_S = 0.25
@@ -162,7 +168,8 @@ def _remove_others(aside: Path, files: Sequence[BackupFile]) -> None:
     """What an earlier copy brought and this one does not."""
     names = {file.name for file in files}
     for path in aside.rglob("*"):
-        if path.is_file() and str(path.relative_to(aside)) not in names:
+        name = str(path.relative_to(aside))
+        if path.is_file() and name not in names and OF_A_SHARD.fullmatch(name):
             path.unlink()
 
 
@@ -229,24 +236,31 @@ def _exchange(aside: Path, folder: Path) -> None:
     for inner in [*aside.rglob("*"), aside]:
         if inner.is_dir():
             sync_folder(inner)
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
+    old = folder.with_name(f"{folder.name}.replaced-{secrets.token_hex(4)}")
     if folder.exists():
         folder.rename(old)
     aside.rename(folder)
     sync_folder(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    settle(old)
 
 
-def settle(folder: Path) -> None:
-    """Undo or end an exchange that was interrupted. Nobody may have ``folder`` open."""
-    old = folder.with_name(folder.name + ".old")
+def settle(old: Path) -> None:
+    """Undo or end the exchange that gave a replica the name ``old``; nobody may have it open.
+
+    What in it is not Bitsift's goes to the replica's place again.
+    """
+    folder = old.with_name(old.name.partition(".")[0])
     if not old.exists():
         return
-    if folder.exists():
-        shutil.rmtree(old)
-    else:
+    if not folder.exists():
         old.rename(folder)
+        return
+    remove_named(old, OF_A_SHARD)
+    for path in list(old.iterdir()) if old.exists() else ():
+        if not os.path.lexists(folder / path.name):
+            path.rename(folder / path.name)
+    with contextlib.suppress(OSError):  # something has a name that the new one has, too: it stays
+        old.rmdir()
 
 
 def _listed(folder: Path, name: str) -> BackupFile:

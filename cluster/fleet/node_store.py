@@ -18,13 +18,19 @@ import fcntl
 import logging
 import os
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bitsift.cluster.fleet.hydration import INCOMING, settle
+from bitsift.cluster.fleet.hydration import INCOMING, REPLACED, settle
+from bitsift.cluster.fleet.removing import (
+    OF_A_SHARD,
+    OF_AN_EXPORT,
+    OF_AN_INDEX,
+    is_foreign,
+    remove_named,
+)
 from bitsift.errors import BitsiftError, InvalidRequest, NotFound, Unavailable, reason
 from bitsift.shard_worker.fencing import epoch_file, fence, read_epoch, table_file
 from bitsift.shard_worker.layout import (
@@ -50,7 +56,7 @@ log = logging.getLogger(__name__)
 STATE_FILE = "cluster.json"
 EXPORTS = "exports"
 _LOCK_FILE = "node.lock"
-_SHARD = re.compile(r"shard-(\d{5})")
+_SHARD = re.compile(rf"shard-(\d{{5}})(?:{re.escape(INCOMING)})?")
 _UUID = re.compile(r"[0-9a-fA-F-]{32,36}")
 
 
@@ -91,9 +97,9 @@ class NodeStore:
                 "now: give each node its own, with {node} in placement.data"
             ) from error
         for index in self._indexes():
-            shutil.rmtree(index / EXPORTS, ignore_errors=True)
-            for old in index.glob("shard-*.old"):
-                settle(old.with_suffix(""))
+            _remove_exports(index)
+            for old in [path for path in index.iterdir() if REPLACED.fullmatch(path.name)]:
+                settle(old)
 
     def close(self) -> None:
         os.close(self._lock)
@@ -119,9 +125,12 @@ class NodeStore:
 
     def held(self) -> list[HeldIndex]:
         """All that lies here. What cannot be read is left out: it is copied again."""
-        return [
+        found = [
             HeldIndex(index.name, tuple(self._replicas(index)), _state(index))
             for index in self._indexes()
+        ]
+        return [
+            it for it in found if it.replicas or not is_foreign(self.index(it.uuid), OF_AN_INDEX)
         ]
 
     def _replicas(self, index: Path) -> list[Held]:
@@ -174,7 +183,7 @@ class NodeStore:
         with disk_named(f"{folder} cannot be made"):
             if (folder / SHARD_FILE).exists():
                 return
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_named(folder, OF_A_SHARD)
             Shard.create(folder, identity, past)
             sync_folder(self.folder)
 
@@ -186,7 +195,10 @@ class NodeStore:
         for shard in _numbers(index):
             self.drop(uuid, shard)
         with disk_named(f"{index} cannot be removed"):
-            shutil.rmtree(index)
+            _remove_exports(index)
+            remove_named(index, OF_AN_INDEX)
+        if index.exists():
+            log.warning("%s has files that are not Bitsift's: they stay", index)
 
     def drop(self, uuid: str, shard: int) -> None:
         """Remove a replica that nobody has open. Raises Unavailable."""
@@ -197,10 +209,10 @@ class NodeStore:
                 try:
                     # It is no replica from here on, wherever this is interrupted.
                     (folder / SHARD_FILE).unlink(missing_ok=True)
-                    shutil.rmtree(folder)
+                    remove_named(folder, OF_A_SHARD)
                 finally:
                     lock.release()
-            shutil.rmtree(_incoming(folder), ignore_errors=True)
+            remove_named(_incoming(folder), OF_A_SHARD)
             epoch_file(folder).unlink(missing_ok=True)
             table_file(folder).unlink(missing_ok=True)
             open_file(folder).unlink(missing_ok=True)
@@ -222,9 +234,19 @@ def _files_of(index: Path) -> dict[str, bytes]:
 
 
 def _numbers(index: Path) -> list[int]:
-    """Of the shards of which there is a folder."""
-    found = {m[1] for p in index.iterdir() if p.is_dir() and (m := _SHARD.match(p.name))}
+    """Of the shards of which there is a folder of ours, or one that is being made."""
+    named = [(path, _SHARD.fullmatch(path.name)) for path in index.iterdir() if path.is_dir()]
+    found = {it[1] for path, it in named if it and not is_foreign(path, OF_A_SHARD)}
     return sorted(map(int, found))
+
+
+def _remove_exports(index: Path) -> None:
+    place = index / EXPORTS
+    if place.is_dir() and not place.is_symlink():
+        for export in place.iterdir():
+            remove_named(export, OF_AN_EXPORT)
+        with contextlib.suppress(OSError):
+            place.rmdir()
 
 
 def _there(index: Path) -> Sequence[str]:

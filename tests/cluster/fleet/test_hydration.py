@@ -24,11 +24,12 @@ from bitsift.cluster.maintenance.opened import open_shard
 from bitsift.cluster.manifest import read_manifest
 from bitsift.cluster.sources.synthetic import SyntheticSpec
 from bitsift.errors import ChecksumMismatch, FormatMismatch, NotFound, StorageFull, Unavailable
-from bitsift.shard_worker.layout import FolderLock, shard_folder
+from bitsift.shard_worker.layout import SHARD_FILE, FolderLock, shard_folder, store_folder
 from bitsift.shard_worker.maintenance.backup import BackupFile
 from bitsift.shard_worker.maintenance.repository import BLOCK_BYTES
 from bitsift.shard_worker.operations import Upsert
 from bitsift.shard_worker.shard import Shard
+from tests.foreign import gone_or_changed, put, state
 from tests.writing import written
 
 RATE = 1 << 40
@@ -201,16 +202,34 @@ def test_a_list_that_is_older_than_the_blocks_is_refused(index: Path) -> None:
 
 
 def test_an_exchange_that_was_interrupted_is_undone_or_ended(tmp_path: Path) -> None:
-    folder, old = tmp_path / "shard-00000", tmp_path / "shard-00000.old"
+    folder, old = tmp_path / "shard-00000", tmp_path / "shard-00000.replaced-0123abcd"
     for there in (False, True):
         old.mkdir()
-        (old / "x").write_text("old")
+        (old / SHARD_FILE).write_text("old")
         if there:
             shutil.rmtree(folder)
             folder.mkdir()
-        settle(folder)
+        settle(old)
         assert not old.exists()
-        assert (folder / "x").exists() is not there
+        assert (folder / SHARD_FILE).exists() is not there
+
+
+def test_what_somebody_put_into_a_replica_stays_when_it_is_replaced(
+    index: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "shard-00000"
+    shutil.copytree(index / "shard-00000", folder)
+    kept = [put(folder / "notes.txt"), put(folder / "bits-2024" / "a.txt")]
+    kept.append(put(tmp_path / "shard-00000.old" / "data.mdb"))  # a copy for the case of need
+    twice = put(folder / store_folder(folder).name / "notes.txt")
+    before = state(*kept, tmp_path / "shard-00000.old")
+    manifest = read_manifest(index)
+    source = FolderBlocks(index / "shard-00000")
+    hydrate(source, folder, manifest.identity(0), Pace(1 << 40), CopyProgress())
+    source.close()
+    assert gone_or_changed(before, *kept, tmp_path / "shard-00000.old") == []
+    (old,) = tmp_path.glob("shard-00000.replaced-*")
+    assert [path for path in old.rglob("*") if path.is_file()] == [old / twice.relative_to(folder)]
 
 
 def test_a_copy_keeps_to_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:

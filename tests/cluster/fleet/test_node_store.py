@@ -21,6 +21,7 @@ from bitsift.shard_worker.operations import Delete
 from bitsift.shard_worker.replica_state import ReplicaState
 from bitsift.shard_worker.shard import Shard
 from bitsift.shard_worker.store.counters import Past
+from tests.foreign import gone_or_changed, put, state
 from tests.shard_worker.small_shard import CALIBRATION, IDENTITY, batch
 from tests.writing import written
 
@@ -113,6 +114,49 @@ def test_an_empty_replica_is_made_once_and_all_of_an_index_is_removed(
     store.remove(OTHER)
     store.remove(OTHER)
     assert [held.uuid for held in store.held()] == [UUID]
+
+
+def test_what_bitsift_did_not_make_stays_in_a_data_folder(built: Path, tmp_path: Path) -> None:
+    store = filled(built, tmp_path / "a")
+    store.fence(UUID, 1, 3)
+    store.keep(UUID, {"epoch": 1})
+    index, replica = store.index(UUID), store.replica(UUID, 1)
+    outside = put(tmp_path / "outside" / "ledger.txt")
+    links = [index / "shard-00002", replica / "store-00007", index / "exports" / "b-00001"]
+    kept = [
+        put(place)
+        for place in (
+            tmp_path / "a" / "notes.txt",
+            index / "notes.txt",
+            index / "shard-00001.old" / "shard.json",  # a copy that somebody made
+            index / "shard-mine.old" / "notes.txt",
+            index / "shard-00005" / "diary.txt",
+            index / "exports" / "notes.txt",
+            index / "exports" / "b-00001.mine" / "notes.txt",
+            index / "exports" / "c-00001" / "blocks" / "ab" / "note.txt",
+            index / "shard-00000.incoming" / "notes.txt",
+            replica / "notes.txt",
+            replica / "store-00000" / "data.mdb.bak",
+            replica / "bits-2024.bits",
+        )
+    ]
+    for link in links:
+        link.symlink_to(outside.parent)
+    ours = put(index / "exports" / "c-00001" / "blocks" / "ab" / ("ab" * 32))
+    before = state(*kept, *links, outside.parent)
+    store.close()
+    store = NodeStore(tmp_path / "a")
+    assert not ours.exists()
+    identity = replace(read_manifest(built).identity(0), shard=5)
+    store.create(UUID, identity)
+    assert {held.shard for held in store.held()[0].replicas} == {1, 5}
+    store.drop(UUID, 1)
+    assert {held.shard for held in store.held()[0].replicas} == {5}
+    store.remove(UUID)
+    assert store.held() == []
+    assert gone_or_changed(before, *kept, *links, outside.parent) == []
+    files = {path for path in (tmp_path / "a").rglob("*") if path.is_file()}
+    assert files - {Path(place) for place in before} == {tmp_path / "a" / "node.lock"}
 
 
 def test_an_older_state_does_not_take_the_place_of_a_newer_one(tmp_path: Path) -> None:
