@@ -94,6 +94,7 @@ def bench(index: Path, backup: Path, made: Path) -> list[object]:
     return ["bench", "--only", "shard", "--only", "cluster", "--out", made.parent]
 
 
+RESHARD = ["reshard", "--shards", "3"]
 MAKES = {
     "backup": Made("dest", lambda index, backup, made: ["backup", index, made]),
     "restore": Made("restored", lambda index, backup, made: ["restore", backup, made]),
@@ -101,6 +102,7 @@ MAKES = {
     "export to a folder": Made("all", lambda index, backup, made: ["export", index, made]),
     "index": Made("new", lambda index, backup, made: ["index", SOURCE, "--out", made]),
     "demo": Made("demo", lambda index, backup, made: ["demo", "--index", made, "--port", "0"]),
+    "reshard": Made("more", lambda index, backup, made: [*RESHARD, index, "--out", made]),
     "eval --plot": Made("a.svg", lambda index, backup, made: ["eval", DATASET, "--plot", made]),
     "eval --out": Made("a.json", lambda index, backup, made: ["eval", DATASET, "--out", made]),
     "bench": Made("bench_shard_cluster.json", bench),
@@ -131,7 +133,9 @@ def test_what_is_in_the_way_of_a_command_is_left_as_it_is(
     assert state(made.parent, outside) == before
 
 
-@pytest.mark.parametrize("command", ["backup", "restore", "export to a file", "export to a folder"])
+@pytest.mark.parametrize(
+    "command", ["backup", "restore", "export to a file", "export to a folder", "reshard"]
+)
 def test_what_lies_beside_what_a_command_makes_is_left_as_it_is(
     command: str, index: Path, backup: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +194,8 @@ def test_upkeep_and_service_leave_foreign_files_in_an_index(
         ["compact", index],
         ["backup", index, tmp_path / "dest"],
         ["export", index, tmp_path / "all.parquet"],
+        ["upgrade", index],
+        [*RESHARD, index, "--out", tmp_path / "more"],
         ["status", "--index", index],
     ):
         assert run(monkeypatch, *arguments) == 0, arguments
