@@ -99,6 +99,11 @@ def _merge_ids(shard: Shard, _: Path) -> None:
     shard._current.store.merge_ids(shard._writes.lock)
 
 
+def _bury(shard: Shard, _: Path) -> None:
+    """Give up two rows, as a repair from other replicas does; the first document lies in row 0."""
+    shard.bury(shard._current.store.generation, [9, 10])
+
+
 def back_up(shard: Shard, folder: Path) -> None:
     dest = str(folder / BACKUP)
     Backup(dest, IDENTITY.index_uuid).finish([copy_shard(shard, dest)])
@@ -113,6 +118,7 @@ WRITES = (
     Task("delete", lambda shard, _: written(shard, Delete(["6", "7", "8"])), dict.fromkeys("678")),
     Task("group of writes", _write_group, {**_NEW, **_OTHER, "6": None, "7": None}),
     Task("load", _load, {**_LOADED}),
+    Task("burial", _bury, {"9": None, "10": None}),
     Task("merge of ids", _merge_ids),
 )
 MAINTENANCE = (
