@@ -25,7 +25,7 @@ from bitsift.client import AsyncClient, Client
 from bitsift.cluster.cli import main as cli
 from bitsift.cluster.serving import local
 from bitsift.errors import InvalidRequest
-from bitsift.options import HITS_MAX, Mode, SearchOptions, SearchRequest
+from bitsift.options import DIMENSION_MAX, HITS_MAX, NPROBE_MAX, Mode, SearchOptions, SearchRequest
 from bitsift.results import Answer, Coverage, Timings
 from bitsift.router.http.gateway import WEB_FOLDER
 from bitsift.router.service import SearchService
@@ -245,6 +245,21 @@ def test_a_value_beyond_a_limit_is_refused_by_every_way_with_the_same_words(
     run = CliRunner().invoke(cli.app, arguments)
     assert isinstance(run.exception, InvalidRequest)
     assert said in run.exception.message
+
+
+@pytest.mark.parametrize(
+    ("most", "more"),
+    [
+        ({"query": "a", "nprobe": NPROBE_MAX}, {"nprobe": NPROBE_MAX + 1}),
+        ({"vector": [0.5] * DIMENSION_MAX}, {"vector": [0.5] * (DIMENSION_MAX + 1)}),
+    ],
+)
+def test_a_search_visits_so_many_lists_for_a_vector_of_so_many_numbers_at_most(
+    most: dict[str, Any], more: dict[str, Any]
+) -> None:
+    checked_search(most)
+    with pytest.raises(InvalidRequest, match=next(iter(more))):
+        checked_search({**most, **more})
 
 
 def test_hits_that_are_skipped_count_among_those_of_a_request() -> None:

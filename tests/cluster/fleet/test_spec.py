@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from bitsift.cluster.fleet.spec import read_spec
+from bitsift.cluster.fleet.spec import GRACE_MAX_S, REPLICAS_MAX, ROUTERS_MAX, read_spec
 from bitsift.config.toml_file import FILE_BYTES_MAX
 from bitsift.errors import InvalidRequest, NotFound
 
@@ -75,6 +75,23 @@ def test_a_url_and_an_absolute_path_stay_as_they_are(tmp_path: Path) -> None:
 def test_a_mistake_is_named_with_what_is_meant(tmp_path: Path, line: str, said: str) -> None:
     with pytest.raises(InvalidRequest, match=said):
         read_spec(write(tmp_path, SMALL + line))
+
+
+@pytest.mark.parametrize(
+    ("key", "most", "said"),
+    [
+        ("replicas", REPLICAS_MAX, "less than or equal to 16"),
+        ("routers", ROUTERS_MAX, "less than or equal to 1024"),
+        ("grace_s", GRACE_MAX_S, "less than or equal to 604800"),
+    ],
+)
+def test_a_cluster_has_so_many_copies_and_routers_and_waits_for_so_long_at_most(
+    tmp_path: Path, key: str, most: float, said: str
+) -> None:
+    spec = read_spec(write(tmp_path, f"{SMALL}{key} = {most}"))
+    assert getattr(spec.placement, key) == most
+    with pytest.raises(InvalidRequest, match=f"placement.{key}: .*{said}"):
+        read_spec(write(tmp_path, f"{SMALL}{key} = {most + 1}"))
 
 
 def test_every_mistake_is_listed(tmp_path: Path) -> None:
