@@ -102,7 +102,7 @@ class Control:
                 continue  # whoever asked was told that it was not done
             try:
                 request.done.set_result(request.change(self))
-            except Exception as error:
+            except BaseException as error:  # a panic of a library, too: somebody waits
                 request.done.set_exception(error)
 
     # --- which index -----------------------------------------------------------------------

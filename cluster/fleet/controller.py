@@ -49,13 +49,16 @@ class ControllerActor:
 
     def _run(self) -> None:
         while True:
-            try:
-                self._control.step(time.monotonic())
-                self._failure, self._stepped_at = None, time.monotonic()
-            except Exception as error:  # whatever it is: the next step looks again
-                self._failure = reason(error)
-                log.exception("a step of the controller failed")
+            self._step()
             time.sleep(STEP_S)
+
+    def _step(self) -> None:
+        try:
+            self._control.step(time.monotonic())
+            self._failure, self._stepped_at = None, time.monotonic()
+        except BaseException as error:  # whatever it is: the next step looks again
+            self._failure = reason(error)
+            log.exception("a step of the controller failed")
 
     # --- what operators ask for ------------------------------------------------------------
 
