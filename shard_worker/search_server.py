@@ -89,7 +89,7 @@ class SearchServer:
         try:
             with contextlib.suppress(OSError, Corrupt), connection:
                 set_options(connection, GREETING_S)
-                admit(connection, self.address.secret)
+                admit(connection, self.address.secret, GREETING_S)
                 set_options(connection, IDLE_S)
                 with cast(io.BufferedReader, connection.makefile("rb", _READ_BYTES)) as requests:
                     while (answer := self._answer(requests)) is not None:

@@ -6,12 +6,13 @@ That a replica is also up to date, and in the table, says `bitsift cluster statu
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socket import socket
+from socket import SHUT_RDWR, socket
 from typing import Any
 
 from bitsift.cluster.fleet.node_store import HeldIndex, NodeStore
@@ -24,7 +25,7 @@ PATH = "/readyz"
 CONNECTIONS_MAX = 8
 """At once; what comes beyond them is closed."""
 REQUEST_TIMEOUT_S = 5.0
-"""For each read of a request."""
+"""For a whole request with its answer, however slowly its bytes come."""
 BIND_AGAIN_S = 5.0
 """The agent before this one may not have ended yet."""
 
@@ -85,16 +86,28 @@ class ReadyServer(ThreadingHTTPServer):
         else:
             self.shutdown_request(request)
 
-    def process_request_thread(self, request: socket | tuple[bytes, socket], client: Any) -> None:
+    def process_request_thread(self, request: Any, client: Any) -> None:
+        late = threading.Timer(REQUEST_TIMEOUT_S, _hang_up, (request,))
+        late.daemon = True
+        late.start()
         try:
             super().process_request_thread(request, client)
         finally:
+            late.cancel()
             self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Whoever asked went away, or was too slow."""
+        log.debug("a request for readiness ended early", exc_info=True)
+
+
+def _hang_up(connection: socket) -> None:
+    with contextlib.suppress(OSError):  # it has ended
+        connection.shutdown(SHUT_RDWR)
 
 
 class _Answer(BaseHTTPRequestHandler):
     server: ReadyServer
-    timeout = REQUEST_TIMEOUT_S
 
     def do_GET(self) -> None:
         if self.path != PATH:

@@ -16,6 +16,7 @@ import hmac
 import secrets
 import socket
 import struct
+import time
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -29,6 +30,8 @@ _VERSION = b"bitsift searches 1 "
 _NONCE_BYTES = _PROOF_BYTES = 32
 _REQUEST, _ANSWER = struct.Struct("<IB"), struct.Struct("<IB")
 HEAD_BYTES = _ANSWER.size
+_NO_TIME_S = 1e-3
+"""None at all would mean that it never blocks."""
 BYTES_MAX = 64 << 20
 """Of a request, or of an answer: an answer has at most 16 MiB of documents."""
 _error = msgspec.msgpack.Decoder(ErrorPart)
@@ -57,11 +60,13 @@ def new_secret() -> bytes:
     return secrets.token_bytes(32)
 
 
-def admit(connection: socket.socket, secret: bytes) -> None:
-    """The shard's side of the greeting. Raises OSError where the caller does not prove itself."""
+def admit(connection: socket.socket, secret: bytes, within_s: float) -> None:
+    """The shard's side of the greeting. Raises OSError where the caller does not prove itself, or
+    not ``within_s``, however many bytes it sends. ``connection`` has no timeout then.
+    """
     ours = secrets.token_bytes(_NONCE_BYTES)
     connection.sendall(ours)
-    said = _exactly(connection, _NONCE_BYTES + _PROOF_BYTES)
+    said = _exactly(connection, _NONCE_BYTES + _PROOF_BYTES, within_s)
     nonces = ours + said[:_NONCE_BYTES]
     _check(said[_NONCE_BYTES:], secret, b"router", nonces)
     connection.sendall(_proof(secret, b"shard", nonces))
@@ -83,13 +88,18 @@ def _check(said: bytes, secret: bytes, side: bytes, nonces: bytes) -> None:
         raise ConnectionRefusedError("the other side does not know the secret")
 
 
-def _exactly(connection: socket.socket, size: int) -> bytes:
+def _exactly(connection: socket.socket, size: int, within_s: float | None = None) -> bytes:
     found = b""
+    ends_s = time.monotonic() + (within_s or 0.0)
     while len(found) < size:
+        if within_s is not None:  # else the connection's own, for each part
+            connection.settimeout(max(_NO_TIME_S, ends_s - time.monotonic()))
         part = connection.recv(size - len(found))
         if not part:
             raise ConnectionAbortedError("the other side hung up")
         found += part
+    if within_s is not None:
+        connection.settimeout(None)
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -103,7 +104,7 @@ def test_a_disk_that_cannot_be_read_is_not_ready() -> None:
 def test_so_many_connections_are_taken_at_once_and_those_that_send_nothing_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(readiness._Answer, "timeout", 1.0)
+    monkeypatch.setattr(readiness, "REQUEST_TIMEOUT_S", 1.0)
     with served(lambda: None) as at, contextlib.ExitStack() as stack:
         idle = [
             stack.enter_context(socket.create_connection(at, 20)) for _ in range(CONNECTIONS_MAX)
@@ -111,6 +112,21 @@ def test_so_many_connections_are_taken_at_once_and_those_that_send_nothing_end(
         one_more = stack.enter_context(socket.create_connection(at, 20))
         assert one_more.recv(1) == b""
         assert all(connection.recv(1) == b"" for connection in idle)
+        assert asked(*at).status_code == 200
+
+
+def test_who_sends_a_little_again_and_again_is_not_waited_for_any_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(readiness, "REQUEST_TIMEOUT_S", 0.5)
+    with served(lambda: None) as at, socket.create_connection(at, 20) as connection:
+        sent = 0
+        with contextlib.suppress(ConnectionError):
+            while sent < 100:
+                connection.sendall(b"G")
+                sent += 1
+                time.sleep(0.1)
+        assert 0 < sent < 100
         assert asked(*at).status_code == 200
 
 

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import socket
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -258,6 +259,22 @@ def test_a_stranger_that_says_nothing_is_not_waited_for(
     monkeypatch.setattr(search_server, "GREETING_S", 0.1)
     with socket.create_connection((HOST, server.address.port)) as connection:
         assert hung_up(connection)
+
+
+def test_a_stranger_that_goes_on_saying_a_little_is_not_waited_for_any_longer(
+    server: SearchServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_server, "GREETING_S", 0.5)
+    with socket.create_connection((HOST, server.address.port), 10) as connection:
+        connection.recv(1 << 10)
+        sent = 0
+        with contextlib.suppress(ConnectionError):
+            while sent < 60:  # a greeting has 64
+                connection.sendall(b"x")
+                sent += 1
+                time.sleep(0.1)
+        assert 0 < sent < 60
+    assert wait_until(lambda: not server._open, 10)
 
 
 def test_a_connection_that_brings_nothing_is_closed(
