@@ -25,6 +25,7 @@ from bitsift.cluster.serving.local import open_local
 from bitsift.cluster.sources.synthetic import SyntheticSpec, synthetic_queries
 from bitsift.options import Mode, SearchOptions
 from tests.commands import COMMAND, wait_until
+from tests.status_watch import StatusWatch
 from tests.threads import in_thread
 
 ROWS = SyntheticSpec(4_000, 128)
@@ -43,6 +44,9 @@ port = {port}
 CANDIDATES = 100
 """Fixed, so that an answer does not depend on where it is given."""
 TURN_S = 0.05
+LOOK_S = 0.5
+PLAIN: dict[str, Any] = {"trust_env": False, "verify": False}
+"""http to loopback. To verify would be to read 140 authorities for each request: 20 ms."""
 WRITES_S = 120
 
 
@@ -66,6 +70,8 @@ class Cluster:
     queries: list[list[float]]
     expected: dict[str, list[list[str]]]
     """The ids of the hits of each query, by mode."""
+    watch: StatusWatch | None = None
+    """Where there is one, waits ask it: a command for each look is 3 s of a processor."""
 
     def spec(
         self,
@@ -95,10 +101,11 @@ class Cluster:
         """The status, when it is so."""
         deadline = time.monotonic() + timeout_s
         while True:
-            status = self.run("status")
+            status = (self.watch and self.watch.look()) or self.run("status")
             if status["index"] is not None and what(status):
                 return status
             assert time.monotonic() < deadline, json.dumps(status, indent=1)
+            time.sleep(LOOK_S)
 
     def body(self, number: int, mode: str = "auto") -> dict[str, Any]:
         """What a query is asked with."""
@@ -112,7 +119,7 @@ class Cluster:
     def ask(self, url: str, number: int) -> None:
         """An answer is whole, and the right one."""
         body = self.body(number)
-        answer = httpx.post(f"{url}/v1/search", json=body, timeout=20, trust_env=False)
+        answer = httpx.post(f"{url}/v1/search", json=body, timeout=20, **PLAIN)
         assert answer.status_code == 200, answer.text
         found = answer.json()
         assert not found["partial"], found["coverage"]
@@ -191,7 +198,7 @@ class Writing:
             body = {"documents": [{"id": document_id, "text": "x", "vector": vector}]}
             try:
                 said = httpx.post(
-                    f"{self._url}/v1/documents", json=body, timeout=60, trust_env=False
+                    f"{self._url}/v1/documents", json=body, timeout=60, **PLAIN
                 ).json()
                 if said.get("created") == 1:
                     self.acknowledged[document_id] = vector
@@ -219,7 +226,7 @@ class Writing:
     @staticmethod
     def _is_at(url: str, vector: list[float], name: str) -> bool:
         body = {"vector": vector, "top_k": 1, "mode": "exhaustive"}
-        answer = httpx.post(f"{url}/v1/search", json=body, timeout=30, trust_env=False).json()
+        answer = httpx.post(f"{url}/v1/search", json=body, timeout=30, **PLAIN).json()
         return not answer["partial"] and answer["hits"][0]["id"] == name
 
 

@@ -37,6 +37,7 @@ class RayNodes:
     environment: dict[str, str]
     _child: subprocess.Popen[str]
     raylets: dict[str, int] = field(default_factory=dict)
+    _joined: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def start(self, name: str, **labels: str) -> None:
         """A node, one that was killed for instance."""
@@ -58,6 +59,20 @@ class RayNodes:
             [*map(str, command)], capture_output=True, text=True, timeout=timeout_s, check=False,
             env=os.environ | self.environment,
         )  # fmt: skip
+
+    def joined(self, command: Sequence[object]) -> subprocess.Popen[str]:
+        """A command that joins the cluster, is spoken to by its pipes and ends with the nodes."""
+        process = subprocess.Popen(
+            [*map(str, command)], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, env=os.environ | self.environment,
+        )  # fmt: skip
+        self._joined.append(process)
+        return process
+
+    def end_joined(self) -> None:
+        for process in self._joined:
+            process.kill()
+            process.communicate(timeout=30)
 
     def actors(self) -> list[str]:
         """What the actors of all nodes are, killed raylets' among them."""
@@ -102,7 +117,10 @@ def ray_nodes(names: Mapping[str, Mapping[str, str]]) -> Iterator[RayNodes]:
         nodes = RayNodes(head["address"], environment, child, {first: int(head["raylet"])})
         for name, more in others:
             nodes.start(name, **more)
-        yield nodes
+        try:
+            yield nodes
+        finally:
+            nodes.end_joined()
     finally:
         _end(child)
         shutil.rmtree(folder, ignore_errors=True)

@@ -12,6 +12,7 @@ import pytest
 from tests.commands import wait_until
 from tests.fleets import ROWS, Cluster, Load, Writing, answering, is_whole, made_cluster, urls
 from tests.ray_nodes import RayNodes, ray_nodes
+from tests.status_watch import StatusWatch
 
 
 @pytest.fixture
@@ -22,7 +23,9 @@ def nodes() -> Iterator[RayNodes]:
 
 @pytest.fixture
 def cluster(tmp_path: Path, nodes: RayNodes) -> Cluster:
-    return made_cluster(tmp_path, nodes)
+    made = made_cluster(tmp_path, nodes)
+    made.watch = StatusWatch(nodes.address, nodes.joined)
+    return made
 
 
 def test_a_cluster_of_three_nodes_from_up_to_down(cluster: Cluster, nodes: RayNodes) -> None:
