@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,19 +33,16 @@ def served(index: Path) -> contextlib.AbstractContextManager[tuple[str, Popen[st
 
 
 @pytest.fixture(scope="module")
-def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """XQuAD's 1,180 sentences and three bad records, in two shards."""
-    folder = tmp_path_factory.mktemp("xquad")
-    lines = (XQUAD / "corpus.jsonl").read_text().splitlines()
-    bad = ['{"_id": "broken', '{"_id": "blank", "text": " "}', lines[5]]
-    (folder / "corpus.jsonl").write_text("\n".join([*lines[:10], *bad, *lines[10:]]) + "\n")
-    done = bitsift(
-        "index", folder / "corpus.jsonl", "--out", folder / "index", "--shards", 2, "--json"
-    )
-    report = json.loads(done.stdout)
+def index(xquad_index: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    report = json.loads((xquad_index.parent / "report.json").read_text())
     assert report["documents"] == 1_180
     assert report["rejects"] == 3
-    return folder / "index"
+    return Path(shutil.copytree(xquad_index, tmp_path_factory.mktemp("xquad") / "index"))
+
+
+@pytest.fixture(scope="module")
+def source(xquad_index: Path) -> Path:
+    return xquad_index.parent / "corpus.jsonl"
 
 
 @pytest.fixture(scope="module")
@@ -62,17 +60,15 @@ def test_bad_records_are_listed_with_file_line_and_reason(index: Path) -> None:
     assert "duplicate id" in by_line[13]["reason"]
 
 
-def test_a_second_run_leaves_a_finished_index_untouched(index: Path) -> None:
+def test_a_second_run_leaves_a_finished_index_untouched(index: Path, source: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in index.rglob("*") if path.is_file()}
-    source = index.parent / "corpus.jsonl"
     again = bitsift("index", source, "--out", index, "--shards", 2, "--json")
     assert json.loads(again.stdout)["already_complete"] is True
     after = {path: path.stat().st_mtime_ns for path in index.rglob("*") if path.is_file()}
     assert after == before
 
 
-def test_another_request_for_the_same_index_is_refused(index: Path) -> None:
-    source = index.parent / "corpus.jsonl"
+def test_another_request_for_the_same_index_is_refused(index: Path, source: Path) -> None:
     other = bitsift("index", source, "--out", index, "--shards", 3, check=False)
     assert other.returncode == 2
     assert "shards was 2, now 3" in other.stderr
