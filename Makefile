@@ -9,8 +9,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Two test files at a time, in the order of their names: the long ones come early. JOBS=0 runs them one by one.
 JOBS ?= 2
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
-# `make test-fast` writes to RAM where there is 1 GiB of it: 14,000 calls of fsync. `make test` writes to the disk.
+# The fast ones write to RAM where there is 1 GiB of it: 14,000 calls of fsync. The others write to the disk.
 FAST_ROOT = $(shell df -Pk /dev/shm 2>/dev/null | awk 'END { print ($$4 > 1048576 ? "/dev/shm" : "/tmp") }')
+TEST_FAST = PYTEST_DEBUG_TEMPROOT=$(FAST_ROOT) $(PYTEST) -m "not slow and not long" tests/shard_worker tests/router tests/cluster tests/client tests/config tests/test_*.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -26,12 +27,13 @@ demo: $(VENV)/.installed ## search 107,525 words by what they mean, on http://12
 
 install: $(VENV)/.installed-dev ## make .venv: Bitsift and everything to work on it, versions pinned
 
-test: $(VENV)/.installed-dev ## run every test, having installed the Debian packages they need
+test: $(VENV)/.installed-dev ## run every test, the fast ones first, having installed the Debian packages they need
 	@sh .ci/packages test
-	$(PYTEST)
+	$(TEST_FAST)
+	$(PYTEST) -m "slow and not long"
 
 test-fast: $(VENV)/.installed-dev ## the tests without Ray, a browser, a model or a sweep; a minute and a half
-	PYTEST_DEBUG_TEMPROOT=$(FAST_ROOT) $(PYTEST) -m "not slow and not long" tests/shard_worker tests/router tests/cluster tests/client tests/config tests/test_*.py
+	$(TEST_FAST)
 
 crash-test: $(VENV)/.installed-dev ## kill a shard 240 times under load and look for what it lost; some minutes
 	$(BIN)/python -m tests.crash

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import FAST
 from tests.faults.support import ROOT
 from tests.programs import PACKAGES
 
@@ -61,6 +63,15 @@ def test_tests_that_need_what_is_missing_are_skipped_and_counted(bare: dict[str,
     said = "6 tests were skipped because programs are missing; on Debian: "
     assert f"{said}apt-get install mount strace" in done.stdout
     assert "1 passed, 6 skipped" in done.stdout
+
+
+def test_what_make_test_runs_first_and_what_it_runs_then_are_all_tests() -> None:
+    """A test is slow or it is not; those that are not lie where the first of its commands looks."""
+    makefile = (ROOT / "Makefile").read_text()
+    (places,) = re.findall(r'-m "not slow and not long" (.+)', makefile)
+    assert {place.replace("*.py", "") for place in places.split()} == {p.rstrip("/") for p in FAST}
+    first, then = makefile.partition("\ntest: ")[2].splitlines()[2:4]
+    assert (first, then) == ("\t$(TEST_FAST)", '\t$(PYTEST) -m "slow and not long"')
 
 
 def test_each_program_of_the_tests_is_installed_by_make() -> None:
