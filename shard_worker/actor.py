@@ -64,8 +64,7 @@ _THREADS = {
 }  # fmt: skip
 """Writers wait for each other in the shard, which commits what waits together. Bulk loads write in
 a group of one thread: their batches are large, and would all be in RAM at once."""
-MAINTENANCE_AGAIN_S = 60.0
-"""Pause after failed maintenance."""
+MAINTENANCE_AGAIN_S = 60.0  # after a failure
 
 
 @ray.remote(  # type: ignore[call-overload]
@@ -242,8 +241,8 @@ class ShardActor:
         """Do packed operations durably; packed outcomes of each (write_wire.py), stamped with the
         version up to which the shard has all that was written.
 
-        ``epoch`` is that of the caller's replica table (fencing.py). A bulk load, which has none,
-        calls it in the group ``load``.
+        ``epoch`` is that of the caller's replica table. A bulk load, which has none, calls it in
+        the group ``load``.
         """
         return self._write(operations, epoch)
 
@@ -278,9 +277,8 @@ class ShardActor:
 
     @ray.method(concurrency_group="read")
     def seal(self, epoch: int, is_new: bool = False) -> int:
-        """The newest version on the disk; writes under older tables are refused from now on.
-
-        A controller says that its epoch ``is_new`` (fencing.py).
+        """The newest version on the disk; writes under older tables are refused from now on. A
+        controller says that its epoch ``is_new`` (fencing.py).
         """
         state = self._replica()
         self._tables().admit(epoch, is_new=is_new)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 from unittest import mock
 
-from bitsift.cluster.fleet.joining import Compared, made_equal
+from bitsift.cluster.fleet.joining import Compared
 from bitsift.errors import BitsiftError
 from bitsift.results import Coverage
 from bitsift.router.shards import replica_writes, verdicts
@@ -123,17 +123,6 @@ def epoch_ignored() -> Any:
     return mock.patch.object(controller, "is_ended", return_value=True)
 
 
-def table_incomplete() -> Any:
-    """Members of an old table are asked what they have where one joins, but not where one leaves.
-    It was so.
-    """
-
-    async def joining(members: Any, new: Any, leaving: Any, epoch: int) -> Compared:
-        return await (made_equal if new else _as_if_equal)(members, new, leaving, epoch)
-
-    return mock.patch.object(controller, "made_equal", joining)
-
-
 def stale_read() -> Any:
     """Any replica of the table may answer."""
     return mock.patch.object(ReplicaWrites, "read_from", property(lambda _: 1))
@@ -160,17 +149,6 @@ def shard_missing_untold() -> Any:
     return mock.patch.object(FanOut, "search", whole)
 
 
-def left_table_not_done() -> Any:
-    """What was on its way to a replica that leaves the table is taken for not done. It was so."""
-    close = Lane.close
-
-    def forget(self: Lane) -> None:
-        self._in_flight = ()
-        close(self)
-
-    return mock.patch.object(Lane, "close", forget)
-
-
 def old_table_read() -> Any:
     """With more replicas than were ordered, those of an old table that are not sealed suffice. It
     was so.
@@ -192,10 +170,8 @@ BUGS: tuple[Bug, ...] = (
     hint_lost,
     duplicate_applied,
     epoch_ignored,
-    table_incomplete,
     stale_read,
     forgotten_unsaid,
     shard_missing_untold,
-    left_table_not_done,
     old_table_read,
 )
