@@ -46,7 +46,7 @@ class Inventory:
         forgotten: int = 0,
     ) -> Inventory:
         """Of entries in any order."""
-        order = np.lexsort((deleted, versions, keys))
+        order = np.argsort(keys, kind="stable")
         return cls(keys[order], versions[order], deleted[order], forgotten)
 
     def __len__(self) -> int:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -302,27 +301,47 @@ def _lacking(held: Found[Inventory]) -> Found[dict[Replica, list[int]]]:
     Of each entry, for two ids may share a hash. One that has a newer version of the only id of a
     hash lacks nothing.
     """
-    sets = {replica: inventory.entries() for replica, inventory in held.items()}
-    first: dict[tuple[int, int, bool], Replica] = {}
-    for replica, entries in sets.items():
-        for entry in sorted(entries):
-            first.setdefault(entry, replica)
-    only = {replica: _only_versions(entries) for replica, entries in sets.items()}
-    found: Found[dict[Replica, list[int]]] = {replica: defaultdict(list) for replica in held}
-    for entry, source in first.items():
-        key, version, _ = entry
-        is_only = key in only[source]
-        for target, entries in sets.items():
-            if entry not in entries and not (is_only and only[target].get(key, 0) > version):
-                found[target][source].append(key)
+    replicas = list(held)
+    if not replicas:
+        return {}
+    keys, versions, has = _entries([held[replica] for replica in replicas])
+    sources = has.argmax(axis=0)  # the first that has it
+    only = np.stack([_only_versions(held[replica], keys) for replica in replicas])
+    is_only = only[sources, np.arange(len(keys))] > 0
+    found: Found[dict[Replica, list[int]]] = {replica: {} for replica in held}
+    for at, target in enumerate(replicas):
+        lacked = ~has[at] & ~(is_only & (only[at] > versions))
+        for source in np.unique(sources[lacked]):
+            found[target][replicas[source]] = keys[lacked & (sources == source)].tolist()
     return found
 
 
-def _only_versions(entries: Iterable[tuple[int, int, bool]]) -> dict[int, int]:
-    """The version of each key that has one entry only."""
-    found, several = dict[int, int](), set[int]()
-    for key, version, _ in entries:
-        if key in found:
-            several.add(key)
-        found[key] = version
-    return {key: version for key, version in found.items() if key not in several}
+def _entries(
+    inventories: Sequence[Inventory],
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.bool_]]:
+    """The keys and the versions of all different entries, (n,), and which inventory has each:
+    bool (inventories, n).
+    """
+    keys = np.concatenate([one.keys for one in inventories])
+    versions = np.concatenate([one.versions for one in inventories])
+    deleted = np.concatenate([one.deleted for one in inventories])
+    holders = np.repeat(np.arange(len(inventories)), [len(one) for one in inventories])
+    order = np.lexsort((deleted, versions, keys))
+    is_other = np.ones(len(order), dtype=np.bool_)
+    for column in (keys, versions, deleted):
+        column[:] = column[order]
+    is_other[1:] = (np.diff(keys) > 0) | (versions[1:] != versions[:-1]) | np.diff(deleted)
+    has = np.zeros((len(inventories), np.count_nonzero(is_other)), dtype=np.bool_)
+    has[holders[order], np.cumsum(is_other) - 1] = True
+    return keys[is_other], versions[is_other], has
+
+
+def _only_versions(inventory: Inventory, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Of each of ``keys`` (n,) the version of its entry, where it has one only; else 0."""
+    known, first, counts = np.unique(inventory.keys, return_index=True, return_counts=True)
+    found = np.zeros(len(keys), dtype=np.uint64)
+    if len(known):
+        at = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+        is_one = (known[at] == keys) & (counts[at] == 1)
+        found[is_one] = inventory.versions[first[at[is_one]]]
+    return found

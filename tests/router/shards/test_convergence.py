@@ -266,6 +266,38 @@ def test_two_ids_of_one_hash_are_both_sent() -> None:
     assert _lacking({a: one, b: both}) == {a: {b: [7]}, b: {}}
 
 
+ENTRIES = st.sets(st.tuples(st.integers(1, 4), st.integers(1, 4), st.booleans()))
+
+
+@given(first=ENTRIES, second=ENTRIES, third=ENTRIES)
+def test_each_lacks_what_another_has_but_for_what_is_superseded(
+    first: set[tuple[int, int, bool]],
+    second: set[tuple[int, int, bool]],
+    third: set[tuple[int, int, bool]],
+) -> None:
+    every = first, second, third
+    held, names = dict[Replica, Inventory](), dict[Replica, int]()
+    for at, entries in enumerate(every):
+        replica = Replica(0, f"node-{at}", FaultyLink(None))  # type: ignore[arg-type]
+        keys, versions, deleted = zip(*sorted(entries), strict=True) if entries else ((),) * 3
+        columns = np.array(keys, np.uint64), np.array(versions, np.uint64)
+        held[replica], names[replica] = Inventory.of(*columns, np.array(deleted, np.bool_)), at
+
+    def only(entries: set[tuple[int, int, bool]], key: int) -> int:
+        versions = [version for it, version, _ in entries if it == key]
+        return versions[0] if len(versions) == 1 else 0
+
+    found = {names[it]: sources for it, sources in _lacking(held).items()}
+    for at, own in enumerate(every):
+        expected = dict[int, list[int]]()
+        for entry in sorted(set().union(*every) - own):
+            key, version, _ = entry
+            source = next(number for number, it in enumerate(every) if entry in it)
+            if not (only(every[source], key) and only(own, key) > version):
+                expected.setdefault(source, []).append(key)
+        assert {names[it]: keys for it, keys in found[at].items()} == expected
+
+
 def test_a_great_difference_is_compared_in_parts(
     shards: list[Shard], monkeypatch: pytest.MonkeyPatch
 ) -> None:
