@@ -17,6 +17,7 @@ from bitsift.cluster.fleet.membership import Members, ended, joined, sources
 from bitsift.cluster.fleet.observed import (
     ALONE_MAX,
     Action,
+    CopyReplica,
     Observed,
     Orders,
     Phase,
@@ -186,6 +187,9 @@ class Index:
         match action:
             case Publish(shards):
                 self._change_members(shards, now)
+            case CopyReplica():
+                self.watch.copied((action.shard, action.target))
+                self.enactor.do(action)
             case _:
                 self.enactor.do(action)
 

@@ -127,8 +127,6 @@ class Watch:
             refused_at=before.refused_at if before is not None else float("-inf"),
             settings=settings,
         )
-        if phase is Phase.INCOMING:
-            self._outdated.discard(place)
         why = said.reason if isinstance(said, ShardStatus) else said.message if said else None
         self.reasons.pop(place, None)
         if why and phase is not Phase.READY:
@@ -151,3 +149,7 @@ class Watch:
             self.replicas[place] = replace(self.replicas[place], refused_at=now)
         if isinstance(error, FormatMismatch):
             self._outdated.add(place)
+
+    def copied(self, place: Place) -> None:
+        """What is there will be replaced whole."""
+        self._outdated.discard(place)

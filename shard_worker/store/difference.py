@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,9 +27,24 @@ _GAP_ROWS, _SPAN_ROWS = 64, 32
 """What is passed over instead of being read apart, and how many documents are read at once."""
 
 
-def inventory_of(store: Store, still: AbstractContextManager[Any]) -> Inventory:
-    """All that ``store`` holds: reads all ids and versions. Writes go on, and wait only while
-    ``still`` is entered, for a moment.
+@dataclass(frozen=True, slots=True, eq=False)
+class Living:
+    """The documents among the first ``rows`` rows of a store of ``generation``: keys uint64 (n,),
+    ascending, versions uint64 (n,), and in which row each stands, int64 (n,).
+    """
+
+    generation: int
+    rows: int
+    keys: NDArray[np.uint64]
+    versions: NDArray[np.uint64]
+    places: NDArray[np.int64]
+
+
+def inventory_of(
+    store: Store, still: AbstractContextManager[Any], before: Living | None = None
+) -> tuple[Inventory, Living]:
+    """All that ``store`` holds: reads all ids and versions, or those since ``before``. Writes go
+    on, and wait only while ``still`` is entered, for a moment.
 
     What is written meanwhile may be there twice, in the old state and in the new one, and is never
     absent. A damaged document has no entry: a replica that has it sound sends it. Raises Corrupt.
@@ -36,26 +52,48 @@ def inventory_of(store: Store, still: AbstractContextManager[Any]) -> Inventory:
     dead, stones, forgotten = store.dead(), store.deleted(), past_of(store).forgotten_version
     with still:
         rows, lookup = store.rows, store.ids.lookup()
-    keys, versions = _documents(store, dead, rows, lookup)
-    return Inventory.of(
-        np.concatenate([keys, id_keys([stone.id for stone in stones])]),
-        np.concatenate([versions, np.array([it.version for it in stones], dtype=np.uint64)]),
-        np.concatenate([np.zeros(len(keys), np.bool_), np.ones(len(stones), np.bool_)]),
+    living = _living_rows(store, dead, rows, lookup, before)
+    inventory = Inventory.of(
+        np.concatenate([living.keys, id_keys([stone.id for stone in stones])]),
+        np.concatenate([living.versions, np.array([it.version for it in stones], np.uint64)]),
+        np.concatenate([np.zeros(len(living.keys), np.bool_), np.ones(len(stones), np.bool_)]),
         forgotten,
     )
+    return inventory, living
 
 
-def _documents(
-    store: Store, dead: NDArray[np.int64], rows: int, lookup: Lookup
-) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """The hash of the id, and the version, of each of the first ``rows`` rows but for ``dead``."""
+def _living_rows(
+    store: Store,
+    dead: NDArray[np.int64],
+    rows: int,
+    lookup: Lookup,
+    before: Living | None = None,
+) -> Living:
+    """The first ``rows`` rows but for ``dead``, with the hash of the id and the version of each."""
+    if before is None or not _goes_on(before, store, rows):
+        keys, places = store.ids.keys_and_rows(lookup)
+        read, versions = 0, np.empty(0, np.uint64)
+    else:
+        fresh = lookup.waiting(before.rows)
+        keys = np.concatenate([before.keys, fresh.keys])
+        places = np.concatenate([before.places, fresh.rows])
+        read, versions = before.rows, before.versions
+    later = np.maximum(store.row_versions(read, rows), np.uint64(FIRST_VERSION))
     alive = np.ones(rows, dtype=np.bool_)
     alive[dead[dead < rows]] = False
-    keys, held = store.ids.keys_and_rows(lookup)
-    living = held < rows
-    living[living] = alive[held[living]]
-    keys, held = keys[living], held[living]
-    return keys, np.maximum(store.row_versions(0, rows), np.uint64(FIRST_VERSION))[held]
+    is_there = places < rows
+    added = places[len(versions) :][is_there[len(versions) :]]
+    versions = np.concatenate([versions, later[added - read]])
+    keys, places = keys[is_there], places[is_there]
+    living = np.flatnonzero(alive[places])
+    living = living[np.argsort(keys[living], kind="stable")]
+    return Living(store.generation, rows, keys[living], versions[living], places[living])
+
+
+def _goes_on(before: Living, store: Store, rows: int) -> bool:
+    """Whether ``before`` is of the same rows, and all later ones wait in RAM."""
+    is_same = before.generation == store.generation and before.rows <= rows
+    return is_same and store.counters.merged_rows <= before.rows
 
 
 def digest_of(store: Store) -> str:
@@ -64,8 +102,8 @@ def digest_of(store: Store) -> str:
 
     True only if nothing was written meanwhile. Raises Corrupt.
     """
-    keys, versions = _documents(store, store.dead(), store.rows, store.ids.lookup())
-    documents = Inventory(keys, versions, np.zeros(len(keys), np.bool_))
+    living = _living_rows(store, store.dead(), store.rows, store.ids.lookup())
+    documents = Inventory(living.keys, living.versions, np.zeros(len(living.keys), np.bool_))
     return f"{int(documents.digests(0)[0]):016x}"
 
 

@@ -62,6 +62,10 @@ class _Run:
         places[places == len(self)] = 0
         return np.asarray(self.keys[places] == keys)
 
+    def since(self, row: int) -> _Run:
+        later = self.rows >= row
+        return _Run(self.keys[later], self.rows[later])
+
     def rows_of(self, key: np.uint64) -> list[int]:
         first = int(self.keys.searchsorted(key))
         if first == len(self.keys) or self.keys[first] != key:
@@ -202,9 +206,10 @@ class Lookup:
     databases: Mapping[str, Any]
     parts: tuple[Pending, Pending]
 
-    def waiting(self) -> _Run:
-        """What of it is only in RAM."""
-        return Pending(tuple(run for part in self.parts for run in part.runs)).merged()
+    def waiting(self, first: int = 0) -> _Run:
+        """What of it is only in RAM, of the rows from ``first`` on."""
+        runs = [run for part in self.parts for run in part.runs]
+        return Pending(tuple(run.since(first) for run in runs) if first else tuple(runs)).merged()
 
     def holds(self, txn: lmdb.Transaction, keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Which of ``keys`` (n,) lead to a row: bool (n,)."""

@@ -10,7 +10,7 @@ from bitsift.cluster.fleet.catching_up import CatchUpReport
 from bitsift.cluster.fleet.node_store import Held, HeldIndex
 from bitsift.cluster.fleet.observed import CatchingUp, Node, Phase, Replica
 from bitsift.cluster.fleet.watch import SILENT_S, Place, Seen, Watch
-from bitsift.errors import Unavailable
+from bitsift.errors import FormatMismatch, Unavailable
 from bitsift.shard_worker.types import ShardStatus
 
 UUID = "0" * 32
@@ -99,6 +99,20 @@ def test_how_far_a_replica_has_caught_up_is_seen_until_it_is_copied_or_gone() ->
     watch.refused((0, "a"), Unavailable("late"), 102.0)
     watch.see_replicas(seen(), {}, 103.0)
     assert watch.replicas[0, "a"].refused_at == 102.0
+
+
+def test_one_that_is_found_outdated_as_it_is_to_join_is_outdated_until_it_is_copied() -> None:
+    """Whatever a comparison with another replica of the table says."""
+    ended = CatchUpReport(UUID, 0, 9, 9, 0, 1.0, None, False)
+    seen = {"a": replace(report("a", Held(0, True, 1)), catch_ups=(ended,))}
+    watch = Watch(UUID)
+    watch.see_replicas(seen, {}, 100.0)
+    watch.refused((0, "a"), FormatMismatch("copy it"), 100.0)
+    watch.see_replicas(seen, {}, 101.0)
+    assert watch.replicas[0, "a"].catching_up == CatchingUp(100.0, 0, True)
+    watch.copied((0, "a"))
+    watch.see_replicas(seen, {}, 102.0)
+    assert watch.replicas[0, "a"].catching_up == CatchingUp(101.0, 0)
 
 
 def test_what_an_earlier_controller_placed_is_waited_for() -> None:
