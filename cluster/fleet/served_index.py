@@ -49,7 +49,7 @@ from bitsift.shard_worker.wire.structures import unpack_fact
 log = logging.getLogger(__name__)
 
 HELD_MARGIN_S = 3.0
-"""A hold that ends sooner is none: what joins now must be placed before a write runs."""
+"""A hold that ends sooner is none: what it is needed for must be done before a write runs."""
 
 
 class Index:
