@@ -132,6 +132,7 @@ def test_the_gateway_of_the_settings_is_asked_where_no_index_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BITSIFT_CLIENT_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr("bitsift.client.retries.ATTEMPTS_MAX", 1)  # test_retries.py has those
     alone = (["status"], ["compact"], ["verify"], ["repair"])
     for command in (*alone, ["search", "a"], ["get", "a"], ["delete", "a"]):
         assert isinstance(run(*command).exception, Unavailable), command

@@ -203,6 +203,7 @@ def test_no_request_reaches_a_host_that_a_caller_names(refusing: Served, tmp_pat
 def test_what_a_remote_store_answered_is_for_the_log_only(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("bitsift.client.retries.ATTEMPTS_MAX", 1)  # test_retries.py has those
     monkeypatch.setitem(_registry, "s3", TalkativeStore)
     with (
         Served(tmp_path, backup_root="s3://bucket/root") as served,
@@ -219,7 +220,10 @@ def test_what_a_remote_store_answered_is_for_the_log_only(
     assert "10.1.2.3:8020 said" in caplog.text
 
 
-def test_a_second_backup_at_the_same_time_is_turned_away(tmp_path: Path) -> None:
+def test_a_second_backup_at_the_same_time_is_turned_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bitsift.client.retries.ATTEMPTS_MAX", 1)  # test_retries.py has those
     served = Served(tmp_path, HeldLink)
     first: list[dict[str, Any]] = []
 
