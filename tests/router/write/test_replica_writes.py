@@ -544,7 +544,7 @@ def test_a_document_is_read_from_a_replica_that_has_what_was_acknowledged(
         written.links[2].running.clear()
         await written.write(upsert("two"))
         fast = [FaultyLink(shard) for shard in shards]
-        fast[0].delay_s = 0.2  # the one that lags is quicker than one of the others
+        fast[0].delay_s = 0.05  # the one that lags is quicker than one of the others
         reader = Written(shards, [0, 1, 2], links=fast)
         for _ in range(20):
             assert (await reader.shard.document("a")).text == "two"
