@@ -25,6 +25,7 @@ from bitsift.shard_worker.types import Document, Query, ShardSettings
 from bitsift.write_status import WriteStatus
 from tests.crash.documents import CALIBRATION, IDENTITY, codes_of, upserts, vectors_of
 from tests.crash.server import contents
+from tests.in_ram import ram
 from tests.writing import written
 
 IDS = [*map(str, range(30)), "x" * 600, "é", "e\u0301", "../up", "a\x00b"]
@@ -41,7 +42,7 @@ ALL_LISTS = 1 << 19
 class ShardMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp(prefix="bitsift-machine-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="bitsift-machine-", dir=ram()))
         self.number = 0
         Shard.create(self.place, IDENTITY)
         write_manifest(self.index, MANIFEST)

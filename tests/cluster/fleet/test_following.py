@@ -23,6 +23,7 @@ from bitsift.shard_worker.shard import Shard
 from bitsift.shard_worker.types import ShardIdentity
 from bitsift.shard_worker.wire.write import unpack_writes
 from tests.commands import wait_until
+from tests.in_ram import ram
 from tests.shard_worker.small_shard import CALIBRATION, DIMENSION, batch
 from tests.writing import written
 
@@ -136,7 +137,7 @@ def test_whatever_befalls_the_old_shards_the_new_ones_hold_the_same_in_the_end(
     ``kill`` forgets all of a follower but the version that it has reached.
     """
     with (
-        tempfile.TemporaryDirectory(prefix="following-") as folder,
+        tempfile.TemporaryDirectory(prefix="following-", dir=ram()) as folder,
         contextlib.ExitStack() as stack,
         pytest.MonkeyPatch.context() as patch,
     ):

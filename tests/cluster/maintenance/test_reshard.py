@@ -56,6 +56,7 @@ from bitsift.shard_worker.types import ShardSettings
 from bitsift.write_status import WriteStatus
 from tests.crash.processes import fresh_processes
 from tests.golden.make import golden_index
+from tests.in_ram import ram
 from tests.shard_worker.small_shard import (
     CALIBRATION,
     batch,
@@ -150,7 +151,7 @@ def test_any_history_is_the_same_in_any_number_of_shards(
     history: list[tuple[str, list[str], str]], before: int, after: int, at_once: int
 ) -> None:
     with (
-        tempfile.TemporaryDirectory(prefix="reshard-") as folder,
+        tempfile.TemporaryDirectory(prefix="reshard-", dir=ram()) as folder,
         pytest.MonkeyPatch.context() as m,
     ):
         m.setattr(module, "OPEN_SHARDS_MAX", at_once)
