@@ -65,8 +65,7 @@ class ReplicaWrites:
         self._shard = shard
         self._replicas = tuple(replicas)
         self._wanted = len(replicas)
-        self.epoch = 0
-        """Of the table in use."""
+        self.epoch = 0  # of the table in use
         self._acks = acks
         self._clock = HybridClock()
         self._behind: dict[Replica, str] = {}
@@ -74,13 +73,10 @@ class ReplicaWrites:
         """Of nodes whose replica is behind, or has left the table."""
         self._progress = asyncio.Event()
         self._lanes = {replica: self._lane(replica) for replica in replicas}
-        self._open: Sequence[Sending] = ()
-        """What a caller waits for."""
-        self._leads = False
-        """Whether the replicas were sealed and made equal."""
+        self._open: Sequence[Sending] = ()  # what a caller waits for
+        self._leads = False  # whether the replicas were sealed and made equal
         self._leading = asyncio.Lock()
-        self.reached = NO_VERSION
-        """All that was acknowledged is of this version or an older one."""
+        self.reached = NO_VERSION  # all that was acknowledged is of this version or an older one
         self._timer: asyncio.TimerHandle | None = None
 
     def _lane(self, replica: Replica, waiting: Iterable[Sending] = ()) -> Lane:
@@ -130,11 +126,16 @@ class ReplicaWrites:
     def place(self, replicas: Sequence[Replica], epoch: int = 0, wanted: int = 1) -> None:
         """Write to these from now on, under the table of ``epoch``; ``wanted`` were ordered.
 
-        One that was out of the table in between is trusted again.
+        One that was out of the table in between is trusted again, and so are all where too few
+        others are left: the table would take no write, and nobody could join it.
         """
         left = {it.node: Missed() for it in self._replicas if it not in replicas}
         self._replicas, self.epoch, self._wanted = tuple(replicas), epoch, wanted
         self._behind = {it: why for it, why in self._behind.items() if it in replicas}
+        if len(self._ask) < min(self._least, len(replicas)):
+            for replica in self._behind:
+                self._lanes.pop(replica).close()
+            self._behind, self._leads = {}, False
         current = {it.node for it in self._ask}
         self.missed = {it: m for it, m in (left | self.missed).items() if it not in current}
         for node in self.missed.keys() - {it.node for it in self._behind}:

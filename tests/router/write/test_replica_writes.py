@@ -296,6 +296,28 @@ def test_those_that_a_write_needs_are_never_left_behind(
     run(scenario)
 
 
+def test_one_that_was_left_behind_is_trusted_where_a_table_has_too_few_others(
+    shards: list[Shard], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seed 1455: the only one left took no write, and none could join."""
+
+    async def scenario() -> None:
+        written = Written(shards, [0, 1, 2])
+        await written.everywhere(upsert("one"))
+        monkeypatch.setattr(replica_writes, "LAGGARD_S", 0.1)
+        written.links[2].running.clear()
+        await written.write(upsert("two"))
+        while not written.placed.behind:
+            await asyncio.sleep(0.01)
+        written.links[2].running.set()
+        written.place(1, [1, 2])
+        assert not written.placed.behind
+        assert await written.everywhere(upsert("three")) == [[WriteStatus.UPDATED]]
+        assert written.held(1, ["a"]) == written.held(2, ["a"]) == ["three"]
+
+    run(scenario)
+
+
 def test_what_no_replica_could_write_is_an_error_and_nobody_leaves(shards: list[Shard]) -> None:
     async def scenario() -> None:
         written = Written(shards, [0, 1])
