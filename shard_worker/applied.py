@@ -3,44 +3,87 @@
 All that a coordinator sends comes in the order of its versions, and what comes after something
 that failed is refused (group_commit.py), so the newest version in the store says it: all that was
 sent up to it is there, on the disk and in RAM. What a replica lacks it gets in any order
-(router/shards/convergence.py): until it has all of it, what it had before counts. Format 1 keeps no
-versions: there it is known only of what was written since the shard was opened.
+(router/shards/convergence.py): until it has all of it, what it had before counts, also after a
+restart. That stands beside the shard meanwhile:
+
+    shard-00003.mending.json    {"version": 7497…}
+
+Format 1 keeps no versions: there it is known only of what was written since the shard was opened.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from bitsift.errors import ReplicaBehind
+from bitsift.errors import NotFound, ReplicaBehind
 from bitsift.shard_worker.clock import NO_VERSION, milliseconds_of
 from bitsift.shard_worker.generations import Generations
+from bitsift.shard_worker.layout import read_json, write_json
 from bitsift.shard_worker.operations import Operation
 from bitsift.shard_worker.search.funnel import Answers
 from bitsift.shard_worker.types import Query
 
 
+def mending_file(folder: Path) -> Path:
+    """Where it stands that the shard in ``folder`` lacks something."""
+    return folder.with_name(f"{folder.name}.mending.json")
+
+
 class Applied:
     """The writes of one shard. Any number of threads; one writes."""
 
-    def __init__(self, shard: int, generations: Generations) -> None:
-        """``generations`` are those of the shard."""
+    def __init__(
+        self,
+        shard: int,
+        generations: Generations,
+        before_mending: int | None,
+        keep: Callable[[int | None], None],
+    ) -> None:
+        """``generations`` are those of the shard. ``before_mending`` is what was kept last, None
+        where nothing is lacking; ``keep`` makes it durable before it returns.
+        """
         self._shard = shard
         self._generations = generations
         self._noted = NO_VERSION
-        self._before_mending: int | None = None
+        self._before_mending = before_mending
+        self._keep = keep
+
+    @classmethod
+    def beside(cls, folder: Path, shard: int, generations: Generations) -> Applied:
+        """That of the shard in ``folder``. Raises Corrupt."""
+        file = mending_file(folder)
+
+        def keep(version: int | None) -> None:
+            if version is None:
+                file.unlink(missing_ok=True)
+            else:
+                write_json(file, {"version": version})
+
+        try:
+            kept = int(read_json(file)["version"])
+        except NotFound:
+            kept = None
+        return cls(shard, generations, kept, keep)
 
     def note(self, operations: Sequence[Operation]) -> None:
         """They are durable, and in RAM."""
         self._noted = max(self._noted, *(operation.version for operation in operations))
 
     def begin_mending(self, operations: Sequence[Operation]) -> None:
-        """They will be written, in any order; others before them may be lacking."""
-        if max(operation.version for operation in operations) > self.version:
-            self._before_mending = self.version
+        """They will be written, in any order; others before them may be lacking. Raises
+        StorageFull, ShardUnavailable.
+        """
+        newest, before = max(operation.version for operation in operations), self.version
+        if self._before_mending is None and newest > before:
+            self._keep(before)
+            self._before_mending = before
 
     def mended(self) -> None:
         """Nothing is lacking any more."""
-        self._before_mending = None
+        if self._before_mending is not None:
+            self._before_mending = None
+            self._keep(None)
 
     @property
     def version(self) -> int:

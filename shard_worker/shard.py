@@ -104,7 +104,7 @@ class Shard:
                 self._unlock()
                 raise
         self._clock = HybridClock(self._current.store.counters.newest_version)
-        self.applied = Applied(self.identity.shard, self._generations)
+        self.applied = Applied.beside(folder, self.identity.shard, self._generations)
         lock = self._writes.lock
         self._maintenance = Maintenance(folder, settings, self._generations, self._probing, lock)
 

@@ -267,13 +267,14 @@ def _outdated(
     What members hold is the truth for a newcomer: it gets the document, or is outdated.
     """
     members = [replica for replica in held if replica not in newcomers]
-    common, half = _held_by_most([held[replica] for replica in members])
     found, doomed = set[Replica](), dict[Replica, NDArray[np.uint64]]()
-    for holder, own in held.items():
-        for other, theirs in held.items():
+    for other, theirs in held.items():
+        forgotten = np.uint64(facts[other].forgotten_version)
+        common, half = _held_by_most([held[replica] for replica in members], forgotten)
+        for holder, own in held.items():
             if other in newcomers and holder in members:
                 continue
-            old = ~own.deleted & (own.versions <= np.uint64(facts[other].forgotten_version))
+            old = ~own.deleted & (own.versions <= forgotten)
             lacked = own.keys[old & ~np.isin(own.keys, theirs.keys)]
             is_common = np.isin(lacked, common) & (holder in members)
             is_doomed = np.isin(lacked, half) & (holder in members)
@@ -287,10 +288,12 @@ def _outdated(
 
 
 def _held_by_most(
-    inventories: Sequence[Inventory],
+    inventories: Sequence[Inventory], version: np.uint64
 ) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """The keys of documents that more than half of them hold, and of those that half of them do."""
-    alive = [np.unique(one.keys[~one.deleted]) for one in inventories]
+    """The keys of documents that more than half of them hold, and of those that half of them do; up
+    to ``version``: one that is newer may have been written after others had deleted the document.
+    """
+    alive = [np.unique(it.keys[~it.deleted & (it.versions <= version)]) for it in inventories]
     keys, counts = np.unique(np.concatenate([_NOTHING, *alive]), return_counts=True)
     return keys[2 * counts > len(inventories)], keys[2 * counts == len(inventories)]
 

@@ -87,3 +87,23 @@ def test_format_1_knows_only_what_was_written_since_it_was_opened(tmp_path: Path
         assert shard.document("new", NOW).text == "x"
     with open_of_index(index, manifest, 0) as shard:
         assert shard.applied_version == 0
+
+
+def test_what_is_lacking_is_known_after_a_restart(tmp_path: Path) -> None:
+    """It was sent the newest of what it lacks first, and ended then."""
+    shard = new_shard(tmp_path / "shard")
+    written(shard, dataclasses.replace(batch(["a"], ["one"]), version=NOW))
+    operation = dataclasses.replace(batch(["b"], ["two"]), version=NOW + 7)
+    shard.applied.begin_mending([operation])
+    written(shard, operation)
+    shard.close()
+    shard = open_shard(tmp_path / "shard")
+    assert shard.applied_version == NOW
+    with pytest.raises(ReplicaBehind):
+        shard.document("b", NOW + 7)
+    shard.applied.mended()
+    shard.close()
+    shard = open_shard(tmp_path / "shard")
+    assert shard.applied_version == NOW + 7
+    assert not list(tmp_path.glob("*.mending.json"))
+    shard.close()

@@ -16,6 +16,7 @@ from bitsift.router.shards.fanout import FanOut
 from bitsift.router.shards.lane import Lane, Sending
 from bitsift.router.shards.replica import Replica
 from bitsift.router.shards.replica_writes import ReplicaWrites
+from bitsift.shard_worker.applied import Applied
 from bitsift.shard_worker.clock import HybridClock
 from bitsift.shard_worker.fencing import TableFence
 from bitsift.shard_worker.store import admission
@@ -128,6 +129,16 @@ def stale_read() -> Any:
     return mock.patch.object(ReplicaWrites, "read_from", property(lambda _: 1))
 
 
+def token_ignored() -> Any:
+    """A search that must see a write is answered by a replica that has not applied it."""
+    return mock.patch.object(Applied, "answers", lambda _, queries, search: search(queries))
+
+
+def mended_too_early() -> Any:
+    """A replica that gets what it lacks in any order says that it has all up to the newest."""
+    return mock.patch.object(Applied, "begin_mending", return_value=None)
+
+
 def forgotten_unsaid() -> Any:
     """A compaction forgets deletions, and does not say up to which."""
     forget = Rows.without_deletions
@@ -171,6 +182,8 @@ BUGS: tuple[Bug, ...] = (
     duplicate_applied,
     epoch_ignored,
     stale_read,
+    token_ignored,
+    mended_too_early,
     forgotten_unsaid,
     shard_missing_untold,
     old_table_read,

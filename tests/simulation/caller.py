@@ -22,6 +22,7 @@ from bitsift.shard_worker.clock import HybridClock
 from bitsift.shard_worker.deadline import Deadline
 from bitsift.shard_worker.operations import Operation, Outcome
 from bitsift.shard_worker.types import Candidates, Query
+from bitsift.write_token import WriteToken
 from tests.simulation.controller import WANTED, Table
 from tests.simulation.network import Network, Process, SimulatedLink
 from tests.simulation.replica import SimulatedReplica
@@ -69,14 +70,18 @@ class Caller(Process):
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.writes.flushed(), FLUSHED_S)
 
-    async def write(self, operation: Operation) -> Outcome:
+    async def write(self, operation: Operation) -> tuple[Outcome, WriteToken | None]:
+        """What became of it, and what sees it."""
         async with self.gate.turn():
-            return (await self.writes.write({0: operation}))[0]
+            outcomes = await self.writes.write({0: operation})
+            return outcomes[0], self.writes.token("", outcomes)
 
-    async def search(self, timeout_s: float) -> tuple[list[Candidates], Coverage]:
-        """For all documents."""
+    async def search(
+        self, timeout_s: float, written: WriteToken | None = None
+    ) -> tuple[list[Candidates], Coverage]:
+        """For all documents, as they are after what was ``written``."""
         query = dataclasses.replace(_QUERY, deadline=Deadline.after(timeout_s))
-        return await self.fan_out.search(query)
+        return await self.fan_out.search(query, written)
 
 
 def _table_of(epoch: int, members: Sequence[str]) -> ReplicaTable:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from bitsift.errors import BitsiftError, NotFound, RequestOutcome
 from bitsift.shard_worker.operations import Delete, Insert, Operation, Outcome
 from bitsift.write_status import WriteStatus
+from bitsift.write_token import WriteToken
 from tests.simulation.history import History, Read, Write
 from tests.simulation.plan import Asked, Kind
 from tests.simulation.rows import codes, upsert
@@ -36,6 +37,9 @@ class Clients:
         self.answered = 0
         """Requests that were not refused."""
         self._numbers = itertools.count()
+        self._searches = itertools.count()
+        self._token: WriteToken | None = None
+        """What sees all that was acknowledged so far."""
 
     async def ask(self, asked: Asked) -> bool:
         """Whether it was done, and the answer says so."""
@@ -77,15 +81,30 @@ class Clients:
         """Any replica may answer it, also one that lags: nothing is promised without a token. But
         what was not searched is said, and what was found had been written.
         """
-        found = await self.searched(asked.gateway)
+        start, token = self._now(), self._token if next(self._searches) % 2 else None
+        found = await self.searched(asked.gateway, token)
         for key, text in (found or {}).items():
             if self.history.is_invented(key, text, self._now()):
                 raise Broken(f"a search found {key!r} as {text!r}, which nobody wrote")
+        if found is not None and token is not None:
+            self._check_seen(found, start)
         return found is not None
 
-    async def searched(self, gateway: str) -> dict[str, str] | None:
+    def _check_seen(self, found: dict[str, str], start: float) -> None:
+        """The token was of all that had been acknowledged when the search began."""
+        for key in self.history.keys:
+            allowed = self.history.allowed(key, start, self._now())
+            if (text := found.get(key)) not in allowed:
+                raise Broken(
+                    f"a search with a token found {key!r} as {text!r} at {start:.3f}, which was "
+                    f"one of {allowed}"
+                )
+
+    async def searched(
+        self, gateway: str, token: WriteToken | None = None
+    ) -> dict[str, str] | None:
         """The texts of all documents; None where the answer says that the shard is missing."""
-        found, coverage = await self._world.routers[gateway].search(SEARCH_S)
+        found, coverage = await self._world.routers[gateway].search(SEARCH_S, token)
         told = coverage.answered, len(coverage.failures)
         if (len(found), *told) not in {(1, 1, 0), (0, 0, 1)} or coverage.shards != 1:
             raise Broken(f"{len(found)} of 1 shards were searched, but the answer says {coverage}")
@@ -111,13 +130,15 @@ class Clients:
             return False
         try:
             async with asyncio.timeout(ANSWERED_S):
-                outcome = await writer.write(operation)
+                outcome, token = await writer.write(operation)
                 await writer.goes_on()
         except TimeoutError:
             return False
         if not await self._passes(writer.name, asked.gateway):
             return False
         self._learn(writes, outcome, isinstance(operation, Insert))
+        if token is not None:
+            self._token = token if self._token is None else self._token.joined(token)
         return not isinstance(outcome, BitsiftError)
 
     def _operation(self, asked: Asked) -> tuple[Operation, list[Write]]:

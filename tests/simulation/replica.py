@@ -7,11 +7,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from bitsift.errors import BitsiftError, NotFound, ShardUnavailable, StorageFull
+from bitsift.shard_worker.applied import Applied
 from bitsift.shard_worker.clock import NO_VERSION, HybridClock
 from bitsift.shard_worker.fencing import TableFence
 from bitsift.shard_worker.inventory import Entries, Inventory, ReplicaFacts, facts_of
@@ -47,6 +49,7 @@ class SimulatedReplica:
         self._random = random
         self._wall_s = wall_s
         self._kept_epoch = 0
+        self._kept_mending: int | None = None
         self.synced = Rows()
         self._rows_given = 0
         self._start()
@@ -55,10 +58,14 @@ class SimulatedReplica:
         self.rows = self.synced.copied()
         self._clock = HybridClock(self.rows.newest, self._wall_s)
         self._fence = TableFence(self._kept_epoch, self._keep)
+        self._applied = Applied(0, _generations(self), self._kept_mending, self._keep_mending)
         self._writing = asyncio.Lock()
 
     def _keep(self, epoch: int) -> None:
         self._kept_epoch = epoch
+
+    def _keep_mending(self, version: int | None) -> None:
+        self._kept_mending = version
 
     def crash(self) -> None:
         """What was committed and not synced may be lost or not."""
@@ -97,11 +104,19 @@ class SimulatedReplica:
         async with self._writing:
             if life != self.life:
                 raise ShardUnavailable(f"{self.node} ended before it began")
-            outcomes = [self._do(operation) for operation in operations]
+            outcomes = self._done(operations)
             await self.sync(self.rows.copied())
             if life != self.life:
                 raise ShardUnavailable(f"{self.node} ended before it answered")
             return outcomes
+
+    def _done(self, operations: Sequence[Operation]) -> list[Outcome]:
+        """After one that failed no other is done (group_commit.py)."""
+        outcomes = list[Outcome]()
+        for operation in operations:
+            failed = outcomes and isinstance(outcomes[-1], BitsiftError)
+            outcomes.append(outcomes[-1] if failed else self._do(operation))
+        return outcomes
 
     async def sync(self, rows: Rows) -> None:
         """``rows`` are on the disk when this returns, unless the process ends before."""
@@ -172,10 +187,11 @@ class SimulatedReplica:
         return Entries.of(self.inventory().since(since).within(bits, chosen))
 
     async def mend(self, operations: Sequence[Operation], epoch: int) -> Sequence[Outcome]:
+        self._applied.begin_mending(operations)
         return await self.write(operations, epoch)
 
     async def mended(self) -> None:
-        """Nobody asks what was applied."""
+        self._applied.mended()
 
     async def changes(self, keys: bytes) -> Sequence[Operation]:
         return self.rows.operations(np.frombuffer(keys, np.uint64).tolist())
@@ -197,7 +213,7 @@ class SimulatedReplica:
         self, queries: Sequence[Query], timeout_s: float
     ) -> Sequence[Candidates | BitsiftError]:
         """To each query all living documents, equally well."""
-        return [self._found()] * len(queries)
+        return self._applied.answers(queries, lambda some: [self._found()] * len(some))
 
     def _found(self) -> Candidates:
         living = {it.row: _document(name, it) for name, it in self.rows.items() if it.is_alive}
@@ -211,6 +227,17 @@ class SimulatedReplica:
 
     async def status(self) -> ShardStatus:
         return ShardStatus(0, "READY", version=self._clock.newest)
+
+
+def _generations(replica: SimulatedReplica) -> Any:
+    """Of which ``Applied`` asks the newest version on the disk."""
+
+    class Counters:
+        @property
+        def newest_version(self) -> int:
+            return replica.synced.newest
+
+    return SimpleNamespace(current=SimpleNamespace(store=SimpleNamespace(counters=Counters())))
 
 
 def _document(document_id: str, held: Held) -> Document:

@@ -399,3 +399,26 @@ def test_a_deletion_wins_though_another_replica_has_forgotten_later_ones(tmp_pat
         assert ReplicaState(behind).facts().forgotten_version >= VERSION + 2
         converged([behind, *others])
         assert [texts_of(shard, "ab") for shard in (behind, *others)] == [[None, None]] * 3
+
+
+def test_a_document_that_was_written_again_does_not_speak_for_the_one_that_was_deleted(
+    tmp_path: Path,
+) -> None:
+    """Seed 973: two of three held something of that name, so the third was taken to be outdated,
+    and the first was: nobody could lead.
+    """
+    with contextlib.ExitStack() as opened:
+        away, again, deleted = make_replicas(opened, tmp_path, NOTHING, DIMENSION, 1, 3)[0]
+        away.write([upsert("a", "old", 1)])
+        for shard in (again, deleted):
+            shard._maintenance._settings = ShardSettings(tombstone_grace_s=-1.0)
+            shard.write([upsert("a", "old", 1), Delete(["a"], VERSION + 2)])
+            shard.compact()
+            assert ReplicaState(shard).facts().forgotten_version >= VERSION + 2
+        again.write([upsert("a", "new", 9)])
+        replicas = [
+            Replica(0, node, FaultyLink(it))
+            for node, it in zip("abc", (away, again, deleted), strict=True)
+        ]
+        assert list(asyncio.run(equalize(replicas, 0))) == replicas[:1]
+        assert texts_of(again, "a") == texts_of(deleted, "a") == ["new"]
