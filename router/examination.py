@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from bitsift.errors import DeadlineExceeded
 from bitsift.router.shards.examination import (
     Progress,
     ReplicaReport,
@@ -17,6 +18,10 @@ from bitsift.router.shards.replica_set import ReplicaSet
 
 SHARDS_AT_ONCE = 8
 """Each keeps one process half busy, at the lowest priority."""
+TIMEOUT_S = 3 * 86_400.0
+"""Of a whole check or repair. It keeps the next one, and backups, waiting; one that lasts so long
+is held up by a machine.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +46,33 @@ class Examination:
         return self._progress.checked, self._progress.rows
 
     async def verify(self) -> IndexReport:
-        """Check every row, and compare the replicas. Changes nothing."""
-        return await self._of_each(lambda one: verify_replicas(one.replicas, self._progress))
+        """Check every row, and compare the replicas. Changes nothing.
+
+        Raises DeadlineExceeded after three days, as ``repair`` does.
+        """
+        work = self._of_each(lambda one: verify_replicas(one.replicas, self._progress))
+        return await self._in_time(work, "the check")
 
     async def repair(self) -> IndexReport:
         """The same, and mend each replica from its peers; what is left is in the report."""
-        return await self._of_each(
+        work = self._of_each(
             lambda one: mend_replicas(one.replicas, one.writes.epoch, self._progress)
         )
+        return await self._in_time(work, "the repair (what it has mended stays mended)")
+
+    async def _in_time(self, work: Awaitable[IndexReport], what: str) -> IndexReport:
+        try:
+            async with asyncio.timeout(TIMEOUT_S) as limit:
+                return await work
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            checked, rows = self.progress()
+            raise DeadlineExceeded(
+                f"{what} was ended after {TIMEOUT_S / 3_600:,.0f} hours, with {checked:,} of "
+                f"{rows:,} known rows checked: look for a slow machine or disk (bitsift status), "
+                "then start it again"
+            ) from error
 
     async def _of_each(
         self, examine: Callable[[ReplicaSet], Awaitable[list[ReplicaReport]]]

@@ -1,7 +1,9 @@
 """What an operator asks of a running cluster: back up the index, drop its deleted rows, check and
 mend its replicas.
 
-All of it may take long, so there is no deadline; searches and writes go on. One runs at a time.
+All of it may take long; searches and writes go on. One runs at a time. A check or a repair ends
+after three days (examination.py). A backup or a compaction ends with the shards, which stop on
+their own errors: giving one up here would not end it there.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from bitsift.errors import Unavailable
+from bitsift.errors import DeadlineExceeded, Unavailable
 from bitsift.router import examination
 from bitsift.router.examination import SHARDS_AT_ONCE, Examination
 from bitsift.router.shards.fanout import FanOut
@@ -14,6 +14,14 @@ from bitsift.router.shards.replica import Replica
 from bitsift.router.shards.replica_set import ReplicaSet
 from bitsift.shard_worker.maintenance.own_rows import RowCheck
 from tests.fakes import BrokenLink
+
+
+class Endless(BrokenLink):
+    """A replica that has always more rows to check, and answers each time."""
+
+    async def check_rows(self, first: int) -> RowCheck:
+        await asyncio.sleep(0.01)
+        return RowCheck(0, first + 7, first + 8, ())
 
 
 class Counted(BrokenLink):
@@ -29,9 +37,9 @@ class Counted(BrokenLink):
         return RowCheck(0, 7, 7, ())
 
 
-def shards_of(count: int) -> FanOut:
-    def link() -> Counted:
-        return Counted(Unavailable("nothing else is asked"))
+def shards_of(count: int, kind: type[BrokenLink] = Counted) -> FanOut:
+    def link() -> BrokenLink:
+        return kind(Unavailable("nothing else is asked"))
 
     replicas = [[Replica(shard, "a", link())] for shard in range(count)]  # type: ignore[arg-type]
     return FanOut([ReplicaSet(shard, it) for shard, it in enumerate(replicas)])
@@ -58,3 +66,19 @@ def test_what_nobody_foresaw_ends_the_job(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(examination, "verify_replicas", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         asyncio.run(Examination(shards_of(1)).verify())
+
+
+@pytest.mark.parametrize("method", ["verify", "repair"])
+def test_a_check_and_a_repair_have_an_end_however_slow_the_replicas_are(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(examination, "TIMEOUT_S", 0.1)
+    job = Examination(shards_of(2, Endless))
+
+    async def scenario() -> None:
+        async with asyncio.timeout(30):
+            await getattr(job, method)()
+
+    with pytest.raises(DeadlineExceeded, match="known rows checked: look for a slow") as caught:
+        asyncio.run(scenario())
+    assert ("mended stays mended" in caught.value.message) == (method == "repair")

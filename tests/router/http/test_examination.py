@@ -18,7 +18,8 @@ from typer.testing import CliRunner, Result
 from bitsift.client import AsyncClient, Client
 from bitsift.client.jobs import followed
 from bitsift.cluster.cli import main as cli
-from bitsift.errors import BitsiftError, InvalidRequest, StorageFull, Unavailable
+from bitsift.errors import BitsiftError, DeadlineExceeded, InvalidRequest, StorageFull, Unavailable
+from bitsift.router import examination
 from bitsift.router.http import progress_stream
 from bitsift.router.shards import comparison
 from bitsift.router.shards.local import LocalLink
@@ -196,6 +197,24 @@ def test_a_caller_that_hangs_up_ends_the_job(tmp_path: Path, opened: contextlib.
         next(answer.iter_lines())
         assert held.was_reached.is_set()
     assert held.left.wait(30)
+    held.let_go.set()
+    with Client(served.url) as client:
+        assert client.verify()["is_sound"]
+
+
+def test_a_job_that_does_not_end_is_ended_and_the_next_one_runs(
+    tmp_path: Path, opened: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = Served(opened, tmp_path, 2)
+    held = served.links[0][0]
+    held.let_go.clear()
+    for method in ("verify", "repair"):
+        with monkeypatch.context() as patch, Client(served.url) as client:
+            patch.setattr(examination, "TIMEOUT_S", 0.3)
+            with pytest.raises(DeadlineExceeded, match=r"then start it again$"):
+                getattr(client, method)()
+        assert held.left.wait(30)
+        held.left.clear()
     held.let_go.set()
     with Client(served.url) as client:
         assert client.verify()["is_sound"]
