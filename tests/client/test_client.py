@@ -18,6 +18,7 @@ import pytest
 
 from bitsift import errors
 from bitsift.client import AsyncClient, Client
+from bitsift.client.received import SHOWN_CHARACTERS_MAX
 from bitsift.client.retries import ATTEMPTS_MAX
 from bitsift.errors import (
     BitsiftError,
@@ -287,6 +288,13 @@ def test_an_answer_of_anything_between_says_what_it_is(
             assert raised.value.outcome is (NOT_DONE if refused else UNKNOWN)
             assert "\n" not in raised.value.message
             assert "to https://else.where/" in raised.value.message
+
+
+def test_a_long_answer_of_anything_between_is_shown_in_part(ask: Sync) -> None:
+    body = b"z" * (SHOWN_CHARACTERS_MAX + 1)
+    with serving(answers(502, body)) as server, pytest.raises(BitsiftError) as raised:
+        ask(server.url, "add", [DOCUMENT])
+    assert raised.value.message.count("z") == SHOWN_CHARACTERS_MAX
 
 
 @pytest.mark.parametrize("body", [HTML, b"", b"[]", b'{"hits": 5}', b"\xff", b"null"])

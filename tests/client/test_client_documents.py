@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from bitsift.client import AsyncClient, Client
-from bitsift.client.sending import BATCH_BYTES, delete_bodies, upsert_bodies
+from bitsift.client.sending import BATCH_BYTES, IDS_BYTES, delete_bodies, upsert_bodies
 from bitsift.errors import (
     InvalidRequest,
     NotFound,
@@ -189,6 +189,8 @@ def test_bodies_are_cut_by_number_and_by_bytes() -> None:
     one = list(upsert_bodies([{"id": "a", "text": "x" * (2 * BATCH_BYTES)}]))
     assert len(one) == 1
     assert [len(json.loads(b)["ids"]) for b in delete_bodies(["x"] * 10_001)] == [10_000, 1]
+    long_ids = ["x" * (IDS_BYTES // 3)] * 5
+    assert [len(json.loads(b)["ids"]) for b in delete_bodies(long_ids)] == [2, 2, 1]
 
 
 def test_a_client_that_remembers_its_writes_sends_their_token_with_each_read(url: str) -> None:

@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from bitsift.cluster.fleet.spec import GRACE_MAX_S, REPLICAS_MAX, ROUTERS_MAX, read_spec
+from bitsift.cluster.fleet.spec import (
+    COPY_RATE_MAX,
+    GRACE_MAX_S,
+    REPLICAS_MAX,
+    ROUTERS_MAX,
+    read_spec,
+)
 from bitsift.config.toml_file import FILE_BYTES_MAX
 from bitsift.errors import InvalidRequest, NotFound
 
@@ -65,6 +71,7 @@ def test_a_url_and_an_absolute_path_stay_as_they_are(tmp_path: Path) -> None:
         ("replicas = true", "placement.replicas: expected a number"),
         ("grace_s = inf", "placement.grace_s"),
         ('copy_rate = "quick"', "placement.copy_rate"),
+        (f"copy_rate = {COPY_RATE_MAX + 1}", "placement.copy_rate: .*less than or equal to"),
         ("[server]", "server: there is no such key; did you mean serve"),
         ("[index.peer]", "index.peer: there is no such key"),
         ("shards = 4", r"placement.shards does not belong in a spec: .* cluster reshard N"),

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from bitsift.cluster.serving import claim
 from bitsift.cluster.serving.claim import LOCK_FILE, VARIABLE, marked
 from bitsift.cluster.serving.leftovers import mark_folder
 from bitsift.errors import Unavailable
@@ -87,6 +88,22 @@ def test_what_a_killed_server_left_is_ended_stopped_or_not(
             assert set(ended) == set(pids)
             assert not any(map(runs, pids))
             assert all(map(runs, others))  # of another index
+
+
+def test_what_the_kernel_does_not_end_is_waited_for_so_long_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a process that waits for a disk which does not answer."""
+    monkeypatch.setattr(claim, "END_TIMEOUT_S", 0.1)
+    with server(tmp_path) as (process, pids):
+        process.kill()
+        process.wait(60)
+        with monkeypatch.context() as undying, marked() as processes:
+            undying.setattr(psutil.Process, "kill", lambda _: None)
+            said = rf"processes \[{min(pids)}, {max(pids)}\] of a server .* do not end; kill them"
+            with pytest.raises(Unavailable, match=said), processes.serving(tmp_path):
+                pass
+        assert all(map(runs, pids))
 
 
 def test_a_clean_end_ends_what_was_started_and_leaves_nothing_to_end(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import ray
 
+from bitsift.cluster.serving import ray_cluster as ray_cluster_module
 from bitsift.cluster.serving.ray_cluster import logs_folder, ray_cluster
 from bitsift.errors import Unavailable
 from tests.commands import wait_until
@@ -24,6 +25,22 @@ def test_an_address_where_nobody_listens_is_said_and_not_tried_for_ever() -> Non
         bound.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{bound.getsockname()[1]}"
         with pytest.raises(Unavailable, match=f"no Ray cluster at {address}"), ray_cluster(address):
+            pass
+
+
+@pytest.mark.timeout(60)
+def test_an_address_that_takes_no_connection_is_waited_for_so_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ray_cluster_module, "CONNECT_TIMEOUT_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, contextlib.ExitStack() as held:
+        for _ in range(3):  # no more of them are answered until one is accepted
+            one = held.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(full.getsockname())
+        address = f"127.0.0.1:{full.getsockname()[1]}"
+        late = f"no Ray cluster at {address}: timed out"
+        with pytest.raises(Unavailable, match=late), ray_cluster(address):
             pass
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import orjson
 import pytest
 
+from bitsift.cluster.sources import files
 from bitsift.cluster.sources.files import plan_sources
 from bitsift.cluster.sources.plan import Compression, Format, SourceFile
 from bitsift.errors import InvalidRequest
@@ -128,6 +129,17 @@ def test_a_missing_path_says_what_a_source_is(tmp_path: Path) -> None:
 def test_no_path_at_all_says_what_a_source_is() -> None:
     with pytest.raises(InvalidRequest, match=r"no source given; a source is \.jsonl"):
         plan_sources([])
+
+
+def test_a_load_has_so_many_source_files_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "FILES_MAX", 2)
+    for name in "abc":
+        (tmp_path / f"{name}.jsonl").write_text('{"id": "1", "text": "words"}')
+    assert len(plan_sources([tmp_path / "a.jsonl", tmp_path / "b.jsonl"]).files) == 2
+    with pytest.raises(InvalidRequest, match="3 source files are too many; at most 2"):
+        plan_sources([tmp_path])
 
 
 def test_an_empty_folder_says_what_is_supported(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import httpx
 import numpy as np
 import pytest
 
+from bitsift.router.http import admin, document_routes
+from bitsift.router.http import gateway as routes
 from bitsift.router.http.readiness import Readiness
 from bitsift.router.shards.local import LocalLink
-from bitsift.shard_worker.types import ShardStatus
+from bitsift.shard_worker.types import Document, ShardStatus
 from tests.fakes import FrozenLink, HashEncoder, make_service, make_shards, make_writer
 from tests.gateways import Running
 
@@ -108,6 +111,41 @@ def test_a_shard_that_hangs_does_not_make_the_probe_hang(tmp_path: Path) -> None
         answer = httpx.get(f"{running.url}/readyz", timeout=30)
         assert answer.json()["shards"] == ["READY", "UNREACHABLE"]
         assert answer.elapsed.total_seconds() < 2.0, "the time that other routes wait for a state"
+    finally:
+        running.stop()
+        shards[0].close()
+
+
+class SilentLink(LocalLink):
+    """A real shard that does not say its state, nor what a document is."""
+
+    async def status(self) -> ShardStatus:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def document(self, document_id: str, least: int = 0) -> Document:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+def test_a_shard_that_does_not_answer_is_waited_for_so_long_by_every_route(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routes, "STATUS_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(admin, "STATUS_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(document_routes, "READ_TIMEOUT_S", 0.1)
+    nothing = np.empty((0, DIMENSION), dtype=np.float32)
+    shards, calibration = make_shards(tmp_path, nothing, DIMENSION, 1)
+    links = [SilentLink(shards[0])]
+    running = Running(make_service(links, calibration), make_writer(links, calibration))
+    try:
+        with httpx.Client(base_url=running.url, timeout=30) as client:
+            (state,) = client.get("/v1/cluster").json()["shards"]
+            assert state["state"] == "UNREACHABLE"
+            assert client.get("/v1/index").json()["documents"] == 0
+            read = client.get("/v1/documents/a")
+            assert (read.status_code, read.json()["type"]) == (504, "bitsift:DeadlineExceeded")
+            assert client.post("/v1/admin/compact", json={}).status_code == 200
     finally:
         running.stop()
         shards[0].close()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -368,3 +369,31 @@ def test_a_peer_that_cannot_give_is_said(shards: list[Shard]) -> None:
         assert (reports[2].lacking, reports[2].mended) == (1, 0)
 
     run(scenario)
+
+
+def test_a_replica_that_does_not_answer_is_waited_for_so_long_and_said(
+    shards: list[Shard], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(examination, "ASK_S", 0.3)
+    monkeypatch.setattr(comparison, "ASK_S", 0.3)
+
+    async def scenario() -> None:
+        replicas = replicas_of(shards)
+        silent = replicas[1].link
+        with monkeypatch.context() as patch:
+            patch.setattr(silent, "check_rows", never)
+            reports = await verify_replicas(replicas, Progress())
+        late = "it was not checked: it did not answer in time"
+        assert [one.reason for one in reports] == [None, late, None]
+        with monkeypatch.context() as patch:
+            patch.setattr(silent, "facts", never)
+            reports = await verify_replicas(replicas, Progress())
+        late = "the replicas could not be compared: it did not answer in time"
+        assert [one.reason for one in reports] == [late] * NODES
+
+    run(scenario)
+
+
+async def never(*_: object) -> NoReturn:
+    await asyncio.Event().wait()
+    raise AssertionError

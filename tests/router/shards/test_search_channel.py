@@ -286,6 +286,28 @@ def test_a_connection_that_brings_nothing_is_closed(
         assert hung_up(connection)
 
 
+def test_a_shard_that_does_not_prove_itself_is_waited_for_so_long_and_searched_through_ray(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(search_channel, "CONNECT_S", 0.1)
+    monkeypatch.setattr(search_channel, "RETRY_S", 60.0)
+
+    async def scenario(silent: socket.socket) -> None:
+        async def find() -> SearchAddress:
+            return SearchAddress(HOST, silent.getsockname()[1], b"secret")
+
+        channel = SearchChannel(CALLEE, find)
+        with pytest.raises(NoChannel):
+            await channel.search("first", b"hello")
+        while not channel._has_failed:
+            await asyncio.sleep(0.01)
+        with pytest.raises(NoChannel):
+            await channel.search("second", b"hello")
+
+    with socket.create_server((HOST, 0)) as silent:
+        run(lambda: scenario(silent))
+
+
 def test_a_router_that_takes_no_answers_is_hung_up_on(
     server: SearchServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -298,6 +320,17 @@ def test_a_router_that_takes_no_answers_is_hung_up_on(
             while True:
                 connection.send(request)
         assert wait_until(lambda: not server._open, 10)
+
+
+def test_a_machine_that_is_gone_is_told_by_the_kernel(server: SearchServer) -> None:
+    """What it has not acknowledged for so long ends the connection."""
+    with socket.create_connection((HOST, server.address.port)) as connection:
+        introduce(connection, server.address.secret)
+        search_server.set_options(connection, 1.0)
+        (taken,) = server._open
+        for end in (connection, taken):
+            lost_ms = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+            assert lost_ms == search_server.LOST_MS
 
 
 def test_there_are_so_many_connections_at_most(server: SearchServer) -> None:

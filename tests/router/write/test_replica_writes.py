@@ -28,7 +28,9 @@ from bitsift.router.shards import lane, replica_writes
 from bitsift.router.shards.local import LocalLink
 from bitsift.router.shards.placed import PlacedShards
 from bitsift.router.shards.placement import Placement, ReplicaAddress, ReplicaTable
+from bitsift.router.write import writer as writer_module
 from bitsift.router.write.service import WriteService
+from bitsift.router.write.writer import WriterActor
 from bitsift.shard_worker.clock import HybridClock
 from bitsift.shard_worker.codes import Calibration
 from bitsift.shard_worker.operations import Delete, Operation, Outcome, Upsert
@@ -782,6 +784,53 @@ def test_a_write_is_held_for_so_long_at_most(
         await service.gate.hold(1e6)
         await service.upsert(orjson.dumps({"documents": [{"id": "a", "text": "one"}]}))
         assert written.held(0, ["a"]) == ["one"]
+
+    run(scenario)
+
+
+def test_a_replica_is_sent_so_many_operations_at_once(
+    shards: list[Shard], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        written = Written(shards, [0, 1, 2])
+        slow = written.links[2]
+        await written.everywhere(upsert("the first"))
+        sent, write = list[int](), slow.write
+
+        async def counted(operations: Sequence[Operation], epoch: int = 0) -> Sequence[Outcome]:
+            sent.append(len(operations))
+            return await write(operations, epoch)
+
+        monkeypatch.setattr(slow, "write", counted)
+        slow.running.clear()
+        for place in range(lane.OPERATIONS_PER_CALL_MAX + 2):
+            await written.write(upsert("x", key=f"k{place}"))
+        slow.running.set()
+        await written.shard.flushed()
+        assert sent == [1, lane.OPERATIONS_PER_CALL_MAX, 1]
+
+    run(scenario)
+
+
+def test_a_hold_waits_so_long_for_replicas_that_do_not_answer(
+    shards: list[Shard], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "FLUSHED_S", 0.05)
+    actor_class = WriterActor.__ray_metadata__.modified_class  # type: ignore[attr-defined]
+
+    async def scenario() -> None:
+        written = Written(shards, [0])
+        asked = list[bool]()
+
+        async def flushed() -> None:
+            asked.append(True)
+            await asyncio.Event().wait()
+
+        writer = actor_class.__new__(actor_class)
+        writer._service = make_service(written)
+        monkeypatch.setattr(writer._service.shards, "flushed", flushed)
+        await writer.hold(1.0)
+        assert asked == [True]
 
     run(scenario)
 

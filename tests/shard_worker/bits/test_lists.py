@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bitsift.errors import ChecksumMismatch, Corrupt
 from bitsift.shard_worker.bits import parts as bit_parts
-from bitsift.shard_worker.bits.clustering import Quantizer, lists_for, train
+from bitsift.shard_worker.bits.clustering import LISTS_MAX, Quantizer, lists_for, train
 from bitsift.shard_worker.bits.hamming import nearest
 from bitsift.shard_worker.bits.index import BinaryIndex
 from bitsift.shard_worker.bits.lists import LISTS_FILE, ListedBits, write_living
@@ -245,3 +245,7 @@ def test_the_number_of_lists_is_a_power_of_two_that_grows_with_the_rows(
 ) -> None:
     assert lists_for(rows) == lists
     assert lists_for(10**9) == 1 << 15
+
+
+def test_rows_are_grouped_into_so_many_lists_at_most() -> None:
+    assert lists_for(1 << 40) == lists_for(1 << 41) == LISTS_MAX
