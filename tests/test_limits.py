@@ -1,9 +1,13 @@
-"""CONTRIBUTING's table of limits is what the code does: constants, values and tests exist."""
+"""CONTRIBUTING's table of limits is what the code does: constants, values and tests exist, and no
+constant is left out.
+"""
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,3 +65,61 @@ def test_a_row_of_the_table_of_limits_says_what_the_code_does(row: Row) -> None:
 
 def test_the_table_of_limits_is_read() -> None:
     assert len(rows()) > 60
+
+
+# --- every constant of that kind is in the table, or no limit that anyone meets -------------------
+
+_LIMIT = re.compile(r"[A-Z].*(_S|_MS|_BYTES|_MAX|_ROWS|_ENTRIES|_CHARACTERS)|[A-Z].*_MAX_[A-Z]+")
+"""Public ones: what begins with an underscore is met inside of one module only."""
+_PACKAGES = ("bitsift", "cluster", "router", "shard_worker")
+_TOOLS = {"bench", "evaluation"}
+NO_LIMITS = Path(__file__).with_name("no_limits.txt")
+
+
+def constants(root: Path) -> Iterator[str]:
+    """``module:NAME`` of each constant below ``root`` that is named as a limit is."""
+    for path in sorted(path for name in _PACKAGES for path in (root / name).rglob("*.py")):
+        module = path.relative_to(root).with_suffix("").parts
+        if not _TOOLS.intersection(module):
+            parts = module if module[0] == "bitsift" else ("bitsift", *module)
+            name = ".".join(parts).removesuffix(".__init__")
+            yield from (f"{name}:{it}" for it in assigned(path.read_text()) if _LIMIT.fullmatch(it))
+
+
+def assigned(source: str) -> Iterator[str]:
+    """The names that a module gives values to."""
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            names = [it for it in ast.walk(node) if isinstance(it, ast.Name)]
+            yield from (it.id for it in names if isinstance(it.ctx, ast.Store))
+
+
+def no_limits() -> list[str]:
+    lines = NO_LIMITS.read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def unsorted(found: Iterable[str], limits: Iterable[str], others: Iterable[str]) -> list[str]:
+    """What is in neither list or in both, or in ``others`` and not there."""
+    found, limits, others = set(found), set(limits), set(others)
+    return sorted((found - limits - others) | (limits & others) | (others - found))
+
+
+def test_every_constant_that_is_named_as_a_limit_is_one_or_is_said_to_be_none() -> None:
+    limits = {row.constant.strip("`") for row in rows()}
+    said = "give it a row in CONTRIBUTING, or a line in tests/no_limits.txt that says why none"
+    assert unsorted(constants(ROOT), limits, no_limits()) == [], said
+    assert no_limits() == list(dict.fromkeys(no_limits())), "each once"
+
+
+def test_a_new_constant_is_found(tmp_path: Path) -> None:
+    (tmp_path / "bitsift").mkdir()
+    (tmp_path / "router" / "http").mkdir(parents=True)
+    (tmp_path / "bitsift" / "words.py").write_text("WORDS_MAX = 5\n_PART_BYTES = 7\n")
+    (tmp_path / "router" / "http" / "new.py").write_text("A_S, B = 1.0, 2\nC_MS: float = A_S\n")
+    found = list(constants(tmp_path))
+    assert found == ["bitsift.words:WORDS_MAX", "bitsift.router.http.new:A_S",
+                     "bitsift.router.http.new:C_MS"]  # fmt: skip
+    assert unsorted(found, found[:1], found[1:2]) == found[2:]
+    assert unsorted(found, found, found[:1]) == found[:1]
+    assert unsorted(found[1:], found[1:], found[:1]) == found[:1], "it was removed"
