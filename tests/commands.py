@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-STOP_S = 60
+STOP_S = 90
+"""Ray waits for its store for a minute where that ended while it started."""
 COMMAND = [sys.executable, "-m", "bitsift.cluster.cli"]
 DEMO = """
 import pathlib, sys

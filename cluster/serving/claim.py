@@ -14,13 +14,13 @@ import fcntl
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
 
 from bitsift.cluster.interrupts import shielded
-from bitsift.cluster.serving.leftovers import remove_left
+from bitsift.cluster.serving.leftovers import marked_folders, remove_left
 from bitsift.errors import Unavailable
 from bitsift.shard_worker.maintenance.repository import storage_error
 
@@ -137,20 +137,34 @@ def _end(mark: str, spared: int | None = None) -> list[int]:
 
 
 def _marked_processes(mark: str) -> list[psutil.Process]:
-    entry = f"{VARIABLE}={mark}".encode()
+    entry, folders = f"{VARIABLE}={mark}".encode(), marked_folders(mark)
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(OSError, psutil.Error):
             if process.pid == os.getpid():
                 continue
-            environment = Path(f"/proc/{process.pid}/environ").read_bytes()
-            if entry in environment.split(b"\0") and process.is_running():
+            itself = Path(f"/proc/{process.pid}")
+            is_ours = entry in (itself / "environ").read_bytes().split(b"\0")
+            if (is_ours or _writes_to(itself, folders)) and process.is_running():
                 found.append(process)
     return found
 
 
+def _writes_to(process: Path, folders: Sequence[Path]) -> bool:
+    """Whether it is Ray's and has a file open below one of the ``folders``. So agents are found
+    that overwrite their environment with their title, and whose raylet has ended before them.
+    """
+    if not (process / "cmdline").read_bytes().startswith(b"ray::"):
+        return False
+    for name in os.listdir(process / "fd"):
+        with contextlib.suppress(OSError):  # it has just been closed
+            if {*folders}.intersection((process / "fd" / name).readlink().parents):
+                return True
+    return False
+
+
 def _family(process: psutil.Process) -> list[psutil.Process]:
-    """Ray's agents overwrite their environment with their title: their parent leads to them."""
+    """The raylet leads to its agents, before they have opened their logs."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return [process, *process.children(recursive=True)]
     return [process]

@@ -16,10 +16,8 @@ STOP_S = 15.0
 CELLS = (
     Cell("shard", "KILL", "reads"),
     Cell("shard", "STOP", "reads"),
-    Cell("writer", "KILL", "writes"),
     Cell("router", "KILL", "reads"),
     Cell("GCS", "KILL", "writes"),
-    Cell("dashboard agent", "TERM", "idle"),
     Cell("raylet", "KILL", "writes"),
     Cell("main", "KILL", "writes"),
 )

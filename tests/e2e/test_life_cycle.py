@@ -93,7 +93,14 @@ def test_a_signal_at_any_moment_of_index_leaves_nothing_and_the_next_run_ends_it
             assert report.documents == ROWS
 
 
-@pytest.mark.parametrize("step", ["calibrating", "opening the shards", "indexing"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param("calibrating", marks=pytest.mark.long),
+        pytest.param("opening the shards", marks=pytest.mark.long),
+        "indexing",
+    ],
+)
 def test_a_signal_at_any_step_of_the_demo_ends_it_with_all_that_it_started(
     tmp_path: Path, step: str
 ) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from bitsift.cluster.serving import claim
 from bitsift.cluster.serving.claim import LOCK_FILE, VARIABLE, marked
-from bitsift.cluster.serving.leftovers import mark_folder
+from bitsift.cluster.serving.leftovers import GCS_PREFIX, mark_folder
 from bitsift.errors import Unavailable
 
 _SERVER = """
@@ -88,6 +88,26 @@ def test_what_a_killed_server_left_is_ended_stopped_or_not(
             assert set(ended) == set(pids)
             assert not any(map(runs, pids))
             assert all(map(runs, others))  # of another index
+
+
+@pytest.mark.parametrize(("name", "is_ours"), [("ray::DashboardAgent", True), ("tail", False)])
+def test_an_agent_of_ray_is_found_by_its_log_and_who_reads_that_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, is_ours: bool
+) -> None:
+    """Its raylet has ended, and its title lies over the mark in its environment."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    logs = tmp_path / f"{GCS_PREFIX}1" / "logs"
+    logs.mkdir(parents=True)
+    with marked() as processes, (logs / "agent.log").open("w") as log:
+        mark_folder(logs.parent, claim.current_mark())
+        hidden = {"PATH": "/usr/bin:/bin"}
+        program = [name, "-c", "import time; time.sleep(600)"]
+        with subprocess.Popen(program, executable=sys.executable, env=hidden, stderr=log) as other:
+            try:
+                assert (other.pid in processes.end()) == is_ours
+                assert runs(other.pid) != is_ours
+            finally:
+                other.kill()
 
 
 def test_what_the_kernel_does_not_end_is_waited_for_so_long_and_named(
