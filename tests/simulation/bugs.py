@@ -121,7 +121,7 @@ def duplicate_applied() -> Any:
 
 def epoch_ignored() -> Any:
     """A table is replaced though those under it may go on."""
-    return mock.patch.object(controller, "is_ended", return_value=True)
+    return mock.patch.multiple(controller, is_ended=lambda *_: True, ended=lambda *_: {0})
 
 
 def stale_read() -> Any:
@@ -132,11 +132,6 @@ def stale_read() -> Any:
 def token_ignored() -> Any:
     """A search that must see a write is answered by a replica that has not applied it."""
     return mock.patch.object(Applied, "answers", lambda _, queries, search: search(queries))
-
-
-def mended_too_early() -> Any:
-    """A replica that gets what it lacks in any order says that it has all up to the newest."""
-    return mock.patch.object(Applied, "begin_mending", return_value=None)
 
 
 def forgotten_unsaid() -> Any:
@@ -153,8 +148,8 @@ def shard_missing_untold() -> Any:
     """Nothing was found, and the answer says that all was searched."""
     search = FanOut.search
 
-    async def whole(self: FanOut, query: Any) -> Any:
-        found, coverage = await search(self, query)
+    async def whole(self: FanOut, *given: Any) -> Any:
+        found, coverage = await search(self, *given)
         return found, Coverage(coverage.shards, coverage.shards)
 
     return mock.patch.object(FanOut, "search", whole)
@@ -183,7 +178,6 @@ BUGS: tuple[Bug, ...] = (
     epoch_ignored,
     stale_read,
     token_ignored,
-    mended_too_early,
     forgotten_unsaid,
     shard_missing_untold,
     old_table_read,

@@ -27,8 +27,9 @@ FOUND_BY = {
     "served_too_early": 1,
     "hint_lost": 23,
     "duplicate_applied": 14,
-    "epoch_ignored": 117,
+    "epoch_ignored": 248,
     "stale_read": 16,
+    "token_ignored": 68,
     "forgotten_unsaid": 238,
     "shard_missing_untold": 5,
 }
