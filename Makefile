@@ -6,12 +6,15 @@ BIN := $(VENV)/bin
 # `python -m pip`: a script's first line breaks where the folder's path is long or has a space.
 PIP := $(BIN)/python -m pip
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# Two test files at a time, in the order of their names: the long ones come early. JOBS=0 runs them one by one.
-JOBS ?= 2
-PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+# Test files at a time, in the order of their names: the long ones come early. Most tests wait more than they compute;
+# those that start whole servers keep two cores busy by twos. JOBS=0 runs all one by one.
+JOBS ?= 4
+SERVER_JOBS ?= $(if $(filter 0 1,$(JOBS)),$(JOBS),2)
+SERVER_TESTS := tests/chaos tests/e2e
+PYTEST = $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 # The fast ones write to RAM where there is 1 GiB of it: 14,000 calls of fsync. The others write to the disk.
 FAST_ROOT = $(shell df -Pk /dev/shm 2>/dev/null | awk 'END { print ($$4 > 1048576 ? "/dev/shm" : "/tmp") }')
-TEST_FAST = PYTEST_DEBUG_TEMPROOT=$(FAST_ROOT) $(PYTEST) -m "not slow and not long" tests/shard_worker tests/router tests/cluster tests/client tests/config tests/test_*.py
+TEST_FAST = PYTEST_DEBUG_TEMPROOT=$(FAST_ROOT) $(PYTEST) -n $(JOBS) -m "not slow and not long" tests/shard_worker tests/router tests/cluster tests/client tests/config tests/test_*.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -27,10 +30,11 @@ demo: $(VENV)/.installed ## search 107,525 words by what they mean, on http://12
 
 install: $(VENV)/.installed-dev ## make .venv: Bitsift and everything to work on it, versions pinned
 
-test: $(VENV)/.installed-dev ## run every test, the fast ones first, having installed the Debian packages they need
+test: $(VENV)/.installed-dev ## run every test in three parts, the fast ones first, having installed the Debian packages they need
 	@sh .ci/packages test
 	$(TEST_FAST)
-	$(PYTEST) -m "slow and not long"
+	$(PYTEST) -n $(SERVER_JOBS) -m "slow and not long" $(SERVER_TESTS)
+	$(PYTEST) -n $(JOBS) -m "slow and not long" tests $(SERVER_TESTS:%=--ignore=%)
 
 test-fast: $(VENV)/.installed-dev ## the tests without Ray, a browser, a model or a sweep; a minute and a half
 	$(TEST_FAST)

@@ -66,12 +66,17 @@ def test_tests_that_need_what_is_missing_are_skipped_and_counted(bare: dict[str,
 
 
 def test_what_make_test_runs_first_and_what_it_runs_then_are_all_tests() -> None:
-    """A test is slow or it is not; those that are not lie where the first of its commands looks."""
+    """A test is slow or it is not; those that are not lie where the first of its commands looks, and
+    of the others the second takes what the third leaves out.
+    """
     makefile = (ROOT / "Makefile").read_text()
     (places,) = re.findall(r'-m "not slow and not long" (.+)', makefile)
     assert {place.replace("*.py", "") for place in places.split()} == {p.rstrip("/") for p in FAST}
-    first, then = makefile.partition("\ntest: ")[2].splitlines()[2:4]
-    assert (first, then) == ("\t$(TEST_FAST)", '\t$(PYTEST) -m "slow and not long"')
+    first, servers, others = makefile.partition("\ntest: ")[2].splitlines()[2:5]
+    assert first == "\t$(TEST_FAST)"
+    slow = '-m "slow and not long"'
+    assert servers == f"\t$(PYTEST) -n $(SERVER_JOBS) {slow} $(SERVER_TESTS)"
+    assert others == f"\t$(PYTEST) -n $(JOBS) {slow} tests $(SERVER_TESTS:%=--ignore=%)"
 
 
 def test_each_program_of_the_tests_is_installed_by_make() -> None:
