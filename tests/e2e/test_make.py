@@ -66,8 +66,8 @@ def test_tests_that_need_what_is_missing_are_skipped_and_counted(bare: dict[str,
 
 
 def test_what_make_test_runs_first_and_what_it_runs_then_are_all_tests() -> None:
-    """A test is slow or it is not; those that are not lie where the first of its commands looks, and
-    of the others the second takes what the third leaves out.
+    """A test is slow or it is not; those that are not lie where the first of its commands looks. Of
+    the others the second takes what the third leaves out.
     """
     makefile = (ROOT / "Makefile").read_text()
     (places,) = re.findall(r'-m "not slow and not long" (.+)', makefile)
