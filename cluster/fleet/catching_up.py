@@ -96,8 +96,8 @@ class CatchingUp:
 
     async def _equalize(self) -> None:
         order = self.order
-        target = _replica(order.shard, order.node, order.actor)
-        both = [_replica(order.shard, order.source, order.source_actor), target]
+        target = replica_of(order.shard, order.node, order.actor)
+        both = [replica_of(order.shard, order.source, order.source_actor), target]
         new = [target]
         failed = await equalize(
             both, order.epoch, newcomers=new, targets=new, enough=ENOUGH, progress=self._progress
@@ -106,5 +106,6 @@ class CatchingUp:
             raise error
 
 
-def _replica(shard: int, node: str, actor: Any) -> Replica:
+def replica_of(shard: int, node: str, actor: Any) -> Replica:
+    """The one that ``actor`` has open, to be compared."""
     return Replica(shard, node, RemoteLink(shard, actor, node))

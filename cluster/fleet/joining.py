@@ -9,15 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from bitsift.cluster.fleet.catching_up import replica_of
+from bitsift.cluster.fleet.membership import Place
 from bitsift.errors import BitsiftError, Fenced, Unavailable
 from bitsift.router.shards.convergence import equalize, mended
-from bitsift.router.shards.remote import RemoteLink
 from bitsift.router.shards.replica import Replica
 
 JOIN_S = 20.0
 """The longest that writes wait for it; what is not equal by then catches up again."""
-Place = tuple[int, str]
-"""The shard of a replica, and its node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,7 @@ async def _compared(joinings: Sequence[Joining], epoch: int) -> Compared:
 async def _of_shard(joining: Joining, epoch: int) -> Compared:
     shard = joining.shard
     members, new, leaving = (
-        [Replica(shard, node, RemoteLink(shard, actor, node)) for node, actor in some.items()]
+        [replica_of(shard, node, actor) for node, actor in some.items()]
         for some in (joining.members, joining.new, joining.leaving)
     )
     return await made_equal(members, new, leaving, epoch)

@@ -21,8 +21,9 @@ from bitsift.write_acks import WriteAcks
 
 Members = tuple[tuple[str, ...], ...]
 """The nodes of the replicas of each shard."""
-Places = Collection[tuple[int, str]]
-"""Replicas: (shard, node)."""
+Place = tuple[int, str]
+"""The shard of a replica, and its node."""
+Places = Collection[Place]
 
 
 def quorum(count: int, wanted: int) -> int:
@@ -43,7 +44,8 @@ def ended(
 ) -> set[int]:
     """The shards whose table may be replaced, where ``sealed`` refuse the old one.
 
-    What nobody has but ``lost`` replicas is given up: then all must be sealed that are ``here``.
+    What nobody has but ``lost`` replicas is given up where it must be: then all must be sealed that
+    are ``here``.
     """
     found = set[int]()
     for shard, members in enumerate(before):
@@ -51,7 +53,8 @@ def ended(
             {node for at, node in some if at == shard and node in members}
             for some in (sealed, lost, here)
         )
-        if is_ended(members, no | gone, wanted) and (not gone or there <= no):
+        is_given_up = there <= no and is_ended(members, no | gone, wanted)
+        if is_given_up or is_ended(members, no, wanted):
             found.add(shard)
     return found
 

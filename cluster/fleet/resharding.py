@@ -16,6 +16,7 @@ from typing import Any
 
 from bitsift.cluster.fleet.agent import AgentReport, FollowOrder, FollowReport
 from bitsift.cluster.fleet.enact import HELD_S, Enactor
+from bitsift.cluster.fleet.membership import Place
 from bitsift.cluster.fleet.observed import MakeReplica, Orders, Reshard, StartReplica, Table
 from bitsift.cluster.fleet.polls import ASK_TIMEOUT_S, outcome
 from bitsift.cluster.fleet.reshard_order import index_files_of, successor_of
@@ -36,7 +37,7 @@ from bitsift.cluster.fleet.reshard_steps import (
 )
 from bitsift.cluster.fleet.served import Served, Serving
 from bitsift.cluster.fleet.state import State
-from bitsift.cluster.fleet.watch import Place, Watch
+from bitsift.cluster.fleet.watch import Watch
 from bitsift.errors import BitsiftError, Corrupt, ShardUnavailable, Unavailable
 from bitsift.router.shards.ray_calls import asked, shard_callee
 from bitsift.shard_worker.store.counters import Past

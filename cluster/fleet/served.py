@@ -8,10 +8,11 @@ from typing import Any, Protocol, TypeVar
 from bitsift.cluster.fleet.actors import Fleet, RayNode
 from bitsift.cluster.fleet.agent import AgentReport
 from bitsift.cluster.fleet.enact import Enactor
+from bitsift.cluster.fleet.membership import Place
 from bitsift.cluster.fleet.observed import Observed, Orders
 from bitsift.cluster.fleet.spec import ClusterSpec, IndexSource
 from bitsift.cluster.fleet.state import State
-from bitsift.cluster.fleet.watch import Place, Seen
+from bitsift.cluster.fleet.watch import Seen
 from bitsift.cluster.manifest import Manifest
 from bitsift.router.shards.placement import ReplicaTable
 

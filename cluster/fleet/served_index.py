@@ -13,7 +13,7 @@ from bitsift.cluster.fleet.agent import AgentReport
 from bitsift.cluster.fleet.decide import decide, lacking
 from bitsift.cluster.fleet.enact import Enactor
 from bitsift.cluster.fleet.joining import JOIN_S, Compared, Joining, compared
-from bitsift.cluster.fleet.membership import Members, ended, joined, sources
+from bitsift.cluster.fleet.membership import Members, Place, ended, joined, sources
 from bitsift.cluster.fleet.observed import (
     ALONE_MAX,
     Action,
@@ -36,7 +36,7 @@ from bitsift.cluster.fleet.sources import manifest_of, why_other
 from bitsift.cluster.fleet.spec import ClusterSpec
 from bitsift.cluster.fleet.state import State
 from bitsift.cluster.fleet.sync import sync_of
-from bitsift.cluster.fleet.watch import Place, Seen, Watch
+from bitsift.cluster.fleet.watch import Seen, Watch
 from bitsift.cluster.manifest import Manifest
 from bitsift.errors import BitsiftError, Fenced, InvalidRequest, Unavailable
 from bitsift.router.reports import RouterReport, WriterReport

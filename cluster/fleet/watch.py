@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from bitsift.cluster.fleet.actors import RayNode
 from bitsift.cluster.fleet.agent import AgentReport, CopyReport
 from bitsift.cluster.fleet.catching_up import CatchUpReport
+from bitsift.cluster.fleet.membership import Place
 from bitsift.cluster.fleet.node_store import Held
 from bitsift.cluster.fleet.observed import CatchingUp, Node, Phase, Replica
 from bitsift.errors import BitsiftError, FormatMismatch
@@ -19,7 +20,6 @@ from bitsift.shard_worker.types import ShardStatus
 
 SILENT_S = 10.0
 """After so long without a report a node is taken for lost."""
-Place = tuple[int, str]
 Seen = ShardStatus | BitsiftError | None
 """What a replica's actor said; None: nothing yet."""
 

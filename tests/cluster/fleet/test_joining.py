@@ -35,8 +35,7 @@ def shards(tmp_path: Path) -> Iterator[list[Shard]]:
 @pytest.fixture
 def links(shards: list[Shard], monkeypatch: pytest.MonkeyPatch) -> dict[str, FaultyLink]:
     """By node. Each takes the place of an actor and of the link to it."""
-    for module in (catching_up, joining):
-        monkeypatch.setattr(module, "RemoteLink", lambda _, link, __: link)
+    monkeypatch.setattr(catching_up, "RemoteLink", lambda _, link, __: link)
     return {node: FaultyLink(shard) for node, shard in zip(NODES, shards, strict=True)}
 
 

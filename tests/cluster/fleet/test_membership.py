@@ -74,6 +74,9 @@ def test_of_what_only_the_lost_had_nothing_is_asked_and_of_the_others_all() -> N
     assert ended(before, 3, {(0, "d")}, lost, here) == set()
     assert ended(before, 3, {(0, "d")}, lost, {(0, "d")}) == {0}
     assert ended(before, 3, here, (), here) == set()
+    # The loss of one is accepted, and one leaves: the other three know all.
+    three = {(0, "a"), (0, "b"), (0, "c")}
+    assert ended(before, 3, three, {(0, "e")}, three | {(0, "d")}) == {0}
 
 
 def test_those_that_leave_are_asked_where_the_others_may_lack_something() -> None:

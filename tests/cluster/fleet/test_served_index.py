@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from bitsift.cluster.fleet import served_index
-from bitsift.cluster.fleet.joining import Compared, Joining, Place
-from bitsift.cluster.fleet.membership import Members
+from bitsift.cluster.fleet.joining import Compared, Joining
+from bitsift.cluster.fleet.membership import Members, Place
 from bitsift.cluster.fleet.observed import Node, Observed, Phase, Replica, Table
 from bitsift.cluster.fleet.served_index import Index
 from bitsift.errors import BitsiftError, DeadlineExceeded, StorageFull

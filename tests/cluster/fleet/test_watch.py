@@ -7,9 +7,10 @@ from dataclasses import replace
 from bitsift.cluster.fleet.actors import RayNode
 from bitsift.cluster.fleet.agent import AgentReport, CopyReport
 from bitsift.cluster.fleet.catching_up import CatchUpReport
+from bitsift.cluster.fleet.membership import Place
 from bitsift.cluster.fleet.node_store import Held, HeldIndex
 from bitsift.cluster.fleet.observed import CatchingUp, Node, Phase, Replica
-from bitsift.cluster.fleet.watch import SILENT_S, Place, Seen, Watch
+from bitsift.cluster.fleet.watch import SILENT_S, Seen, Watch
 from bitsift.errors import FormatMismatch, Unavailable
 from bitsift.shard_worker.types import ShardStatus
 
