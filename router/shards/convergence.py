@@ -61,17 +61,6 @@ class Progress:
     last: int | None = None
 
 
-async def converge(replicas: Sequence[Replica], epoch: int) -> None:
-    """Make ``replicas`` equal, under the replica table of ``epoch``.
-
-    Raises what a replica raises, FormatMismatch where one is outdated, and ShardUnavailable where
-    writes go on so fast that they never are equal.
-    """
-    for error in (await equalize(replicas, epoch)).values():
-        raise error
-    await mended(replicas)
-
-
 async def most_equal(
     replicas: Sequence[Replica], epoch: int, least: int
 ) -> dict[Replica, BitsiftError]:
@@ -102,12 +91,13 @@ async def equalize(
     enough: int = 0,
     progress: Progress | None = None,
 ) -> dict[Replica, BitsiftError]:
-    """The same; a replica that fails is left out, and the error returned: the others are equal, and
-    are to be told that they are ``mended``.
+    """Make replicas equal, under the table of ``epoch``. One that fails is left out, and the error
+    returned: the others are equal, and are to be told that they are ``mended``.
 
     What the others hold is the truth for ``newcomers``. Where there are ``targets``, they alone are
     sent what they lack. ``enough`` documents and deletions may be lacking at the end, those that
-    were written meanwhile. Raises Fenced, and ShardUnavailable.
+    were written meanwhile. Raises Fenced, and ShardUnavailable where writes go on so fast that they
+    never are equal.
     """
     every = list(replicas)
     sent_to = every if targets is None else targets

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from bitsift.errors import FormatMismatch, NotFound, ShardUnavailable, StorageFull
 from bitsift.router.shards import convergence
-from bitsift.router.shards.convergence import Progress, _lacking, converge, equalize
+from bitsift.router.shards.convergence import Progress, _lacking, equalize, mended
 from bitsift.router.shards.replica import Replica
 from bitsift.shard_worker.inventory import Entries, Inventory, ReplicaFacts
 from bitsift.shard_worker.operations import Delete, Operation, Outcome, Upsert
@@ -50,6 +50,13 @@ def texts_of(shard: Shard, keys: str) -> list[str | None]:
         except NotFound:
             found.append(None)
     return found
+
+
+async def converge(replicas: Sequence[Replica], epoch: int) -> None:
+    """They are equal, all of them. Raises what one of them raises."""
+    for error in (await equalize(replicas, epoch)).values():
+        raise error
+    await mended(replicas)
 
 
 def converged(shards: list[Shard]) -> list[FaultyLink]:
