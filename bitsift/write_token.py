@@ -1,18 +1,18 @@
 """The token of a write: what a later read must see. It comes with the answer to the write, and goes
 with a search or a get as ``read_your_writes``.
 
-It names the index, and for each shard that was written to the version (shard_worker/clock.py) up to
-which its writes must have been applied. A caller takes it as it is and looks at nothing in it:
+It names the index, and how far each shard that was written to must be (``Reached``). A caller takes
+it as it is and looks at nothing in it:
 
-    byte 0            format, 1
+    byte 0            format, 2
     bytes 1 … 8       BLAKE2b-64 of the index's uuid
-    varint            epoch of the replica table under which was written; 0 where there is none
+    varint            the least of the terms
     8 bytes           the least of the versions, little-endian
-    varint, varint    for each shard, ascending: its number less that of the one before, and by how
-                      much its version is greater than the least
+    three varints     for each shard, ascending: its number less that of the one before, and by how
+                      much its term and its version are greater than the least
     last 6 bytes      BLAKE2b-48 of all that
 
-as base64url. That is some 35 characters, and 3 to 8 more for each shard. The digest finds what was
+as base64url. That is some 35 characters, and 4 to 10 more for each shard. The digest finds what was
 cut off or mistyped; it keeps no secret, for a token that somebody makes up gives nothing but a wait
 or a refusal.
 """
@@ -26,15 +26,16 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import NamedTuple
 
 TOKEN_CHARACTERS_MAX = 65_536
-"""More than the token of an index of 4,096 shards that were all written to."""
+"""More than the token of an index of 4,096 shards that were all written to within ten years."""
 SHARDS_MAX = 4_096
 """As many as an index may have (cluster/manifest.py). A token that somebody made up could name six
 times as many in its characters, and be remembered with all of them."""
-REMEMBERED_MAX = 32
-"""Tokens as they were read; of the largest, 13 MiB."""
-_FORMAT = 1
+REMEMBERED_MAX = 16
+"""Tokens as they were read; of the largest, 11 MiB."""
+_FORMAT = 2
 _INDEX_BYTES = 8
 _VERSION_BYTES = 8
 _DIGEST_BYTES = 6
@@ -46,42 +47,65 @@ def index_mark(uuid: str) -> bytes:
     return hashlib.blake2b(uuid.encode(), digest_size=_INDEX_BYTES).digest()
 
 
+class Reached(NamedTuple):
+    """How far a shard is: it has all that was acknowledged before ``term``, and all that the
+    coordinator of this term wrote up to ``version`` (shard_worker/clock.py).
+
+    A term begins when a coordinator has made the replicas of a shard equal, and is the epoch of its
+    replica table; 0 where there is none. Versions of two coordinators say nothing about what a
+    replica has: the clock of the earlier one may have been ahead.
+    """
+
+    term: int = 0
+    version: int = 0
+
+
+NOTHING = Reached()
+"""What every shard has reached."""
+
+
 @dataclass(frozen=True, slots=True)
 class WriteToken:
-    """Which writes a read must see. ``index`` is an ``index_mark``, ``versions`` are by shard, at
+    """Which writes a read must see. ``index`` is an ``index_mark``, ``reached`` is by shard, at
     least one.
     """
 
     index: bytes
-    epoch: int
-    versions: Mapping[int, int]
+    reached: Mapping[int, Reached]
+
+    @property
+    def term(self) -> int:
+        """The latest: no later than the epoch of the replica table, which a reshard raises."""
+        return max(it.term for it in self.reached.values())
 
     def text(self) -> str:
         """As it is sent."""
-        least = min(self.versions.values())
-        parts = [bytes([_FORMAT]), self.index, _varint(self.epoch)]
-        parts.append(least.to_bytes(_VERSION_BYTES, "little"))
+        term = min(it.term for it in self.reached.values())
+        version = min(it.version for it in self.reached.values())
+        parts = [bytes([_FORMAT]), self.index, _varint(term)]
+        parts.append(version.to_bytes(_VERSION_BYTES, "little"))
         before = 0
-        for shard, version in sorted(self.versions.items()):
-            parts += [_varint(shard - before), _varint(version - least)]
+        for shard, it in sorted(self.reached.items()):
+            parts += map(_varint, (shard - before, it.term - term, it.version - version))
             before = shard
         body = b"".join(parts)
         return base64.urlsafe_b64encode(body + _digest(body)).decode().rstrip("=")
 
     def of(self, shard: int) -> WriteToken | None:
         """The part that ``shard`` must know; None where it was not written to."""
-        version = self.versions.get(shard)
-        return None if version is None else WriteToken(self.index, self.epoch, {shard: version})
+        it = self.reached.get(shard)
+        return None if it is None else WriteToken(self.index, {shard: it})
 
     def joined(self, other: WriteToken) -> WriteToken:
         """What sees both. Of two indexes that of the later table: a reshard has made it of the
         other, with all that was acknowledged.
         """
         if self.index != other.index:
-            return max(self, other, key=lambda token: token.epoch)
-        shards = self.versions.keys() | other.versions.keys()
-        versions = {it: max(self.versions.get(it, 0), other.versions.get(it, 0)) for it in shards}
-        return WriteToken(self.index, max(self.epoch, other.epoch), versions)
+            return max(self, other, key=lambda token: token.term)
+        one, two = self.reached, other.reached
+        shards = one.keys() | two.keys()
+        both = {it: max(one.get(it, NOTHING), two.get(it, NOTHING)) for it in shards}
+        return WriteToken(self.index, both)
 
 
 @functools.lru_cache(maxsize=REMEMBERED_MAX)
@@ -98,20 +122,21 @@ def read_token(text: str) -> WriteToken:
 def _read(body: bytes) -> WriteToken:
     place = 1 + _INDEX_BYTES
     index = body[1:place]
-    epoch, place = _read_varint(body, place)
-    least = int.from_bytes(body[place : place + _VERSION_BYTES], "little")
+    term, place = _read_varint(body, place)
+    version = int.from_bytes(body[place : place + _VERSION_BYTES], "little")
     place += _VERSION_BYTES
-    versions, shard = dict[int, int](), 0
+    reached, shard = dict[int, Reached](), 0
     while place < len(body):
         gap, place = _read_varint(body, place)
-        more, place = _read_varint(body, place)
+        later, place = _read_varint(body, place)
+        newer, place = _read_varint(body, place)
         shard += gap
-        if (versions and not gap) or shard >= SHARDS_MAX:
+        if (reached and not gap) or shard >= SHARDS_MAX:
             raise ValueError(_BROKEN)
-        versions[shard] = least + more
-    if not versions or max(versions.values()) >> (8 * _VERSION_BYTES):
+        reached[shard] = Reached(term + later, version + newer)
+    if not reached or max(it.version for it in reached.values()) >> (8 * _VERSION_BYTES):
         raise ValueError(_BROKEN)
-    return WriteToken(index, epoch, MappingProxyType(versions))
+    return WriteToken(index, MappingProxyType(reached))
 
 
 def check_token(text: str) -> str:

@@ -31,26 +31,27 @@ async def shards_that_know(
         if written.index == index_mark(uuid):
             _check(written, len(shards))
             return shards, written
-        if not written.epoch or not shards.epoch:
+        if not written.term or not shards.epoch:
             raise InvalidRequest("read_your_writes is a token from another index: leave it out")
-        if written.epoch < shards.epoch:  # a reshard copied all that had been acknowledged
+        if written.term < shards.epoch:  # a reshard copied all that had been acknowledged
             return shards, None
         if time.monotonic() + PAUSE_S > deadline_s:
             raise Unavailable(
                 f"the write of read_your_writes was done under the replica table of epoch "
-                f"{written.epoch}; this router still has that of epoch {shards.epoch}"
+                f"{written.term}; this router still has that of epoch {shards.epoch}"
             )
         await asyncio.sleep(PAUSE_S)
 
 
 def _check(written: WriteToken, shards: int) -> None:
     """Raises InvalidRequest for what no writer of this index has given."""
-    if max(written.versions) >= shards:
+    if max(written.reached) >= shards:
         raise InvalidRequest(
-            f"read_your_writes names shard {max(written.versions)}, but there are {shards}: send "
+            f"read_your_writes names shard {max(written.reached)}, but there are {shards}: send "
             "the token of a write unchanged"
         )
-    newest_s = milliseconds_of(max(written.versions.values())) / 1e3
+    newest = max(it.version for it in written.reached.values())
+    newest_s = milliseconds_of(newest) / 1e3
     if newest_s > time.time() + DRIFT_MAX_S:
         raise InvalidRequest(
             f"read_your_writes is of a write {newest_s - time.time():,.0f} s from now: send the "

@@ -23,12 +23,13 @@ from typing import cast
 import ray
 
 from bitsift.errors import BitsiftError, RequestOutcome, ShardUnavailable, Unavailable
-from bitsift.shard_worker.clock import NO_VERSION
 from bitsift.shard_worker.codes import Calibration
 from bitsift.shard_worker.fencing import TableFence, check_epoch
 from bitsift.shard_worker.maintenance.backup import copy_shard
 from bitsift.shard_worker.open_mark import OpenMark
+from bitsift.shard_worker.operations import Operation
 from bitsift.shard_worker.own_digest import OwnDigest
+from bitsift.shard_worker.own_status import resident_bytes
 from bitsift.shard_worker.replica_state import ReplicaState
 from bitsift.shard_worker.search.precedence import lowest_priority, share_quickly
 from bitsift.shard_worker.search.underway import Underway
@@ -53,6 +54,7 @@ from bitsift.shard_worker.wire.search import (
 from bitsift.shard_worker.wire.structures import pack_fact
 from bitsift.shard_worker.wire.write import pack_outcomes, pack_writes, unpack_writes
 from bitsift.shard_worker.written_since import Mark
+from bitsift.write_token import NOTHING, Reached
 
 log = logging.getLogger(__name__)
 
@@ -165,8 +167,8 @@ class ShardActor:
     def _ready(self) -> Shard:
         if self._shard is None:
             state = "loading" if self._reason is None else f"failed: {self._reason}"
-            error = ShardUnavailable(f"shard {self._identity.shard} is {state}")
-            raise error.with_outcome(RequestOutcome.NOT_DONE)
+            said = f"shard {self._identity.shard} is {state}"
+            raise ShardUnavailable(said).with_outcome(RequestOutcome.NOT_DONE)
         return self._shard
 
     def _replica(self) -> ReplicaState:
@@ -237,32 +239,38 @@ class ShardActor:
         self._underway.cancel(call, places)
 
     @ray.method(concurrency_group="write")
-    def write(self, operations: bytes, epoch: int = 0) -> bytes:
+    def write(self, operations: bytes, epoch: int = 0, term: int = 0) -> bytes:
         """Do packed operations durably; packed outcomes of each (write_wire.py), stamped with the
-        version up to which the shard has all that was written.
+        newest version that was written.
 
-        ``epoch`` is that of the caller's replica table. A bulk load, which has none, calls it in
-        the group ``load``.
+        ``epoch`` is that of the caller's replica table, ``term`` see applied.py. A bulk load, which
+        has neither, calls it in the group ``load``.
         """
-        return self._write(operations, epoch)
+        return self._write(unpack_writes(operations), epoch, term)
 
-    def _write(self, operations: bytes, epoch: int) -> bytes:
-        asked = unpack_writes(operations)
+    def _write(self, operations: Sequence[Operation], epoch: int, term: int = 0) -> bytes:
         shard = self._ready()
         with self._tables().writing(epoch):
-            outcomes = shard.write(asked)
-        return pack_outcomes(outcomes, Stamp(shard.replica, shard.applied_version))
+            outcomes = shard.write(operations)
+            shard.applied.advance(term, operations, outcomes)
+        return pack_outcomes(outcomes, Stamp(shard.replica, shard.applied.newest))
 
     @ray.method(concurrency_group="write")
     def mend(self, operations: bytes, epoch: int) -> bytes:
         """``write`` what it lacks and other replicas have, in any order, until ``mended``."""
-        self._replica().begin_mending(unpack_writes(operations))
-        return self._write(operations, epoch)
+        lacked = unpack_writes(operations)
+        self._replica().begin_mending(lacked)
+        return self._write(lacked, epoch)
 
     @ray.method(concurrency_group="read")
-    def mended(self) -> None:
-        """It lacks nothing of what other replicas have."""
-        self._replica().mended()
+    def mended(self, reached: tuple[int, int] = NOTHING) -> None:
+        """It lacks nothing of what other replicas have, and is as far as ``reached``."""
+        self._replica().mended(Reached(*reached))
+
+    @ray.method(concurrency_group="read")
+    def applied(self) -> tuple[int, int]:
+        """How far it is: term and version (applied.py)."""
+        return self._replica().applied()
 
     @ray.method(concurrency_group="read")
     def foresee(self, operations: bytes) -> bytes:
@@ -271,9 +279,10 @@ class ShardActor:
         return pack_outcomes(self._ready().foresee(asked), self._stamp())
 
     @ray.method(concurrency_group="read")
-    def document(self, document_id: str, least: int = NO_VERSION) -> bytes:
+    def document(self, document_id: str, least: tuple[int, int] = NOTHING) -> bytes:
         """The packed document with this id; see ``Shard.document``."""
-        return pack_documents([[self._ready().document(document_id, least)]], self._stamp())
+        found = self._ready().document(document_id, Reached(*least))
+        return pack_documents([[found]], self._stamp())
 
     @ray.method(concurrency_group="read")
     def seal(self, epoch: int, is_new: bool = False) -> int:
@@ -303,8 +312,7 @@ class ShardActor:
     @ray.method(concurrency_group="compare")
     def entries(self, bits: int, since: int, ranges: bytes) -> bytes:
         """Packed Entries."""
-        found = self._replica().entries(bits, since, ranges)
-        return pack_fact(found, self._stamp())
+        return pack_fact(self._replica().entries(bits, since, ranges), self._stamp())
 
     @ray.method(concurrency_group="compare")
     def changes(self, keys: bytes) -> bytes:
@@ -335,9 +343,7 @@ class ShardActor:
 
     @ray.method(concurrency_group="maintenance")
     def compact(self) -> bool:
-        """Drop deleted rows now; takes minutes for millions of rows. Returns whether there were
-        any.
-        """
+        """Drop deleted rows now, in minutes for millions; returns whether there were any."""
         return self._ready().compact()
 
     @ray.method(concurrency_group="maintenance")
@@ -392,9 +398,3 @@ class ShardActor:
         if self._shard is not None:
             self._shard.close()
             self._shard = None
-
-
-def resident_bytes() -> int:
-    """RAM of this process that is its own: resident minus file-backed shared pages (Linux)."""
-    resident, shared = Path("/proc/self/statm").read_text().split()[1:3]
-    return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")

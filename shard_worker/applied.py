@@ -1,33 +1,54 @@
 """Which writes a shard has applied: what it may be asked by a caller that must see its own.
 
-All that a coordinator sends comes in the order of its versions, and what comes after something
-that failed is refused (group_commit.py), so the newest version in the store says it: all that was
-sent up to it is there, on the disk and in RAM. What a replica lacks it gets in any order
-(router/shards/convergence.py): until it has all of it, what it had before counts, also after a
-restart. That stands beside the shard meanwhile:
+A coordinator that makes the replicas of a shard equal begins a *term* (bitsift/write_token.py,
+``Reached``), and says so to each of them. All that it sends then comes in the order of its
+versions, and what comes after something that failed is refused (group_commit.py): so the term, and
+the newest version that came in it, say what is there, on the disk and in RAM. A version alone does
+not: a replica that was cut off with an earlier coordinator has what that one wrote last, which
+nobody acknowledged, and its clock may have been ahead.
 
-    shard-00003.mending.json    {"version": 7497…}
+What a replica lacks it gets in any order (router/shards/convergence.py): until it has all of it,
+what it had before counts, also after a restart. Beside the shard stands, for that,
 
-Format 1 keeps no versions: there it is known only of what was written since the shard was opened.
+    shard-00003.applied.json    {"term": 17, "version": 7497…, "newest": 7498…, "lacks": false}
+
+how far it was when that was kept, and the newest version that the shard knew then: what is newer
+came in the same term. It is kept where the term begins, not for each write.
+
+Where there is one copy only there is no term, 0: it has all that it ever acknowledged. Format 1
+keeps no versions: there it is known only of what was written since the shard was opened.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bitsift.errors import NotFound, ReplicaBehind
+from bitsift.errors import BitsiftError, NotFound, ReplicaBehind
 from bitsift.shard_worker.clock import NO_VERSION, milliseconds_of
 from bitsift.shard_worker.generations import Generations
 from bitsift.shard_worker.layout import read_json, write_json
-from bitsift.shard_worker.operations import Operation
+from bitsift.shard_worker.operations import Operation, Outcome
 from bitsift.shard_worker.search.funnel import Answers
 from bitsift.shard_worker.types import Query
+from bitsift.write_token import NOTHING, Reached
 
 
-def mending_file(folder: Path) -> Path:
-    """Where it stands that the shard in ``folder`` lacks something."""
-    return folder.with_name(f"{folder.name}.mending.json")
+def applied_file(folder: Path) -> Path:
+    """Where it stands how far the shard in ``folder`` is."""
+    return folder.with_name(f"{folder.name}.applied.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What outlives the process."""
+
+    term: int = 0
+    version: int = NO_VERSION
+    newest: int = NO_VERSION
+    lacks: bool = False
 
 
 class Applied:
@@ -37,81 +58,112 @@ class Applied:
         self,
         shard: int,
         generations: Generations,
-        before_mending: int | None,
-        keep: Callable[[int | None], None],
+        kept: Kept,
+        keep: Callable[[Kept], None],
     ) -> None:
-        """``generations`` are those of the shard. ``before_mending`` is what was kept last, None
-        where nothing is lacking; ``keep`` makes it durable before it returns.
+        """``generations`` are those of the shard. ``kept`` is what was kept last; ``keep`` makes it
+        durable before it returns.
         """
         self._shard = shard
         self._generations = generations
         self._noted = NO_VERSION
-        self._before_mending = before_mending
         self._keep = keep
+        self._lacks = kept.lacks
+        since = self.newest if self.newest > kept.newest and not kept.lacks else kept.version
+        self._at = Reached(kept.term, since)
+        self._written = NOTHING
 
     @classmethod
     def beside(cls, folder: Path, shard: int, generations: Generations) -> Applied:
         """That of the shard in ``folder``. Raises Corrupt."""
-        file = mending_file(folder)
-
-        def keep(version: int | None) -> None:
-            if version is None:
-                file.unlink(missing_ok=True)
-            else:
-                write_json(file, {"version": version})
-
+        file = applied_file(folder)
         try:
-            kept = int(read_json(file)["version"])
+            kept = Kept(**read_json(file))
         except NotFound:
-            kept = None
-        return cls(shard, generations, kept, keep)
+            kept = Kept()
+        return cls(shard, generations, kept, lambda it: write_json(file, asdict(it)))
+
+    @property
+    def newest(self) -> int:
+        """The newest version that was written here, by whichever coordinator."""
+        return max(self._noted, self._generations.current.store.counters.newest_version)
+
+    @property
+    def reached(self) -> Reached:
+        """How far the shard is."""
+        if self._at.term or self._lacks:
+            return self._at
+        return Reached(version=self.newest)
 
     def note(self, operations: Sequence[Operation]) -> None:
         """They are durable, and in RAM."""
         self._noted = max(self._noted, *(operation.version for operation in operations))
 
+    def advance(
+        self, term: int, operations: Sequence[Operation], outcomes: Sequence[Outcome]
+    ) -> None:
+        """The coordinator of ``term`` has sent ``operations`` in their turn, and they came to
+        ``outcomes``. Raises StorageFull, ShardUnavailable.
+        """
+        done = itertools.takewhile(
+            lambda each: not isinstance(each[1], BitsiftError),
+            zip(operations, outcomes, strict=True),
+        )
+        versions = [operation.version for operation, _ in done]
+        if term and versions:
+            self._written = max(self._written, Reached(term, max(versions)))
+            if not self._lacks:
+                self._reach(self._written)
+
     def begin_mending(self, operations: Sequence[Operation]) -> None:
         """They will be written, in any order; others before them may be lacking. Raises
         StorageFull, ShardUnavailable.
         """
-        newest, before = max(operation.version for operation in operations), self.version
-        if self._before_mending is None and newest > before:
-            self._keep(before)
-            self._before_mending = before
+        newest = max(operation.version for operation in operations)
+        if not self._lacks and newest > self.newest:
+            at = self.reached
+            self._keep(Kept(*at, self.newest, lacks=True))
+            self._at, self._lacks = at, True
 
-    def mended(self) -> None:
-        """Nothing is lacking any more."""
-        if self._before_mending is not None:
-            self._before_mending = None
-            self._keep(None)
+    def mended(self, reached: Reached) -> None:
+        """Nothing is lacking any more, and it is as far as ``reached`` at least. Raises
+        StorageFull, ShardUnavailable.
+        """
+        at = max(reached, self._written, self._at)
+        if self._lacks:
+            self._keep(Kept(*at, self.newest))
+            self._at, self._lacks = at, False
+        else:
+            self._reach(at)
 
-    @property
-    def version(self) -> int:
-        """All writes up to this one are there."""
-        if self._before_mending is not None:
-            return self._before_mending
-        return max(self._noted, self._generations.current.store.counters.newest_version)
+    def _reach(self, at: Reached) -> None:
+        if at.term > self._at.term:
+            self._keep(Kept(*at, self.newest))
+        self._at = max(self._at, at)
 
-    def check(self, least: int) -> None:
-        """Raises ReplicaBehind where the write of version ``least`` is not there."""
-        if self.version < least:
+    def check(self, least: Reached) -> None:
+        """Raises ReplicaBehind where the write that ``least`` is of is not there."""
+        if self.reached < least:
             raise self._behind(least)
 
     def answers(
         self, queries: Sequence[Query], search: Callable[[Sequence[Query]], Answers]
     ) -> Answers:
         """What ``search`` answers; ReplicaBehind in the place of queries that must see more."""
-        version = self.version
-        least = [query.least_version(self._shard) for query in queries]
-        if all(it <= version for it in least):
+        reached = self.reached
+        least = [query.least(self._shard) for query in queries]
+        if all(it <= reached for it in least):
             return search(queries)
-        asked = [query for query, it in zip(queries, least, strict=True) if it <= version]
+        asked = [query for query, it in zip(queries, least, strict=True) if it <= reached]
         found = iter(search(asked) if asked else [])
-        return [next(found) if it <= version else self._behind(it) for it in least]
+        return [next(found) if it <= reached else self._behind(it) for it in least]
 
-    def _behind(self, least: int) -> ReplicaBehind:
-        late_ms = milliseconds_of(least) - milliseconds_of(self.version)
+    def _behind(self, least: Reached) -> ReplicaBehind:
+        reached = self.reached
+        late_ms = milliseconds_of(least.version) - milliseconds_of(reached.version)
+        said = f"the last that it has is {late_ms / 1e3:,.3f} s older"
+        if reached.term < least.term:
+            said = "it has not been compared with the other replicas since"
         return ReplicaBehind(
-            f"shard {self._shard} has not applied the write that read_your_writes is of: the last "
-            f"that it has is {late_ms / 1e3:,.3f} s older"
+            f"shard {self._shard} has not applied the write that read_your_writes is of: {said}"
         )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from bitsift.shard_worker.generation import Generation
 from bitsift.shard_worker.search.probing import Probing
 from bitsift.shard_worker.types import ShardStatus
@@ -31,3 +34,9 @@ def status_of(
         format=str(store.format),
         version=store.counters.newest_version,
     )
+
+
+def resident_bytes() -> int:
+    """RAM of this process that is its own: resident minus file-backed shared pages (Linux)."""
+    resident, shared = Path("/proc/self/statm").read_text().split()[1:3]
+    return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")

@@ -21,6 +21,7 @@ from bitsift.shard_worker.shard import Shard
 from bitsift.shard_worker.store.counters import Past
 from bitsift.shard_worker.store.difference import Living, changes_of, inventory_of
 from bitsift.shard_worker.store.replay import past_of
+from bitsift.write_token import Reached
 
 KEPT_S = 60.0
 """An inventory stays in RAM for so long after it was last asked for: 57 bytes a document."""
@@ -102,9 +103,13 @@ class ReplicaState:
         """``operations`` will be written, which it lacks, in any order of versions."""
         self._shard.applied.begin_mending(operations)
 
-    def mended(self) -> None:
-        """It lacks nothing of what others have."""
-        self._shard.applied.mended()
+    def mended(self, reached: Reached) -> None:
+        """It lacks nothing of what others have, and is as far as ``reached``."""
+        self._shard.applied.mended(reached)
+
+    def applied(self) -> Reached:
+        """How far it is."""
+        return self._shard.applied.reached
 
     def check_rows(self, first: int) -> RowCheck:
         """See own_rows.py."""

@@ -62,6 +62,7 @@ from bitsift.shard_worker.types import (
 )
 from bitsift.shard_worker.written_since import Changes, Mark, Moment, is_late, written_since
 from bitsift.write_status import WriteStatus
+from bitsift.write_token import NOTHING, Reached
 
 log = logging.getLogger(__name__)
 
@@ -264,11 +265,6 @@ class Shard:
         return self._clock.newest
 
     @property
-    def applied_version(self) -> int:
-        """What was written up to this version is here: it is found from now on."""
-        return self.applied.version
-
-    @property
     def origin(self) -> Origin:
         """Of the rows that are found now."""
         return self._funnel.origin(self._current)
@@ -307,9 +303,9 @@ class Shard:
                 found.append(error)
         return found
 
-    def document(self, document_id: str, least: int = NO_VERSION) -> Document:
+    def document(self, document_id: str, least: Reached = NOTHING) -> Document:
         """The living document with this id. Raises NotFound or ChecksumMismatch, ReplicaBehind
-        where the write of version ``least`` is not here.
+        where the write that ``least`` is of is not here.
         """
         self.applied.check(least)
         with self._current.reading() as generation:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bitsift.errors import BitsiftError
 from bitsift.options import DOCUMENT_FIELDS, SearchOptions
 from bitsift.shard_worker.deadline import Deadline
-from bitsift.write_token import read_token
+from bitsift.write_token import NOTHING, Reached, read_token
 
 CANDIDATES_FIXED = 40
 """What a shard reads for a query on average, and exactly where it decides nothing itself."""
@@ -85,10 +85,10 @@ class Query:
         """float32 (width,): L2-normalised, padded to the index's code width."""
         return cast("NDArray[np.float32]", self.options.vector)
 
-    def least_version(self, shard: int) -> int:
-        """Up to which version ``shard`` must have applied what was written; 0: to none."""
+    def least(self, shard: int) -> Reached:
+        """How far ``shard`` must be."""
         token = self.options.read_your_writes
-        return 0 if token is None else read_token(token).versions.get(shard, 0)
+        return NOTHING if token is None else read_token(token).reached.get(shard, NOTHING)
 
     @property
     def reads(self) -> int | None:

@@ -24,6 +24,7 @@ from bitsift.shard_worker.operations import Insert, Operation, Outcome
 from bitsift.shard_worker.shard import Shard
 from bitsift.shard_worker.types import Candidates, Document, Query, Read, ShardIdentity, ShardStatus
 from bitsift.write_status import WriteStatus
+from bitsift.write_token import NOTHING, Reached
 from tests.writing import written
 
 UUID = "00000000-0000-0000-0000-000000000001"
@@ -51,7 +52,7 @@ class HashEncoder:
 class BrokenLink:
     """A shard that raises ``error`` on every call."""
 
-    reached = 0
+    reached = NOTHING
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -65,13 +66,15 @@ class BrokenLink:
         self.calls += 1
         raise self.error
 
-    async def document(self, document_id: str, least: int = 0) -> Document:
+    async def document(self, document_id: str, least: Reached = NOTHING) -> Document:
         raise self.error
 
     async def foresee(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         raise self.error
 
-    async def write(self, operations: Sequence[Operation], epoch: int = 0) -> Sequence[Outcome]:
+    async def write(
+        self, operations: Sequence[Operation], epoch: int = 0, term: int = 0
+    ) -> Sequence[Outcome]:
         self.calls += 1
         raise self.error
 
@@ -83,7 +86,7 @@ class FrozenLink:
     """A shard that never answers. ``was_reached`` proves that it was asked."""
 
     was_reached = False
-    reached = 0
+    reached = NOTHING
 
     async def search(self, queries: Sequence[Query], timeout_s: float) -> list[Candidates]:
         self.was_reached = True
@@ -94,7 +97,7 @@ class FrozenLink:
         await asyncio.Event().wait()
         raise AssertionError
 
-    async def document(self, document_id: str, least: int = 0) -> Document:
+    async def document(self, document_id: str, least: Reached = NOTHING) -> Document:
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -113,7 +116,9 @@ class FrozenLink:
         await asyncio.Event().wait()
         raise AssertionError
 
-    async def write(self, operations: Sequence[Operation], epoch: int = 0) -> Sequence[Outcome]:
+    async def write(
+        self, operations: Sequence[Operation], epoch: int = 0, term: int = 0
+    ) -> Sequence[Outcome]:
         self.was_reached = True
         await asyncio.Event().wait()
         raise AssertionError

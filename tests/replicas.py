@@ -18,6 +18,7 @@ from bitsift.shard_worker.codes import Calibration
 from bitsift.shard_worker.operations import Operation, Outcome
 from bitsift.shard_worker.shard import Shard
 from bitsift.shard_worker.types import Document, Query, Read, ShardIdentity, ShardStatus
+from bitsift.write_token import NOTHING, Reached
 from tests.fakes import UUID, make_shards
 
 
@@ -107,7 +108,7 @@ class FaultyLink(LocalLink):
         await self._befall("documents")
         return await super().documents(reads)
 
-    async def document(self, document_id: str, least: int = 0) -> Document:
+    async def document(self, document_id: str, least: Reached = NOTHING) -> Document:
         await self._befall("document")
         return await super().document(document_id, least)
 
@@ -115,11 +116,13 @@ class FaultyLink(LocalLink):
         await self._befall("foresee")
         return await super().foresee(operations)
 
-    async def write(self, operations: Sequence[Operation], epoch: int = 0) -> Sequence[Outcome]:
+    async def write(
+        self, operations: Sequence[Operation], epoch: int = 0, term: int = 0
+    ) -> Sequence[Outcome]:
         await self._befall("write")
         if self.write_error is not None:
             raise self.write_error
-        outcomes = await super().write(operations, epoch)
+        outcomes = await super().write(operations, epoch, term)
         if self.error_after is not None:
             raise self.error_after
         return outcomes

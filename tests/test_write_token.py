@@ -17,8 +17,10 @@ from bitsift.cluster.manifest import SHARDS_MAX
 from bitsift.errors import InvalidRequest
 from bitsift.options import SearchOptions
 from bitsift.write_token import (
+    NOTHING,
     REMEMBERED_MAX,
     TOKEN_CHARACTERS_MAX,
+    Reached,
     WriteToken,
     _digest,
     check_token,
@@ -29,10 +31,13 @@ from bitsift.write_token import (
 
 INDEX = index_mark("one")
 NOW = 1_790_000_000_000 << 16
-VERSIONS = st.dictionaries(
-    st.integers(0, SHARDS_MAX - 1), st.integers(0, (1 << 64) - 1), min_size=1, max_size=30
+REACHED = st.dictionaries(
+    st.integers(0, SHARDS_MAX - 1),
+    st.builds(Reached, st.integers(0, 1 << 40), st.integers(0, (1 << 64) - 1)),
+    min_size=1,
+    max_size=30,
 )
-TOKENS = st.builds(WriteToken, st.just(INDEX), st.integers(0, 1 << 40), VERSIONS)
+TOKENS = st.builds(WriteToken, st.just(INDEX), REACHED)
 
 
 @given(TOKENS)
@@ -62,14 +67,14 @@ def _sealed(body: bytes) -> str:
     "body",
     [
         b"",
-        b"\x02" + bytes(30),  # another format
-        b"\x01",
-        b"\x01" + bytes(8),
-        b"\x01" + bytes(8) + b"\x00" + bytes(8),  # of no shard
-        b"\x01" + bytes(8) + b"\x00" + bytes(8) + b"\x01",  # a shard without a version
-        b"\x01" + bytes(8) + b"\x00" + bytes(8) + b"\x01\x00\x00\x00",  # one shard twice
-        b"\x01" + bytes(8) + b"\x00" + b"\xff" * 8 + b"\x00\x01",  # more than 64 bits
-        b"\x01" + bytes(8) + b"\xff" * 40,  # a number without an end
+        b"\x01" + bytes(30),  # another format
+        b"\x02",
+        b"\x02" + bytes(8),
+        b"\x02" + bytes(8) + b"\x00" + bytes(8),  # of no shard
+        b"\x02" + bytes(8) + b"\x00" + bytes(8) + b"\x01\x00",  # a shard without a version
+        b"\x02" + bytes(8) + b"\x00" + bytes(8) + b"\x01\x00\x00" + bytes(3),  # one shard twice
+        b"\x02" + bytes(8) + b"\x00" + b"\xff" * 8 + b"\x00\x00\x01",  # more than 64 bits
+        b"\x02" + bytes(8) + b"\xff" * 40,  # a number without an end
     ],
 )
 def test_what_somebody_made_up_with_the_right_digest_is_refused(body: bytes) -> None:
@@ -78,12 +83,13 @@ def test_what_somebody_made_up_with_the_right_digest_is_refused(body: bytes) -> 
 
 
 def _of_shards(count: int, version: int) -> str:
-    return WriteToken(INDEX, 7, {shard: version + shard % 2 for shard in range(count)}).text()
+    reached = {shard: Reached(7 + shard % 3, version + shard % 2) for shard in range(count)}
+    return WriteToken(INDEX, reached).text()
 
 
 def test_a_token_names_no_more_shards_than_an_index_may_have() -> None:
     assert write_token.SHARDS_MAX == SHARDS_MAX
-    assert len(read_token(_of_shards(SHARDS_MAX, NOW)).versions) == SHARDS_MAX
+    assert len(read_token(_of_shards(SHARDS_MAX, NOW)).reached) == SHARDS_MAX
     with pytest.raises(ValueError, match="no token"):
         read_token(_of_shards(SHARDS_MAX + 1, NOW))
 
@@ -104,14 +110,16 @@ def test_tokens_that_are_remembered_take_little_ram() -> None:
 
 
 def test_a_token_is_small() -> None:
-    assert len(WriteToken(INDEX, 7, {0: NOW}).text()) < 40
-    eight = {shard: NOW + (shard * 977 << 16) for shard in range(8)}
-    assert len(WriteToken(INDEX, 7, eight).text()) < 90
+    assert len(WriteToken(INDEX, {0: Reached(7, NOW)}).text()) < 40
+    eight = {shard: Reached(7, NOW + (shard * 977 << 16)) for shard in range(8)}
+    assert len(WriteToken(INDEX, eight).text()) < 110
 
 
 def test_the_longest_token_is_no_longer_than_a_token_may_be() -> None:
-    versions = {shard: (1 << 63) * (shard % 2) for shard in range(SHARDS_MAX)}
-    text = WriteToken(INDEX, 1 << 60, versions).text()
+    """Of writes within ten years, under 16,000 replica tables."""
+    years = (10 * 366 * 24 * 3600 * 1000) << 16
+    one_of = Reached(1 << 40, NOW), Reached((1 << 40) + (1 << 14) - 1, NOW + years)
+    text = WriteToken(INDEX, {shard: one_of[shard % 2] for shard in range(SHARDS_MAX)}).text()
     assert len(text) <= TOKEN_CHARACTERS_MAX
     assert checked_search({"query": "a", "read_your_writes": text}).read_your_writes == text
     with pytest.raises(InvalidRequest, match="at most 65536 characters"):
@@ -122,14 +130,15 @@ def test_the_longest_token_is_no_longer_than_a_token_may_be() -> None:
 def test_two_tokens_joined_ask_for_what_either_asks_for(one: WriteToken, two: WriteToken) -> None:
     joined = one.joined(two)
     assert joined == two.joined(one)
-    for shard in one.versions.keys() | two.versions.keys():
-        wanted = max(one.versions.get(shard, 0), two.versions.get(shard, 0))
-        assert joined.versions[shard] == wanted
+    for shard in one.reached.keys() | two.reached.keys():
+        wanted = max(one.reached.get(shard, NOTHING), two.reached.get(shard, NOTHING))
+        assert joined.reached[shard] == wanted
     assert joined_text([None, one.text(), None, two.text()]) == joined.text()
 
 
 def test_after_a_reshard_only_the_token_of_the_later_table_counts() -> None:
-    before, after = WriteToken(INDEX, 4, {0: 9}), WriteToken(index_mark("two"), 5, {3: 7})
+    before = WriteToken(INDEX, {0: Reached(4, 9)})
+    after = WriteToken(index_mark("two"), {3: Reached(5, 7)})
     assert before.joined(after) == after.joined(before) == after
 
 
@@ -139,7 +148,7 @@ def test_of_no_tokens_there_is_none() -> None:
 
 
 def test_a_broken_token_is_an_error_of_the_caller() -> None:
-    good = WriteToken(INDEX, 0, {0: 1}).text()
+    good = WriteToken(INDEX, {0: Reached(0, 1)}).text()
     assert check_token(good) == good
     with pytest.raises(InvalidRequest, match="read_your_writes: this is no token"):
         checked_search({"query": "a", "read_your_writes": good[:-3]})

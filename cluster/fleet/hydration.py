@@ -28,6 +28,7 @@ from typing import IO, Protocol
 
 from bitsift.cluster.fleet.removing import OF_A_SHARD, remove_named
 from bitsift.errors import ChecksumMismatch, Corrupt, NotFound, StorageFull
+from bitsift.shard_worker.applied import applied_file
 from bitsift.shard_worker.bits.tuning import TUNING_FILE
 from bitsift.shard_worker.layout import (
     LOCK_FILE,
@@ -237,6 +238,7 @@ def _exchange(aside: Path, folder: Path) -> None:
         if inner.is_dir():
             sync_folder(inner)
     old = folder.with_name(f"{folder.name}.replaced-{secrets.token_hex(4)}")
+    applied_file(folder).unlink(missing_ok=True)  # it was said of what is replaced
     if folder.exists():
         folder.rename(old)
     aside.rename(folder)

@@ -14,6 +14,7 @@ from bitsift.cluster.fleet.membership import Place
 from bitsift.errors import BitsiftError, Fenced, Unavailable
 from bitsift.router.shards.convergence import equalize, mended
 from bitsift.router.shards.replica import Replica
+from bitsift.write_token import NOTHING
 
 JOIN_S = 20.0
 """The longest that writes wait for it; what is not equal by then catches up again."""
@@ -76,7 +77,9 @@ async def made_equal(
         async with asyncio.timeout(JOIN_S):
             failed, unread = await _failed(members, new, leaving, epoch)
             complete = [it for it in (*members, *new) if it not in failed]
-            await mended(complete)
+            known = [it for it in (*members, *leaving) if it not in unread]
+            reached = await asyncio.gather(*(it.link.applied() for it in known))
+            await mended(complete, max(reached, default=NOTHING))
     except Fenced:
         raise
     except TimeoutError:

@@ -6,7 +6,7 @@
     DATA/INDEX-UUID/shard-00003.incoming/            one that is being made (hydration.py)
     DATA/INDEX-UUID/shard-00003.epoch.json           its latest start (shard_worker/fencing.py)
     DATA/INDEX-UUID/shard-00003.table.json           the newest replica table that it knows
-    DATA/INDEX-UUID/shard-00003.mending.json         that it lacks writes (shard_worker/applied.py)
+    DATA/INDEX-UUID/shard-00003.applied.json         how far it is (shard_worker/applied.py)
     DATA/INDEX-UUID/exports/NODE-shard-00003/        blocks that another node copies now
 
 It knows no Ray. One process has it open; replicas are opened by others.
@@ -33,7 +33,7 @@ from bitsift.cluster.fleet.removing import (
     remove_named,
 )
 from bitsift.errors import BitsiftError, InvalidRequest, NotFound, Unavailable, reason
-from bitsift.shard_worker.applied import mending_file
+from bitsift.shard_worker.applied import applied_file
 from bitsift.shard_worker.fencing import epoch_file, fence, read_epoch, table_file
 from bitsift.shard_worker.layout import (
     COMPLETE_FILE,
@@ -217,7 +217,7 @@ class NodeStore:
             remove_named(_incoming(folder), OF_A_SHARD)
             epoch_file(folder).unlink(missing_ok=True)
             table_file(folder).unlink(missing_ok=True)
-            mending_file(folder).unlink(missing_ok=True)
+            applied_file(folder).unlink(missing_ok=True)
             open_file(folder).unlink(missing_ok=True)
 
 

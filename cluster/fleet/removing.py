@@ -21,7 +21,7 @@ OF_A_SHARD = re.compile(
 OF_AN_EXPORT = re.compile(rf"{BLOCKS_FOLDER}(/[0-9a-f]{{2}}(/[0-9a-f]{{64}}{_PARTIAL})?)?")
 OF_AN_INDEX = re.compile(
     r"((manifest|complete|cluster)\.json|rejects\.jsonl"
-    rf"|shard-\d{{5}}\.(open|(epoch|table|mending)\.json)){_PARTIAL}"
+    rf"|shard-\d{{5}}\.(open|(epoch|table|applied)\.json)){_PARTIAL}"
 )
 
 

@@ -37,6 +37,7 @@ from bitsift.shard_worker.inventory import KEYS_MAX, Inventory, ReplicaFacts, ra
 from bitsift.shard_worker.operations import Delete, Operation, statuses
 from bitsift.shard_worker.store.packing import id_keys
 from bitsift.write_status import WriteStatus
+from bitsift.write_token import Reached
 
 ROUNDS_MAX = 4
 """What is written in the meantime makes another round necessary."""
@@ -62,24 +63,24 @@ class Progress:
 
 
 async def most_equal(
-    replicas: Sequence[Replica], epoch: int, least: int
+    replicas: Sequence[Replica], epoch: int, least: int, reached: Reached
 ) -> dict[Replica, BitsiftError]:
-    """Make ``least`` of them equal, or more: those that have to be left behind, and why. Raises the
-    error of one of them where there are too many, not done.
+    """Make ``least`` of them equal, or more, and as far as ``reached``: those that have to be left
+    behind, and why. Raises the error of one of them where there are too many, not done.
     """
     try:
         failed = await equalize(replicas, epoch) if len(replicas) > 1 else {}
         if len(replicas) - len(failed) < least:
             raise next(iter(failed.values()))
-        await mended(it for it in replicas if it not in failed)
+        await mended([it for it in replicas if it not in failed], reached)
     except BitsiftError as error:
         raise error.with_outcome(RequestOutcome.NOT_DONE) from error
     return failed
 
 
-async def mended(replicas: Iterable[Replica]) -> None:
-    """They are equal, and have all that was acknowledged. Raises what one of them raises."""
-    await asyncio.gather(*(it.link.mended() for it in replicas))
+async def mended(replicas: Iterable[Replica], reached: Reached) -> None:
+    """They are equal, and as far as ``reached``. Raises what one of them raises."""
+    await asyncio.gather(*(it.link.mended(reached) for it in replicas))
 
 
 async def equalize(

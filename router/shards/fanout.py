@@ -32,7 +32,7 @@ from bitsift.shard_worker.types import (
     ShardStatus,
     Unread,
 )
-from bitsift.write_token import WriteToken
+from bitsift.write_token import NOTHING, WriteToken
 
 QUERIES_PER_CALL_MAX = 64
 EXHAUSTIVE_PER_CALL_MAX = 8
@@ -138,7 +138,7 @@ class FanOut:
         what the shard does, NotFound…
         """
         shard = self._placement.owners(document_id)[0]
-        least = 0 if written is None else written.versions.get(shard, 0)
+        least = NOTHING if written is None else written.reached.get(shard, NOTHING)
         deadline_s = time.monotonic() + timeout_s
         try:
             async with asyncio.timeout(timeout_s):

@@ -68,19 +68,20 @@ class Lane:
     def __init__(
         self,
         replica: Replica,
-        epoch: Callable[[], int],
+        table: Callable[[], tuple[int, int]],
         on_progress: Callable[[], None],
         waiting: Iterable[Sending] = (),
     ) -> None:
-        """``epoch`` is that of the replica table in use; ``on_progress`` is called after each
-        answer. ``waiting`` is sent first, when the lane is told to ``go_on``.
+        """``table`` is the epoch of the replica table in use, and the term of the coordinator
+        (bitsift/write_token.py); ``on_progress`` is called after each answer. ``waiting`` is sent
+        first, when the lane is told to ``go_on``.
         """
         self.replica = replica
         self.waiting = deque(waiting)
         self.size_bytes = sum(sending.size_bytes for sending in self.waiting)
         self.is_fenced = False
         """Whether the replica said that a newer table is in force: it is sent nothing more."""
-        self._epoch = epoch
+        self._table = table
         self._on_progress = on_progress
         self._in_flight: Sequence[Sending] = ()
         self._task: asyncio.Task[None] | None = None
@@ -134,11 +135,13 @@ class Lane:
     async def _send(self, some: list[Sending]) -> None:
         self._in_flight = some
         operations = [sending.operation for sending in some]
-        epoch = self._epoch()
+        epoch, term = self._table()
         try:
-            outcomes = await self.replica.slow_call(lambda it: it.link.write(operations, epoch))
+            outcomes = await self.replica.slow_call(
+                lambda it: it.link.write(operations, epoch, term)
+            )
         except Fenced as error:
-            self.is_fenced = epoch == self._epoch()  # else a newer table has come meanwhile
+            self.is_fenced = epoch == self._table()[0]  # else a newer table has come meanwhile
             outcomes = [error] * len(some)
         except BitsiftError as error:
             outcomes = [error] * len(some)

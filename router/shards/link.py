@@ -11,6 +11,7 @@ from bitsift.shard_worker.maintenance.backup import ShardCopy
 from bitsift.shard_worker.maintenance.own_rows import RowCheck
 from bitsift.shard_worker.operations import Operation, Outcome
 from bitsift.shard_worker.types import Candidates, Document, Found, Query, Read, ShardStatus
+from bitsift.write_token import NOTHING, Reached
 
 
 class ShardLink(Protocol):
@@ -25,19 +26,23 @@ class ShardLink(Protocol):
 
     async def documents(self, reads: Sequence[Read]) -> Sequence[list[Found] | BitsiftError]: ...
 
-    async def document(self, document_id: str, least: int = 0) -> Document:
-        """Raises ReplicaBehind where the write of version ``least`` has not been applied."""
+    async def document(self, document_id: str, least: Reached = NOTHING) -> Document:
+        """Raises ReplicaBehind where the write that ``least`` is of has not been applied."""
         ...
 
     async def foresee(self, operations: Sequence[Operation]) -> Sequence[Outcome]: ...
 
-    async def write(self, operations: Sequence[Operation], epoch: int = 0) -> Sequence[Outcome]:
-        """``epoch`` is that of the caller's replica table; 0: it has none."""
+    async def write(
+        self, operations: Sequence[Operation], epoch: int = 0, term: int = 0
+    ) -> Sequence[Outcome]:
+        """``epoch`` is that of the caller's replica table, ``term`` that of its coordinator; 0: it
+        has none.
+        """
         ...
 
     @property
-    def reached(self) -> int:
-        """What it has acknowledged to this process is of this version or an older one."""
+    def reached(self) -> Reached:
+        """How far it must be to have all that it has acknowledged to this process."""
         ...
 
     async def newest_version(self) -> int:
@@ -72,8 +77,12 @@ class ReplicaLink(ShardLink, Protocol):
         """Write what it lacks, in any order of versions, until ``mended``."""
         ...
 
-    async def mended(self) -> None:
-        """It lacks nothing of what others have."""
+    async def mended(self, reached: Reached = NOTHING) -> None:
+        """It lacks nothing of what others have, and is as far as ``reached``."""
+        ...
+
+    async def applied(self) -> Reached:
+        """How far it is."""
         ...
 
     async def check_rows(self, first: int) -> RowCheck:

@@ -17,6 +17,7 @@ from bitsift.shard_worker.replica_state import ReplicaState
 from bitsift.shard_worker.search.precedence import lowest_priority
 from bitsift.shard_worker.shard import Shard
 from bitsift.shard_worker.types import Candidates, Document, Found, Query, Read, ShardStatus
+from bitsift.write_token import NOTHING, Reached
 
 
 class LocalLink:
@@ -39,29 +40,38 @@ class LocalLink:
     async def documents(self, reads: Sequence[Read]) -> Sequence[list[Found] | BitsiftError]:
         return await asyncio.to_thread(self._shard.read_each, reads)
 
-    async def document(self, document_id: str, least: int = 0) -> Document:
+    async def document(self, document_id: str, least: Reached = NOTHING) -> Document:
         return await asyncio.to_thread(self._shard.document, document_id, least)
 
     async def foresee(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         return await asyncio.to_thread(self._shard.foresee, operations)
 
-    async def write(self, operations: Sequence[Operation], epoch: int = 0) -> Sequence[Outcome]:
-        return await asyncio.to_thread(self._write, operations, epoch)
+    async def write(
+        self, operations: Sequence[Operation], epoch: int = 0, term: int = 0
+    ) -> Sequence[Outcome]:
+        return await asyncio.to_thread(self._write, operations, epoch, term)
 
     async def mend(self, operations: Sequence[Operation], epoch: int) -> Sequence[Outcome]:
         self._state.begin_mending(operations)
         return await asyncio.to_thread(self._write, operations, epoch)
 
-    async def mended(self) -> None:
-        self._state.mended()
+    async def mended(self, reached: Reached = NOTHING) -> None:
+        self._state.mended(reached)
 
-    def _write(self, operations: Sequence[Operation], epoch: int) -> Sequence[Outcome]:
+    async def applied(self) -> Reached:
+        return self._state.applied()
+
+    def _write(
+        self, operations: Sequence[Operation], epoch: int, term: int = 0
+    ) -> Sequence[Outcome]:
         with self._fence.writing(epoch):
-            return self._shard.write(operations)
+            outcomes = self._shard.write(operations)
+            self._shard.applied.advance(term, operations, outcomes)
+            return outcomes
 
     @property
-    def reached(self) -> int:
-        return self._shard.applied_version
+    def reached(self) -> Reached:
+        return Reached(version=self._shard.applied.newest)
 
     async def newest_version(self) -> int:
         return self._shard.newest_version

@@ -26,6 +26,7 @@ from bitsift.errors import (
 from bitsift.router.shards.background import let_end
 from bitsift.router.shards.hedging import HedgeBudget
 from bitsift.router.shards.replica import LATE, Ask, Latest, Replica
+from bitsift.write_token import NOTHING, Reached
 
 ASKED_MAX = 3
 """Replicas that one query is sent to: a query that kills one must not kill all."""
@@ -69,11 +70,11 @@ class Race(Generic[T]):
         budget: HedgeBudget | None,
         *,
         slow: bool = False,
-        least: int = 0,
+        least: Reached = NOTHING,
     ) -> None:
         """``attempt`` makes an attempt. ``budget`` None: no hedges. ``slow`` calls may take any
         time: silence during them means nothing. Those that have just said that they lack the write
-        of version ``least`` are asked last.
+        that ``least`` is of are asked last.
         """
         self._replicas = replicas
         self._untried = list(replicas)

@@ -39,6 +39,7 @@ from bitsift.shard_worker.wire.search import (
 from bitsift.shard_worker.wire.structures import unpack_fact
 from bitsift.shard_worker.wire.write import pack_writes, unpack_outcomes, unpack_writes
 from bitsift.write_status import WriteStatus
+from bitsift.write_token import NOTHING, Reached
 
 T = TypeVar("T")
 INLINE_BYTES_MAX = 64 << 10
@@ -55,7 +56,7 @@ class RemoteLink:
         """``node`` is where its replica is, for messages; "" where there is one machine only."""
         self._callee = shard_callee(shard, node)
         self._actor = actor
-        self.reached = 0
+        self.reached = NOTHING
         has_one = hasattr(actor, "searches")  # a shard of an earlier release has none
         self._channel = SearchChannel(self._callee, self._find) if has_one else None
 
@@ -88,8 +89,8 @@ class RemoteLink:
         with contextlib.suppress(Overloaded):  # then it costs to its deadline
             sent(self._actor.cancel, self._callee, call, places)
 
-    async def document(self, document_id: str, least: int = 0) -> Document:
-        required = [least] if least else []  # a shard of an earlier release takes none
+    async def document(self, document_id: str, least: Reached = NOTHING) -> Document:
+        required = [tuple(least)] if least > NOTHING else []
         (found,) = unpack_documents(await self._ask("document", document_id, *required))
         assert isinstance(found, list), found
         (document,) = found
@@ -100,11 +101,14 @@ class RemoteLink:
         data = pack_writes(operations, kind=Kind.HINTS)  # small: no texts
         return unpack_outcomes(await self._ask("foresee", data))
 
-    async def write(self, operations: Sequence[Operation], epoch: int = 0) -> Sequence[Outcome]:
+    async def write(
+        self, operations: Sequence[Operation], epoch: int = 0, term: int = 0
+    ) -> Sequence[Outcome]:
         data = await asyncio.to_thread(pack_writes, operations)
-        said = await self._ask("write", data, *([epoch] if epoch else []))
+        said = await self._ask("write", data, *([epoch, term] if epoch else []))
         outcomes = unpack_outcomes(said)
-        self.reached = max(self.reached, head_of(said, Kind.OUTCOMES).stamp.clock)
+        written = Reached(version=head_of(said, Kind.OUTCOMES).stamp.clock)
+        self.reached = max(self.reached, written)
         return outcomes
 
     def load(self, operation: Operation) -> Loading:
@@ -137,8 +141,11 @@ class RemoteLink:
         data = await asyncio.to_thread(pack_writes, operations)
         return unpack_outcomes(await self._ask("mend", data, epoch))
 
-    async def mended(self) -> None:
-        await self._ask("mended")
+    async def mended(self, reached: Reached = NOTHING) -> None:
+        await self._ask("mended", tuple(reached))
+
+    async def applied(self) -> Reached:
+        return Reached(*await self._ask("applied"))
 
     async def check_rows(self, first: int) -> RowCheck:
         return unpack_fact(await self._ask("check_rows", first), RowCheck)

@@ -18,6 +18,7 @@ from bitsift.router.shards.latencies import Latencies
 from bitsift.router.shards.link import ReplicaLink
 from bitsift.router.shards.standing import Digest, Standing
 from bitsift.shard_worker.types import ShardStatus
+from bitsift.write_token import NOTHING, Reached
 
 SILENCE_MIN_S = 0.5
 """How long a replica may be silent, or three times what another usually takes if longer."""
@@ -80,8 +81,8 @@ class Replica:
         """One for all calls in flight: a timer for each would cost more than the rest of a call."""
         self._pinging: asyncio.Task[None] | None = None
         self._failed_s = -math.inf
-        self._lacked = 0, -math.inf
-        """A version that it had not applied, and when."""
+        self._lacked = NOTHING, -math.inf
+        """What it had not reached, and when."""
 
     @property
     def outstanding(self) -> int:
@@ -101,14 +102,14 @@ class Replica:
         """Whether it may be asked first, before other replicas."""
         return not self.breaker.is_open and time.monotonic() > self._failed_s + FAILED_S
 
-    def note_lack(self, version: int) -> None:
-        """It has not applied what was written up to ``version``."""
-        self._lacked = version, time.monotonic()
+    def note_lack(self, least: Reached) -> None:
+        """It is not as far as ``least``."""
+        self._lacked = least, time.monotonic()
 
-    def may_have(self, version: int) -> bool:
-        """Whether it may have applied it: it did not just say that it has not."""
+    def may_have(self, least: Reached) -> bool:
+        """Whether it may be as far: it did not just say that it is not."""
         lacked, at_s = self._lacked
-        return version < lacked or time.monotonic() > at_s + LACKS_S
+        return least < lacked or time.monotonic() > at_s + LACKS_S
 
     def work(self, latencies: Latencies, usual_s: float) -> float:
         """Its load with one more call, by the calls in flight.

@@ -31,6 +31,7 @@ from bitsift.shard_worker.maintenance.backup import ShardCopy
 from bitsift.shard_worker.operations import Operation, Outcome
 from bitsift.shard_worker.types import Candidates, Document, Found, Query, Read, ShardStatus
 from bitsift.write_acks import WriteAcks
+from bitsift.write_token import NOTHING, Reached
 
 ORIGINS_MAX = 64
 """Opened copies of a shard that are remembered: documents are read from the one that answered."""
@@ -101,7 +102,7 @@ class ReplicaSet:
         """Raises TimeoutError, or if no replica answers, the error that they had. ReplicaBehind is
         that of queries which must see a write that those that were asked have not applied.
         """
-        least = max(query.least_version(self._shard) for query in queries)
+        least = max(query.least(self._shard) for query in queries)
         if len(self._replicas) == 1:
             (only,) = self._replicas
             ask = _searching(queries, timeout_s)
@@ -153,7 +154,7 @@ class ReplicaSet:
     ) -> None:
         """Raises ReplicaBehind where that is the answer to all queries: others may have it."""
         lacking = [
-            (query.least_version(self._shard), answer)
+            (query.least(self._shard), answer)
             for query, answer in zip(queries, answers, strict=True)
             if isinstance(answer, ReplicaBehind)
         ]
@@ -198,14 +199,13 @@ class ReplicaSet:
         except BitsiftError as error:
             return [error] * len(reads)
 
-    async def document(self, document_id: str, least: int = 0) -> Document:
+    async def document(self, document_id: str, least: Reached = NOTHING) -> Document:
         """Raises NotFound, ChecksumMismatch, or if too few replicas answer, the error that they
         had. Where not all replicas have what was acknowledged, so many are asked that one has it,
-        and the write of version ``least`` with it (newest.py).
+        and the write that ``least`` is of with it (newest.py).
         """
-        required = [least] if least else []
-        attempt: Attempt[Document] = Attempt(lambda it: it.link.document(document_id, *required))
-        if self.writes.read_from == 1:
+        attempt: Attempt[Document] = Attempt(lambda it: it.link.document(document_id, least))
+        if self.writes.quorums.read_from == 1:
             return await self._race(lambda: attempt, TIMEOUT_MAX_S, _reads, self._budget)
         return await read_newest(
             self._readers,
@@ -214,8 +214,8 @@ class ReplicaSet:
         )
 
     def _readers(self) -> Readers:
-        writes = self.writes
-        return Readers(self._replicas, writes.read_from, writes.agreeing, writes.epoch)
+        quorums = self.writes.quorums
+        return Readers(self._replicas, quorums.read_from, quorums.agreeing, self.writes.epoch)
 
     async def foresee(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         attempt: Attempt[Sequence[Outcome]] = Attempt(lambda it: it.link.foresee(operations))
@@ -229,7 +229,7 @@ class ReplicaSet:
         budget: HedgeBudget | None,
         *,
         slow: bool = False,
-        least: int = 0,
+        least: Reached = NOTHING,
     ) -> T:
         self._check_any()
         for replica in self._replicas:
@@ -261,8 +261,10 @@ class ReplicaSet:
 
     # --- writes, maintenance, state -----------------------------------------------------------
 
-    async def write(self, operations: Sequence[Operation], epoch: int = 0) -> Sequence[Outcome]:
-        """The epoch is that of the table."""
+    async def write(
+        self, operations: Sequence[Operation], epoch: int = 0, term: int = 0
+    ) -> Sequence[Outcome]:
+        """The epoch is that of the table, the term that of this coordinator."""
         self._check_any()
         return await self.writes.write(operations)
 
@@ -271,7 +273,7 @@ class ReplicaSet:
         await self.writes.flushed()
 
     @property
-    def reached(self) -> int:
+    def reached(self) -> Reached:
         return self.writes.reached
 
     async def newest_version(self) -> int:

@@ -30,6 +30,7 @@ from bitsift.errors import BitsiftError, Fenced, RequestOutcome, said_by
 from bitsift.router.shards.convergence import most_equal
 from bitsift.router.shards.lane import Lane, Sending, is_final
 from bitsift.router.shards.missed import Missed
+from bitsift.router.shards.quorums import Quorums
 from bitsift.router.shards.replica import Replica
 from bitsift.router.shards.verdicts import (
     combined,
@@ -39,9 +40,10 @@ from bitsift.router.shards.verdicts import (
     of_several,
     refused,
 )
-from bitsift.shard_worker.clock import NO_VERSION, HybridClock
+from bitsift.shard_worker.clock import HybridClock
 from bitsift.shard_worker.operations import Delete, Documents, Operation, Outcome
 from bitsift.write_acks import WriteAcks
+from bitsift.write_token import NOTHING, Reached
 
 log = logging.getLogger(__name__)
 
@@ -76,11 +78,13 @@ class ReplicaWrites:
         self._open: Sequence[Sending] = ()  # what a caller waits for
         self._leads = False  # whether the replicas were sealed and made equal
         self._leading = asyncio.Lock()
-        self.reached = NO_VERSION  # all that was acknowledged is of this version or an older one
+        self._term = 0  # the epoch with which the replicas were made equal
+        self.reached = NOTHING
+        """How far a replica must be to have all that was acknowledged."""
         self._timer: asyncio.TimerHandle | None = None
 
     def _lane(self, replica: Replica, waiting: Iterable[Sending] = ()) -> Lane:
-        return Lane(replica, lambda: self.epoch, self._look, waiting)
+        return Lane(replica, lambda: (self.epoch, self._term), self._look, waiting)
 
     @property
     def behind(self) -> tuple[str, ...]:
@@ -88,40 +92,8 @@ class ReplicaWrites:
         return tuple(replica.node for replica in self._behind)
 
     @property
-    def needed(self) -> int:
-        """How many replicas must have an operation before it is acknowledged."""
-        return self._acks.needed(len(self._replicas), self._wanted)
-
-    @property
-    def read_from(self) -> int:
-        """How many replicas have to be asked, so that one has all that was acknowledged.
-
-        Some of it under a table that had more of them, which have left since: so no fewer than half
-        of those that were ordered. Some of it under a newer one: so many that one of them refuses
-        this (cluster/fleet/membership.py) unless two are ordered.
-        """
-        return max(1, len(self._replicas) - self.needed + 1, self._majority)
-
-    @property
-    def agreeing(self) -> int:
-        """How many of them must have the version that is read: any two such groups have a member in
-        common, so that no later read finds an older one. Where one has to be asked, or all, it is
-        enough that one has it.
-        """
-        return self._majority if self._acks is WriteAcks.MAJORITY else 1
-
-    @property
-    def _majority(self) -> int:
-        return self._quorum if self._wanted > 2 else 1
-
-    @property
-    def _quorum(self) -> int:
-        return WriteAcks.MAJORITY.needed(len(self._replicas), self._wanted)
-
-    @property
-    def _least(self) -> int:
-        """The same in the smallest table under which anything is written."""
-        return self._acks.needed(1, self._wanted)
+    def quorums(self) -> Quorums:
+        return Quorums(len(self._replicas), self._wanted, self._acks)
 
     def place(self, replicas: Sequence[Replica], epoch: int = 0, wanted: int = 1) -> None:
         """Write to these from now on, under the table of ``epoch``; ``wanted`` were ordered.
@@ -132,7 +104,7 @@ class ReplicaWrites:
         left = {it.node: Missed() for it in self._replicas if it not in replicas}
         self._replicas, self.epoch, self._wanted = tuple(replicas), epoch, wanted
         self._behind = {it: why for it, why in self._behind.items() if it in replicas}
-        if len(self._ask) < min(self._least, len(replicas)):
+        if len(self._ask) < min(self.quorums.least, len(replicas)):
             for replica in self._behind:
                 self._lanes.pop(replica).close()
             self._behind, self._leads = {}, False
@@ -185,10 +157,7 @@ class ReplicaWrites:
         for missed in self.missed.values():
             missed.documents += sum(map(len, operations))
         if self._is_alone():  # its own clock gives the versions
-            (only,) = self._replicas
-            outcomes = await only.slow_call(lambda it: it.link.write(operations, self.epoch))
-            self.reached = max(self.reached, only.link.reached)
-            return outcomes
+            return await self._write_alone(self._replicas[0], operations)
         await self._lead()
         self._check_room()
         found: list[Outcome | None] = [None] * len(operations)
@@ -199,7 +168,7 @@ class ReplicaWrites:
             for place, sending, outcome in zip(places, sent, outcomes, strict=True):
                 found[place] = combined(found[place], outcome)
                 if isinstance(outcome, list):
-                    self.reached = max(self.reached, sending.operation.version)
+                    self._acknowledged(sending.operation.version)
             places = [place for place in places if is_superseded(found[place])]
             if not places:
                 break
@@ -211,6 +180,22 @@ class ReplicaWrites:
                 break
         given = given_up(ATTEMPTS_MAX)
         return [given if one is None or is_superseded(one) else one for one in found]
+
+    async def _write_alone(
+        self, only: Replica, operations: Sequence[Operation]
+    ) -> Sequence[Outcome]:
+        """What is acknowledged under a table of one, that one has: a term of its own says it."""
+        epoch, self._leads = self.epoch, False
+        outcomes = await only.slow_call(lambda it: it.link.write(operations, epoch, epoch))
+        self.reached = max(self.reached, Reached(epoch) if epoch else only.link.reached)
+        return outcomes
+
+    def _acknowledged(self, version: int) -> None:
+        """Where the replicas are about to be made equal, some may be before they get it: only what
+        comes in the new term shows that they have it.
+        """
+        term = self._term if self._leads else self.epoch
+        self.reached = max(self.reached, Reached(term, version))
 
     def _is_alone(self) -> bool:
         """Whether there is one replica, which was sent all that coordinators gave versions to."""
@@ -246,7 +231,7 @@ class ReplicaWrites:
     def _verdict(self, sending: Sending) -> Outcome | None:
         """None while it is not known."""
         done = [it for it in self._replicas if it in sending.done and it not in self._behind]
-        if len(done) >= self.needed:
+        if len(done) >= self.quorums.needed:
             columns = [sending.done[replica] for replica in done]
             return [of_several(said) for said in zip(*columns, strict=True)]
         fenced = any(lane.is_fenced for lane in self._lanes.values())
@@ -270,7 +255,7 @@ class ReplicaWrites:
     def _look(self) -> None:
         """After each answer, and when one is late: who is behind? Whoever waits looks again."""
         for replica, lane in self._lanes.items():
-            if len(self._ask) <= self._least:
+            if len(self._ask) <= self.quorums.least:
                 break  # a write needs those that are left: they get it when they answer again
             if replica not in self._behind and (why := self._why_behind(lane)) is not None:
                 self._leave_behind(replica, why)
@@ -315,11 +300,11 @@ class ReplicaWrites:
     def _current(self) -> list[Replica]:
         """The replicas that are not behind, as many as a write needs at least."""
         current = self._ask
-        if len(current) < self._least:
+        if len(current) < self.quorums.least:
             said = "; ".join(f"{it.node}: {why}" for it, why in self._behind.items())
             raise not_done(
                 f"{len(current)} of {self._wanted} replicas of shard {self._shard} accept writes, "
-                f"{self._least} must ({said or 'the others do not answer'})"
+                f"{self.quorums.least} must ({said or 'the others do not answer'})"
             )
         return current
 
@@ -372,21 +357,24 @@ class ReplicaWrites:
             else:
                 self._clock.observe(answer)
                 sealed.append(replica)
-        if len(sealed) >= self._least:
+        if len(sealed) >= self.quorums.least:
             for replica, why in failed.items():
                 self._leave_behind(replica, why)
-        if len(sealed) < self._quorum:
+        if len(sealed) < self.quorums.sealed:
             said = "; ".join(f"{it.node}: {why}" for it, why in failed.items())
             raise not_done(f"too few replicas of shard {self._shard} answer ({said})")
         await self._equal(sealed, epoch)
-        self.reached = max(self.reached, *(it for it in answers if isinstance(it, int)))
         self._leads = True
 
     async def _equal(self, sealed: Sequence[Replica], epoch: int) -> None:
-        """So many that each acknowledged write is on one of them; others are behind."""
-        failed = await most_equal(sealed, epoch, max(self._least, self._quorum))
+        """A term begins: so many of them that each acknowledged write is on one are equal."""
+        reached = max(self.reached, Reached(epoch))
+        failed = await most_equal(
+            sealed, epoch, max(self.quorums.least, self.quorums.sealed), reached
+        )
         if self.epoch != epoch:
             raise not_done(f"the replicas of shard {self._shard} have just changed; try again")
+        self._term, self.reached = epoch, max(self.reached, reached)
         for replica, why in failed.items():
             self._leave_behind(replica, why.message)
 

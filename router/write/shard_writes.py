@@ -83,9 +83,7 @@ class ShardWrites:
         done = [shard for shard, one in outcomes.items() if not isinstance(one, BitsiftError)]
         if not done:
             return None
-        epochs = [link.writes.epoch for link in self._links if isinstance(link, ReplicaSet)]
-        versions = {shard: self._links[shard].reached for shard in done}
-        return WriteToken(index_mark(index), max(epochs, default=0), versions)
+        return WriteToken(index_mark(index), {it: self._links[it].reached for it in done})
 
     async def flushed(self) -> None:
         """Returns when what was written is on all replicas that are not behind."""

@@ -23,7 +23,7 @@ from bitsift.errors import (
     Unavailable,
 )
 from bitsift.write_status import WriteStatus
-from bitsift.write_token import WriteToken, joined_text, read_token
+from bitsift.write_token import Reached, WriteToken, joined_text, read_token
 from tests.fakes import BrokenLink, make_service, make_shards, make_writer
 from tests.gateways import Running, running_empty
 from tests.threads import ended
@@ -206,9 +206,10 @@ def test_a_client_that_remembers_its_writes_sends_their_token_with_each_read(url
         assert client.search("three", top_k=1).hits[0].id == "s3"
         assert client.search_many(["three"], top_k=1)[0].hits[0].id == "s3"
         token = read_token(client._session.token or "")
-        (shard,) = read_token(last or "").versions
-        to_come = {shard: token.versions[shard] + (1 << 16)}  # of a write that has not arrived
-        client._session.token = WriteToken(token.index, 0, to_come).text()
+        (shard,) = read_token(last or "").reached
+        later = token.reached[shard].version + (1 << 16)
+        to_come = {shard: Reached(0, later)}  # of a write that has not arrived
+        client._session.token = WriteToken(token.index, to_come).text()
         (seen,) = client.search_many(["three"], timeout_ms=100)
         for answer in (seen, client.search("three", timeout_ms=100)):
             assert {failure.error for failure in answer.coverage.failures} == {"ReplicaBehind"}

@@ -33,7 +33,7 @@ from bitsift.router.shards.fanout import FanOut
 from bitsift.router.shards.local import LocalLink
 from bitsift.shard_worker.types import Query
 from bitsift.shard_worker.wire.search import pack_queries, unpack_queries
-from bitsift.write_token import WriteToken, index_mark
+from bitsift.write_token import Reached, WriteToken, index_mark
 from tests.fakes import UUID, HashEncoder, make_description, make_shards, make_writer
 from tests.gateways import Running
 
@@ -52,7 +52,7 @@ DEFAULTS_AND_SAMPLES: dict[str, tuple[Any, Any]] = {
     "include": (("title", "text", "metadata"), ["title", "metadata"]),
     "explain": (False, True),
     "require_complete": (False, True),
-    "read_your_writes": (None, WriteToken(index_mark(UUID), 0, {0: 1}).text()),
+    "read_your_writes": (None, WriteToken(index_mark(UUID), {0: Reached(0, 1)}).text()),
 }
 """For each field its default, and another value. A default is not sent to shards: to change one is
 to change the version of the wire (frames.py), or a shard of the release before answers by its own.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
@@ -26,14 +27,14 @@ from bitsift.shard_worker.operations import Operation, Outcome
 from bitsift.shard_worker.shard import Shard
 from bitsift.shard_worker.types import ShardIdentity
 from bitsift.write_acks import WriteAcks
-from bitsift.write_token import WriteToken, index_mark, read_token
+from bitsift.write_token import NOTHING, Reached, WriteToken, index_mark, read_token
 from tests.fakes import UUID, HashEncoder, make_description
 from tests.replicas import FaultyLink, make_replicas
 
 DIMENSION = 64
 SHARDS = 2
 LIMIT_S = 60.0
-NOTHING = np.empty((0, DIMENSION), dtype=np.float32)
+NO_VECTORS = np.empty((0, DIMENSION), dtype=np.float32)
 ENCODER = HashEncoder(DIMENSION)
 
 
@@ -46,11 +47,13 @@ class SlowToWrite(FaultyLink):
         self.up_to_date.set()
         self.held = 0
 
-    async def write(self, operations: Sequence[Operation], epoch: int = 0) -> Sequence[Outcome]:
+    async def write(
+        self, operations: Sequence[Operation], epoch: int = 0, term: int = 0
+    ) -> Sequence[Outcome]:
         if not self.up_to_date.is_set():
             self.held += 1
         await self.up_to_date.wait()
-        return await super().write(operations, epoch)
+        return await super().write(operations, epoch, term)
 
 
 class Cluster:
@@ -124,7 +127,7 @@ def run(
     acks: WriteAcks = WriteAcks.MAJORITY,
     shards: int = SHARDS,
 ) -> None:
-    made = make_replicas(opened, folder, NOTHING, DIMENSION, shards, replicas)
+    made = make_replicas(opened, folder, NO_VECTORS, DIMENSION, shards, replicas)
     calibration = Calibration.from_sample(ENCODER.encode_queries(["nothing"]), DIMENSION)
 
     async def limited() -> None:
@@ -225,8 +228,8 @@ def test_a_get_with_the_token_waits_for_the_write_too(
     async def scenario(cluster: Cluster) -> None:
         (only,) = cluster.links[0]
         token = await cluster.add("first")
-        held = read_token(token).versions[0]
-        later = WriteToken(index_mark(UUID), 1, {0: held + (1 << 16)}).text()
+        assert read_token(token).reached == {0: Reached(1)}
+        later = WriteToken(index_mark(UUID), {0: Reached(2)}).text()
         with pytest.raises(ReplicaBehind, match="has not applied"):
             await cluster.routers[0].document("first", 0.2, later)
         assert only.calls["document"] > 2
@@ -235,6 +238,7 @@ def test_a_get_with_the_token_waits_for_the_write_too(
         asked = asyncio.ensure_future(cluster.routers[1].document("none", 20.0, later))
         await asyncio.sleep(0.1)
         assert not asked.done()
+        cluster.writer = cluster.new_writer(2)
         await cluster.add("second", "third")
         with pytest.raises(NotFound):
             await asked
@@ -270,9 +274,9 @@ def test_a_token_holds_after_restarts_of_router_and_writer_and_under_another_tab
                 assert await cluster.finds(router, text, token)
             assert await cluster.finds(router, "four", again)
         held, later = read_token(token), read_token(again)
-        (shard,) = later.versions
-        assert later.versions[shard] > held.versions.get(shard, 0)
-        assert (held.epoch, later.epoch) == (1, 2)
+        (shard,) = later.reached
+        assert later.reached[shard] > held.reached.get(shard, NOTHING)
+        assert (held.term, later.term) == (1, 2)
 
     run(opened, tmp_path, scenario)
 
@@ -305,19 +309,21 @@ def test_after_a_reshard_a_token_from_before_sees_all_and_a_later_one_waits_for_
 ) -> None:
     async def scenario(cluster: Cluster) -> None:
         await cluster.add("one", "two")
-        before = WriteToken(index_mark("the index before"), 0, {0: 1 << 63}).text()
+        before = WriteToken(index_mark("the index before"), {0: Reached(0, 1 << 63)}).text()
         with pytest.raises(InvalidRequest, match="another index"):
             await cluster.ask(0, "one", before)
         router = cluster.routers[0]
         router.switch(FanOut(cluster.placed(9).links), UUID)
-        before = WriteToken(index_mark("the index before"), 8, {7: 1 << 50}).text()
+        before = WriteToken(index_mark("the index before"), {7: Reached(8, 1 << 50)}).text()
         assert await cluster.finds(0, "one", before)
-        after = WriteToken(index_mark("the index after"), 10, {0: 1}).text()
+        after = WriteToken(index_mark("the index after"), {0: Reached(10, 1)}).text()
         with pytest.raises(Unavailable, match="epoch 10; this router still has that of epoch 9"):
             await cluster.ask(0, "one", after, timeout_ms=100)
         asked = asyncio.ensure_future(cluster.ask(0, "one", after))
         await asyncio.sleep(0.1)
         assert not asked.done()
+        for link in itertools.chain(*cluster.links):
+            await link.mended(Reached(10, 1))
         router.switch(FanOut(cluster.placed(10).links), "the index after")
         assert (await asked).hits[0].id == "one"
 
@@ -331,11 +337,11 @@ def test_tokens_that_no_writer_gave_are_errors_of_the_caller(
         await cluster.add("one")
         to_come = (int(time.time() * 1e3) + 400_000) << 16
         forged = {
-            "names shard 7, but there are 2": {7: 1},
-            "of a write 4.. s from now": {0: to_come},
+            "names shard 7, but there are 2": {7: Reached(1, 1)},
+            "of a write 4.. s from now": {0: Reached(1, to_come)},
         }
-        for said, versions in forged.items():
-            token = WriteToken(index_mark(UUID), 1, versions).text()
+        for said, reached in forged.items():
+            token = WriteToken(index_mark(UUID), reached).text()
             with pytest.raises(InvalidRequest, match=said):
                 await cluster.ask(0, "one", token)
             with pytest.raises(InvalidRequest, match=said):

@@ -14,13 +14,15 @@ from bitsift.results import Coverage
 from bitsift.router.shards import replica_writes, verdicts
 from bitsift.router.shards.fanout import FanOut
 from bitsift.router.shards.lane import Lane, Sending
+from bitsift.router.shards.quorums import Quorums
 from bitsift.router.shards.replica import Replica
-from bitsift.router.shards.replica_writes import ReplicaWrites
 from bitsift.shard_worker.applied import Applied
 from bitsift.shard_worker.clock import HybridClock
 from bitsift.shard_worker.fencing import TableFence
 from bitsift.shard_worker.store import admission
+from bitsift.shard_worker.types import Query
 from bitsift.write_status import WriteStatus
+from bitsift.write_token import NOTHING, Reached, read_token
 from tests.simulation import controller
 from tests.simulation.replica import SimulatedReplica
 from tests.simulation.rows import Rows
@@ -33,8 +35,8 @@ def no_majority() -> Iterator[None]:
     """One replica is enough to acknowledge."""
     two = property(lambda _: 2)
     with (
-        mock.patch.object(ReplicaWrites, "needed", property(lambda _: 1)),
-        mock.patch.object(ReplicaWrites, "read_from", two),
+        mock.patch.object(Quorums, "needed", property(lambda _: 1)),
+        mock.patch.object(Quorums, "read_from", two),
     ):
         yield
 
@@ -126,12 +128,25 @@ def epoch_ignored() -> Any:
 
 def stale_read() -> Any:
     """Any replica of the table may answer."""
-    return mock.patch.object(ReplicaWrites, "read_from", property(lambda _: 1))
+    return mock.patch.object(Quorums, "read_from", property(lambda _: 1))
 
 
 def token_ignored() -> Any:
     """A search that must see a write is answered by a replica that has not applied it."""
     return mock.patch.object(Applied, "answers", lambda _, queries, search: search(queries))
+
+
+@contextlib.contextmanager
+def term_ignored() -> Iterator[None]:
+    """A replica is as far as its newest version, by whichever coordinator. It was so."""
+
+    def least(query: Query, shard: int) -> Reached:
+        token = query.options.read_your_writes
+        return NOTHING if token is None else Reached(0, read_token(token).reached[shard].version)
+
+    newest = property(lambda self: Reached(0, self.newest))
+    with mock.patch.object(Query, "least", least), mock.patch.object(Applied, "reached", newest):
+        yield
 
 
 def forgotten_unsaid() -> Any:
@@ -160,10 +175,10 @@ def old_table_read() -> Any:
     was so.
     """
 
-    def fewer(self: ReplicaWrites) -> int:
-        return min(len(self._replicas), (self._wanted + 1) // 2)
+    def fewer(self: Quorums) -> int:
+        return min(self.placed, (self.wanted + 1) // 2)
 
-    return mock.patch.object(ReplicaWrites, "_majority", property(fewer))
+    return mock.patch.object(Quorums, "_majority", property(fewer))
 
 
 BUGS: tuple[Bug, ...] = (
@@ -178,6 +193,7 @@ BUGS: tuple[Bug, ...] = (
     epoch_ignored,
     stale_read,
     token_ignored,
+    term_ignored,
     forgotten_unsaid,
     shard_missing_untold,
     old_table_read,

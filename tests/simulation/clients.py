@@ -38,7 +38,7 @@ class Clients:
         """Requests that were not refused."""
         self._numbers = itertools.count()
         self._searches = itertools.count()
-        self._token: WriteToken | None = None
+        self.token: WriteToken | None = None
         """What sees all that was acknowledged so far."""
 
     async def ask(self, asked: Asked) -> bool:
@@ -81,7 +81,7 @@ class Clients:
         """Any replica may answer it, also one that lags: nothing is promised without a token. But
         what was not searched is said, and what was found had been written.
         """
-        start, token = self._now(), self._token if next(self._searches) % 2 else None
+        start, token = self._now(), self.token if next(self._searches) % 2 else None
         found = await self.searched(asked.gateway, token)
         for key, text in (found or {}).items():
             if self.history.is_invented(key, text, self._now()):
@@ -138,7 +138,7 @@ class Clients:
             return False
         self._learn(writes, outcome, isinstance(operation, Insert))
         if token is not None:
-            self._token = token if self._token is None else self._token.joined(token)
+            self.token = token if self.token is None else self.token.joined(token)
         return not isinstance(outcome, BitsiftError)
 
     def _operation(self, asked: Asked) -> tuple[Operation, list[Write]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from bitsift.errors import BitsiftError, ShardUnavailable
 from bitsift.router.shards.background import let_end
+from bitsift.write_token import NOTHING
 from tests.simulation.loop import pause
 from tests.simulation.replica import SimulatedReplica
 
@@ -109,7 +110,7 @@ class SimulatedLink:
 
     def __init__(self, network: Network, place: Process, node: SimulatedReplica) -> None:
         self._network, self._place, self.replica = network, place, node
-        self.reached = 0
+        self.reached = NOTHING
 
     def __getattr__(self, method: str) -> Callable[..., Awaitable[Any]]:
         async def ask(*given: Any) -> Any:

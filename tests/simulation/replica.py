@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bitsift.errors import BitsiftError, NotFound, ShardUnavailable, StorageFull
-from bitsift.shard_worker.applied import Applied
+from bitsift.shard_worker.applied import Applied, Kept
 from bitsift.shard_worker.clock import NO_VERSION, HybridClock
 from bitsift.shard_worker.fencing import TableFence
 from bitsift.shard_worker.inventory import Entries, Inventory, ReplicaFacts, facts_of
@@ -27,6 +27,7 @@ from bitsift.shard_worker.types import (
     Query,
     ShardStatus,
 )
+from bitsift.write_token import Reached
 from tests.simulation.loop import pause
 from tests.simulation.rows import Held, Rows, codes, key_of
 
@@ -49,7 +50,7 @@ class SimulatedReplica:
         self._random = random
         self._wall_s = wall_s
         self._kept_epoch = 0
-        self._kept_mending: int | None = None
+        self._kept_applied = Kept()
         self.synced = Rows()
         self._rows_given = 0
         self._start()
@@ -58,14 +59,14 @@ class SimulatedReplica:
         self.rows = self.synced.copied()
         self._clock = HybridClock(self.rows.newest, self._wall_s)
         self._fence = TableFence(self._kept_epoch, self._keep)
-        self._applied = Applied(0, _generations(self), self._kept_mending, self._keep_mending)
+        self._applied = Applied(0, _generations(self), self._kept_applied, self._keep_applied)
         self._writing = asyncio.Lock()
 
     def _keep(self, epoch: int) -> None:
         self._kept_epoch = epoch
 
-    def _keep_mending(self, version: int | None) -> None:
-        self._kept_mending = version
+    def _keep_applied(self, kept: Kept) -> None:
+        self._kept_applied = kept
 
     def crash(self) -> None:
         """What was committed and not synced may be lost or not."""
@@ -93,12 +94,15 @@ class SimulatedReplica:
     def be_copied_from(self, other: SimulatedReplica) -> None:
         """Whole: what it had before is gone."""
         self.synced, self._rows_given = other.synced.copied(), other._rows_given
+        self._kept_applied = Kept()
         self.life += 1
         self._start()
 
     # --- writes ----------------------------------------------------------------------------
 
-    async def write(self, operations: Sequence[Operation], epoch: int = 0) -> Sequence[Outcome]:
+    async def write(
+        self, operations: Sequence[Operation], epoch: int = 0, term: int = 0
+    ) -> Sequence[Outcome]:
         self._fence.admit(epoch)
         life = self.life
         async with self._writing:
@@ -108,6 +112,7 @@ class SimulatedReplica:
             await self.sync(self.rows.copied())
             if life != self.life:
                 raise ShardUnavailable(f"{self.node} ended before it answered")
+            self._applied.advance(term, operations, outcomes)
             return outcomes
 
     def _done(self, operations: Sequence[Operation]) -> list[Outcome]:
@@ -190,8 +195,11 @@ class SimulatedReplica:
         self._applied.begin_mending(operations)
         return await self.write(operations, epoch)
 
-    async def mended(self) -> None:
-        self._applied.mended()
+    async def mended(self, reached: Reached) -> None:
+        self._applied.mended(reached)
+
+    async def applied(self) -> Reached:
+        return self._applied.reached
 
     async def changes(self, keys: bytes) -> Sequence[Operation]:
         return self.rows.operations(np.frombuffer(keys, np.uint64).tolist())

@@ -30,6 +30,7 @@ FOUND_BY = {
     "epoch_ignored": 248,
     "stale_read": 16,
     "token_ignored": 68,
+    "term_ignored": 3011,
     "forgotten_unsaid": 238,
     "shard_missing_untold": 5,
 }

@@ -145,10 +145,16 @@ class World:
         return len(digests) == WANTED and digests.count(digests[0]) == WANTED
 
     async def _is_found(self) -> bool:
-        """Through each gateway: the answer is complete, and says what the replicas hold."""
+        """Through each gateway, and by each replica with the token of the last write: the answer is
+        complete, and says what the replicas hold.
+        """
         held = self.nodes[self.table[1][0]].rows
         living = {key: it.text for key, it in held.items() if it.is_alive}
-        found = [await self.clients.searched(gateway) for gateway in GATEWAYS]
+        found = [
+            await self.clients.searched(gateway, token)
+            for gateway in GATEWAYS
+            for token in (None, self.clients.token)
+        ]
         return all(texts == living for texts in found)
 
 

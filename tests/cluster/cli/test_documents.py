@@ -64,7 +64,7 @@ def test_files_are_added_packed_or_not_and_added_again_change_nothing(
     assert "301 created" in done.output
     again = bitsift("add", one, two, "--url", url, "--json")
     said = json.loads(again.stdout)
-    assert read_token(said.pop("token")).versions.keys() == {0, 1}
+    assert read_token(said.pop("token")).reached.keys() == {0, 1}
     assert said == {
         "created": 0, "updated": 0, "unchanged": 301, "rejected": 0, "failed": 0, "errors": []
     }  # fmt: skip
@@ -163,7 +163,9 @@ class BrokenWrites(BrokenLink):
     async def foresee(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         return [[WriteStatus.MISSING] * len(operation) for operation in operations]
 
-    async def write(self, operations: Sequence[Operation], epoch: int = 0) -> Sequence[Outcome]:
+    async def write(
+        self, operations: Sequence[Operation], epoch: int = 0, term: int = 0
+    ) -> Sequence[Outcome]:
         self.calls += 1
         if self.calls <= self.fine:
             stored = [WriteStatus.CREATED, WriteStatus.DELETED]

@@ -45,8 +45,8 @@ def test_what_is_left_of_an_ended_table_reads_nothing_old(
     members = "abcdefg"[:placed]
     writes = ReplicaWrites(0, [Replica(0, node, LINK) for node in members], acks)
     writes._wanted = wanted
-    if is_ended(members, sealed, wanted) and writes.needed <= placed:
-        assert writes.read_from > len(set(members) - sealed)
+    if is_ended(members, sealed, wanted) and writes.quorums.needed <= placed:
+        assert writes.quorums.read_from > len(set(members) - sealed)
 
 
 def test_how_many_are_needed() -> None:

@@ -35,7 +35,9 @@ class EndlessLink(LocalLink):
     ) -> Sequence[Candidates | BitsiftError]:
         return await self._for_ever()
 
-    async def write(self, operations: Sequence[Operation], epoch: int = 0) -> Sequence[Outcome]:
+    async def write(
+        self, operations: Sequence[Operation], epoch: int = 0, term: int = 0
+    ) -> Sequence[Outcome]:
         return await self._for_ever()
 
     async def compact(self) -> bool:

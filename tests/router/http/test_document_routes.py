@@ -31,7 +31,7 @@ from bitsift.router.shards.local import LocalLink
 from bitsift.router.write.service import WriteService
 from bitsift.shard_worker.operations import Operation, Outcome
 from bitsift.shard_worker.types import Document
-from bitsift.write_token import read_token
+from bitsift.write_token import NOTHING, Reached, read_token
 from tests.fakes import BrokenLink, make_service, make_shards, make_writer
 from tests.gateways import Running
 from tests.threads import ended
@@ -48,7 +48,9 @@ class GatedLink(LocalLink):
         self.gate.set()
         self.entered: queue.Queue[int] = queue.Queue()
 
-    async def write(self, operations: Sequence[Operation], epoch: int = 0) -> Sequence[Outcome]:
+    async def write(
+        self, operations: Sequence[Operation], epoch: int = 0, term: int = 0
+    ) -> Sequence[Outcome]:
         self.entered.put(len(operations))
         await asyncio.to_thread(self.gate.wait, 30)
         return await super().write(operations)
@@ -116,7 +118,7 @@ def test_a_document_is_added_found_shown_changed_and_deleted(gateway: Gateway) -
     answer = gateway.upsert(document)
     assert answer.status_code == 200
     said = answer.json()
-    assert read_token(said.pop("token")).versions.keys() == {0}
+    assert read_token(said.pop("token")).reached.keys() == {0}
     assert said == {
         "results": [{"id": "one", "status": "created", "error": None}],
         "created": 1, "updated": 0, "unchanged": 0, "rejected": 0, "failed": 0,
@@ -127,7 +129,7 @@ def test_a_document_is_added_found_shown_changed_and_deleted(gateway: Gateway) -
     assert gateway.upsert(doc("one", "bees")).json()["updated"] == 1
     assert gateway.document("GET", "one").json()["text"] == "bees"
     gone = gateway.document("DELETE", "one").json()
-    assert read_token(gone.pop("token")).versions.keys() == {0}
+    assert read_token(gone.pop("token")).reached.keys() == {0}
     assert gone == {"id": "one", "status": "deleted"}
     for method in ("GET", "DELETE"):
         missing = gateway.document(method, "one")
@@ -138,7 +140,7 @@ def test_a_document_is_added_found_shown_changed_and_deleted(gateway: Gateway) -
 def test_a_read_that_must_see_a_write_does_and_one_of_no_write_is_a_422(gateway: Gateway) -> None:
     token = gateway.upsert(doc("seen", "gnats")).json()["token"]
     lines = gateway.stream(b'{"id":"line","text":"moths"}\n')
-    versions = read_token(token).versions, read_token(lines[-1]["token"]).versions
+    versions = read_token(token).reached, read_token(lines[-1]["token"]).reached
     assert versions[0][0] < versions[1][0]
     gone = gateway.post("/v1/documents/delete", {"ids": ["line"]}).json()["token"]
     assert gateway.upsert({"id": "bad"}).json()["token"] is None
@@ -286,7 +288,7 @@ def test_one_write_more_than_may_go_on_at_once_is_told_to_come_again(
 
 def test_a_damaged_document_is_a_500_that_names_it(tmp_path: Path) -> None:
     class DamagedLink(LocalLink):
-        async def document(self, document_id: str, least: int = 0) -> Document:
+        async def document(self, document_id: str, least: Reached = NOTHING) -> Document:
             raise ChecksumMismatch(f"document {document_id!r} in row 3 is damaged")
 
     nothing = np.empty((0, DIMENSION), dtype=np.float32)
@@ -363,7 +365,7 @@ def test_a_stream_of_any_number_is_answered_line_by_line_and_with_totals(gateway
     assert [result["line"] for result in results] == list(range(1, 3_003))
     assert results[3_000]["status"] == "rejected"
     assert results[3_001]["id"] == "last"
-    assert read_token(last.pop("token")).versions.keys() == {0}
+    assert read_token(last.pop("token")).reached.keys() == {0}
     assert last == {
         "totals": {"created": 3_001, "updated": 0, "unchanged": 0, "rejected": 1, "failed": 0},
         "error": None,

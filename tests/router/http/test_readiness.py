@@ -15,6 +15,7 @@ from bitsift.router.http import gateway as routes
 from bitsift.router.http.readiness import Readiness
 from bitsift.router.shards.local import LocalLink
 from bitsift.shard_worker.types import Document, ShardStatus
+from bitsift.write_token import NOTHING, Reached
 from tests.fakes import FrozenLink, HashEncoder, make_service, make_shards, make_writer
 from tests.gateways import Running
 
@@ -123,7 +124,7 @@ class SilentLink(LocalLink):
         await asyncio.Event().wait()
         raise AssertionError
 
-    async def document(self, document_id: str, least: int = 0) -> Document:
+    async def document(self, document_id: str, least: Reached = NOTHING) -> Document:
         await asyncio.Event().wait()
         raise AssertionError
 

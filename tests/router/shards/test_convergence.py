@@ -24,17 +24,18 @@ from bitsift.shard_worker.replica_state import ReplicaState
 from bitsift.shard_worker.shard import Shard
 from bitsift.shard_worker.store import difference
 from bitsift.shard_worker.types import LIVE_POSITION, ShardSettings
+from bitsift.write_token import NOTHING
 from tests.replicas import FaultyLink, make_replicas
 
 DIMENSION = 64
-NOTHING = np.empty((0, DIMENSION), dtype=np.float32)
+NO_VECTORS = np.empty((0, DIMENSION), dtype=np.float32)
 VERSION = 1_700_000_000_000 << 16
 
 
 @pytest.fixture
 def shards(tmp_path: Path) -> Iterator[list[Shard]]:
     with contextlib.ExitStack() as opened:
-        yield make_replicas(opened, tmp_path, NOTHING, DIMENSION, 1, 3)[0]
+        yield make_replicas(opened, tmp_path, NO_VECTORS, DIMENSION, 1, 3)[0]
 
 
 def upsert(key: str, text: str, version: int) -> Upsert:
@@ -56,7 +57,7 @@ async def converge(replicas: Sequence[Replica], epoch: int) -> None:
     """They are equal, all of them. Raises what one of them raises."""
     for error in (await equalize(replicas, epoch)).values():
         raise error
-    await mended(replicas)
+    await mended(replicas, NOTHING)
 
 
 def converged(shards: list[Shard]) -> list[FaultyLink]:
@@ -146,7 +147,7 @@ def test_while_it_is_mended_a_replica_claims_no_more_than_before(
     class Noting(FaultyLink):
         async def mend(self, operations: Sequence[Operation], epoch: int) -> Sequence[Outcome]:
             outcomes = await super().mend(operations, epoch)
-            claimed.append(self.shard.applied_version)
+            claimed.append(self.shard.applied.reached.version)
             return outcomes
 
     links = [FaultyLink(shards[0]), FaultyLink(shards[1]), Noting(shards[2])]
@@ -154,7 +155,7 @@ def test_while_it_is_mended_a_replica_claims_no_more_than_before(
     asyncio.run(converge(replicas, 0))
     assert claimed == [VERSION + 1] * len(claimed)
     assert len(claimed) > 5
-    assert {shard.applied_version for shard in shards} == {VERSION + 29}
+    assert {shard.applied.reached.version for shard in shards} == {VERSION + 29}
 
 
 def test_what_is_older_than_its_newest_leaves_what_a_replica_claims(shards: list[Shard]) -> None:
@@ -164,7 +165,7 @@ def test_what_is_older_than_its_newest_leaves_what_a_replica_claims(shards: list
         shard.write([upsert("b", "x", 2)])
     links = [FaultyLink(shard) for shard in shards]
     asyncio.run(links[2].mend([upsert("a", "x", 1)], 0))
-    assert shards[2].applied_version == VERSION + 2
+    assert shards[2].applied.reached.version == VERSION + 2
 
 
 def test_a_deletion_that_is_too_old_to_be_compared_comes_to_whoever_holds_the_document(
@@ -348,7 +349,7 @@ def test_a_replica_that_missed_deletions_which_are_forgotten_is_copied_whole(
 ) -> None:
     """Where it is to join others, or most others know better: else what it holds alone dies."""
     with contextlib.ExitStack() as opened:
-        first, second, deleted = make_replicas(opened, tmp_path, NOTHING, DIMENSION, 1, 3)[0]
+        first, second, deleted = make_replicas(opened, tmp_path, NO_VECTORS, DIMENSION, 1, 3)[0]
         for shard in (first, second):
             shard.write([upsert("a", "one", 1), upsert("b", "two", 1)])
         deleted.write([Delete(["a"], VERSION + 2), Delete(["b"], VERSION + 3)])
@@ -376,7 +377,7 @@ def test_a_replica_that_missed_deletions_which_are_forgotten_is_copied_whole(
 
 def test_what_others_hold_is_the_truth_for_a_newcomer(tmp_path: Path) -> None:
     with contextlib.ExitStack() as opened:
-        first, second, _ = make_replicas(opened, tmp_path, NOTHING, DIMENSION, 1, 3)[0]
+        first, second, _ = make_replicas(opened, tmp_path, NO_VECTORS, DIMENSION, 1, 3)[0]
         for shard in (first, second):
             shard.write([upsert("a", "one", 1)])
         first._maintenance._settings = ShardSettings(tombstone_grace_s=-1.0)
@@ -392,7 +393,7 @@ def test_what_others_hold_is_the_truth_for_a_newcomer(tmp_path: Path) -> None:
 def test_a_deletion_wins_though_another_replica_has_forgotten_later_ones(tmp_path: Path) -> None:
     """Found by the simulation: nobody compares it, and the old document was sent in vain."""
     with contextlib.ExitStack() as opened:
-        behind, *others = make_replicas(opened, tmp_path, NOTHING, DIMENSION, 1, 3)[0]
+        behind, *others = make_replicas(opened, tmp_path, NO_VECTORS, DIMENSION, 1, 3)[0]
         for shard in (behind, *others):
             shard.write([upsert("a", "one", 1), upsert("b", "two", 1)])
         for shard in others:
@@ -415,7 +416,7 @@ def test_a_document_that_was_written_again_does_not_speak_for_the_one_that_was_d
     and the first was: nobody could lead.
     """
     with contextlib.ExitStack() as opened:
-        away, again, deleted = make_replicas(opened, tmp_path, NOTHING, DIMENSION, 1, 3)[0]
+        away, again, deleted = make_replicas(opened, tmp_path, NO_VECTORS, DIMENSION, 1, 3)[0]
         away.write([upsert("a", "old", 1)])
         for shard in (again, deleted):
             shard._maintenance._settings = ShardSettings(tombstone_grace_s=-1.0)

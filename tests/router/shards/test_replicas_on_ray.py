@@ -37,7 +37,7 @@ from bitsift.shard_worker.operations import Delete
 from bitsift.shard_worker.store.lmdb_file import DATA_FILE
 from bitsift.shard_worker.types import Candidates, Query, ShardIdentity, ShardSettings
 from bitsift.shard_worker.wire.write import pack_writes
-from bitsift.write_token import WriteToken, index_mark, read_token
+from bitsift.write_token import Reached, WriteToken, index_mark, read_token
 from tests.commands import COMMAND, wait_until
 from tests.damage import flip
 from tests.fakes import UUID, make_description
@@ -312,7 +312,7 @@ def test_a_search_with_a_token_sees_the_write_whichever_replica_is_frozen_or_beh
                 await actor.place.remote(table)
             documents = [{"id": "seen", "text": "x", "vector": [-1.0] * DIMENSION}]
             said = (await client.post("/v1/documents", json={"documents": documents})).json()
-            (shard,) = read_token(said["token"]).versions
+            (shard,) = read_token(said["token"]).reached
             for place in range(REPLICAS):
                 replica = (await until_ready(client, Load(client), shard))[place]
                 os.kill(replica["pid"], signal.SIGSTOP)
@@ -321,20 +321,21 @@ def test_a_search_with_a_token_sees_the_write_whichever_replica_is_frozen_or_beh
                 finally:
                     os.kill(replica["pid"], signal.SIGCONT)
             await until_ready(client, Load(client), shard)
-            version = read_token(said["token"]).versions[shard] + 1
+            term, version = read_token(said["token"]).reached[shard]
+            version += 1
             newer, behind = (address.actor for address in table.shards[shard])
             deletion = pack_writes([Delete(["seen"], version)])
-            await newer.write.remote(deletion, 40)
-            token = WriteToken(index_mark(UUID), 40, {shard: version}).text()
+            await newer.write.remote(deletion, 40, term)
+            token = WriteToken(index_mark(UUID), {shard: Reached(term, version)}).text()
             assert "seen" in await found(client, None)
             assert "seen" not in await found(client, token)
-            to_come = WriteToken(index_mark(UUID), 40, {shard: version + 1}).text()
+            to_come = WriteToken(index_mark(UUID), {shard: Reached(term, version + 1)}).text()
             answer = await seen(client, to_come, timeout_ms=300)
             (failure,) = answer["coverage"]["failures"]
             assert (failure["shard"], failure["error"]) == (shard, "ReplicaBehind")
             asked = await client.get("/v1/documents/0", params={"read_your_writes": token[:-2]})
             assert asked.status_code == 422
-            await behind.write.remote(deletion, 40)
+            await behind.write.remote(deletion, 40, term)
             assert "seen" not in await found(client, None)
 
     asyncio.run(scenario())

@@ -198,10 +198,12 @@ def test_a_writer_whose_clock_was_far_ahead_writes_again_when_it_is_set_right(
 
 def test_a_write_is_tried_in_so_many_versions_at_most(shards: list[Shard]) -> None:
     class Overtaken(FaultyLink):
-        async def write(self, operations: Sequence[Operation], epoch: int = 0) -> Sequence[Outcome]:
+        async def write(
+            self, operations: Sequence[Operation], epoch: int = 0, term: int = 0
+        ) -> Sequence[Outcome]:
             self.calls["other"] += 1  # somebody is always faster
             self.shard.write([upsert(f"other {self.calls['other']}")])
-            return await super().write(operations, epoch)
+            return await super().write(operations, epoch, term)
 
     async def scenario() -> None:
         links = [Overtaken(shard) for shard in shards]
@@ -358,10 +360,12 @@ def test_whatever_a_replica_raises_its_writes_are_answered_and_it_is_sent_the_ne
     class Raising(FaultyLink):
         raises: BaseException | None = None
 
-        async def write(self, operations: Sequence[Operation], epoch: int = 0) -> Sequence[Outcome]:
+        async def write(
+            self, operations: Sequence[Operation], epoch: int = 0, term: int = 0
+        ) -> Sequence[Outcome]:
             if self.raises is not None:
                 raise self.raises
-            return await super().write(operations, epoch)
+            return await super().write(operations, epoch, term)
 
     async def scenario() -> None:
         links = [Raising(shard) for shard in shards[:2]]
@@ -614,7 +618,7 @@ def test_so_many_are_asked_and_agree_as_have_what_was_acknowledged(
     shards: list[Shard], acks: WriteAcks
 ) -> None:
     writes = Written(shards, [0, 1, 2], acks).shard.writes
-    assert (writes.needed, writes.read_from, writes.agreeing) == {
+    assert (writes.quorums.needed, writes.quorums.read_from, writes.quorums.agreeing) == {
         WriteAcks.ONE: (1, 3, 1), WriteAcks.MAJORITY: (2, 2, 2), WriteAcks.ALL: (3, 2, 1),
     }[acks]  # fmt: skip
 
@@ -797,9 +801,11 @@ def test_a_replica_is_sent_so_many_operations_at_once(
         await written.everywhere(upsert("the first"))
         sent, write = list[int](), slow.write
 
-        async def counted(operations: Sequence[Operation], epoch: int = 0) -> Sequence[Outcome]:
+        async def counted(
+            operations: Sequence[Operation], epoch: int = 0, term: int = 0
+        ) -> Sequence[Outcome]:
             sent.append(len(operations))
-            return await write(operations, epoch)
+            return await write(operations, epoch, term)
 
         monkeypatch.setattr(slow, "write", counted)
         slow.running.clear()

@@ -276,7 +276,9 @@ class FullLink(LocalLink):
 
     was_reached = False
 
-    async def write(self, operations: Sequence[Operation], epoch: int = 0) -> Sequence[Outcome]:
+    async def write(
+        self, operations: Sequence[Operation], epoch: int = 0, term: int = 0
+    ) -> Sequence[Outcome]:
         self.was_reached = True
         raise StorageFull("the disk of shard 1 is full")
 
@@ -290,7 +292,9 @@ class BrokenWrites(LocalLink):
         super().__init__(shard)
         self.error = error
 
-    async def write(self, operations: Sequence[Operation], epoch: int = 0) -> Sequence[Outcome]:
+    async def write(
+        self, operations: Sequence[Operation], epoch: int = 0, term: int = 0
+    ) -> Sequence[Outcome]:
         self.was_reached = True
         raise self.error
 
@@ -381,7 +385,9 @@ class RecordingLink(LocalLink):
         super().__init__(shard)
         self.written: list[Operation] = []
 
-    async def write(self, operations: Sequence[Operation], epoch: int = 0) -> Sequence[Outcome]:
+    async def write(
+        self, operations: Sequence[Operation], epoch: int = 0, term: int = 0
+    ) -> Sequence[Outcome]:
         self.written += operations
         return await super().write(operations)
 
@@ -633,7 +639,9 @@ def test_what_waits_for_a_shard_goes_in_one_call(tmp_path: Path) -> None:
     calls: list[int] = []
 
     class CountingLink(LocalLink):
-        async def write(self, operations: Sequence[Operation], epoch: int = 0) -> Sequence[Outcome]:
+        async def write(
+            self, operations: Sequence[Operation], epoch: int = 0, term: int = 0
+        ) -> Sequence[Outcome]:
             calls.append(len(operations))
             return await super().write(operations)
 
