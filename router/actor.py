@@ -157,7 +157,8 @@ class RouterActor:
         index = self._shards.index
         epoch = self._shards.place(table)
         if self._shards.index != index:
-            self._service.switch(FanOut(self._shards.links), self._shards.index)
+            shards = FanOut(self._shards.links, self._service.metrics)
+            self._service.switch(shards, self._shards.index)
         return epoch
 
     async def hold_writes(self, seconds: float) -> None:

@@ -47,22 +47,26 @@ class Batcher(Generic[Item, Result]):
         weigh: Callable[[Item], int] = lambda _: 1,
         ends_when_left: bool = False,
         lanes: Callable[[], int] = lambda: 1,
+        observe: Callable[[int, float], None] = lambda _size, _waited_s: None,
     ) -> None:
         """``ends_when_left`` cancels a ``run`` that no caller waits for any more.
 
         Not for writes: the next batch would begin while the shard is still at this one.
-        ``lanes`` says how many batches may be run at once at the moment.
+        ``lanes`` says how many batches may be run at once at the moment. ``observe`` is told of
+        each how many items it has, and how many seconds the first of them has waited.
         """
         self._run = run
         self._limit = limit
         self._weigh = weigh
         self._ends_when_left = ends_when_left
-        self._queue: deque[tuple[Item, asyncio.Future[Result]]] = deque()
-        self._waiting = 0
+        self._queue: deque[tuple[Item, asyncio.Future[Result], float]] = deque()
+        """With the moment of each on the monotonic clock."""
+        self.waiting = 0
         """Of those in the queue, how many are still waited for."""
         self._batches: set[_Batch] = set()
         self._item_s = 0.0
         self._lanes = lanes
+        self._observe = observe
         self._workers: set[asyncio.Task[None]] = set()
 
     async def submit(self, item: Item) -> Result:
@@ -75,14 +79,14 @@ class Batcher(Generic[Item, Result]):
         Overloaded is its exception where ``WAITING_MAX`` wait already.
         """
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        if self._waiting >= WAITING_MAX:
+        if self.waiting >= WAITING_MAX:
             future.set_exception(
-                Overloaded(f"{self._waiting:,} calls are already waiting; try again later")
+                Overloaded(f"{self.waiting:,} calls are already waiting; try again later")
             )
             return future
         future.add_done_callback(self._left_queue)
-        self._queue.append((item, future))
-        self._waiting += 1
+        self._queue.append((item, future, time.monotonic()))
+        self.waiting += 1
         if len(self._workers) < self._lanes():
             self._workers.add(asyncio.create_task(self._work()))
         return future
@@ -92,10 +96,10 @@ class Batcher(Generic[Item, Result]):
         batches.
         """
         awaited = sum(batch.awaited for batch in self._batches)
-        return (self._waiting + awaited) * self._item_s / max(1, self._lanes())
+        return (self.waiting + awaited) * self._item_s / max(1, self._lanes())
 
     def _left_queue(self, _: asyncio.Future[Result]) -> None:
-        self._waiting -= 1
+        self.waiting -= 1
 
     async def _work(self) -> None:
         try:
@@ -103,22 +107,25 @@ class Batcher(Generic[Item, Result]):
                 await self._run_batch(self._take())
         finally:
             self._workers.discard(cast("asyncio.Task[None]", asyncio.current_task()))
-            for _, future in self._queue:  # none, unless the event loop ends
+            for _, future, _ in self._queue:  # none, unless the event loop ends
                 future.cancel()
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         taken: list[tuple[Item, asyncio.Future[Result]]] = []
-        weight = 0
+        weight, first_s = 0, 0.0
         while self._queue:
-            item, future = self._queue[0]
+            item, future, since_s = self._queue[0]
             if not future.done():
                 weight += self._weigh(item)
                 if taken and weight > self._limit:
                     break
                 future.remove_done_callback(self._left_queue)
-                self._waiting -= 1
+                self.waiting -= 1
+                first_s = first_s or since_s
                 taken.append((item, future))
             self._queue.popleft()
+        if taken:
+            self._observe(len(taken), time.monotonic() - first_s)
         return taken
 
     async def _run_batch(self, taken: list[tuple[Item, asyncio.Future[Result]]]) -> None:

@@ -16,6 +16,7 @@ import contextlib
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,10 +88,14 @@ class Sample:
 
 
 class LoopLag:
-    """Measures the event loop that runs it, over the last ``WINDOW_S``: 20 samples a second."""
+    """Measures the event loop that runs it, over the last ``WINDOW_S``: 20 samples a second.
 
-    def __init__(self) -> None:
+    ``observe`` is told the lag and the block of each, in seconds.
+    """
+
+    def __init__(self, observe: Callable[[float, float], None] = lambda _lag, _block: None) -> None:
         self._samples: deque[Sample] = deque(maxlen=round(WINDOW_S / EVERY_S))
+        self._observe = observe
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -114,7 +119,9 @@ class LoopLag:
         def answer(due_s: float, before: Moment, woken: Moment) -> None:
             at_s, cpu_s = time.monotonic(), time.process_time()
             answered = Moment(at_s, cpu_s, loop_queued_s=queued_s(loop_thread))
-            self._samples.append(Sample(due_s, before, woken, answered))
+            sample = Sample(due_s, before, woken, answered)
+            self._samples.append(sample)
+            self._observe(sample.lag_s, sample.block_s)
 
         before = now()
         with contextlib.suppress(RuntimeError):  # the loop was closed

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitsift.errors import (
+    BitsiftError,
     DeadlineExceeded,
     Overloaded,
     ReplicaBehind,
@@ -27,6 +28,7 @@ from bitsift.router.description import IndexDescription
 from bitsift.router.hits import Winners, first_bytes, likely_hits, make_hit
 from bitsift.router.loop_lag import LoopLag
 from bitsift.router.merge import merge
+from bitsift.router.metrics import LEFT, Metrics
 from bitsift.router.model.query_vectors import QUERY_CACHE_DEFAULT, QueryEncoder, QueryVectors
 from bitsift.router.shards.fanout import FanOut
 from bitsift.router.your_writes import shards_that_know
@@ -77,9 +79,9 @@ class SearchService:
         self.healed: Sequence[Mapping[str, str]] = ()
         self.syncs: Sequence[Mapping[str, Any]] = ()
         self.shards = shards
-        self.query_vectors = QueryVectors(description, encoder, query_cache)
+        self.query_vectors = QueryVectors(description, encoder, query_cache, shards.metrics)
         self.memory = ReadMemory()
-        self.loop_lag = LoopLag()
+        self.loop_lag = LoopLag(shards.metrics.loop_was_late)
         # A rotation takes seconds to make: now, not in the event loop at the first question.
         description.calibration.units(np.ones((1, description.dimension)))
 
@@ -89,6 +91,11 @@ class SearchService:
         """
         self.shards = shards
         self.description = replace(self.description, uuid=index, shards=len(shards))
+
+    @property
+    def metrics(self) -> Metrics:
+        """What is counted; new shards count on."""
+        return self.shards.metrics
 
     @property
     def encoder(self) -> QueryEncoder | None:
@@ -110,6 +117,18 @@ class SearchService:
         if answer is None:
             with contextlib.closing(AnswerBytes(self.memory)) as answer:
                 return await self.search(options, answer)
+        try:
+            found = await self._search(options, answer)
+        except BitsiftError as error:
+            self.metrics.search_failed(options.mode, type(error).__name__)
+            raise
+        except asyncio.CancelledError:
+            self.metrics.search_failed(options.mode, LEFT)
+            raise
+        self.metrics.search_answered(options.mode, found.timings_ms, partial=found.partial)
+        return found
+
+    async def _search(self, options: SearchOptions, answer: AnswerBytes) -> Answer:
         started = time.monotonic()
         deadline_s = started + options.timeout_s
         self._check_queues(options)

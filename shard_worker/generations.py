@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from pathlib import Path
 
@@ -44,6 +45,11 @@ class Generations:
         retired = {open_store.store.path for open_store in self.open_stores()[1:]}
         paths = (path for path in self._folder.rglob("*") if path.parent not in retired)
         return sum(map(_disk_bytes, paths))
+
+    def volume(self) -> tuple[int, int]:
+        """Bytes of the file system of the shard's files: all, and those that are free for it."""
+        found = os.statvfs(self._folder)
+        return found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
 
     def close_due(self) -> None:
         """Release those that no query can ask for any more. One thread at a time."""

@@ -6,22 +6,28 @@ import os
 from pathlib import Path
 
 from bitsift.shard_worker.generation import Generation
+from bitsift.shard_worker.generations import Generations
 from bitsift.shard_worker.search.probing import Probing
 from bitsift.shard_worker.types import ShardStatus
 
 
 def status_of(
-    shard: int, generation: Generation, probing: Probing, disk_bytes: int, busy: str | None
+    shard: int,
+    generation: Generation,
+    probing: Probing,
+    generations: Generations,
+    busy: str | None,
 ) -> ShardStatus:
-    """``busy`` is the maintenance that runs."""
+    """``generation`` is that of ``generations``; ``busy`` is the maintenance that runs."""
     store, index = generation.store, generation.index
+    volume_bytes, volume_free_bytes = generations.volume()
     return ShardStatus(
         shard=shard,
         state="READY",
         rows=store.rows,
         documents=store.rows - store.dead_rows,
         bits_bytes=index.memory_bytes,
-        disk_bytes=disk_bytes,
+        disk_bytes=generations.disk_bytes(),
         corrupt_rows_seen=generation.damaged_rows(),
         lists=0 if index.listed is None else index.listed.lists,
         clustered_rows=0 if index.listed is None else len(index.listed),
@@ -33,6 +39,8 @@ def status_of(
         writes_stopped=store.writes_stopped,
         format=str(store.format),
         version=store.counters.newest_version,
+        volume_bytes=volume_bytes,
+        volume_free_bytes=volume_free_bytes,
     )
 
 

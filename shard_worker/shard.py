@@ -390,5 +390,5 @@ class Shard:
         return statuses
 
     def status(self) -> ShardStatus:
-        disk_bytes, busy = self._generations.disk_bytes(), self._maintenance.busy
-        return status_of(self.identity.shard, self._current, self._probing, disk_bytes, busy)
+        busy = self._maintenance.busy
+        return status_of(self.identity.shard, self._current, self._probing, self._generations, busy)

@@ -256,7 +256,8 @@ class ShardStatus:
     writes, None while it does; ``generation`` counts its compactions, ``format`` is its files',
     ``version`` the newest of what was written. ``digest`` is of its documents and their versions,
     "" where it is not known (own_digest.py). ``settings`` names those that its actor was started
-    with, in a cluster.
+    with, in a cluster. ``volume_bytes`` is the size of the file system that its files are on,
+    ``volume_free_bytes`` what anyone may still write there.
     """
 
     shard: int
@@ -282,3 +283,5 @@ class ShardStatus:
     version: int = 0
     digest: str = ""
     settings: str = ""
+    volume_bytes: int = 0
+    volume_free_bytes: int = 0

@@ -15,9 +15,12 @@ PACKAGES = {
     "make": "make",
     "mount": "mount",
     "namespaces": "iproute2",
+    "promtool": "prometheus",
     "strace": "strace",
 }
-"""Debian's package of each (.ci/packages has the same)."""
+"""Debian's package of each. .ci/packages has the same but for Prometheus, a server that is started
+where it is installed.
+"""
 LIBFAKETIME = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))), None)
 
 

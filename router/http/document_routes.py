@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated, Any, Literal, Protocol
 
 import orjson
@@ -66,6 +67,10 @@ def add_documents(app: FastAPI, service: SearchService, writer: Writer) -> None:
     one = DOCUMENTS_PATH + "/{document_id:document_id}"
     body = {"requestBody": upsert_body_schema()}
 
+    def answered(operation: str, answer: bytes) -> Response:
+        service.metrics.written(operation, _counts_of(answer))
+        return _json(answer)
+
     @app.post(DOCUMENTS_PATH, response_model=Upserts, responses=_PROBLEMS, openapi_extra=body)
     async def upsert(http: Request, results: Literal["all", "errors"] = "all") -> Response:
         """Add documents, replacing those with the same ids.
@@ -82,12 +87,14 @@ def add_documents(app: FastAPI, service: SearchService, writer: Writer) -> None:
         ask for `results=errors`: then only rejected or failed documents get a line.
         """
         if content_type(http) == NDJSON:
-            return DocumentStream(http, writer, streams, only_errors=results == "errors")
+            counted = functools.partial(service.metrics.written, "upsert")
+            is_short = results == "errors"
+            return DocumentStream(http, writer, streams, counted, only_errors=is_short)
         with admission.hold() as held:
             announced = http.headers.get("content-length", "")
             body = await whole_body(http.receive, announced, UPSERT_BYTES_MAX, held)
             with admission.call():
-                return _json(await writer.upsert(body))
+                return answered("upsert", await writer.upsert(body))
 
     @app.post(
         f"{DOCUMENTS_PATH}/delete",
@@ -99,7 +106,7 @@ def add_documents(app: FastAPI, service: SearchService, writer: Writer) -> None:
         """Delete documents by their ids; the answer comes when that is on the shards' disks."""
         body = await http.body()
         with admission.hold(RAM_PER_BYTE * len(body)), admission.call():
-            return _json(await writer.delete(body))
+            return answered("delete", await writer.delete(body))
 
     @app.delete(one, response_model=Deleted, responses=_PROBLEMS)
     async def delete(document_id: str) -> Response:
@@ -108,6 +115,7 @@ def add_documents(app: FastAPI, service: SearchService, writer: Writer) -> None:
             answer = await writer.delete(orjson.dumps({"ids": [document_id]}))
         answer = orjson.loads(answer)
         (result,) = answer["results"]
+        service.metrics.written("delete", {result["status"]: 1})
         if result["status"] == "missing":
             raise NotFound(f"there is no document with id {document_id!r}")
         deleted = {"id": document_id, "status": "deleted", "token": answer["token"]}
@@ -121,6 +129,15 @@ def add_documents(app: FastAPI, service: SearchService, writer: Writer) -> None:
         shard, found = await service.document(document_id, READ_TIMEOUT_S, read_your_writes)
         stored = StoredDocument(found.id, found.title, found.text, found.metadata, shard)
         return _json(orjson.dumps(stored))
+
+
+def _counts_of(answer: bytes) -> dict[str, int]:
+    """How many documents have which status, by the end of a writer's ``answer``: what comes before
+    are up to 10,000 results, which are not read for that.
+    """
+    tail: dict[str, Any] = orjson.loads(b"{" + answer[answer.rindex(b"],") + 2 :])
+    del tail["token"]
+    return tail
 
 
 def _json(body: bytes) -> Response:

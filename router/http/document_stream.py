@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from typing import Protocol
 
@@ -57,13 +58,21 @@ class DocumentStream(Response):
     media_type = NDJSON
 
     def __init__(
-        self, http: Request, writer: LineWriter, admission: Admission, *, only_errors: bool
+        self,
+        http: Request,
+        writer: LineWriter,
+        admission: Admission,
+        counted: Callable[[Mapping[str, int]], None],
+        *,
+        only_errors: bool,
     ) -> None:
+        """``counted`` is told how many lines of each block had which status."""
         super().__init__()
         del self.headers["content-length"]
         self._http = http
         self._writer = writer
         self._admission = admission
+        self._counted = counted
         self._only_errors = only_errors
         self._totals: Counter[str] = Counter()
         self._token: str | None = None
@@ -114,17 +123,21 @@ class DocumentStream(Response):
             numbered = enumerate(block.data.split(b"\n"), start=block.first_line)
             failed = [number for number, line in numbered if line.strip()]
             return self._of_all(failed, WriteStatus.FAILED, error)
-        self._totals.update(counts)
+        self._count(counts)
         self._token = joined_text([self._token, token])
         return lines
 
     def _of_all(self, numbers: list[int], status: WriteStatus, error: BitsiftError) -> bytes:
-        self._totals[status.value] += len(numbers)
+        self._count({status.value: len(numbers)})
         result = {"id": None, "status": status, "error": WriteError.of(error)}
         return b"".join(
             orjson.dumps({"line": number, **result}, option=orjson.OPT_APPEND_NEWLINE)
             for number in numbers
         )
+
+    def _count(self, counts: Mapping[str, int]) -> None:
+        self._totals.update(counts)
+        self._counted(counts)
 
     async def _send(self, send: Send, lines: bytes, *, more: bool) -> None:
         """Raises TimeoutError when the client reads nothing."""

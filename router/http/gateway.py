@@ -22,6 +22,8 @@ from bitsift.router.http.admin import add_admin
 from bitsift.router.http.answer_json import json_response
 from bitsift.router.http.cut_off import CutOff
 from bitsift.router.http.document_routes import DOCUMENTS_PATH, Writer, add_documents
+from bitsift.router.http.metrics_routes import add_metrics
+from bitsift.router.http.observing import Observing
 from bitsift.router.http.problems import add_problem_handlers
 from bitsift.router.http.readiness import Readiness
 from bitsift.router.http.schema import Problem
@@ -73,12 +75,14 @@ def create_app(
     add_access(app, access, host, ndjson_path=DOCUMENTS_PATH)
     app.add_middleware(CutOff)
     app.add_middleware(AnswerHeaders)
+    app.add_middleware(Observing, metrics=service.metrics)
     add_problem_handlers(app)
     add_search(app, service)
     add_documents(app, service, writer)
     if access.admin_port is None:
         add_admin(app, service, access.backup_root)
     _add_status(app, service)
+    add_metrics(app, service)
     _add_live(app)
     _add_ready(app, service, Readiness(min_ready_shards))
     _add_page(app)
@@ -92,8 +96,10 @@ def create_admin_app(service: SearchService, access: AccessSettings) -> FastAPI:
     add_access(app, access, access.admin_host)
     app.add_middleware(CutOff)
     app.add_middleware(AnswerHeaders)
+    app.add_middleware(Observing, metrics=service.metrics)
     add_problem_handlers(app)
     add_admin(app, service, access.backup_root)
+    add_metrics(app, service)
     _add_live(app)
     return app
 

@@ -16,6 +16,7 @@ ROUTE_SCOPES: Final[dict[str, Scope | None]] = {
     "GET /v1/documents/": Scope.READ,
     "GET /v1/index": Scope.READ,
     "GET /v1/cluster": Scope.READ,
+    "GET /metrics": Scope.READ,
     "GET /docs": Scope.READ,
     "GET /docs/oauth2-redirect": Scope.READ,
     "GET /static-offline-docs/": Scope.READ,
@@ -34,6 +35,9 @@ _BELOW = tuple(
     (route, scope) for route, scope in ROUTE_SCOPES.items() if route[-1] == "/" and route != "GET /"
 )
 
+_PATHS = frozenset(route.split(" ", 1)[1] for route in ROUTE_SCOPES)
+_STARTS = tuple(dict.fromkeys(route.split(" ", 1)[1] for route, _ in _BELOW))
+
 
 def needed_scope(method: str, path: str) -> Scope | None:
     """The scope of a key that a request needs; None where it needs no key."""
@@ -44,6 +48,13 @@ def needed_scope(method: str, path: str) -> Scope | None:
         if route.startswith(start):
             return scope
     return Scope.ADMIN
+
+
+def template_of(path: str) -> str | None:
+    """The route of ``path``, with * for what differs below it; None for no route."""
+    if path in _PATHS:
+        return path
+    return next((f"{start}*" for start in _STARTS if path.startswith(start)), None)
 
 
 def methods_of(path: str) -> set[str]:

@@ -29,7 +29,8 @@ _SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'",
 }
-_HEALTH = ("/livez", "/readyz")
+_UNCOUNTED = ("/livez", "/readyz", "/metrics")
+"""They are answered, too, when there are too many requests."""
 
 
 class AnswerHeaders:
@@ -79,7 +80,7 @@ class RequestLimits:
         self._turns = Turns(REQUESTS_PER_TURN)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in _HEALTH:
+        if scope["type"] != "http" or scope["path"] in _UNCOUNTED:
             await self._app(scope, receive, send)
             return
         try:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from bitsift.errors import InvalidRequest, Unavailable
 from bitsift.router.batching import Batcher
 from bitsift.router.description import IndexDescription
+from bitsift.router.metrics import Metrics
 
 BATCH_CHARACTERS_MAX, TEXT_CHARACTERS = 900, 40
 """Of the texts that the encoder is given together; each counts as ``TEXT_CHARACTERS`` more than it
@@ -46,7 +47,11 @@ class QueryVectors:
     """
 
     def __init__(
-        self, description: IndexDescription, encoder: QueryEncoder | None, remembered: int
+        self,
+        description: IndexDescription,
+        encoder: QueryEncoder | None,
+        remembered: int,
+        metrics: Metrics,
     ) -> None:
         self._description = description
         self._encoder = encoder
@@ -54,7 +59,10 @@ class QueryVectors:
         self._hits = self._misses = 0
         self._thread = ThreadPoolExecutor(1, "encode")
         self._batcher: Batcher[str, NDArray[np.float32]] = Batcher(
-            self._encode_batch, BATCH_CHARACTERS_MAX, weigh=_weight
+            self._encode_batch,
+            BATCH_CHARACTERS_MAX,
+            weigh=_weight,
+            observe=metrics.batches("encode"),
         )
 
     @property
@@ -78,6 +86,11 @@ class QueryVectors:
             return known
         self._misses += 1
         return await self._batcher.submit(text)
+
+    @property
+    def waiting(self) -> int:
+        """How many texts wait for the encoder."""
+        return self._batcher.waiting
 
     def wait_s(self, text: str) -> float:
         """How long ``text`` would wait for its vector if asked for now; 0 if it is cached."""

@@ -20,6 +20,7 @@ from bitsift.errors import (
 from bitsift.options import Mode
 from bitsift.results import Coverage, ShardFailure
 from bitsift.router.batching import Batcher
+from bitsift.router.metrics import Metrics, Observe
 from bitsift.router.shards.link import ShardLink
 from bitsift.router.shards.placement import Placement
 from bitsift.router.shards.replica_set import ReplicaSet, ShardState
@@ -54,14 +55,18 @@ class Fetched:
 class FanOut:
     """All shards of one index. Every query and read has its deadline."""
 
-    def __init__(self, links: Sequence[ShardLink]) -> None:
+    def __init__(self, links: Sequence[ShardLink], metrics: Metrics | None = None) -> None:
         """A link is one replica of its shard, unless it is a ReplicaSet."""
+        self.metrics = metrics or Metrics()
         self._shards = tuple(ReplicaSet.of(shard, link) for shard, link in enumerate(links))
         self._placement = Placement(len(links))
-        self._batchers = [_searches(shard, QUERIES_PER_CALL_MAX) for shard in self._shards]
-        self._slow = [_searches(shard, EXHAUSTIVE_PER_CALL_MAX) for shard in self._shards]
+        observe = self.metrics.batches("search")
+        self._batchers = [_searches(it, QUERIES_PER_CALL_MAX, observe) for it in self._shards]
+        observe = self.metrics.batches("exhaustive")
+        self._slow = [_searches(it, EXHAUSTIVE_PER_CALL_MAX, observe) for it in self._shards]
+        observe = self.metrics.batches("documents")
         self._readers = [
-            _reads(shard, shard.documents, READS_PER_CALL_MAX) for shard in self._shards
+            _reads(it, it.documents, READS_PER_CALL_MAX, observe) for it in self._shards
         ]
 
     def __len__(self) -> int:
@@ -76,6 +81,15 @@ class FanOut:
     def epoch(self) -> int:
         """Of the replica table in use; 0 where there is none."""
         return max((shard.writes.epoch for shard in self._shards), default=0)
+
+    def waiting(self) -> dict[str, int]:
+        """How many calls wait in all queues of a kind."""
+        queues: dict[str, Sequence[Batcher[Any, Any]]] = {
+            "search": self._batchers,
+            "exhaustive": self._slow,
+            "documents": self._readers,
+        }
+        return {name: sum(one.waiting for one in all_) for name, all_ in queues.items()}
 
     def wait_s(self, mode: Mode) -> float:
         """Expected wait of a query of this mode for the fastest shard."""
@@ -106,6 +120,7 @@ class FanOut:
             if candidates.corrupt:
                 message = f"{candidates.corrupt} rows were left out because their checksums failed"
                 failures.append(ShardFailure(shard, "ChecksumMismatch", message))
+        self.metrics.shards_answered(found, failures)
         return [found[shard] for shard in sorted(found)], Coverage(
             len(self), len(found), tuple(sorted(failures, key=lambda f: f.shard))
         )
@@ -203,17 +218,19 @@ class FanOut:
         return DeadlineExceeded(f"shard {shard} did not answer in {waited_s:.3f} s{silent}")
 
 
-def _reads(shard: ReplicaSet, run: Callable[[list[Any]], Any], limit: int) -> Batcher[Any, Any]:
+def _reads(
+    shard: ReplicaSet, run: Callable[[list[Any]], Any], limit: int, observe: Observe
+) -> Batcher[Any, Any]:
     """Reads change nothing, so a call that nobody waits for can be left behind."""
-    return Batcher(run, limit, ends_when_left=True, lanes=lambda: shard.lanes)
+    return Batcher(run, limit, ends_when_left=True, lanes=lambda: shard.lanes, observe=observe)
 
 
-def _searches(shard: ReplicaSet, limit: int) -> Batcher[Query, Candidates]:
+def _searches(shard: ReplicaSet, limit: int, observe: Observe) -> Batcher[Query, Candidates]:
     async def search(queries: list[Query]) -> Sequence[Candidates | BitsiftError]:
         timeout_s = max(query.deadline.remaining_s() for query in queries)
         return await shard.search(queries, timeout_s)
 
-    return _reads(shard, search, limit)
+    return _reads(shard, search, limit, observe)
 
 
 def _failure(shard: int, error: BaseException) -> ShardFailure:

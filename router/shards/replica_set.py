@@ -47,10 +47,13 @@ _reads: Latest = operator.attrgetter("reads")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ShardState:
-    """The status of a shard's best replica, and what is known of each replica."""
+    """The status of a shard's best replica, what is known of each replica, and what each says of
+    itself, in the same order.
+    """
 
     status: ShardStatus
     replicas: tuple[ReplicaStatus, ...]
+    said: tuple[ShardStatus, ...]
 
 
 class ReplicaSet:
@@ -313,7 +316,8 @@ class ReplicaSet:
         nobody = ShardStatus(self._shard, "UNREACHABLE", "it has no replica at the moment")
         best = min(statuses, key=lambda status: _STATES.index(status.state), default=nobody)
         compared = zip(replicas, statuses, standings(statuses), strict=True)
-        return ShardState(best, tuple(it.facts(said, standing) for it, said, standing in compared))
+        facts = tuple(it.facts(said, standing) for it, said, standing in compared)
+        return ShardState(best, facts, tuple(statuses))
 
     def _unreachable(self, error: BaseException, timeout_s: float) -> ShardStatus:
         said = f"shard {self._shard} failed unexpectedly: {reason(error)}"

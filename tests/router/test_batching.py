@@ -217,7 +217,7 @@ def test_the_wait_is_what_the_latest_batches_took_for_all_that_are_waited_for() 
             future.cancel()
         await asyncio.sleep(0)
         assert 5 * 0.1 <= batcher.wait_s() < 10 * 0.1 + 5
-        assert batcher._waiting == 3
+        assert batcher.waiting == 3
         gate.set()
         await asyncio.gather(*waiting[:5])
 

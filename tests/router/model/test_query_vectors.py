@@ -10,6 +10,7 @@ import pytest
 
 from bitsift.errors import InvalidRequest, Unavailable
 from bitsift.router.description import IndexDescription, ModelSpec
+from bitsift.router.metrics import Metrics
 from bitsift.router.model.query_vectors import (
     BATCH_CHARACTERS_MAX,
     REMEMBERED_CHARACTERS_MAX,
@@ -42,7 +43,7 @@ def vectors_of(
     sample = HashEncoder(DIMENSION).encode_queries(["a", "b"])
     calibration = Calibration.from_sample(sample, DIMENSION)
     description = IndexDescription("test", UUID, "", 1, calibration, model)
-    return QueryVectors(description, encoder, remembered)
+    return QueryVectors(description, encoder, remembered, Metrics())
 
 
 def ask(vectors: QueryVectors, *texts: str) -> list[np.ndarray]:

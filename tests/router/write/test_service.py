@@ -605,11 +605,11 @@ def test_a_single_document_does_not_wait_for_a_large_calls_end(index: Index) -> 
         assert await asyncio.to_thread(reached.wait, 30)
         vectors = index.writer._vectors
         assert vectors is not None
-        waiting = vectors._batcher._waiting
+        waiting = vectors._batcher.waiting
         small = asyncio.create_task(
             index.writer.upsert(orjson.dumps({"documents": [doc("s", "small")]}))
         )
-        while vectors._batcher._waiting == waiting:  # until its text waits for the model
+        while vectors._batcher.waiting == waiting:  # until its text waits for the model
             await asyncio.sleep(0)
         gate.set()
         await small
