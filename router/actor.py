@@ -68,6 +68,7 @@ class RouterActor:
         replicas have what was acknowledged.
         """
         share_quickly()
+        access.log.apply()
         self._settings = settings
         self._min_ready_shards = min_ready_shards
         self._shards = PlacedShards(table, acks=acks)
@@ -136,6 +137,7 @@ class RouterActor:
         config = uvicorn.Config(
             app,
             log_level="warning",
+            log_config=None,  # its lines go where ours do
             access_log=False,
             http=protocol_of(Connections(HttpLimits.of_this_process()), tls),  # type: ignore[arg-type]
             ws="none",

@@ -21,7 +21,8 @@ from prometheus_client import (
 
 from bitsift.results import ShardFailure, Timings
 
-STAGES = ("encode", "fan_out", "merge", "texts")
+STAGES = ("encode", "fan_out", "rescore", "texts")
+"""As in the answer's ``timings_ms``."""
 ANSWERED, COMPLETE, PARTIAL, LEFT = "answered", "complete", "partial", "left"
 """Outcomes that are no error; the others are called by the class of their error."""
 _SECONDS = (

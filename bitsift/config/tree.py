@@ -131,6 +131,13 @@ class Serve(Section):
         default=4_096,
         description="Query vectors to cache, four bytes per dimension each; 0 disables the cache.",
     )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="Form of the router's log; json has one object a line."
+    )
+    access_log: bool = Field(
+        default=False,
+        description="Note each request in the router's log: route, status, time, id of the key.",
+    )
 
 
 class Access(Section):

@@ -38,6 +38,7 @@ def access_settings(given: Access, serve: Serve) -> AccessSettings:
     """
     from bitsift.router.http.access import AccessSettings
     from bitsift.router.http.tls import TlsFiles
+    from bitsift.router.logs import LogSettings
 
     cert, key = given.tls_cert, given.tls_key
     if (cert is None) != (key is None):
@@ -57,4 +58,5 @@ def access_settings(given: Access, serve: Serve) -> AccessSettings:
         tls=files,
         admin_host=serve.admin_host,
         admin_port=serve.admin_port,
+        log=LogSettings(serve.log_format, serve.access_log),
     )

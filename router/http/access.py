@@ -4,7 +4,7 @@ them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,16 +19,18 @@ from bitsift.router.http.gate import Gate, JsonOnly
 from bitsift.router.http.hosts import ANY_HOST, HostList, is_loopback
 from bitsift.router.http.keys import KeyRing, read_keys
 from bitsift.router.http.tls import TlsFiles
+from bitsift.router.logs import LogSettings
 
 CORS_MAX_AGE_S = 600
 _CORS_METHODS = ("GET", "POST", "DELETE")
-_CORS_HEADERS = ("authorization", "content-type", "x-api-key")
+_CORS_HEADERS = ("authorization", "content-type", "x-api-key", "x-request-id")
+_CORS_SHOWN = ("Retry-After", "Server-Timing", "WWW-Authenticate", "X-Request-Id")
 
 
 @dataclass(frozen=True, slots=True)
 class AccessSettings:
-    """Who may ask a gateway for what. Without ``keys``, anyone who can reach it may do
-    everything.
+    """Who may ask a gateway for what, and what is noted of it. Without ``keys``, anyone who can
+    reach it may do everything.
     """
 
     keys: Path | None = None
@@ -39,6 +41,7 @@ class AccessSettings:
     tls: TlsFiles | None = None
     admin_host: str = "127.0.0.1"
     admin_port: int | None = None
+    log: LogSettings = field(default_factory=LogSettings)
 
     def check(self, host: str) -> None:
         """Raises InvalidRequest (or as ``read_keys`` does) if a gateway must not start like
@@ -117,7 +120,7 @@ def add_access(app: FastAPI, access: AccessSettings, host: str, ndjson_path: str
             allow_origins=access.cors_origins,
             allow_methods=_CORS_METHODS,
             allow_headers=_CORS_HEADERS,
-            expose_headers=("Retry-After", "WWW-Authenticate"),
+            expose_headers=_CORS_SHOWN,
             max_age=CORS_MAX_AGE_S,
         )
     hosts = HostList(host, access.allowed_hosts)

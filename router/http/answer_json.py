@@ -15,7 +15,7 @@ import orjson
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
-from bitsift.results import Answer
+from bitsift.results import Answer, Timings
 from bitsift.router.answer_bytes import AnswerBytes, check_answer_bytes
 from bitsift.router.heap import give_back
 
@@ -45,12 +45,24 @@ async def answer_response(answers: list[Answer], held: AnswerBytes, *, several: 
     Raises InvalidRequest when the whole is over ``ANSWER_BYTES_MAX``.
     """
     hits = sum(len(answer.hits) for answer in answers)
+    timings = None if several else answers[0].timings_ms
     if held.used_bytes + _HIT_BYTES * hits <= SMALL_BYTES:
         held.close()
-        return json_response({"results": answers} if several else answers[0])
+        return _timed(json_response({"results": answers} if several else answers[0]), timings)
     pieces = await asyncio.to_thread(_pieces, answers, several=several)
     check_answer_bytes(sum(map(len, pieces)))
-    return _Pieces(pieces, held)
+    return _timed(_Pieces(pieces, held), timings)
+
+
+def _timed(response: Response, timings: Timings | None) -> Response:
+    """With the times of its stages for whoever looks at the network in a browser."""
+    if timings is not None:
+        said = (
+            f"encode;dur={timings.encode}, fan_out;dur={timings.fan_out}, "
+            f"rescore;dur={timings.rescore}, texts;dur={timings.texts}, total;dur={timings.total}"
+        )
+        response.raw_headers.append((b"server-timing", said.encode()))
+    return response
 
 
 def _pieces(answers: list[Answer], *, several: bool) -> list[bytes]:

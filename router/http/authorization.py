@@ -59,6 +59,7 @@ class Authorization:
             raise Forbidden(
                 f"this needs a key of scope {needed}; key {key.id} has scope {key.scope}"
             )
+        scope.setdefault("state", {})["key"] = key.id
         return None
 
     def _key_of(self, scope: Request) -> Key:
