@@ -17,9 +17,9 @@ from pydantic import ValidationError
 
 from bitsift.config.fields import BY_KEY, BY_VARIABLE, PREFIX, SETTINGS
 from bitsift.config.file import FILE_NAME, FILE_VARIABLE, find_file, read_file
-from bitsift.config.nearest import no_such_key, no_such_name
 from bitsift.config.tree import Settings
 from bitsift.errors import InvalidRequest
+from bitsift.nearest import no_such_key, no_such_name
 
 KEY_VARIABLE = "BITSIFT_API_KEY"
 VARIABLES = {

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
 from pydantic import model_validator as validator
 
-from bitsift.config.nearest import no_such_key
+from bitsift.nearest import no_such_key
 from bitsift.config.toml_file import beside, read_toml
 from bitsift.config.tree import (
     Access,
