@@ -11,13 +11,21 @@ once, and everything behind it trusts them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    WithJsonSchema,
+)
 
+from bitsift.filters.forms import PASSES_ALL, canonical
 from bitsift.write_token import TOKEN_CHARACTERS_MAX, check_token
 
 if TYPE_CHECKING:
@@ -25,8 +33,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Vector = Sequence[float] | NDArray[np.float32] | NDArray[np.float64]
-else:  # the base install has no numpy
+    FilterForm = Mapping[str, object] | str
+else:  # the base install has no numpy; what was checked is the canonical text
     Vector = list[FiniteFloat]
+    FilterForm = str
 
 DEPTH_MAX = 1_000
 """Limit of ``offset`` + ``top_k``: how deep into the ranking a search may go."""
@@ -69,6 +79,20 @@ _Text = Annotated[
     str, Field(min_length=1, max_length=QUERY_CHARACTERS_MAX), AfterValidator(_not_blank)
 ]
 
+
+def _canonical_filter(written: object) -> object:
+    if not isinstance(written, Mapping | str):
+        return written  # null, or pydantic says what it is not
+    text = canonical(written)
+    return None if text == PASSES_ALL else text
+
+
+Filter = Annotated[
+    FilterForm | None,
+    BeforeValidator(_canonical_filter),
+    WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "string"}, {"type": "null"}]}),
+]
+"""Checked, it is the JSON text of ``bitsift.filters.forms.canonical``; None passes everything."""
 
 ReadYourWrites = Annotated[
     str | None,
@@ -118,6 +142,14 @@ class SearchOptions:
             ge=-1.0,
             le=1.0,
             description="Leave out hits with a lower score. A score estimates a cosine: -1 to 1.",
+        ),
+    ] = None
+    filter: Annotated[
+        Filter,
+        Field(
+            description="Search only documents that pass: a condition on metadata and id, as JSON "
+            '(`{"lang": "de", "year": {"$gte": 2020}}`) or as text '
+            "(`lang = de and year >= 2020`).",
         ),
     ] = None
     candidates: Annotated[

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 from fastapi import Request
-from pydantic import BaseModel, create_model
+from pydantic import BaseModel, WithJsonSchema, create_model
 
 from bitsift.checked import SEARCH_REQUEST, checked_search, checked_search_json
 from bitsift.errors import InvalidRequest, RequestOutcome
@@ -29,8 +29,14 @@ def _url_parameters() -> dict[str, Any]:
     options = {field.name: field for field in fields(SearchOptions) if field.name != "vector"}
     del options["query"]
     return {"q": (annotations["query"], ...)} | {
-        name: (annotations[name], field.default) for name, field in options.items()
+        name: (_as_text(annotations[name]), field.default) for name, field in options.items()
     }
+
+
+def _as_text(annotation: Any) -> Any:
+    """What is an object or a text in JSON is described as a text: a URL has nothing else."""
+    kind, *rest = get_args(annotation)
+    return Annotated[kind, *(each for each in rest if not isinstance(each, WithJsonSchema))]
 
 
 UrlSearch = create_model("UrlSearch", **_url_parameters())

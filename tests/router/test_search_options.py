@@ -45,6 +45,7 @@ DEFAULTS_AND_SAMPLES: dict[str, tuple[Any, Any]] = {
     "top_k": (10, 3),
     "offset": (0, 2),
     "min_score": (None, -0.25),
+    "filter": (None, '{"$and":[{"lang":"de"},{"year":{"$gte":2020}}]}'),
     "candidates": (None, 50),
     "mode": (Mode.AUTO, Mode.EXACT),
     "nprobe": (None, 4),
