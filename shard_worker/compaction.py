@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from bitsift.errors import BitsiftError, StorageFull, Unavailable, reason
 from bitsift.shard_worker.bits.index import BinaryIndex
 from bitsift.shard_worker.bits.lists import LISTS_FILE, ListedBits, write_living
+from bitsift.shard_worker.fields.index import SEAL_ROWS, FieldIndex
 from bitsift.shard_worker.format_version import CURRENT
 from bitsift.shard_worker.generation import Generation
 from bitsift.shard_worker.layout import (
@@ -99,6 +100,7 @@ class Compaction:
             remove_store(self._aside)
             raise
         self._index = BinaryIndex(old.index.row_bytes, identity.index_uuid, number)
+        self._fields = FieldIndex(self._store)
 
     def __enter__(self) -> Compaction:
         return self
@@ -121,6 +123,7 @@ class Compaction:
         self._store.ids.fill(self._living_ids(merged), living)
         while self._old.store.rows - self._copied > _FEW_ROWS:
             self._copy_with_ids(self._old.store.rows)
+        self._fields.seal(contextlib.nullcontext(), self._go_on, SEAL_ROWS)
 
     def finish(self) -> Generation:
         """Add rows written since, and replace the old generation. No write may run.
@@ -138,7 +141,7 @@ class Compaction:
         self._successor.finish(self._settings.tombstone_grace_s)
         lost = np.array(sorted(self._old.index.moment().lost), dtype=np.int64)
         self._index.note_lost(self._numbers[lost].tolist())
-        new = Generation(self._store, self._index)
+        new = Generation(self._store, self._index, self._fields)
         self._check_whole(new)
         with renamed_over(self._folder / SHARD_FILE) as file:
             file.write(self._file.packed())

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from bitsift.errors import Unavailable
 from bitsift.shard_worker.bits.index import BinaryIndex
+from bitsift.shard_worker.fields.index import FieldIndex
 from bitsift.shard_worker.leftovers import remove_store
 from bitsift.shard_worker.store import Store
 from bitsift.shard_worker.store.burial import bury
@@ -67,12 +68,16 @@ class OpenStore:
 
 
 class Generation:
-    """A store and its bits. What is kept of one that was replaced is its open store only."""
+    """A store, its bits and its field index. What is kept of one that was replaced is its open
+    store only.
+    """
 
-    def __init__(self, store: Store, index: BinaryIndex) -> None:
+    def __init__(self, store: Store, index: BinaryIndex, fields: FieldIndex | None = None) -> None:
+        """``fields`` where it was made before: else what the store has of it."""
         assert store.generation == index.generation, (store.generation, index.generation)
         self.open_store = OpenStore(store)
         self.index = index
+        self.fields = FieldIndex(store) if fields is None else fields
 
     @property
     def store(self) -> Store:

@@ -17,6 +17,7 @@ from typing import Any
 from bitsift.errors import Corrupt
 from bitsift.shard_worker.bits.clustering import lists_for
 from bitsift.shard_worker.compaction import Compaction, OnRows
+from bitsift.shard_worker.fields.index import SEAL_ROWS
 from bitsift.shard_worker.format_version import CURRENT
 from bitsift.shard_worker.generation import Generation
 from bitsift.shard_worker.generations import Generations
@@ -76,6 +77,9 @@ class Maintenance:
             self.compact()
         if self._current.index.unsaved_rows >= SNAPSHOT_ROWS:
             self.save_bits()
+        if self._current.fields.is_due():
+            with self._doing("indexing") as generation:
+                self._seal_fields(generation, SEAL_ROWS)
 
     @contextlib.contextmanager
     def _doing(self, what: str) -> Iterator[Generation]:
@@ -175,3 +179,9 @@ class Maintenance:
             with disk_named(f"{self._folder}: the bits were not saved"):
                 store.reader.save_hints(store.path, store.rows)
                 generation.index.save(self._folder)
+            self._seal_fields(generation)
+
+    def _seal_fields(self, generation: Generation, rows_min: int = 1) -> None:
+        go_on = self._generations.check_open
+        with disk_named(f"{self._folder}: the field index was not saved"):
+            generation.fields.seal(self._writing, go_on, rows_min)

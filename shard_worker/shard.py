@@ -372,6 +372,7 @@ class Shard:
             self._clock.observe(operation.version)
 
         def to_ram(written: Written) -> None:
+            generation.fields.recent.add(len(index), written.texts)
             index.apply(self._calibration.bits(written.codes), written.dead)
 
         # Where all bring one, replicas that took the same writes know the same newest version.

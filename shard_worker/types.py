@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitsift.errors import BitsiftError
+from bitsift.filters.forms import tree_of
+from bitsift.filters.tree import Node
 from bitsift.options import DOCUMENT_FIELDS, SearchOptions
 from bitsift.shard_worker.deadline import Deadline
 from bitsift.write_token import NOTHING, Reached, read_token
@@ -79,6 +82,12 @@ class Query:
         assert isinstance(self.options.vector, np.ndarray), type(self.options.vector)
         assert self.vector.ndim == 1, self.vector.shape
         assert self.vector.dtype == np.float32, self.vector.dtype
+
+    @property
+    def filter(self) -> Node | None:
+        """Which documents are searched; None for all."""
+        text = self.options.filter
+        return None if text is None else tree_of(str(text))
 
     @property
     def vector(self) -> NDArray[np.float32]:
@@ -150,6 +159,28 @@ class Origin:
     generation: int
 
 
+class Plan(StrEnum):
+    """How a filtered search went (search/filtered.py)."""
+
+    NONE = "none"
+    DIRECT = "direct"
+    GATHER = "gather"
+    TEST = "test"
+    SCAN = "scan"
+    PROBE = "probe"
+    EXHAUSTIVE = "exhaustive"
+
+
+@dataclass(frozen=True, slots=True)
+class FilterPlan:
+    """How a shard applied a filter: ``matching`` living rows pass it, or may, where ``kind`` is
+    ``test`` and not all documents in doubt were read.
+    """
+
+    kind: Plan
+    matching: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidates:
     """The rows of one shard that one query should consider, best estimate first.
@@ -162,7 +193,8 @@ class Candidates:
     ``codes`` int8 (n, width), in the shard only: they are not sent, then (n, 0);
     ``corrupt`` counts rows left out because their checksum failed.
     In ``exhaustive`` mode no bit is read: distances and ranks are 0, estimates are the scores.
-    ``documents`` holds, by row, those that the query asked for and that could be read.
+    ``documents`` holds, by row, those that the query asked for and that could be read. ``plan`` is
+    of its filter.
     """
 
     shard: int
@@ -175,6 +207,7 @@ class Candidates:
     codes: NDArray[np.int8]
     corrupt: int = 0
     documents: Mapping[int, Document] = field(default_factory=dict)
+    plan: FilterPlan | None = None
 
     def __post_init__(self) -> None:
         n = len(self.rows)

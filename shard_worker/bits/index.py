@@ -119,15 +119,17 @@ class BinaryIndex:
         nprobe: int | None = None,
         enough: int | None = None,
         deadlines: Sequence[Deadline] | None = None,
+        parts: Parts | None = None,
     ) -> list[Pool]:
-        """The ``count`` nearest living rows to each of ``queries`` (n, row_bytes).
+        """The ``count`` nearest living rows to each of ``queries`` (n, row_bytes), of those of
+        ``parts``: of all by default.
 
         With ``nprobe`` only the rows of so many lists are compared, and the tail. An exact scan
         finds fewer than ``count`` only when fewer living rows exist, a probe fewer than ``enough``
         (by default ``count``). A query whose deadline is over is left out at the next step of the
         scan: its pool is not to be used.
         """
-        parts = self._parts
+        parts = self._parts if parts is None else parts
         found: list[list[tuple[NDArray[np.int32], NDArray[np.int64]]]] = [[] for _ in queries]
         if parts.listed is not None:
             if nprobe is None:
@@ -144,6 +146,24 @@ class BinaryIndex:
             for part, d, o in zip(found, distances, offsets, strict=True):
                 part.append((d[o >= 0], o[o >= 0] + segment.first))
         return [self._pool(parts, part, count) for part in found]
+
+    def search_gathered(
+        self,
+        queries: NDArray[np.uint8],
+        count: int,
+        parts: Parts,
+        deadlines: Sequence[Deadline] | None = None,
+    ) -> list[Pool]:
+        """What an exact scan of ``parts`` finds, where few rows are alive: their bits are brought
+        together first.
+        """
+        slots = parts.living_slots()
+        hits = nearest(parts.bits_of(slots, self.row_bytes), queries, count, None, deadlines)
+        found = []
+        for distances, places in zip(*hits, strict=True):
+            there = places >= 0
+            found.append(self._pool(parts, [(distances[there], slots[places[there]])], count))
+        return found
 
     def _pool(
         self,

@@ -40,6 +40,29 @@ class AliveMarks:
         np.bitwise_and.at(bitmap, died // 8, ~(1 << (died % 8)).astype(np.uint8))
         return AliveMarks(bitmap, self.dead + len(died))
 
+    def only(self, passing: NDArray[np.uint8], rows: int) -> AliveMarks:
+        """The marks of the first ``rows`` rows where those that are not in the bitmap ``passing``
+        count as dead.
+        """
+        bitmap = passing[: -(-rows // 8)].copy()
+        if rows % 8:
+            bitmap[-1] &= (1 << rows % 8) - 1
+        if self.bitmap is not None:
+            known = self.bitmap[: len(bitmap)]
+            bitmap[: len(known)] &= known
+        return AliveMarks(bitmap, rows - int(np.bitwise_count(bitmap).sum(dtype=np.int64)))
+
+    def living(self, rows: int) -> NDArray[np.int64]:
+        """Which of the first ``rows`` rows are alive, int64 (n,) ascending."""
+        if self.bitmap is None:
+            return np.arange(rows, dtype=np.int64)
+        known = min(rows, 8 * len(self.bitmap))
+        marks = np.unpackbits(self.bitmap, count=known, bitorder="little").view(np.bool_)
+        living = np.flatnonzero(marks)
+        if known < rows:
+            living = np.concatenate([living, np.arange(known, rows, dtype=np.int64)])
+        return living
+
     def of(self, offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether each row (n,) is alive."""
         alive = np.ones(len(offsets), dtype=np.bool_)

@@ -103,6 +103,40 @@ class Parts:
         lost = self.lost.difference(dead.tolist()) if self.lost else self.lost
         return replace(self, listed_alive=listed_alive, segments=tuple(segments), lost=lost)
 
+    def only(self, passing: NDArray[np.uint8], listed: NDArray[np.uint8] | None = None) -> Parts:
+        """These where only the living rows in the bitmap ``passing`` are alive, lowest bit first.
+
+        ``listed`` is ``positions_in(passing)`` where the caller has it. A search of these finds no
+        other row, whichever way it goes.
+        """
+        listed_alive, segments = self.listed_alive, list[Segment]()
+        if self.listed is not None:
+            by_position = self.positions_in(passing) if listed is None else listed
+            listed_alive = listed_alive.only(by_position, len(self.listed))
+        for segment in self.segments:
+            own = _from_row(passing, segment.first, len(segment))
+            segments.append(replace(segment, alive=segment.alive.only(own, len(segment))))
+        return replace(self, listed_alive=listed_alive, segments=tuple(segments))
+
+    def positions_in(self, passing: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The bitmap ``passing`` of rows, as one of positions in the lists."""
+        if self.listed is None:
+            return np.empty(0, dtype=np.uint8)
+        flags = np.unpackbits(passing, count=self.first, bitorder="little")
+        return np.packbits(flags.take(self.listed.rows), bitorder="little")
+
+    @property
+    def living(self) -> int:
+        """How many rows are alive."""
+        dead = self.listed_alive.dead + sum(segment.alive.dead for segment in self.segments)
+        return len(self) - dead
+
+    def living_slots(self) -> NDArray[np.int64]:
+        """The slots of all rows that are alive, int64 (n,) ascending."""
+        slots = [self.listed_alive.living(self.first)]
+        slots += [it.alive.living(len(it)) + it.first for it in self.segments]
+        return np.concatenate(slots)
+
     def _by_segment(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.intp]]]:
         """The number of each segment with the places of the ``rows`` that it holds."""
         if len(self.segments) == 1 and self.listed is None and len(rows):
@@ -124,14 +158,14 @@ class Parts:
 
     def bits_of(self, slots: NDArray[np.int64], row_bytes: int) -> NDArray[np.uint8]:
         if self.listed is None and len(self.segments) == 1:
-            return self.segments[0].bits[slots]
+            return self.segments[0].bits.take(slots, axis=0)
         found = np.empty((len(slots), row_bytes), dtype=np.uint8)
         if self.listed is not None:
             inside = np.flatnonzero(slots < self.first)
-            found[inside] = self.listed.codes[slots[inside]]
+            found[inside] = self.listed.codes.take(slots[inside], axis=0)
         for number, places in self._by_segment(slots):
             segment = self.segments[number]
-            found[places] = segment.bits[slots[places] - segment.first]
+            found[places] = segment.bits.take(slots[places] - segment.first, axis=0)
         return found
 
     def slots_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -147,3 +181,11 @@ class Parts:
         rows, inside = slots.copy(), slots < self.first
         rows[inside] = self.listed.rows[slots[inside]]
         return rows
+
+
+def _from_row(bitmap: NDArray[np.uint8], first: int, rows: int) -> NDArray[np.uint8]:
+    """The part of ``bitmap`` that is of ``rows`` rows from ``first`` on."""
+    if first % 8 == 0:
+        return bitmap[first // 8 : (first + rows + 7) // 8]
+    flags = np.unpackbits(bitmap, count=first + rows, bitorder="little")
+    return np.packbits(flags[first:], bitorder="little")

@@ -83,11 +83,12 @@ def rows_to_read(
     ``bits`` uint8 (n, width/8) nearest first, ``estimates`` float32 (n,) and ``rows`` int64 (n,),
     which orders equal estimates.
     """
-    best = best_first(estimates, rows, _CONSIDERED * _highest(top_k))
+    best = best_first(estimates, rows, _CONSIDERED * reads_max(top_k))
     return best[: reads(estimates[best], noise(query, bits), top_k)]
 
 
-def _highest(top_k: int) -> int:
+def reads_max(top_k: int) -> int:
+    """More rows than this are never read."""
     return max(READS_MAX, READS_PER_HIT_MAX * top_k)
 
 
@@ -100,7 +101,7 @@ def reads(estimates: NDArray[np.float32], sigma: float, top_k: int, missed: floa
     """
     rows = len(estimates)
     lowest = max(READS_MIN, READS_PER_HIT_MIN * top_k)
-    highest = _highest(top_k)
+    highest = reads_max(top_k)
     if rows <= lowest:
         return rows
     beyond = np.cumsum(_memberships(estimates, sigma, top_k)[::-1], dtype=np.float64)[::-1]

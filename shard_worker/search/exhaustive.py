@@ -6,18 +6,19 @@ out from the next block on, and the pass ends when none is left.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitsift.errors import DeadlineExceeded
-from bitsift.shard_worker.bits.parts import Parts
 from bitsift.shard_worker.codes import Calibration, best_first
 from bitsift.shard_worker.store.row_reader import RowReader
 from bitsift.shard_worker.types import Query
 
+Among = Callable[[NDArray[np.int64]], NDArray[np.bool_]]
+"""Which of rows (n,) are searched: the living ones, or those of them that pass a filter."""
 _SLACK = 8
 """Rows kept beyond those due while scanning in float32, before the exact cut in float64."""
 
@@ -37,29 +38,30 @@ class Scored:
 
 def score_all(
     reader: RowReader,
-    moment: Parts,
+    rows_there: int,
+    among: Among,
     calibration: Calibration,
     queries: Sequence[Query],
     give_way: Callable[[], None],
-    damaged: Callable[[Iterable[int]], None],
 ) -> list[Scored | DeadlineExceeded]:
-    """The rows that may be the best of each of ``queries``, of those alive at ``moment``.
+    """The rows that may be the best of each of ``queries``, of the first ``rows_there`` rows
+    those that are ``among`` the ones that are searched.
 
-    ``give_way`` is called before each block of some hundred rows; ``damaged`` is told the rows
+    ``give_way`` is called before each block of some hundred rows; ``reader`` is told the rows
     whose checksums fail.
     """
     best = [_Best(query, calibration) for query in queries]
     waiting, corrupt = best, 0
-    for first, codes, intact in reader.scan_codes(0, len(moment)):
+    for first, codes, intact in reader.scan_codes(0, rows_there):
         give_way()
         waiting = [one for one in waiting if one.query.deadline.is_open()]
         if not waiting:
             break
         rows = np.arange(first, first + len(codes), dtype=np.int64)
-        alive = moment.is_alive(rows)
+        alive = among(rows)
         if not intact.all():
             corrupt += int((alive & ~intact).sum())
-            damaged(rows[alive & ~intact].tolist())
+            reader.note_damaged(rows[alive & ~intact].tolist())
             alive &= intact
         wide = codes[alive].astype(np.float32)
         for one in waiting:

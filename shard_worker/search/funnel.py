@@ -13,13 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitsift.errors import Corrupt, DeadlineExceeded, ReplicaBehind
+from bitsift.filters.forms import tree_of
 from bitsift.options import Mode
 from bitsift.shard_worker.bits.index import Pool
 from bitsift.shard_worker.codes import Calibration, asymmetric_scores, best_first
 from bitsift.shard_worker.deadline import Check
 from bitsift.shard_worker.generation import Generation
-from bitsift.shard_worker.search.adaptive import rows_to_read
+from bitsift.shard_worker.search.adaptive import reads_max, rows_to_read
 from bitsift.shard_worker.search.exhaustive import score_all
+from bitsift.shard_worker.search.filtered import Wants, any_of, holds, passing, pools_of
 from bitsift.shard_worker.search.precedence import Precedence
 from bitsift.shard_worker.store import Store
 from bitsift.shard_worker.types import (
@@ -27,8 +29,10 @@ from bitsift.shard_worker.types import (
     POOL_FACTOR,
     Candidates,
     Document,
+    FilterPlan,
     Found,
     Origin,
+    Plan,
     Query,
     Wanted,
 )
@@ -89,35 +93,51 @@ class Funnel:
         count: int,
         nprobe: int | None,
         enough: int,
+        filter_text: str | None,
     ) -> Answers:
         """One pass over the bits for those of ``queries`` that somebody waits for."""
         places = [place for place, query in enumerate(queries) if query.deadline.is_open()]
         pools: dict[int, Pool] = {}
+        plan: FilterPlan | None = None
         if places:
             bits = self._calibration.query_bits(np.stack([queries[p].vector for p in places]))
             deadlines = [queries[p].deadline for p in places]
-            near = generation.index.search(bits, count, nprobe, enough, deadlines)
+            if filter_text is None:
+                near = generation.index.search(bits, count, nprobe, enough, deadlines)
+            else:
+                direct = min(
+                    queries[p].reads or reads_max(queries[p].options.depth) for p in places
+                )
+                wants, node = Wants(count, nprobe, direct), tree_of(filter_text)
+                try:
+                    near, plan = pools_of(generation, node, bits, wants, deadlines)
+                except DeadlineExceeded as error:
+                    return [error] * len(queries)
             pools = dict(zip(places, near, strict=True))
         return [
-            self._narrowed(generation, query, pools.get(place))
+            self._narrowed(generation, query, pools.get(place), plan)
             for place, query in enumerate(queries)
         ]
 
     def _narrowed(
-        self, generation: Generation, query: Query, pool: Pool | None
+        self, generation: Generation, query: Query, pool: Pool | None, plan: FilterPlan | None
     ) -> Candidates | DeadlineExceeded:
         try:
             query.deadline.check()
             assert pool is not None, "a deadline that was over is open again"
-            return self._narrow(generation, query, pool)
+            return self._narrow(generation, query, pool, plan)
         except DeadlineExceeded as error:
             return error
 
-    def _narrow(self, generation: Generation, query: Query, pool: Pool) -> Candidates:
+    def _narrow(
+        self, generation: Generation, query: Query, pool: Pool, plan: FilterPlan | None
+    ) -> Candidates:
         """Asymmetric scores choose the candidates of the pool; their int8 codes are read."""
         vector = self._calibration.centered(query.vector)
         estimates = asymmetric_scores(vector, pool.bits)
-        if query.reads is None:
+        if plan is not None and plan.kind is Plan.DIRECT:
+            best = best_first(estimates, pool.rows, len(pool))
+        elif query.reads is None:
             best = rows_to_read(vector, pool.bits, estimates, pool.rows, query.options.depth)
         else:
             best = best_first(estimates, pool.rows, query.reads)
@@ -128,6 +148,7 @@ class Funnel:
             reader.note_damaged(damaged)
             corrupt = corrupt.union(damaged)
             best, codes = best[intact], codes[intact]
+        unknown = len(corrupt) if plan is None else max(len(corrupt), generation.damaged_rows())
         scores = self._calibration.scores(query.vector, codes)
         return Candidates(
             shard=self._shard,
@@ -138,8 +159,9 @@ class Funnel:
             estimates=estimates[best],
             scores=scores,
             codes=codes,
-            corrupt=len(corrupt),
+            corrupt=unknown,
             documents=self._likely_winners(generation, query, pool.rows[best], scores),
+            plan=plan,
         )
 
     def _likely_winners(
@@ -178,13 +200,38 @@ class Funnel:
         return found
 
     def _score_all(self, generation: Generation, queries: Sequence[Query]) -> Answers:
+        """Those of one filter share a pass over the codes."""
+        found: dict[int, Answer] = {}
+        for text in dict.fromkeys(_filter_of(query) for query in queries):
+            places = [p for p, query in enumerate(queries) if _filter_of(query) == text]
+            together = [queries[place] for place in places]
+            found.update(zip(places, self._score(generation, together, text), strict=True))
+        return [found[place] for place in range(len(queries))]
+
+    def _score(
+        self, generation: Generation, queries: Sequence[Query], filter_text: str | None
+    ) -> Answers:
+        moment, plan = generation.index.moment(), None
+        among = moment.is_alive
+        if filter_text is not None:
+            try:
+                check = any_of([query.deadline for query in queries])
+                moment, bits = passing(generation, tree_of(filter_text), check)
+            except DeadlineExceeded as error:
+                return [error] * len(queries)
+            alive = moment.is_alive
+
+            def among(rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+                return holds(bits, rows) & alive(rows)
+
+            plan = FilterPlan(Plan.EXHAUSTIVE, moment.only(bits).living)
         scored = score_all(
             generation.store.reader,
-            generation.index.moment(),
+            len(moment),
+            among,
             self._calibration,
             queries,
             self._precedence.give_way,
-            generation.store.reader.note_damaged,
         )
         answers: Answers = []
         for query, best in zip(queries, scored, strict=True):
@@ -204,13 +251,20 @@ class Funnel:
                     scores=scores,
                     codes=best.codes[kept],
                     corrupt=best.corrupt,
+                    plan=plan,
                 )
             )
         return answers
 
 
-Kind = tuple[int, int | None, int]
-"""What queries of one pass have in common: rows to keep, lists to visit, hits due."""
+def _filter_of(query: Query) -> str | None:
+    """Its canonical text."""
+    text = query.options.filter
+    return None if text is None else str(text)
+
+
+Kind = tuple[int, int | None, int, str | None]
+"""What queries of one pass have in common: rows to keep, lists to visit, hits due, filter."""
 
 
 def _passes(
@@ -220,7 +274,7 @@ def _passes(
     kinds: dict[Kind, list[int]] = {}
     for place, query in enumerate(queries):
         if query.options.mode is not Mode.EXHAUSTIVE:
-            kind = _pool_rows(query), lists_to_visit(query), query.hits_due
+            kind = _pool_rows(query), lists_to_visit(query), query.hits_due, _filter_of(query)
             kinds.setdefault(kind, []).append(place)
     for kind, places in kinds.items():
         for first in range(0, len(places), QUERIES_PER_PASS):

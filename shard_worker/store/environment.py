@@ -59,6 +59,15 @@ class Environment:
         """Open more databases. No transaction may be open. Raises lmdb.Error."""
         self.databases |= {name: self._env.open_db(name.encode(), create=create) for name in names}
 
+    def open_where_there(self, name: str) -> None:
+        """Open a database that not every store has. No transaction may be open."""
+        with contextlib.suppress(lmdb.NotFoundError):
+            self.open_databases([name])
+
+    def new_database(self, txn: lmdb.Transaction, name: bytes) -> Any:
+        """A handle of a database that is made in ``txn``, once that is committed."""
+        return self._env.open_db(name, txn=txn, create=True)
+
     def _opened(self, **how: Any) -> lmdb.Environment:
         how = {"lock": True, "max_readers": READERS_MAX} | how
         return lmdb.open(

@@ -1,6 +1,6 @@
 """The format of an index on the disk: what each file holds, what it is called, and since when.
 
-Version 2.0. ``shard_worker/format_version.py`` compares versions; everything else is said here.
+Version 2.1. ``shard_worker/format_version.py`` compares versions; everything else is said here.
 
 Definitions
     row         a document as it was once stored in a shard. Rows are numbered from 0, no number is
@@ -48,13 +48,17 @@ Databases of data.mdb
     versions    block number -> since 2.0: salted CRC32C + the versions of its rows (versions.py)
     tombstones  hash of id   -> since 2.0: salted CRC32C + deleted ids of this hash, whose row is
                                 gone or never was (tombstones.py)
-    meta        name         -> CRC32C + JSON: "identity", "counters", since 2.0 "format"
+    fields      (first row, rows, number) -> since 2.1, derived: salted CRC32C + a block of the
+                                field index: number 0 is the catalog of a segment, others are the
+                                columns of its fields (fields/column.py)
+    meta        name         -> CRC32C + JSON: "identity", "counters", since 2.0 "format", since
+                                2.1 "fields": up to which row the field index goes
 
 Numbers in keys are 8 bytes, big-endian; in values little-endian. A row has no version (0) where it
 was stored in format 1, or where its version is damaged: any write is newer.
 
 Reserved for later minor versions; no other code may use these names
-    fields, field_rows  the field index, for filters: (field, value) -> rows, row -> values
+    field_rows          row -> values, if filters ever need them
     terms, postings     the text index: term -> frequency, (term, block) -> rows
 
 Rules for what is added
@@ -73,6 +77,7 @@ History
     1     v0.1.0: one data file, store/data.mdb, renamed over by each compaction (store.next/).
           Counters are a closed set: any other is refused
     2.0   versions, tombstones; counters are an open set; a folder for each generation
+    2.1   fields. A store in 2.0 gets this database where it is, and says 2.0 until a compaction
 
 Limits
     rows of a generation    2^32 in lists, else 2^40 (references)
@@ -87,17 +92,20 @@ Limits
 
 from __future__ import annotations
 
-from bitsift.shard_worker.format_version import FORMAT_1, Format
+from bitsift.shard_worker.format_version import FORMAT_1, WITH_FIELDS, Format
 
 _DATABASES_1 = ("codes", "tail", "documents", "ids", "dead", "meta")
-DATABASES = (*_DATABASES_1, "versions", "tombstones")
+_DATABASES_2 = (*_DATABASES_1, "versions", "tombstones")
+DATABASES = (*_DATABASES_2, "fields")
 """Of the current format."""
-RESERVED = ("fields", "field_rows", "terms", "postings")
+RESERVED = ("field_rows", "terms", "postings")
 META = "meta"
-IDENTITY, COUNTERS, FORMAT = b"identity", b"counters", b"format"
-"""The keys of "meta" that this program knows."""
+IDENTITY, COUNTERS, FORMAT, FIELDS = b"identity", b"counters", b"format", b"fields"
+"""The keys of "meta" that this program knows; the field index's database is called as its key."""
 
 
 def databases_of(version: Format) -> tuple[str, ...]:
     """The databases that a store in format ``version`` has."""
-    return _DATABASES_1 if version.major == FORMAT_1.major else DATABASES
+    if version.major == FORMAT_1.major:
+        return _DATABASES_1
+    return _DATABASES_2 if version < WITH_FIELDS else DATABASES

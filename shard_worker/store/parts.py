@@ -14,7 +14,7 @@ from bitsift.shard_worker.store.commits import Commits
 from bitsift.shard_worker.store.counters import Counters
 from bitsift.shard_worker.store.deletions import Deletions
 from bitsift.shard_worker.store.environment import Environment
-from bitsift.shard_worker.store.format import COUNTERS, FORMAT, IDENTITY, META, databases_of
+from bitsift.shard_worker.store.format import COUNTERS, FIELDS, FORMAT, IDENTITY, META, databases_of
 from bitsift.shard_worker.store.lmdb_btree import leads_to_all_keys
 from bitsift.shard_worker.store.lmdb_file import DATA_FILE, Room, check_data_file, damage_named
 from bitsift.shard_worker.store.packing import pack_meta
@@ -62,6 +62,8 @@ class Parts:
             opened.callback(self.room.close)
             self.format = self._format()
             self.env.open_databases(databases_of(self.format))
+            if self.format.major > FORMAT_1.major:
+                self.env.open_where_there(FIELDS.decode())
             self.commits = Commits(self.env, self.format)
             self.reader = RowReader(folder, self.env, identity.width)
             opened.callback(self.reader.close)
@@ -130,4 +132,5 @@ class Parts:
         """What a newer minor version says of the store under keys of its own, as it is."""
         with self.env.begin() as txn, txn.cursor(db=self.env.databases[META]) as cursor:
             found = [(bytes(key), bytes(value)) for key, value in cursor.iternext()]
-        return [(key, value) for key, value in found if key not in (IDENTITY, COUNTERS, FORMAT)]
+        known = IDENTITY, COUNTERS, FORMAT, FIELDS
+        return [(key, value) for key, value in found if key not in known]

@@ -25,10 +25,7 @@ import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
-from bitsift.errors import (
-    ChecksumMismatch,
-    WritesStopped,
-)
+from bitsift.errors import ChecksumMismatch, WritesStopped
 from bitsift.shard_worker.clock import NO_VERSION
 from bitsift.shard_worker.operations import Delete, Documents, Operation
 from bitsift.shard_worker.store.admission import Admitted, Stored, admit
@@ -56,12 +53,13 @@ Rows = NDArray[np.int64]
 @dataclass(frozen=True, slots=True, eq=False)
 class Written:
     """What one transaction did: the statuses of each operation, the codes int8 (n, width) that got
-    the next row numbers, in order, and the rows that died.
+    the next row numbers, in order, the rows that died, and ids and metadata of the new rows.
     """
 
     statuses: list[list[WriteStatus]]
     codes: NDArray[np.int8]
     dead: Rows
+    texts: Sequence[tuple[str, str]] = ()
 
 
 Then = Callable[[Written], None]
@@ -216,11 +214,15 @@ class Store:
         """Codes, documents and dead rows of what was admitted, when there is room for them."""
         row, codes = self.rows, list[NDArray[np.int8]]()
         documents, versions = list[tuple[bytes, bytes]](), list[NDArray[np.uint64]]()
+        texts = list[tuple[str, str]]()
         for operation, part in zip(operations, done, strict=True):
             if isinstance(operation, Documents) and (count := len(part.stored)):
                 whole = count == len(operation)
                 codes.append(operation.codes if whole else operation.codes[part.stored])
                 documents += pack_documents(operation, part.stored.tolist(), row)
+                texts += [
+                    (operation.ids[at], operation.metadata[at]) for at in part.stored.tolist()
+                ]
                 given = operation.version or version
                 versions.append(np.full(count, given, dtype=np.uint64))
                 row += count
@@ -231,7 +233,7 @@ class Store:
         marks = self._marks(operations, done, version, now_ms)
         self.parts.writer.put_dead(txn, marks)
         dead = np.array(sorted(marks), dtype=np.int64)
-        return Written([part.statuses for part in done], together, dead)
+        return Written([part.statuses for part in done], together, dead, texts)
 
     def _marks(
         self,

@@ -1,0 +1,98 @@
+"""What was found of filters, kept for the next search: least recently used go first."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitsift.filters.tree import Node
+from bitsift.shard_worker.fields.bounds import Bits, Bounds
+
+FILTERS_BYTES_MAX = 32 << 20
+"""RAM of what is kept: two bits a row and filter at most, mostly one."""
+_ENTRY_BYTES = 2_048
+
+
+class Known:
+    """What is known of one filter: bounds of the first rows, which only become closer."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self.bounds = bounds
+        self.view: tuple[object, Bits, Bits] | None = None
+        """The upper bound in another order of the rows: of what, made of which bits, and the bits.
+        Kept for whoever makes it (search/filtered.py)."""
+        self._lock = threading.Lock()
+
+    @property
+    def count(self) -> int:
+        """Of how many rows."""
+        return self.bounds.count
+
+    @property
+    def size_bytes(self) -> int:
+        upper = 0 if self.bounds.is_exact else self.bounds.upper.nbytes
+        view = 0 if self.view is None else self.view[2].nbytes
+        return self.bounds.lower.nbytes + upper + view + _ENTRY_BYTES
+
+    def settle(self, rows: NDArray[np.int64], passing: NDArray[np.bool_]) -> None:
+        """Of ``rows`` (n,) it is known now which are ``passing`` (n,)."""
+        with self._lock:
+            lower, upper = self.bounds.lower.copy(), self.bounds.upper.copy()
+            _set(lower, rows[passing])
+            inverse = np.zeros_like(upper)
+            _set(inverse, rows[~passing])
+            upper &= ~inverse
+            exact = np.array_equal(lower, upper)
+            self.bounds = Bounds(lower, lower if exact else upper, self.bounds.count)
+
+
+def _set(bits: Bits, rows: NDArray[np.int64]) -> None:
+    np.bitwise_or.at(bits, rows // 8, (1 << rows % 8).astype(np.uint8))
+
+
+class KeptFilters:
+    """Any number of threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[Node, Known] = OrderedDict()
+
+    @property
+    def size_bytes(self) -> int:
+        with self._lock:
+            return sum(known.size_bytes for known in self._kept.values())
+
+    def get(self, node: Node) -> Known | None:
+        with self._lock:
+            known = self._kept.get(node)
+            if known is not None:
+                self._kept.move_to_end(node)
+            return known
+
+    def put(self, node: Node, before: Known | None, start: int, later: Bounds) -> Known:
+        """Keep ``later``, of the rows from ``start`` on, behind what was known of those before."""
+        if before is not None:
+            later = _joined(before.bounds, start, later)
+        known = Known(later)
+        with self._lock:
+            newest = self._kept.get(node)
+            if newest is None or newest.count <= known.count:
+                self._kept[node] = known
+            self._kept.move_to_end(node)
+            size_bytes = sum(each.size_bytes for each in self._kept.values())
+            while size_bytes > FILTERS_BYTES_MAX and len(self._kept) > 1:
+                size_bytes -= self._kept.popitem(last=False)[1].size_bytes
+        return known
+
+
+def _joined(before: Bounds, start: int, later: Bounds) -> Bounds:
+    def behind(one: Bits, other: Bits) -> Bits:
+        return np.concatenate([one[: start // 8], other])
+
+    lower = behind(before.lower, later.lower)
+    exact = before.is_exact and later.is_exact
+    upper = lower if exact else behind(before.upper, later.upper)
+    return Bounds(lower, upper, start + later.count)

@@ -1,0 +1,135 @@
+"""A segment of the field index: up to 65,536 consecutive rows, once written never changed.
+
+It is a function of its rows' documents, which never change either: a deleted row stays in it, and a
+search leaves it out as always. It has a column for each field, and a catalog, which says which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from bitsift.filters.tree import DOCUMENT_ID
+from bitsift.filters.values import values_of
+from bitsift.shard_worker.fields.column import (
+    COLUMN_BYTES_MIN,
+    COLUMN_BYTES_PER_ROW_MAX,
+    Builder,
+    id_hash,
+    utf8,
+)
+
+FIELDS_MAX = 256
+"""Fields of a segment, the first ones that occur; others are looked for in the documents."""
+FIELD_BYTES_MAX = 256
+"""Of a field's path, as UTF-8."""
+Texts = tuple[str, str]
+"""Of a document: its id, and its metadata as JSON text, "" for none."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segment:
+    """The catalog of the rows from ``first`` on, ``count`` of them.
+
+    ``columns`` has the number of each indexed field's column, ``facts`` what is said of each field:
+    of one that is not indexed, only its ``rows``. Where there were more fields than are looked at
+    ``is_complete`` is False. ``unread`` are rows, counted from ``first``, whose documents are
+    damaged.
+    """
+
+    first: int
+    count: int
+    columns: Mapping[str, int] = field(default_factory=dict)
+    facts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    is_complete: bool = True
+    unread: Sequence[int] = ()
+
+    @property
+    def stop(self) -> int:
+        return self.first + self.count
+
+    @property
+    def numbers(self) -> range:
+        """Of its blocks: the catalog is 0."""
+        return range(len(self.columns) + 1)
+
+    def packed(self) -> bytes:
+        names = sorted(self.columns, key=lambda name: self.columns[name])
+        said = {"columns": names, "facts": self.facts, "complete": self.is_complete,
+                "unread": self.unread}  # fmt: skip
+        return orjson.dumps(said)
+
+    @classmethod
+    def unpacked(cls, first: int, count: int, packed: bytes) -> Segment:
+        """What ``packed`` gave."""
+        said: dict[str, Any] = orjson.loads(packed)
+        columns = {name: number for number, name in enumerate(said["columns"], 1)}
+        return cls(first, count, columns, said["facts"], said["complete"], said["unread"])
+
+
+def build(
+    first: int, count: int, documents: Iterable[Texts | None]
+) -> tuple[Segment, dict[int, bytes]]:
+    """The segment of the rows from ``first`` on, ``count`` of them, and its blocks by number.
+
+    ``documents`` has one for each row, None where it cannot be read.
+    """
+    making = _Making(count)
+    for row, texts in enumerate(documents):
+        making.add(row, texts)
+    assert making.rows == count, (making.rows, count)
+    builders = making.builders
+    columns = {name: number for number, name in enumerate(sorted(builders), 1)}
+    facts = making.unindexed | {
+        name: builder.facts() for name, builder in builders.items() if name != DOCUMENT_ID
+    }
+    facts = {name: facts[name] for name in sorted(facts)}
+    segment = Segment(first, count, columns, facts, making.is_complete, tuple(making.unread))
+    blocks = {number: builders[name].packed() for name, number in columns.items()}
+    return segment, {0: segment.packed()} | blocks
+
+
+class _Making:
+    """A segment while its documents are read."""
+
+    def __init__(self, count: int) -> None:
+        self._bytes_max = COLUMN_BYTES_MIN + COLUMN_BYTES_PER_ROW_MAX * count
+        self.rows = 0
+        self.builders = {DOCUMENT_ID: Builder()}
+        self.unindexed: dict[str, dict[str, int]] = {}
+        self.is_complete = True
+        self.unread: list[int] = []
+
+    def add(self, row: int, texts: Texts | None) -> None:
+        self.rows += 1
+        if texts is None:
+            self.unread.append(row)
+            return
+        document_id, metadata = texts
+        self.builders[DOCUMENT_ID].add(row, [id_hash(document_id)])
+        if not metadata:
+            return
+        for name, values in values_of(orjson.loads(metadata)).items():
+            builder = self.builders.get(name) or self._new(name)
+            if builder is None:
+                if name in self.unindexed:
+                    self.unindexed[name]["rows"] += 1
+                continue
+            builder.add(row, values)
+            if builder.value_bytes > self._bytes_max:
+                self.unindexed[name] = {"rows": builder.facts()["rows"]}
+                del self.builders[name]
+
+    def _new(self, name: str) -> Builder | None:
+        if name in self.unindexed:
+            return None
+        if (
+            len(self.builders) + len(self.unindexed) > FIELDS_MAX
+            or len(utf8(name)) > FIELD_BYTES_MAX
+        ):
+            self.is_complete = False
+            return None
+        return self.builders.setdefault(name, Builder())
