@@ -79,10 +79,23 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
+class FilterStage:
+    """How a shard applied the filter: ``plan`` is its way, of those that docs/searching.md names.
+
+    So many of its documents are ``matching``, or at most so many where it read not all in doubt.
+    """
+
+    shard: int
+    plan: str
+    matching: int
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer to one query, best hit first."""
+    """The answer to one query, best hit first. ``filter`` where it has one and is explained."""
 
     hits: tuple[Hit, ...]
     coverage: Coverage
     timings_ms: Timings
     partial: bool = field(default=False)
+    filter: tuple[FilterStage, ...] | None = None

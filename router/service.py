@@ -22,7 +22,7 @@ from bitsift.errors import (
     Unavailable,
 )
 from bitsift.options import SearchOptions
-from bitsift.results import Answer, Coverage, Hit, Timings
+from bitsift.results import Answer, Coverage, FilterStage, Hit, Timings
 from bitsift.router.answer_bytes import AnswerBytes, ReadMemory
 from bitsift.router.description import IndexDescription
 from bitsift.router.hits import Winners, first_bytes, likely_hits, make_hit
@@ -33,7 +33,7 @@ from bitsift.router.model.query_vectors import QUERY_CACHE_DEFAULT, QueryEncoder
 from bitsift.router.shards.fanout import FanOut
 from bitsift.router.your_writes import shards_that_know
 from bitsift.shard_worker.deadline import Deadline
-from bitsift.shard_worker.types import Document, Message, Query
+from bitsift.shard_worker.types import Candidates, Document, Message, Query
 from bitsift.write_token import WriteToken
 
 _GONE = (Unavailable.__name__, ShardUnavailable.__name__)
@@ -51,6 +51,7 @@ class _Found:
 
     hits: tuple[Hit, ...]
     coverage: Coverage
+    filter: tuple[FilterStage, ...] | None
     lost_its_replica: bool
     size_bytes: int
     fanned_out_s: float
@@ -141,7 +142,8 @@ class SearchService:
         _check_coverage(found.coverage, options)
         stages = (started, encoded, found.fanned_out_s, found.rescored_s, time.monotonic())
         partial = bool(found.coverage.failures)
-        return Answer(found.hits, found.coverage, _timings(*stages), partial=partial)
+        timings = _timings(*stages)
+        return Answer(found.hits, found.coverage, timings, partial=partial, filter=found.filter)
 
     async def _find(self, options: SearchOptions, deadline_s: float, answer: AnswerBytes) -> _Found:
         """Candidates of all shards, and the documents of the best: of the same shards, even if
@@ -168,7 +170,8 @@ class SearchService:
         )
         coverage = replace(coverage, failures=(*coverage.failures, *winners.failures))
         lost = any(failure.error in _GONE for failure in winners.failures)
-        return _Found(hits, coverage, lost, winners.size_bytes, fanned_out_s, rescored_s)
+        plans = _filter_stages(gathered) if options.explain and options.filter else None
+        return _Found(hits, coverage, plans, lost, winners.size_bytes, fanned_out_s, rescored_s)
 
     async def document(
         self, document_id: str, timeout_s: float, read_your_writes: str | None = None
@@ -221,6 +224,15 @@ def asked_of_each(options: SearchOptions, shards: int, deadline: Deadline) -> Qu
         return Query(options, 0, deadline, message=Message())
     likely = likely_hits(options.top_k, shards)
     return Query(options, first_bytes(shards), deadline, likely, Message())
+
+
+def _filter_stages(gathered: Sequence[Candidates]) -> tuple[FilterStage, ...]:
+    """How each shard applied the filter."""
+    return tuple(
+        FilterStage(part.shard, part.plan.kind.value, part.plan.matching)
+        for part in gathered
+        if part.plan is not None
+    )
 
 
 def _check_coverage(coverage: Coverage, options: SearchOptions) -> None:

@@ -58,6 +58,8 @@ def _print_answer(answer: Answer) -> None:
         _print_hit(rank, hit)
     for failure in answer.coverage.failures:
         err.print(f"[yellow]shard {failure.shard}: {escape(failure.message)}[/yellow]")
+    for stage in answer.filter or ():
+        out.print(f"shard {stage.shard}: {stage.matching:,} pass the filter ({stage.plan})")
     t = answer.timings_ms
     out.print(
         f"{t.total:.1f} ms: encode {t.encode:.1f}, fan out {t.fan_out:.1f}, "

@@ -97,6 +97,7 @@ def _parts(answers: list[Answer], *, several: bool) -> Iterator[bytes]:
             "coverage": answer.coverage,
             "timings_ms": answer.timings_ms,
             "partial": answer.partial,
+            "filter": answer.filter,
         }
         yield b"]," + orjson.dumps(rest)[1:]
     if several:

@@ -30,8 +30,10 @@ from bitsift.shard_worker.operations import Delete, Documents, Insert
 from bitsift.shard_worker.types import (
     Candidates,
     Document,
+    FilterPlan,
     Message,
     Origin,
+    Plan,
     Query,
     Read,
     ShardStatus,
@@ -50,6 +52,9 @@ from bitsift.shard_worker.wire.frames import (
 from bitsift.shard_worker.wire.search import (
     _COLUMNS,
     MESSAGE_S,
+    AnswerPart,
+    CandidatesPart,
+    PlanPart,
     pack_candidates,
     pack_documents,
     pack_queries,
@@ -59,7 +64,7 @@ from bitsift.shard_worker.wire.search import (
     unpack_queries,
     unpack_reads,
 )
-from bitsift.shard_worker.wire.structures import Part, _classes, pack_fact, unpack_fact
+from bitsift.shard_worker.wire.structures import Part, _classes, encode, pack_fact, unpack_fact
 from bitsift.shard_worker.wire.write import (
     pack_outcomes,
     pack_writes,
@@ -94,6 +99,7 @@ def some_candidates(count: int, seed: int) -> Candidates:
         codes=random.integers(-128, 128, (count, WIDTH), dtype=np.int8),
         corrupt=seed % 2,
         documents={5: Document("five", "", "text", {"n": 1})} if seed % 2 else {},
+        plan=FilterPlan(Plan.GATHER, 1 << 40) if seed % 2 else None,
     )
 
 
@@ -117,6 +123,15 @@ def test_queries_keep_every_field() -> None:
         assert_same(found.options, expected.options)
         assert found.documents_bytes_max == expected.documents_bytes_max
         assert found.documents_max == expected.documents_max
+
+
+def test_a_filter_applied_in_a_way_that_is_not_known_here_is_not_explained() -> None:
+    unknown = PlanPart("by a release to come", 7)
+    answers = [AnswerPart(3, 1, 0, 0, 0, {}, unknown), AnswerPart(3, 1, 0, 0, 0, {})]
+    body = encode(CandidatesPart(answers, [b""] * len(_COLUMNS)))
+    for found in unpack_candidates(framed(Kind.CANDIDATES, body)):
+        assert isinstance(found, Candidates)
+        assert found.plan is None
 
 
 def test_a_query_that_several_shards_are_asked_is_packed_once_while_it_is_fresh() -> None:
@@ -283,7 +298,8 @@ def test_the_fields_of_each_structure_and_their_order_are_those_of_version_1() -
         "DocumentPart": ("id", "title", "text", "metadata", "position", "size_bytes"),
         "QueryPart": ("left_s", "documents_bytes_max", "options", "documents_max"),
         "QueriesPart": ("queries", "vectors"),
-        "AnswerPart": ("shard", "replica", "generation", "count", "corrupt", "documents"),
+        "PlanPart": ("kind", "matching"),
+        "AnswerPart": ("shard", "replica", "generation", "count", "corrupt", "documents", "plan"),
         "CandidatesPart": ("answers", "columns"),
         "ReadPart": ("left_s", "replica", "generation", "rows", "fields", "bytes_max"),
         "UnreadPart": ("size_bytes",),
