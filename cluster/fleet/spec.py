@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
 from pydantic import model_validator as validator
 
-from bitsift.nearest import no_such_key
 from bitsift.config.toml_file import beside, read_toml
 from bitsift.config.tree import (
     Access,
@@ -29,6 +28,7 @@ from bitsift.config.tree import (
     Text,
 )
 from bitsift.errors import InvalidRequest
+from bitsift.nearest import no_such_key
 from bitsift.quantities import parse_bytes
 
 REPLICAS_MAX = 16

@@ -116,8 +116,10 @@ class ReplicaWrites:
         waiting = {it: None for lane in before.values() for it in lane.waiting}
         waiting |= dict.fromkeys(self._open)
         for replica in replicas:
-            kept = before.pop(replica) if replica in before else None
-            self._lanes[replica] = kept or self._lane(replica, waiting)
+            if replica in before:
+                self._lanes[replica] = before.pop(replica)
+            else:  # it may have brought what somebody lacks who did not answer when it joined
+                self._lanes[replica], self._leads = self._lane(replica, waiting), False
         for lane in before.values():
             lane.close()
         for lane in self._lanes.values():

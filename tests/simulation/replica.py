@@ -27,7 +27,7 @@ from bitsift.shard_worker.types import (
     Query,
     ShardStatus,
 )
-from bitsift.write_token import Reached
+from bitsift.write_token import NOTHING, Reached
 from tests.simulation.loop import pause
 from tests.simulation.rows import Held, Rows, codes, key_of
 
@@ -211,7 +211,8 @@ class SimulatedReplica:
         held = self.rows.get(document_id)
         return NO_VERSION if held is None else held.version
 
-    async def document(self, document_id: str) -> Document:
+    async def document(self, document_id: str, least: Reached = NOTHING) -> Document:
+        self._applied.check(least)
         held = self.rows.get(document_id)
         if held is None or not held.is_alive:
             raise NotFound(document_id)
