@@ -22,8 +22,10 @@ from bitsift.shard_worker.deadline import arrived
 from bitsift.shard_worker.types import (
     Candidates,
     Document,
+    FilterPlan,
     Found,
     Origin,
+    Plan,
     Query,
     Read,
     ShardStatus,
@@ -130,6 +132,13 @@ def unpack_queries(data: bytes) -> list[Query]:
 # --- candidates ----------------------------------------------------------------------------------
 
 
+class PlanPart(Part, frozen=True, array_like=True, gc=False):
+    """A FilterPlan."""
+
+    kind: str
+    matching: int
+
+
 class AnswerPart(Part, frozen=True, array_like=True, gc=False, tag="answer"):
     """The candidates of one query, but for their columns."""
 
@@ -139,6 +148,7 @@ class AnswerPart(Part, frozen=True, array_like=True, gc=False, tag="answer"):
     count: int
     corrupt: int
     documents: dict[int, DocumentPart]
+    plan: PlanPart | None = None
 
 
 class CandidatesPart(Part, frozen=True, array_like=True, gc=False):
@@ -157,6 +167,7 @@ _COLUMNS = {
     "scores": np.float32,
 }
 """The columns of Candidates that are sent, and their types."""
+_PLANS = frozenset(Plan)
 
 
 def pack_candidates(
@@ -178,10 +189,22 @@ def pack_candidates(
             len(answer),
             answer.corrupt,
             {row: document_part(document) for row, document in answer.documents.items()},
+            _plan_part(answer.plan),
         )
         for answer in answers
     ]
     return framed(Kind.CANDIDATES, encode(CandidatesPart(parts, columns)), stamp=stamp)
+
+
+def _plan_part(plan: FilterPlan | None) -> PlanPart | None:
+    return None if plan is None else PlanPart(plan.kind.value, plan.matching)
+
+
+def _plan_of(part: PlanPart | None) -> FilterPlan | None:
+    """None too for a way that is not known here: it explains, and decides nothing."""
+    if part is None or part.kind not in _PLANS:
+        return None
+    return FilterPlan(Plan(part.kind), part.matching)
 
 
 def _column(parts: Sequence[NDArray[Any]]) -> bytes:
@@ -209,7 +232,7 @@ def unpack_candidates(data: bytes) -> list[Candidates | BitsiftError]:
         found.append(
             Candidates(
                 part.shard, Origin(part.replica, part.generation), rows, distances, hamming_ranks,
-                estimates, scores, codes, part.corrupt, documents,
+                estimates, scores, codes, part.corrupt, documents, _plan_of(part.plan),
             )
         )  # fmt: skip
     return found

@@ -7,6 +7,7 @@ import math
 import pickle
 import time
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -127,7 +128,7 @@ def test_queries_keep_every_field() -> None:
 
 def test_a_filter_applied_in_a_way_that_is_not_known_here_is_not_explained() -> None:
     unknown = PlanPart("by a release to come", 7)
-    answers = [AnswerPart(3, 1, 0, 0, 0, {}, unknown), AnswerPart(3, 1, 0, 0, 0, {})]
+    answers: list[Any] = [AnswerPart(3, 1, 0, 0, 0, {}, unknown), AnswerPart(3, 1, 0, 0, 0, {})]
     body = encode(CandidatesPart(answers, [b""] * len(_COLUMNS)))
     for found in unpack_candidates(framed(Kind.CANDIDATES, body)):
         assert isinstance(found, Candidates)
