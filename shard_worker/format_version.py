@@ -24,8 +24,8 @@ class Format:
         return f"{self.major}.{self.minor}"
 
 
-FORMAT_1, WITH_FIELDS = Format(1), Format(2, 1)
-CURRENT = WITH_FIELDS
+FORMAT_1 = Format(1)
+CURRENT = Format(2, 1)
 """What new files are written in."""
 _READ = range(FORMAT_1.major, CURRENT.major + 1)
 _SAID = re.compile(r"(\d{1,4})\.(\d{1,4})")

@@ -52,6 +52,8 @@ class FieldIndex:
         self._segments = self._sound_segments()
         self._damaged: frozenset[Segment] = frozenset()
         self.recent = RecentTexts(self._blocks.texts)
+        for segment in self._segments:
+            store.reader.note_damaged(segment.first + row for row in segment.unread)
 
     def _sound_segments(self) -> tuple[Segment, ...]:
         found, stop = [], 0

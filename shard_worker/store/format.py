@@ -92,12 +92,11 @@ Limits
 
 from __future__ import annotations
 
-from bitsift.shard_worker.format_version import FORMAT_1, WITH_FIELDS, Format
+from bitsift.shard_worker.format_version import FORMAT_1, Format
 
 _DATABASES_1 = ("codes", "tail", "documents", "ids", "dead", "meta")
-_DATABASES_2 = (*_DATABASES_1, "versions", "tombstones")
-DATABASES = (*_DATABASES_2, "fields")
-"""Of the current format."""
+DATABASES = (*_DATABASES_1, "versions", "tombstones")
+"""Of the current format, but for "fields", which a store gets when its first segment is written."""
 RESERVED = ("field_rows", "terms", "postings")
 META = "meta"
 IDENTITY, COUNTERS, FORMAT, FIELDS = b"identity", b"counters", b"format", b"fields"
@@ -106,6 +105,4 @@ IDENTITY, COUNTERS, FORMAT, FIELDS = b"identity", b"counters", b"format", b"fiel
 
 def databases_of(version: Format) -> tuple[str, ...]:
     """The databases that a store in format ``version`` has."""
-    if version.major == FORMAT_1.major:
-        return _DATABASES_1
-    return _DATABASES_2 if version < WITH_FIELDS else DATABASES
+    return _DATABASES_1 if version.major == FORMAT_1.major else DATABASES

@@ -1,0 +1,157 @@
+"""Segments and their columns: what they say of a filter is what the documents say."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+
+from bitsift.filters.matching import matches
+from bitsift.filters.tree import Node
+from bitsift.shard_worker.fields import segment as segments
+from bitsift.shard_worker.fields.bounds import Bounds, Unindexed, bounds_of, full, packed
+from bitsift.shard_worker.fields.column import COLUMN_BYTES_MIN, STRING_BYTES_MAX, Column
+from bitsift.shard_worker.fields.segment import FIELD_BYTES_MAX, FIELDS_MAX, Segment, build
+from tests.shard_worker.fields.labelled import node, random_documents, random_filters
+
+Said = dict[str, Any]
+
+
+class Made:
+    """A segment of documents, and what it knows of filters."""
+
+    def __init__(self, documents: dict[str, Said]) -> None:
+        texts = [(name, orjson.dumps(said).decode()) for name, said in documents.items()]
+        self.documents = list(documents.items())
+        made, self.blocks = build(0, len(texts), texts)
+        self.segment = Segment.unpacked(0, len(texts), self.blocks[0])
+        assert self.segment.facts == made.facts
+        assert dict(self.segment.columns) == dict(made.columns)
+
+    def column(self, name: str) -> Column | None:
+        number = self.segment.columns.get(name)
+        if number is None and (name in self.segment.facts or not self.segment.is_complete):
+            raise Unindexed
+        return None if number is None else Column(self.blocks[number])
+
+    def bounds(self, tree: Node) -> Bounds:
+        return bounds_of(tree, self.column, len(self.documents))
+
+    def of(self, written: Said | str) -> tuple[list[str], list[str]]:
+        """Ids that pass, and ids of which it is not known."""
+        found = self.bounds(node(written))
+        return self.names(found.lower), self.names(found.doubtful)
+
+    def names(self, bits: np.ndarray) -> list[str]:
+        flags = np.unpackbits(bits, count=len(self.documents), bitorder="little")
+        return [self.documents[row][0] for row in np.flatnonzero(flags)]
+
+
+def of_field(*values: Any) -> Made:
+    return Made({str(row): {"a": value} for row, value in enumerate(values)})
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_it_says_of_random_documents_and_filters_is_what_they_say(seed: int) -> None:
+    chance = random.Random(seed)
+    made = Made(random_documents(chance, [str(n) for n in range(100)]))
+    exact = 0
+    filters = random_filters(chance, 400)
+    for written in filters:
+        tree = node(written)
+        found = made.bounds(tree)
+        truth = np.flatnonzero([matches(tree, name, said) for name, said in made.documents])
+        bits = packed([truth], 100)
+        assert not (found.lower & ~bits).any(), written
+        assert not (bits & ~found.upper).any(), written
+        assert not (found.upper & ~full(100)).any(), "beyond the last row"
+        exact += np.array_equal(found.lower, found.upper)
+    assert exact > len(filters) // 2
+
+
+def test_a_long_string_is_in_doubt_only_where_it_may_pass() -> None:
+    short, long = "x" * STRING_BYTES_MAX, "x" * (STRING_BYTES_MAX + 1)
+    made = of_field(short, long, "y", 5)
+    assert made.of({"a": short}) == (["0"], [])
+    assert made.of({"a": "y"}) == (["2"], [])
+    assert made.of({"a": long}) == ([], ["1"])
+    assert made.of({"a": {"$prefix": "x"}}) == (["0"], ["1"])
+    assert made.of({"a": {"$gte": "y"}}) == (["2"], ["1"])
+    assert made.of({"a": {"$exists": True}}) == (["0", "1", "2", "3"], [])
+    assert made.of({"a": {"$gt": 1}}) == (["3"], [])
+    assert made.of({"$not": {"a": {"$prefix": "x"}}}) == (["2", "3"], ["1"])
+
+
+def test_a_number_that_no_float_is_equal_to_is_in_doubt_only_where_it_may_pass() -> None:
+    made = of_field(2**53, 2**53 + 1, 2.0**53, 7)
+    assert made.of({"a": 2**53}) == (["0", "2"], [])
+    assert made.of({"a": 2**53 + 1}) == ([], ["1"])
+    assert made.of({"a": {"$gt": 2**53}}) == ([], ["1"])
+    assert made.of({"a": {"$gte": 7.5}}) == (["0", "2"], ["1"])
+    assert made.of({"a": {"$lt": 2**53 + 1}}) == (["0", "2", "3"], ["1"])
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [[0], [255, 0], [-1, 5], [70_000, 3], [-(2**31), 2**31], [2**52, -(2**52)], [0.5, -0.25],
+     [0.1, 1e300, 5e-324], [-0.0, 0.0]],
+)  # fmt: skip
+def test_numbers_of_every_width_are_kept_as_they_are(numbers: list[float]) -> None:
+    made = of_field(*numbers)
+    for row, number in enumerate(numbers):
+        assert str(row) in made.of({"a": number})[0]
+        expected = [str(r) for r, other in enumerate(numbers) if other > number]
+        assert made.of({"a": {"$gt": number}}) == (expected, [])
+
+
+def test_years_take_two_bytes_and_their_rows_two() -> None:
+    count = 60_000
+    years = {str(row): {"a": 1900 + row % 120} for row in range(count)}
+    (number,) = [it for name, it in Made(years).segment.columns.items() if name == "a"]
+    assert len(Made(years).blocks[number]) < 2 * count + 1_000
+
+
+def test_a_field_of_many_long_values_is_not_indexed_and_said_so() -> None:
+    count = 2 * COLUMN_BYTES_MIN // 100
+    texts = {str(row): {"a": f"{row:0100}", "b": row} for row in range(count)}
+    made = Made(texts)
+    assert made.segment.facts["a"] == {"rows": count}
+    assert "a" not in made.segment.columns
+    assert made.of({"a": f"{3:0100}"}) == ([], [str(row) for row in range(count)])
+    assert made.of({"a": f"{3:0100}", "b": 3}) == ([], ["3"])
+
+
+def test_fields_beyond_the_limit_are_looked_for_in_the_documents() -> None:
+    def said(row: int) -> Said:
+        return {f"f{field}": row for field in range(FIELDS_MAX + 1)}
+
+    made = Made({str(row): said(row) for row in range(3)})
+    assert not made.segment.is_complete
+    assert made.of({"f0": 2}) == (["2"], [])
+    assert made.of({f"f{FIELDS_MAX}": 2}) == ([], ["0", "1", "2"])
+    assert made.of({"absent": 2}) == ([], ["0", "1", "2"])
+    assert Made({"0": {"x" * FIELD_BYTES_MAX: 1}}).segment.is_complete
+    assert not Made({"0": {"x" * (FIELD_BYTES_MAX + 1): 1}}).segment.is_complete
+
+
+def test_a_document_that_cannot_be_read_is_named() -> None:
+    made, _ = build(0, 3, [("a", '{"a":1}'), None, ("c", "")])
+    assert list(made.unread) == [1]
+
+
+def test_the_same_documents_make_the_same_bytes() -> None:
+    documents = random_documents(random.Random(5), [str(n) for n in range(50)])
+    assert Made(documents).blocks == Made(documents).blocks
+
+
+def test_two_ids_of_one_hash_are_told_apart_by_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Made({str(row): {} for row in range(3)})
+    assert made.of({"id": "1"}) == ([], ["1"])
+    monkeypatch.setattr(segments, "id_hash", lambda _: 5)
+    monkeypatch.setattr("bitsift.shard_worker.fields.bounds.id_hash", lambda _: 5)
+    made = Made({str(row): {} for row in range(3)})
+    assert made.of({"id": "1"}) == ([], ["0", "1", "2"])
+    assert made.of({"id": {"$exists": True}}) == (["0", "1", "2"], [])
