@@ -301,6 +301,7 @@ def test_a_store_without_the_database_gets_it_in_its_place(tmp_path: Path) -> No
     """The golden index, of a program before 2.1."""
     index = Path(shutil.copytree(golden_index(2), tmp_path / "index"))
     manifest = read_manifest(index)
+    seen = set[bytes]()
     for turn in range(2):
         with opened(index, manifest, 0) as shard:
             fields, rows = shard._current.fields, shard._current.store.rows
@@ -308,11 +309,9 @@ def test_a_store_without_the_database_gets_it_in_its_place(tmp_path: Path) -> No
             known = fields.known(node("number >= 700"), rows, anybody)
             assert known.bounds.is_exact
             assert np.bitwise_count(known.bounds.lower).sum() > 10
-            seen = known.bounds.lower.tobytes()
-            if turn:
-                assert seen == before
-            before = seen
+            seen.add(known.bounds.lower.tobytes())
             shard.save_bits()
+    assert len(seen) == 1
     assert verify(index).is_sound
 
 

@@ -1,4 +1,4 @@
-"""Filtered searches against brute force: the right rows, and as many as are due, however few pass."""
+"""Filtered searches against brute force: the right rows, and as many as are due."""
 
 from __future__ import annotations
 
