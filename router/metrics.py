@@ -83,6 +83,12 @@ class Metrics:
             ["shard", "outcome"],
             registry=registry,
         )
+        self._filtered = Counter(
+            "bitsift_filter_plans_total",
+            "Filtered queries of shards, by the way that each shard chose.",
+            ["plan"],
+            registry=registry,
+        )
         self._batch_items = Histogram(
             "bitsift_batch_items",
             "Items of a batch that was sent on together.",
@@ -154,6 +160,10 @@ class Metrics:
             counter.inc()
         for failure in failures:
             self._shards.labels(str(failure.shard), failure.error).inc()
+
+    def filtered(self, plan: str) -> None:
+        """A shard applied a filter in this way."""
+        self._filtered.labels(plan).inc()
 
     def batches(self, queue: str) -> Observe:
         """What is to be told of each batch of ``queue``."""

@@ -120,6 +120,8 @@ class FanOut:
             if candidates.corrupt:
                 message = f"{candidates.corrupt} rows were left out because their checksums failed"
                 failures.append(ShardFailure(shard, "ChecksumMismatch", message))
+            if candidates.plan is not None:
+                self.metrics.filtered(candidates.plan.kind.value)
         self.metrics.shards_answered(found, failures)
         return [found[shard] for shard in sorted(found)], Coverage(
             len(self), len(found), tuple(sorted(failures, key=lambda f: f.shard))

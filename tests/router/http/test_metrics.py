@@ -111,7 +111,7 @@ def test_promtool_finds_nothing_to_object_to(gateway: Running) -> None:
 
 
 def test_the_page_on_monitoring_names_every_metric_and_its_labels(gateway: Running) -> None:
-    search(gateway)
+    search(gateway, filter={"id": "3"})
     gateway.service.syncs = [{"shard": 0, "node": "a", "state": "in step", "missed": 0}]
     httpx.post(f"{gateway.url}/v1/documents/delete", json={"ids": ["nobody"]})
     found = {}
@@ -189,6 +189,13 @@ def test_searches_their_stages_and_their_shards_are_counted(gateway: Running) ->
     assert value(gateway, "bitsift_queue_wait_seconds_count", queue="exhaustive") == 2
     assert value(gateway, "bitsift_query_cache_hits_total") == 4
     assert value(gateway, "bitsift_queue_waiting", queue="search") == 0
+
+
+def test_ways_of_filters_are_counted(gateway: Running) -> None:
+    search(gateway, filter={"id": {"$in": ["3", "4"]}})
+    search(gateway)
+    plans = families(gateway)["bitsift_filter_plans"].samples
+    assert sum(sample.value for sample in plans) == 2  # one for each shard
 
 
 def test_partial_answers_and_errors_are_counted(tmp_path: Path) -> None:
@@ -304,11 +311,11 @@ def test_a_silent_shard_is_waited_for_shortly_and_asked_once_by_all_who_look(
         page = MetricsPage(service)
         texts = await asyncio.gather(*(page.text() for _ in range(50)))
         assert len(set(texts)) == 1
-        assert page._asking is not None, "the page came only when the shard had been given up"
+        was_asked = page._asking
+        assert was_asked is not None, "the page came only when the shard had been given up"
         await asyncio.gather(*(page.text() for _ in range(50)))
         assert silent.asked == 1
-        while page._asking is not None:
-            await asyncio.sleep(0.05)
+        await was_asked
         text = (await page.text()).decode()
         assert re.search(r'bitsift_replica_up\{.*shard="1"\} 0\.0', text)
         assert re.search(r'bitsift_replica_up\{.*shard="0"\} 1\.0', text)
