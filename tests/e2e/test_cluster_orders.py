@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
+import httpx
 import pytest
 
 from tests.chaos.nodes import chaos_nodes
 from tests.commands import bitsift
-from tests.fleets import Cluster, Load, answering, is_whole, made_cluster, urls
+from tests.fleets import PLAIN, ROWS, Cluster, Load, answering, is_whole, made_cluster, urls
 from tests.ray_nodes import RayNodes, ray_nodes
 
 pytestmark = pytest.mark.long
@@ -79,4 +81,36 @@ def test_an_index_that_one_node_has_is_copied_by_the_others(tmp_path: Path) -> N
         status = cluster.run("up", cluster.spec(routers=1, host="0.0.0.0", index=index, more=OPEN))
         assert [len(found) for found in answering(status)] == [2, 2]
         answers(cluster, *urls(status).values())
+        cluster.run("down")
+
+
+def test_a_replicated_index_is_restored_to_another_number_of_replicas(
+    nodes: RayNodes, tmp_path: Path
+) -> None:
+    """What was acknowledged before the backup began is in it, once, whichever replica it was of."""
+    cluster, root = made_cluster(tmp_path, nodes), tmp_path / "backups"
+    root.mkdir()
+    access = f'[access]\nbackup_root = "{root}"\n'
+    status = cluster.run("up", cluster.spec(replicas=3, routers=1, more=access))
+    (url,) = urls(status).values()
+    written = {f"new {number}": [1.0, *[0.0] * (ROWS.dim - 1)] for number in range(300)}
+    documents = [{"id": name, "text": name, "vector": it} for name, it in written.items()]
+    said = httpx.post(f"{url}/v1/documents", json={"documents": documents}, timeout=60, **PLAIN)
+    assert said.json()["created"] == len(written)
+    assert httpx.delete(f"{url}/v1/documents/new%200", timeout=20, **PLAIN).status_code == 200
+    dest = {"dest": str(root / "one")}
+    copied = httpx.post(f"{url}/v1/admin/backup", json=dest, timeout=120, **PLAIN)
+    assert copied.status_code == 200, copied.text
+    cluster.run("down")
+    for replicas in (1, 2):
+        shutil.rmtree(tmp_path / "data")
+        spec = cluster.spec(replicas=replicas, routers=1, index='backup = "backups/one"')
+        status = cluster.run("up", spec)
+        assert [len(found) for found in answering(status)] == [replicas, replicas]
+        (url,) = urls(status).values()
+        for name in written:
+            got = httpx.get(f"{url}/v1/documents/{quote(name)}", timeout=20, **PLAIN)
+            assert got.status_code == (404 if name == "new 0" else 200), got.text
+        info = httpx.get(f"{url}/v1/index", timeout=20, **PLAIN).json()
+        assert info["documents"] == ROWS.rows + len(written) - 1
         cluster.run("down")
