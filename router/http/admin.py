@@ -1,9 +1,9 @@
 """What an operator asks of a running cluster: back up the index, drop its deleted rows, check and
 mend its replicas.
 
-All of it may take long; searches and writes go on. One runs at a time. A check or a repair ends
-after three days (examination.py). A backup or a compaction ends with the shards, which stop on
-their own errors: giving one up here would not end it there.
+All of it may take long; searches and writes go on. One runs at a time, for three days at most. A
+check or a repair has ended then (examination.py); of a backup or a compaction a shard may still be
+at work, and does the next one after it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from bitsift.errors import BitsiftError, InvalidRequest, Overloaded
+from bitsift.errors import BitsiftError, DeadlineExceeded, InvalidRequest, Overloaded
 from bitsift.router.examination import Examination
 from bitsift.router.http.destinations import destination
 from bitsift.router.http.documents_schema import NDJSON
@@ -32,6 +32,8 @@ from bitsift.shard_worker.types import ShardStatus
 log = logging.getLogger(__name__)
 
 STATUS_TIMEOUT_S = 60.0
+JOB_TIMEOUT_S = 3 * 86_400.0
+"""Of a whole backup or compaction."""
 DEST_CHARACTERS_MAX = 4_096
 
 
@@ -60,6 +62,22 @@ def reclaimed(before: ShardStatus, after: ShardStatus) -> Reclaimed:
     return Reclaimed(
         before.shard, max(0, dead[0] - dead[1]), max(0, before.disk_bytes - after.disk_bytes)
     )
+
+
+@contextlib.asynccontextmanager
+async def _ended(what: str) -> AsyncIterator[None]:
+    """Raises DeadlineExceeded where a job lasts too long: a machine holds it up."""
+    limit = asyncio.timeout(JOB_TIMEOUT_S)
+    try:
+        async with limit:
+            yield
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise DeadlineExceeded(
+            f"{what} was given up after {JOB_TIMEOUT_S / 3_600:,.0f} hours; shards may still be at "
+            "it: look for a slow machine or disk (bitsift status), then start it again"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -98,7 +116,7 @@ def add_admin(app: FastAPI, service: SearchService, backup_root: str | None) -> 
     async def backup(request: BackupRequest) -> Response:
         """Copy the index to a folder or to object storage; only new blocks are sent."""
         dest = await asyncio.to_thread(destination, backup_root, request.dest)
-        async with alone():
+        async with alone(), _ended("the backup"):
             uuid, shards = service.description.uuid, service.shards
             with _without_answers_of(dest):
                 run = await asyncio.to_thread(Backup, dest, uuid)
@@ -109,7 +127,7 @@ def add_admin(app: FastAPI, service: SearchService, backup_root: str | None) -> 
     @app.post("/v1/admin/compact", response_model=list[Reclaimed])
     async def compact() -> Response:
         """Drop the deleted rows of every shard, and free their disk space."""
-        async with alone():
+        async with alone(), _ended("the compaction"):
             shards = service.shards
             before = await shards.statuses(STATUS_TIMEOUT_S)
             await shards.of_each(lambda link: link.compact())

@@ -16,6 +16,7 @@ from fsspec.spec import AbstractFileSystem
 
 from bitsift.client import Client
 from bitsift.errors import (
+    DeadlineExceeded,
     Forbidden,
     InvalidRequest,
     Overloaded,
@@ -247,6 +248,25 @@ def test_a_second_backup_at_the_same_time_is_turned_away(
         served.close()
     assert first[0]["blocks"] > 0
     assert not (tmp_path / "other").exists()
+
+
+def test_a_backup_and_a_compaction_have_an_end_and_the_next_may_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bitsift.client.retries.ATTEMPTS_MAX", 1)
+    monkeypatch.setattr("bitsift.router.http.admin.JOB_TIMEOUT_S", 0.2)
+    served = Served(tmp_path, HeldLink)
+    try:
+        with Client(served.gateway.url) as client:
+            for _ in range(2):
+                with pytest.raises(DeadlineExceeded, match="the backup was given up after 0 hours"):
+                    client.backup(str(tmp_path / "backup"))
+            for link in served.links:
+                link.let_go.set()
+            monkeypatch.setattr("bitsift.router.http.admin.JOB_TIMEOUT_S", 60)
+            assert client.backup(str(tmp_path / "backup"))["blocks"] > 0
+    finally:
+        served.close()
 
 
 def test_a_shard_that_fails_leaves_no_mark_and_the_next_backup_works(
