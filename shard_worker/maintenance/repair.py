@@ -11,8 +11,10 @@ from pathlib import Path
 from bitsift.shard_worker.bits.lists import LISTS_FILE
 from bitsift.shard_worker.bits.tuning import TUNING_FILE
 from bitsift.shard_worker.codes import Calibration
+from bitsift.shard_worker.fields.index import FieldIndex
 from bitsift.shard_worker.layout import store_folder
 from bitsift.shard_worker.maintenance.findings import Finding, Remedy
+from bitsift.shard_worker.maintenance.verify_fields import is_of_fields
 from bitsift.shard_worker.shard import Shard
 from bitsift.shard_worker.store.block_reader import BLOCKS_FILE
 from bitsift.shard_worker.store.lmdb_file import DATA_FILE
@@ -27,14 +29,20 @@ def repair_shard(
 
     Raises Unavailable while another process has the shard open, StorageFull.
     """
-    files = {finding.file for finding in findings if finding.remedy is Remedy.REPAIR}
-    if not files:
+    findings = [finding for finding in findings if finding.remedy is Remedy.REPAIR]
+    fields = any(map(is_of_fields, findings))
+    files = {finding.file for finding in findings if not is_of_fields(finding)}
+    if not files and not fields:
         return []
     done, store_place = [], store_folder(folder)
     if f"{folder.name}/{store_place.name}/{DATA_FILE}" in files:
         with open_only_store(folder, identity) as store:
             store.rebuild_ids()
         done.append(f"{folder.name}: rebuilt the id map from the documents")
+    if fields:
+        with open_only_store(folder, identity) as store:
+            FieldIndex(store).clear()
+        done.append(f"{folder.name}: rebuilt the field index from the documents")
     bits = {folder / Path(file).name for file in files if Path(file).name.startswith("bits-")}
     if folder / LISTS_FILE in bits:
         bits.add(folder / TUNING_FILE)

@@ -8,6 +8,7 @@ agree with each other.
     dead rows  as many as the counters say, and their checksum
     id map     its checksum; every entry leads to a document of that id, every living document is
                found, and none of two rows of one id that live, or hide each other
+    fields     each block of the field index passes its checksum, and is what the documents make
     bits       each file passes its checksum, belongs here, and holds the signs of decoded codes
     the rest   checksums of JSON files and of the hints where blocks lie
 
@@ -41,6 +42,7 @@ from bitsift.shard_worker.layout import (
 )
 from bitsift.shard_worker.maintenance.findings import Example, Finding, Findings, Remedy
 from bitsift.shard_worker.maintenance.verify_bits import BitsCheck, check_hints, check_tuning
+from bitsift.shard_worker.maintenance.verify_fields import check_fields
 from bitsift.shard_worker.maintenance.verify_versions import check_tombstones, check_versions
 from bitsift.shard_worker.store import Store
 from bitsift.shard_worker.store.lmdb_file import DATA_FILE
@@ -113,6 +115,7 @@ class _Check:
         self._ids()
         check_versions(self._store, self._data, self._alive, self._findings)
         check_tombstones(self._store, self._data, self._findings)
+        check_fields(self._store, self._data, self._findings)
         check_hints(self._folder, self._store.path, self._findings)
         check_tuning(self._folder, self._findings)
 

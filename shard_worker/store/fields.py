@@ -68,6 +68,22 @@ class FieldBlocks:
                     sought = _KEY.pack(first, count + 1, 0)
         return found
 
+    def blocks(self) -> list[tuple[Span, int, bool]]:
+        """All blocks of this generation, and whether each passes its checksum."""
+        found: list[tuple[Span, int, bool]] = []
+        database = self._env.databases.get(FIELDS.decode())
+        if database is None:
+            return found
+        with self._env.begin(buffers=True) as txn:
+            said = txn.get(FIELDS, db=self._env.databases[META])
+            if said is not None and self._is_sound_and_ours(txn):
+                with txn.cursor(db=database) as cursor:
+                    for key, packed in cursor.iternext():
+                        first, count, number = _KEY.unpack(key)
+                        sound = self._sound(bytes(key), packed) is not None
+                        found.append(((first, count), number, sound))
+        return found
+
     def _is_ours(self, txn: lmdb.Transaction) -> bool:
         """Whether what is there is of this generation."""
         facts = self._store.parts.commits.meta_in(txn, FIELDS)

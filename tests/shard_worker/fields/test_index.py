@@ -21,7 +21,12 @@ from bitsift.shard_worker.deadline import Deadline
 from bitsift.shard_worker.fields import index as indexes
 from bitsift.shard_worker.fields import kept, recent
 from bitsift.shard_worker.fields.index import SEAL_ROWS, FieldIndex
+from bitsift.shard_worker.fields.segment import build
 from bitsift.shard_worker.layout import store_folder
+from bitsift.shard_worker.maintenance.findings import Remedy
+from bitsift.shard_worker.maintenance.repair import repair_shard
+from bitsift.shard_worker.maintenance.verify import verify_shard
+from bitsift.shard_worker.maintenance.verify_fields import DAMAGED, DIFFERENT
 from bitsift.shard_worker.operations import Delete
 from bitsift.shard_worker.shard import Shard
 from bitsift.shard_worker.store import fields as stored
@@ -40,6 +45,8 @@ from tests.shard_worker.fields.labelled import (
     random_filters,
 )
 from tests.shard_worker.small_shard import (
+    CALIBRATION,
+    IDENTITY,
     flip_a_bit_where,
     new_shard,
     open_shard,
@@ -247,6 +254,51 @@ def test_a_damaged_block_changes_no_answer_and_is_written_again(shard: Shard, fi
     assert block_of(again, field)
     assert passing_ids(again, "n < 21") == sorted(map(str, range(21)))
     again.close()
+
+
+@pytest.mark.parametrize("field", ["n", ""])
+def test_a_check_finds_damage_of_the_field_index_and_a_repair_mends_it(
+    shard: Shard, field: str
+) -> None:
+    put(shard, numbered(0, 100))
+    shard.save_bits()
+    (segment, *_) = index_of(shard).segments
+    with FieldBlocks(shard._current.store).reading() as block:
+        held = block((segment.first, segment.count), segment.columns[field] if field else 0)
+        assert held is not None
+        needle = bytes(held)
+    path = data_file(shard)
+    shard.close()
+    assert verified(shard.folder) == set()
+    flip_a_bit_where(path, needle)
+    assert verified(shard.folder) == {DAMAGED}
+    assert repaired(shard.folder) == ["shard: rebuilt the field index from the documents"]
+    assert verified(shard.folder) == set()
+    again = open_shard(shard.folder)
+    assert spans(again) == [(0, 64), (64, 36)]
+    again.close()
+
+
+def test_a_check_finds_a_field_index_that_says_what_the_documents_do_not(shard: Shard) -> None:
+    put(shard, numbered(0, 30))
+    put(shard, {"0": {"n": 7}})
+    _, blocks = build(0, 31, [(str(row), '{"n":5}') for row in range(31)])
+    FieldBlocks(shard._current.store).replace((0, 31), blocks, {}, 31, lambda: None)
+    shard.close()
+    assert verified(shard.folder) == {DIFFERENT}
+    assert repaired(shard.folder) == ["shard: rebuilt the field index from the documents"]
+    assert verified(shard.folder) == set()
+
+
+def verified(folder: Path) -> set[str]:
+    found = verify_shard(folder, IDENTITY, CALIBRATION, lambda _, __: None)
+    assert all(finding.remedy is Remedy.REPAIR for finding in found)
+    return {finding.problem for finding in found}
+
+
+def repaired(folder: Path) -> list[str]:
+    found = verify_shard(folder, IDENTITY, CALIBRATION, lambda _, __: None)
+    return repair_shard(folder, IDENTITY, CALIBRATION, found)
 
 
 def test_a_document_that_is_damaged_passes_nothing_and_the_answer_says_so(shard: Shard) -> None:

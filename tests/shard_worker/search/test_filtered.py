@@ -16,7 +16,7 @@ from bitsift.shard_worker.bits.index import BinaryIndex
 from bitsift.shard_worker.deadline import Deadline
 from bitsift.shard_worker.operations import Delete
 from bitsift.shard_worker.search import filtered
-from bitsift.shard_worker.search.filtered import Wants, _plan, passing
+from bitsift.shard_worker.search.filtered import _FAR_TURNS, Wants, _plan, passing
 from bitsift.shard_worker.shard import Shard
 from bitsift.shard_worker.types import Document, Plan, Query, ShardSettings
 from tests.shard_worker.fields.labelled import found_by, labelled, node
@@ -256,12 +256,20 @@ def test_all_ways_find_the_same(flat: Shard, plan: Plan, monkeypatch: pytest.Mon
 def test_where_too_few_of_the_nearest_pass_another_way_finds_them(
     flat: Shard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(filtered, "OVERFETCHED_MAX", ROWS)
+    """And is taken at once for the next queries with the filter, but not for ever."""
     below = ROWS // 3
-    found, ids = found_by(flat, QUERIES[0], f"near < {below}")
-    assert found.plan is not None
-    assert found.plan.kind in (Plan.GATHER, Plan.SCAN)
-    assert len(ids) >= TOP_K
+    scans: list[object] = []
+    search = BinaryIndex.search
+    monkeypatch.setattr(
+        BinaryIndex, "search", lambda *given, **named: scans.append(1) or search(*given, **named)
+    )
+    for turn in range(2 * _FAR_TURNS):
+        scans.clear()
+        found, ids = found_by(flat, QUERIES[0], f"near < {below} and draw >= 0")
+        assert found.plan is not None
+        assert found.plan.kind is Plan.GATHER
+        assert len(ids) >= TOP_K
+        assert len(scans) == (turn % (_FAR_TURNS + 1) == 0)
 
 
 def test_bits_of_a_search_are_and_ed_with_who_is_alive() -> None:
