@@ -114,6 +114,11 @@ def test_years_take_two_bytes_and_their_rows_two() -> None:
     assert len(Made(years).blocks[number]) < 2 * count + 1_000
 
 
+def test_a_value_that_a_document_has_twice_is_kept_once() -> None:
+    once, twice = of_field(["a", 1, True]), of_field(["a", "a", 1, 1.0, True, True])
+    assert once.blocks == twice.blocks
+
+
 def test_a_field_of_many_long_values_is_not_indexed_and_said_so() -> None:
     count = 2 * COLUMN_BYTES_MIN // 100
     texts = {str(row): {"a": f"{row:0100}", "b": row} for row in range(count)}

@@ -58,10 +58,10 @@ def filled(folder: Path, *, trained: bool) -> Iterator[Shard]:
     """Most rows in segments of the field index, some in none, a seventh of all deleted."""
     shard = new_shard(folder, PROBING if trained else None)
     names = list(DOCUMENTS)
-    for first in range(0, ROWS, 3_000):
-        part = {name: DOCUMENTS[name] for name in names[first : first + 3_000]}
-        written(shard, labelled(part, UNITS[first : first + 3_000]))
-        if first == 3_000:
+    for first in range(0, ROWS, 3_001):  # lists and segments that begin within a byte
+        part = {name: DOCUMENTS[name] for name in names[first : first + 3_001]}
+        written(shard, labelled(part, UNITS[first : first + 3_001]))
+        if first == 3_001:
             shard.save_bits()
             if trained:
                 shard.train()
@@ -173,14 +173,14 @@ def test_matches_that_are_one_half_of_the_rows_are_found(
 
 
 @pytest.mark.parametrize("mode", list(Mode))
-@pytest.mark.parametrize("digit", ["1", "11", "111"])
+@pytest.mark.parametrize("digit", ["1", "11", "1111"])
 def test_a_field_that_is_not_indexed_is_read_in_the_documents(
     shard: Shard, mode: Mode, digit: str
 ) -> None:
     rows = [r for r in range(ROWS) if living(r) and str((r * 7_919 + 13) % ROWS).startswith(digit)]
     for query in QUERIES[:2]:
         found, ids = found_by(shard, query, f"text prefix {digit!r}", mode=mode, top_k=TOP_K)
-        assert len(ids) >= TOP_K
+        assert len(ids) >= min(TOP_K, len(rows))
         assert {int(name) for name in ids} <= set(rows)
         assert found.plan is not None
         assert found.plan.matching >= len(rows)
