@@ -17,6 +17,11 @@ def no_such_key(what: str, key: str, known: Collection[str], otherwise: str) -> 
     return _no_such(what, same[:1] or difflib.get_close_matches(key, known, 1), otherwise)
 
 
+def nearest(name: str, known: Collection[str]) -> str | None:
+    """Which of ``known`` may be meant by ``name``."""
+    return next(iter(difflib.get_close_matches(name, known, 1)), None)
+
+
 def no_such_name(what: str, name: str, known: Collection[str], otherwise: str) -> str:
     """The same for a name that belongs to no table."""
     return _no_such(what, difflib.get_close_matches(name, known, 1), otherwise)

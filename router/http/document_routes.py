@@ -27,6 +27,7 @@ from bitsift.router.http.documents_schema import (
     upsert_body_schema,
 )
 from bitsift.router.http.media_types import content_type
+from bitsift.router.http.parameters import refuse_unknown_parameters
 from bitsift.router.http.schema import Problem
 from bitsift.router.service import SearchService
 from bitsift.write_results import Deletes, StoredDocument, Upserts
@@ -86,6 +87,7 @@ def add_documents(app: FastAPI, service: SearchService, writer: Writer) -> None:
         Read while you send, or unread answers will block the sending. A client that cannot should
         ask for `results=errors`: then only rejected or failed documents get a line.
         """
+        refuse_unknown_parameters(http, ("results",), "there is results")
         if content_type(http) == NDJSON:
             counted = functools.partial(service.metrics.written, "upsert")
             is_short = results == "errors"
@@ -104,13 +106,15 @@ def add_documents(app: FastAPI, service: SearchService, writer: Writer) -> None:
     )
     async def delete_many(http: Request) -> Response:
         """Delete documents by their ids; the answer comes when that is on the shards' disks."""
+        refuse_unknown_parameters(http)
         body = await http.body()
         with admission.hold(RAM_PER_BYTE * len(body)), admission.call():
             return answered("delete", await writer.delete(body))
 
     @app.delete(one, response_model=Deleted, responses=_PROBLEMS)
-    async def delete(document_id: str) -> Response:
+    async def delete(http: Request, document_id: str) -> Response:
         """Delete one document; 404 if it does not exist."""
+        refuse_unknown_parameters(http)
         with admission.call():
             answer = await writer.delete(orjson.dumps({"ids": [document_id]}))
         answer = orjson.loads(answer)
@@ -123,9 +127,12 @@ def add_documents(app: FastAPI, service: SearchService, writer: Writer) -> None:
 
     @app.get(one, response_model=StoredDocument, responses=_PROBLEMS)
     async def get(
-        document_id: str, read_your_writes: Annotated[ReadYourWrites, Query()] = None
+        http: Request,
+        document_id: str,
+        read_your_writes: Annotated[ReadYourWrites, Query()] = None,
     ) -> Response:
         """One document, as stored."""
+        refuse_unknown_parameters(http, ("read_your_writes",), "there is read_your_writes")
         shard, found = await service.document(document_id, READ_TIMEOUT_S, read_your_writes)
         stored = StoredDocument(found.id, found.title, found.text, found.metadata, shard)
         return _json(orjson.dumps(stored))

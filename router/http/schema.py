@@ -6,12 +6,13 @@ from dataclasses import fields
 from typing import Annotated, Any, get_args, get_type_hints
 
 from fastapi import Request
-from pydantic import BaseModel, WithJsonSchema, create_model
+from pydantic import BaseModel, Field, WithJsonSchema, create_model
 
 from bitsift.checked import SEARCH_REQUEST, checked_search, checked_search_json
 from bitsift.errors import InvalidRequest, RequestOutcome
 from bitsift.options import SearchOptions, SearchRequest
 from bitsift.results import Answer
+from bitsift.router.http.parameters import LIMIT, TOP_K, resolved, with_top_k
 from bitsift.router.json_scan import has_more_parts
 from bitsift.router.turns import Turns
 
@@ -21,6 +22,7 @@ all of a body before anything is checked, and up to 470 bytes for each of its by
 SMALL_BYTES_MAX = 16 << 10
 """Bodies so small are parsed as they are: it takes 8 MB at most. Larger ones are parsed one in each
 turn of the event loop."""
+_SAME = f"The same as `{TOP_K}`: give one of them."
 
 
 def _url_parameters() -> dict[str, Any]:
@@ -28,9 +30,9 @@ def _url_parameters() -> dict[str, Any]:
     annotations = get_type_hints(SearchOptions, include_extras=True)
     options = {field.name: field for field in fields(SearchOptions) if field.name != "vector"}
     del options["query"]
-    return {"q": (annotations["query"], ...)} | {
-        name: (_as_text(annotations[name]), field.default) for name, field in options.items()
-    }
+    found = {name: (_as_text(annotations[name]), field.default) for name, field in options.items()}
+    limit = annotations[TOP_K] | None, Field(None, description=_SAME)
+    return {"q": (annotations["query"], ...)} | found | {LIMIT: limit}
 
 
 def _as_text(annotation: Any) -> Any:
@@ -46,17 +48,9 @@ UrlSearch = create_model("UrlSearch", **_url_parameters())
 def search_of_url(parameters: BaseModel) -> SearchOptions:
     """What ``parameters``, a UrlSearch, ask for. Raises InvalidRequest."""
     given = {name: getattr(parameters, name) for name in UrlSearch.model_fields}
-    return checked_search({"query": given.pop("q"), **given}).searches()[0]
-
-
-def refuse_unknown_parameters(http: Request) -> None:
-    """Raise InvalidRequest for a parameter that ``GET /v1/search`` does not have."""
-    unknown = sorted(http.query_params.keys() - UrlSearch.model_fields)
-    if unknown:
-        shown = unknown[0][:40].encode(errors="replace").decode()
-        raise InvalidRequest(
-            f"unknown parameter {shown!r}; known ones: {', '.join(sorted(UrlSearch.model_fields))}"
-        )
+    if TOP_K not in parameters.model_fields_set:
+        del given[TOP_K]
+    return checked_search({"query": given.pop("q"), **resolved(given)}).searches()[0]
 
 
 async def read_search_request(http: Request, turns: Turns) -> SearchRequest:
@@ -70,12 +64,13 @@ async def read_search_request(http: Request, turns: Turns) -> SearchRequest:
         await turns.take()
         if has_more_parts(body, BODY_PARTS_MAX):
             raise InvalidRequest(f"body: over {BODY_PARTS_MAX:,} strings, commas and brackets")
-    return checked_search_json(body)
+    return checked_search_json(with_top_k(body))
 
 
 def search_request_schema() -> dict[str, Any]:
     """The OpenAPI description of that body."""
     schema = SEARCH_REQUEST.json_schema(ref_template="#/components/schemas/{model}")
+    schema["properties"][LIMIT] = {**schema["properties"][TOP_K], "description": _SAME}
     schema.pop("$defs")  # Mode, which GET names too: FastAPI puts it among the components
     return {"required": True, "content": {"application/json": {"schema": schema}}}
 

@@ -13,11 +13,11 @@ from bitsift.results import Answer
 from bitsift.router.answer_bytes import AnswerBytes
 from bitsift.router.http.answer_json import answer_response
 from bitsift.router.http.client_gone import unless_gone
+from bitsift.router.http.parameters import refuse_unknown_parameters
 from bitsift.router.http.schema import (
     Answers,
     UrlSearch,
     read_search_request,
-    refuse_unknown_parameters,
     search_of_url,
     search_request_schema,
 )
@@ -26,16 +26,19 @@ from bitsift.router.turns import Turns
 
 QUESTIONS_PER_TURN = 8
 """Queries, over all multi-query requests, that start in one turn of the event loop: 0.5 ms."""
+_ALL = f"there are {', '.join(sorted(UrlSearch.model_fields))}"
 
 
 def add_search(app: FastAPI, service: SearchService) -> None:
     """POST and GET /v1/search."""
     body = {"requestBody": search_request_schema()}
     turns, bodies = Turns(QUESTIONS_PER_TURN), Turns(1)
+    known = frozenset(UrlSearch.model_fields)
 
     @app.post("/v1/search", response_model=Answer | Answers, openapi_extra=body)
     async def search(http: Request) -> Response:
         """Answer one query, one vector, or several queries at once."""
+        refuse_unknown_parameters(http, otherwise="options of a POST are in its body")
         request = await read_search_request(http, bodies)
         several = request.queries is not None
         work = _answered(service, request.searches(), turns, several=several)
@@ -47,7 +50,7 @@ def add_search(app: FastAPI, service: SearchService) -> None:
         parameters: Annotated[UrlSearch, Query()],
     ) -> Response:
         """The same for one query, for links and curl."""
-        refuse_unknown_parameters(http)
+        refuse_unknown_parameters(http, known, _ALL)
         work = _answered(service, [search_of_url(parameters)], turns, several=False)
         return await unless_gone(http.receive, work)
 

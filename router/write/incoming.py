@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from bitsift.errors import InvalidRequest
+from bitsift.nearest import nearest
 from bitsift.router.http.documents_schema import (
     BODY_STEPS_MAX,
     DOCUMENT_BYTES_MAX,
@@ -44,6 +45,8 @@ from bitsift.router.write.document_rules import (
 from bitsift.shard_worker.codes import bad_rows
 
 _FIELDS = frozenset(DocumentBody.model_fields)
+_NAME_CHARACTERS = 40
+"""Of an unknown name that an error shows, and compares."""
 _DOCUMENTS = re.compile(rb'\s*\{\s*"documents"\s*:\s*\[')
 _IDS = re.compile(rb'\s*\{\s*"ids"\s*:\s*\[\s*"')
 _END = re.compile(rb"\]\s*\}\s*")
@@ -168,7 +171,7 @@ class DocumentReader:
         unknown = sorted(value.keys() - _FIELDS)
         if unknown:
             raise RefusedDocument(
-                f"unknown field {_shown(unknown[0])}: what is not one of "
+                f"unknown field {_shown(unknown[0])}: {_meant(unknown[0])}what is not one of "
                 f"{', '.join(sorted(_FIELDS))} belongs in metadata"
             )
         if is_suspect:
@@ -271,6 +274,12 @@ def _id(value: dict[str, Any]) -> str:
     return key
 
 
+def _meant(name: str) -> str:
+    """Which field a name may mean, if one is near."""
+    near = nearest(name[:_NAME_CHARACTERS], _FIELDS)
+    return f"did you mean {near}? " if near else ""
+
+
 def _shown(name: str) -> str:
     """A field's name for a message: short, and valid Unicode."""
-    return repr(without_surrogates(name)[:40])
+    return repr(without_surrogates(name)[:_NAME_CHARACTERS])

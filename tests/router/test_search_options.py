@@ -197,8 +197,8 @@ def test_the_api_the_command_line_and_the_clients_describe_the_same_fields(
     body = path["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]
     url = {parameter["name"]: parameter for parameter in path["get"]["parameters"]}
     flag = {parameter.name: parameter for parameter in search_command().params}
-    assert body.keys() == FIELDS.keys() | {"queries"}
-    assert url.keys() == set(OPTIONS) | {"q"}
+    assert body.keys() == FIELDS.keys() | {"queries", "limit"}
+    assert url.keys() == set(OPTIONS) | {"q", "limit"}
     assert flag.keys() == set(OPTIONS) | {"text", "index_folder", "client_url", "config", "json"}
     for name, field in FIELDS.items():
         default = json.loads(json.dumps(field.default))

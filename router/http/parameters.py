@@ -1,0 +1,58 @@
+"""Parameters and fields of other names than those that a route has."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import orjson
+from fastapi import Request
+
+from bitsift.errors import InvalidRequest
+from bitsift.nearest import no_such_name
+
+LIMIT, TOP_K = "limit", "top_k"
+"""Two names of one option: how many hits are wanted."""
+_NAME_CHARACTERS = 40
+
+
+def refuse_unknown_parameters(
+    http: Request, known: Collection[str] = (), otherwise: str = "this route takes none"
+) -> None:
+    """Raise InvalidRequest for a parameter in the URL that is none of ``known``, with the one that
+    may be meant; ``otherwise`` is said where none is near.
+    """
+    if not http.scope["query_string"]:
+        return
+    unknown = sorted(http.query_params.keys() - set(known))
+    if unknown:
+        name = unknown[0][:_NAME_CHARACTERS].encode(errors="replace").decode()
+        raise InvalidRequest(f"{name}: {no_such_name('parameter', name, known, otherwise)}")
+
+
+def with_top_k(body: bytes) -> bytes:
+    """The JSON of a search in which ``limit`` is called ``top_k``; what is not JSON as it is.
+
+    Raises InvalidRequest where both are given and differ.
+    """
+    if b'"limit"' not in body:  # of most: parsing it twice would cost more than the search of it
+        return body
+    try:
+        given = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return body
+    if not isinstance(given, dict) or LIMIT not in given:
+        return body
+    return orjson.dumps(resolved(given))
+
+
+def resolved(given: dict[str, Any]) -> dict[str, Any]:
+    """Options with ``limit``, None if it is not given, under the name of ``top_k``. Raises
+    InvalidRequest.
+    """
+    limit = given.pop(LIMIT, None)
+    if limit is None:
+        return given
+    if given.setdefault(TOP_K, limit) != limit:
+        raise InvalidRequest("limit and top_k are two names of one option, with different values")
+    return given
