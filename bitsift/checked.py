@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
+from datetime import date
 from typing import Any
 
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from bitsift.errors import InvalidRequest, reason
+from bitsift.filters.values import DATE_KEY
 from bitsift.nearest import no_such_name
 from bitsift.options import SearchRequest
 
@@ -25,10 +27,17 @@ _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 def checked_search(values: Mapping[str, object]) -> SearchRequest:
     """The search that ``values`` ask for, by the rules of JSON. Raises InvalidRequest."""
     try:
-        body = orjson.dumps(values)
+        body = orjson.dumps(values, _as_json, orjson.OPT_PASSTHROUGH_DATETIME)
     except TypeError as error:
         raise InvalidRequest(f"the search cannot be written as JSON: {reason(error)}") from error
     return checked_search_json(body)
+
+
+def _as_json(value: object) -> object:
+    """The dates of a filter: as strings they would be compared with strings alone."""
+    if isinstance(value, date):  # a datetime is one
+        return {DATE_KEY: value.isoformat()}
+    raise TypeError  # orjson says of what type it is
 
 
 def checked_search_json(body: bytes) -> SearchRequest:

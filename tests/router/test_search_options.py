@@ -9,6 +9,7 @@ import json
 import re
 import typing
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -275,6 +276,14 @@ def test_only_the_first_reasons_of_a_refusal_are_listed() -> None:
     with pytest.raises(InvalidRequest) as raised:
         checked_search({"query": TEXT, **wrong})
     assert raised.value.message.count(": Input should be") == REASONS_MAX
+
+
+def test_a_date_of_python_is_a_date_of_a_filter(gateway: Running) -> None:
+    with Client(gateway.url) as client:
+        client.search(TEXT, filter={"at": {"$gte": datetime(2026, 1, 31, 8, tzinfo=UTC)}})
+    assert asked_of(gateway).filter == '{"at":{"$gte":{"$date":"2026-01-31T08:00:00Z"}}}'
+    with Client(gateway.url) as client, pytest.raises(InvalidRequest, match="serializable: set"):
+        client.search(TEXT, filter={"at": {"$in": {1, 2}}})
 
 
 def test_a_misspelt_option_is_an_error_of_the_caller(gateway: Running) -> None:
