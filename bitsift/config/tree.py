@@ -131,6 +131,11 @@ class Serve(Section):
         default=4_096,
         description="Query vectors to cache, four bytes per dimension each; 0 disables the cache.",
     )
+    root_path: Text | None = Field(
+        default=None,
+        examples=["/search"],
+        description="What a proxy puts before the paths of the API, which it may take off or not.",
+    )
     log_format: Literal["text", "json"] = Field(
         default="text", description="Form of the router's log; json has one object a line."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from bitsift.shard_worker.types import ShardSettings
 if TYPE_CHECKING:
     from bitsift.router.http.access import AccessSettings
 
+_ROOT_PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
 SEARCH_PORTS = 1_000
 """More than a machine has shards, for the firewalls between machines."""
 
@@ -29,6 +31,14 @@ def shard_settings(shards: Shards) -> ShardSettings:
 
 def _search_ports(first: int) -> range:
     return range(first, min(first + SEARCH_PORTS, PORT_MAX + 1)) if first else range(1)
+
+
+def _root_path(given: str | None) -> str:
+    if given is not None and _ROOT_PATH.fullmatch(given) is None:
+        raise InvalidRequest(
+            f"--root-path {given!r} is not a path: write it as /search, without a slash at its end"
+        )
+    return given or ""
 
 
 def access_settings(given: Access, serve: Serve) -> AccessSettings:
@@ -58,5 +68,6 @@ def access_settings(given: Access, serve: Serve) -> AccessSettings:
         tls=files,
         admin_host=serve.admin_host,
         admin_port=serve.admin_port,
+        root_path=_root_path(serve.root_path),
         log=LogSettings(serve.log_format, serve.access_log),
     )

@@ -18,6 +18,7 @@ from bitsift.router.http.documents_schema import NDJSON
 from bitsift.router.http.gate import Gate, JsonOnly
 from bitsift.router.http.hosts import ANY_HOST, HostList, is_loopback
 from bitsift.router.http.keys import KeyRing, read_keys
+from bitsift.router.http.paths import Allow
 from bitsift.router.http.tls import TlsFiles
 from bitsift.router.logs import LogSettings
 
@@ -41,6 +42,7 @@ class AccessSettings:
     tls: TlsFiles | None = None
     admin_host: str = "127.0.0.1"
     admin_port: int | None = None
+    root_path: str = ""
     log: LogSettings = field(default_factory=LogSettings)
 
     def check(self, host: str) -> None:
@@ -108,12 +110,13 @@ def _check_origin(origin: str) -> None:
 def add_access(app: FastAPI, access: AccessSettings, host: str, ndjson_path: str = "") -> None:
     """Surround ``app``, served on ``host``, with what the settings ask for. Raises as ``check``.
 
-    From outside to inside: host and origin, CORS, key, type of the body. ``ndjson_path`` takes
-    lines of JSON too.
+    From outside to inside: host and origin, CORS, OPTIONS, key, type of the body. ``ndjson_path``
+    takes lines of JSON too.
     """
     app.add_middleware(JsonOnly, also={ndjson_path: NDJSON})
     if access.keys is not None:
         app.add_middleware(Authorization, keys=KeyRing(access.keys))
+    app.add_middleware(Allow)
     if access.cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -26,6 +26,7 @@ from bitsift.router.http.documents_schema import (
     delete_body_schema,
     upsert_body_schema,
 )
+from bitsift.router.http.etags import tagged
 from bitsift.router.http.media_types import content_type
 from bitsift.router.http.parameters import refuse_unknown_parameters
 from bitsift.router.http.schema import Problem
@@ -131,11 +132,13 @@ def add_documents(app: FastAPI, service: SearchService, writer: Writer) -> None:
         document_id: str,
         read_your_writes: Annotated[ReadYourWrites, Query()] = None,
     ) -> Response:
-        """One document, as stored."""
+        """One document, as stored. Its `ETag`, sent again as `If-None-Match`, gets a 304 as long as
+        it is the same.
+        """
         refuse_unknown_parameters(http, ("read_your_writes",), "there is read_your_writes")
         shard, found = await service.document(document_id, READ_TIMEOUT_S, read_your_writes)
         stored = StoredDocument(found.id, found.title, found.text, found.metadata, shard)
-        return _json(orjson.dumps(stored))
+        return await tagged(http, orjson.dumps(stored))
 
 
 def _counts_of(answer: bytes) -> dict[str, int]:

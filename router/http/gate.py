@@ -40,12 +40,13 @@ class Gate:
 
     def _refusal(self, scope: Scope) -> Response | None:
         hosts = values_of(scope["headers"], b"host")
-        wrong = self._host_problem(hosts[0] if len(hosts) == 1 else "")
-        if wrong is not None:
-            return _invalid(*wrong)
+        if hosts or scope["http_version"] != "1.0":  # which has no such header; browsers speak 1.1
+            wrong = self._host_problem(hosts[0] if len(hosts) == 1 else "")
+            if wrong is not None:
+                return _invalid(*wrong)
         origins = values_of(scope["headers"], b"origin")
         if origins:
-            return None if self._is_known(origins, hosts[0]) else _foreign(", ".join(origins))
+            return None if self._is_known(origins, "".join(hosts)) else _foreign(", ".join(origins))
         site = values_of(scope["headers"], b"sec-fetch-site")
         if site in ([], ["same-origin"], ["none"]) or _follows_link(scope):
             return None

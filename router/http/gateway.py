@@ -20,10 +20,12 @@ from bitsift.options import QUERIES_MAX
 from bitsift.router.http.access import AccessSettings, add_access
 from bitsift.router.http.admin import add_admin
 from bitsift.router.http.answer_json import json_response
+from bitsift.router.http.compression import Compression
 from bitsift.router.http.cut_off import CutOff
 from bitsift.router.http.document_routes import DOCUMENTS_PATH, Writer, add_documents
 from bitsift.router.http.metrics_routes import add_metrics
 from bitsift.router.http.observing import Observing
+from bitsift.router.http.paths import Described, OnePath
 from bitsift.router.http.problems import add_problem_handlers
 from bitsift.router.http.readiness import Readiness
 from bitsift.router.http.schema import Problem
@@ -66,6 +68,8 @@ def create_app(
         redoc_url=None,
         lifespan=lambda _: _measured(service.loop_lag),
     )
+    if access.root_path:
+        app.add_middleware(Described, root_path=access.root_path)
     app.add_middleware(
         RequestLimits,
         body_bytes_max=BODY_BYTES_MAX,
@@ -73,10 +77,7 @@ def create_app(
         apart=DOCUMENTS_PATH,
     )
     add_access(app, access, host, ndjson_path=DOCUMENTS_PATH)
-    app.add_middleware(CutOff)
-    app.add_middleware(AnswerHeaders)
-    app.add_middleware(Observing, metrics=service.metrics, logs=access.log.access)
-    add_problem_handlers(app)
+    _surround(app, service, access)
     add_search(app, service)
     add_documents(app, service, writer)
     if access.admin_port is None:
@@ -94,14 +95,21 @@ def create_admin_app(service: SearchService, access: AccessSettings) -> FastAPI:
     app = FastAPI(title="Bitsift admin", openapi_url=None, responses=_PROBLEMS)
     app.add_middleware(RequestLimits, body_bytes_max=ADMIN_BODY_BYTES_MAX, smaller={}, apart="")
     add_access(app, access, access.admin_host)
-    app.add_middleware(CutOff)
-    app.add_middleware(AnswerHeaders)
-    app.add_middleware(Observing, metrics=service.metrics, logs=access.log.access)
-    add_problem_handlers(app)
+    _surround(app, service, access)
     add_admin(app, service, access.backup_root)
     add_metrics(app, service)
     _add_live(app)
     return app
+
+
+def _surround(app: FastAPI, service: SearchService, access: AccessSettings) -> None:
+    """What both have outside of all that may refuse a request."""
+    app.add_middleware(CutOff)
+    app.add_middleware(AnswerHeaders)
+    app.add_middleware(Compression)
+    app.add_middleware(Observing, metrics=service.metrics, logs=access.log.access)
+    app.add_middleware(OnePath, root_path=access.root_path)
+    add_problem_handlers(app)
 
 
 @contextlib.asynccontextmanager

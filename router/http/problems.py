@@ -11,11 +11,10 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.routing import Match
 
 from bitsift.checked import reasons
 from bitsift.errors import BitsiftError, InvalidRequest, RequestOutcome
-from bitsift.router.http.routes import is_read
+from bitsift.router.http.routes import is_read, methods_of
 
 log = logging.getLogger(__name__)
 
@@ -75,18 +74,9 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
         return problem(422, InvalidRequest.__name__, InvalidRequest.title, detail)
     headers = dict(error.headers or {})  # WWW-Authenticate
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        headers["Allow"] = ", ".join(_methods(request))
+        headers["Allow"] = ", ".join(sorted(methods_of(request.url.path)))
     detail = str(error.detail)
     return problem(error.status_code, "HTTPError", "request refused", detail, headers=headers)
-
-
-def _methods(request: Request) -> list[str]:
-    """What the path of ``request`` may be asked with: several routes may have it."""
-    found = {"HEAD", "GET"} if request.url.path.startswith("/static/") else set[str]()
-    for route in request.app.routes:
-        if route.matches(request.scope)[0] is not Match.NONE:
-            found |= getattr(route, "methods", None) or set()
-    return sorted(found | {"HEAD"} if "GET" in found else found)
 
 
 async def _on_any_error(request: Request, error: Exception) -> Response:

@@ -50,6 +50,15 @@ def needed_scope(method: str, path: str) -> Scope | None:
     return Scope.ADMIN
 
 
+def route_of(method: str, path: str) -> str:
+    """``path`` without a slash behind it, unless that belongs to what is below a route."""
+    bare = path[:-1]
+    if path[-1:] != "/" or bare == "/" or bare not in _PATHS:
+        return path
+    known = f"{'GET' if method == 'HEAD' else method} {path}"
+    return path if any(known.startswith(start) for start, _ in _BELOW) else bare
+
+
 def template_of(path: str) -> str | None:
     """The route of ``path``, with * for what differs below it; None for no route."""
     if path in _PATHS:
@@ -65,7 +74,9 @@ def methods_of(path: str) -> set[str]:
         for method, known in routes
         if path == known or (known.endswith("/") and known != "/" and path.startswith(known))
     }
-    return found | {"HEAD"} if "GET" in found else found
+    if not found:
+        return found
+    return found | ({"HEAD", "OPTIONS"} if "GET" in found else {"OPTIONS"})
 
 
 def is_read(method: str, path: str) -> bool:

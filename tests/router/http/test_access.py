@@ -153,10 +153,10 @@ def test_a_route_that_nobody_declared_needs_an_admin_key(
 
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
-    [("PUT", "/v1/search", "GET, HEAD, POST"), ("PUT", "/v1/documents", "POST"),
-     ("DELETE", "/v1/index", "GET, HEAD"), ("OPTIONS", "/v1/search", "GET, HEAD, POST"),
-     ("POST", "/v1/documents/", "DELETE, GET, HEAD"), ("TRACE", "/", "GET, HEAD"),
-     ("GET", "/v1/admin/backup", "POST")],
+    [("PUT", "/v1/search", "GET, HEAD, OPTIONS, POST"), ("PUT", "/v1/documents", "OPTIONS, POST"),
+     ("DELETE", "/v1/index", "GET, HEAD, OPTIONS"), ("TRACE", "/", "GET, HEAD, OPTIONS"),
+     ("POST", "/v1/documents/a", "DELETE, GET, HEAD, OPTIONS"),
+     ("GET", "/v1/admin/backup", "OPTIONS, POST")],
 )  # fmt: skip
 def test_a_method_that_a_path_does_not_have_is_a_405_for_every_key(
     guarded: Guarded, method: str, path: str, allowed: str
@@ -170,7 +170,7 @@ def test_a_method_that_a_path_does_not_have_is_a_405_for_every_key(
 
 @pytest.mark.parametrize(
     "path",
-    ["/v1/admin/../livez", "/static/../v1/index", "/static/..%2fv1/index", "/livez/", "//livez"],
+    ["/v1/admin/../livez", "/static/../v1/index", "/static/..%2fv1/index", "//livez", "/v1/index/"],
 )
 def test_no_detour_leads_past_the_key(guarded: Guarded, path: str) -> None:
     """Sent as it stands: clients that tidy a path up would hide the detour."""
@@ -420,7 +420,7 @@ def test_a_site_that_is_not_allowed_gets_no_preflight(guarded: Guarded, origin: 
 def test_without_cors_no_answer_speaks_of_it(gateway: Running) -> None:
     asks = {"origin": gateway.url, "access-control-request-method": "POST"}
     answer = httpx.options(f"{gateway.url}/v1/search", headers=asks)
-    assert answer.status_code == 405
+    assert answer.status_code == 204
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
 

@@ -31,6 +31,8 @@ LONG_BYTES = 512 << 10
 ROWS = 120
 EQUAL = 60
 """So many documents have one and the same vector: all of them are the best hit."""
+PLAIN = {"Accept-Encoding": "identity"}
+"""These texts are nothing when they are compressed."""
 ROOT = Path(__file__).parents[3]
 
 
@@ -57,7 +59,8 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 def post(gateway: Running, **body: object) -> httpx.Response:
-    return httpx.post(f"{gateway.url}/v1/search", json={"timeout_ms": 60_000, **body}, timeout=120)
+    asked = {"timeout_ms": 60_000, **body}
+    return httpx.post(f"{gateway.url}/v1/search", json=asked, headers=PLAIN, timeout=120)
 
 
 def refused(answer: httpx.Response, status: int, kind: str) -> str:
@@ -134,7 +137,11 @@ def test_a_client_that_does_not_take_its_answer_is_given_up(
 ) -> None:
     monkeypatch.setattr(answer_json, "SEND_TIMEOUT_S", 0.5)
     with httpx.stream(
-        "POST", f"{gateway.url}/v1/search", json={"query": "a", "top_k": 30}, timeout=60
+        "POST",
+        f"{gateway.url}/v1/search",
+        json={"query": "a", "top_k": 30},
+        headers=PLAIN,
+        timeout=60,
     ) as answer:
         assert answer.status_code == 200
         for _ in range(200):
