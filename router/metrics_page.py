@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 
 from bitsift.router.service import SearchService
 from bitsift.router.shards.background import let_end
+from bitsift.router.shards.replica import ReplicaStatus
 from bitsift.router.shards.replica_set import ShardState
 from bitsift.router.shards.standing import Digest
 from bitsift.shard_worker.types import ShardStatus
@@ -29,6 +30,8 @@ WAIT_S = 0.3
 """How long a page waits for what they say."""
 ANSWER_TIMEOUT_S = 2.0
 """A replica that says nothing for so long is down."""
+LOCAL = "local"
+"""The label of the only node of a server without a cluster."""
 _REPLICA = ("shard", "node")
 
 
@@ -130,32 +133,37 @@ def _shards(states: Sequence[ShardState]) -> Iterator[Metric]:
 def _replicas(states: Sequence[ShardState]) -> Iterator[Metric]:
     """What each says of itself, and what this router knows of each."""
     known = [
-        (str(state.status.shard), facts, said)
+        ([str(state.status.shard), _node(facts, said)], facts, said)
         for state in states
         for facts, said in zip(state.replicas, state.said, strict=True)
     ]
     up = _gauge("up", "Whether a replica of a shard answers and is open.")
-    for shard, facts, _ in known:
-        up.add_metric([shard, facts.node], facts.state == "READY")
+    for place, facts, _ in known:
+        up.add_metric(place, facts.state == "READY")
     yield up
-    of_open = [(shard, facts.node, said) for shard, facts, said in known if said.state == "READY"]
     for name, documentation, value in _SAID:
         family = _gauge(name, documentation)
-        for shard, node, said in of_open:
-            family.add_metric([shard, node], value(said))
+        for place, facts, said in known:
+            if facts.state == "READY":
+                family.add_metric(place, value(said))
         yield family
     for name, documentation, fact in _KNOWN:
         family = _gauge(name, documentation)
-        for shard, facts, _ in known:
+        for place, facts, _ in known:
             found = fact(facts)
             if found is not None:
-                family.add_metric([shard, facts.node], found)
+                family.add_metric(place, found)
         yield family
     for name, documentation in _COUNTED:
         counter = CounterMetricFamily(f"bitsift_replica_{name}", documentation, labels=_REPLICA)
-        for shard, facts, _ in known:
-            counter.add_metric([shard, facts.node], getattr(facts, name))
+        for place, facts, _ in known:
+            counter.add_metric(place, getattr(facts, name))
         yield counter
+
+
+def _node(facts: ReplicaStatus, said: ShardStatus) -> str:
+    """The name of its node; a server on one machine has none but Ray's, another at each start."""
+    return LOCAL if facts.node == said.node else facts.node
 
 
 def _in_step(syncs: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:

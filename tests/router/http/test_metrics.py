@@ -24,6 +24,9 @@ from bitsift.router.http.document_routes import _counts_of
 from bitsift.router.http.routes import ROUTE_SCOPES, template_of
 from bitsift.router.metrics_page import MetricsPage
 from bitsift.router.shards.local import LocalLink
+from bitsift.router.shards.replica import Replica
+from bitsift.router.shards.standing import Standing
+from bitsift.shard_worker.types import ShardStatus
 from bitsift.write_results import UPSERT_STATUSES
 from tests.fakes import BrokenLink, FrozenLink, HashEncoder, make_service, make_shards, make_writer
 from tests.gateways import Running
@@ -264,6 +267,19 @@ def test_what_shards_hold_and_what_their_disks_have_left(
     status.hedges, status.retries = 3, 2
     assert value(gateway, "bitsift_replica_hedges_total", shard="0") == 3
     assert value(gateway, "bitsift_replica_retries_total", shard="0") == 2
+
+
+def test_the_only_node_of_a_server_has_one_name(tmp_path: Path) -> None:
+    """Ray's is another at each start, and each would be a new series."""
+    status = ShardStatus(0, "READY", node="a0b1")
+    alone = Replica(0, "", CountingLink())  # type: ignore[arg-type]
+    of_cluster = Replica(0, "pod-1", CountingLink())  # type: ignore[arg-type]
+    standing = Standing(None, None)
+    assert metrics_page._node(alone.facts(status, standing), status) == "local"
+    assert metrics_page._node(of_cluster.facts(status, standing), status) == "pod-1"
+    gone = ShardStatus(0, "UNREACHABLE")
+    assert metrics_page._node(alone.facts(gone, standing), gone) == "local"
+    assert metrics_page._node(of_cluster.facts(gone, standing), gone) == "pod-1"
 
 
 def test_what_a_controller_says_of_replicas(gateway: Running) -> None:

@@ -111,7 +111,8 @@ def test_an_encoding_that_is_none_is_read(gateway: Running) -> None:
 
 @pytest.mark.parametrize(
     ("parameters", "named"),
-    [("q=a&top_K=3", "top_K: there is no such parameter"), ("query=a&q=a", "query: there is no such parameter"), ("q=a&%ff=1", "\ufffd"),
+    [("q=a&top_K=3", "top_K: there is no such parameter"),
+     ("query=a&q=a", "query: there is no such parameter"), ("q=a&%ff=1", "\ufffd"),
      ("q=a&%ED%A0%80=1", "no such parameter")],
 )  # fmt: skip
 def test_a_parameter_that_does_not_exist_is_named(
