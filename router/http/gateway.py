@@ -25,6 +25,7 @@ from bitsift.router.http.cut_off import CutOff
 from bitsift.router.http.document_routes import DOCUMENTS_PATH, Writer, add_documents
 from bitsift.router.http.metrics_routes import add_metrics
 from bitsift.router.http.observing import Observing
+from bitsift.router.http.openapi import complete
 from bitsift.router.http.paths import Described, OnePath
 from bitsift.router.http.problems import add_problem_handlers
 from bitsift.router.http.readiness import Readiness
@@ -87,6 +88,7 @@ def create_app(
     _add_live(app)
     _add_ready(app, service, Readiness(min_ready_shards))
     _add_page(app)
+    complete(app, keys=access.keys is not None)
     return app
 
 

@@ -1,0 +1,173 @@
+"""/openapi.json is whole: each route has examples, which it accepts and answers in that form."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jsonschema
+import numpy as np
+import pytest
+
+from bitsift.cluster.serving.key_store import editing
+from bitsift.router.http.access import AccessSettings
+from bitsift.router.http.examples import EXAMPLES, JSON
+from bitsift.router.http.gateway import create_app
+from bitsift.router.http.keys import Scope, new_key
+from bitsift.router.http.openapi import PROBLEM
+from bitsift.router.http.routes import needed_scope
+from bitsift.router.shards.local import LocalLink
+from tests.fakes import HashEncoder, make_service, make_shards, make_writer
+from tests.gateways import Running
+
+DIMENSION = 64
+TEXTS = [f"a text about number {i}" for i in range(40)]
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    units = HashEncoder(DIMENSION).encode_documents(TEXTS)
+    shards, calibration = make_shards(tmp_path_factory.mktemp("api"), units, DIMENSION, 2, TEXTS)
+    links = [LocalLink(s) for s in shards]
+    running = Running(make_service(links, calibration), make_writer(links, calibration))
+    yield running
+    running.stop()
+    for shard in shards:
+        shard.close()
+
+
+@pytest.fixture(scope="module")
+def described(gateway: Running) -> dict[str, Any]:
+    found: dict[str, Any] = httpx.get(f"{gateway.url}/openapi.json").json()
+    return found
+
+
+def operation(described: dict[str, Any], route: str) -> dict[str, Any]:
+    method, path = route.split()
+    found: dict[str, Any] = described["paths"][path][method.lower()]
+    return found
+
+
+def operations(described: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return [
+        (f"{method.upper()} {path}", found)
+        for path, methods in described["paths"].items()
+        for method, found in methods.items()
+    ]
+
+
+def check(value: Any, schema: dict[str, Any], described: dict[str, Any]) -> None:
+    whole = {**schema, "components": described["components"]}
+    jsonschema.Draft202012Validator(whole).validate(value)
+
+
+def form(value: Any) -> Any:
+    """The names in an answer, at every depth; of a list those of its first item."""
+    if isinstance(value, dict):
+        return {name: form(inner) for name, inner in value.items() if name not in ("metadata",)}
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return [form(value[0])]
+    return "…"
+
+
+def test_every_route_has_an_example_and_every_example_a_route(described: dict[str, Any]) -> None:
+    assert {route for route, _ in operations(described)} == set(EXAMPLES)
+
+
+def test_every_route_is_described_in_words_and_has_a_tag(described: dict[str, Any]) -> None:
+    known = {tag["name"] for tag in described["tags"]}
+    for route, found in operations(described):
+        assert found["description"], route
+        assert set(found["tags"]) <= known, route
+
+
+@pytest.mark.parametrize("route", EXAMPLES)
+def test_an_example_is_what_the_description_says(described: dict[str, Any], route: str) -> None:
+    found = operation(described, route)
+    content = found["responses"]["200"]["content"][EXAMPLES[route].kind]
+    check(content["example"], content.get("schema", {}), described)
+    for parameter in found.get("parameters", ()):
+        if parameter.get("required"):
+            assert "example" in parameter, parameter["name"]
+        if "example" in parameter:
+            check(parameter["example"], parameter["schema"], described)
+    if "requestBody" in found:
+        for kind, content in found["requestBody"]["content"].items():
+            assert content["examples"], kind
+            for example in content["examples"].values():
+                check(example["value"], content["schema"], described)
+
+
+@pytest.mark.parametrize("route", EXAMPLES)
+def test_an_example_is_accepted_and_answered_in_that_form(gateway: Running, route: str) -> None:
+    example, (method, path) = EXAMPLES[route], route.split()
+    if "document_id" in example.parameters:
+        body = {"documents": [{"id": example.parameters["document_id"], "text": "a"}]}
+        httpx.post(f"{gateway.url}/v1/documents", json=body).raise_for_status()
+    query = {name: it for name, it in example.parameters.items() if f"{{{name}}}" not in path}
+    url = gateway.url + path.format(**example.parameters)
+    if not example.bodies:
+        answers = [httpx.request(method, url, params=query, json={} if method == "POST" else None)]
+    else:
+        answers = [
+            httpx.request(
+                method, url, headers={"content-type": kind},
+                content=body if isinstance(body, str) else json.dumps(body),
+            )
+            for kind, bodies in example.bodies.items()
+            for body in bodies.values()
+        ]  # fmt: skip
+    for answer in answers:
+        if route == "POST /v1/admin/backup":  # this server has no root for them
+            assert answer.status_code == 403
+            continue
+        assert answer.status_code == 200, answer.text
+        kind = answer.headers["content-type"].partition(";")[0]
+        assert kind in {example.kind, *example.bodies}
+        if kind == JSON and "queries" not in str(answer.request.content):
+            assert (
+                form(answer.json()).keys() == form(example.answer).keys()
+                if isinstance(example.answer, dict)
+                else form(answer.json()) == form(example.answer)
+            )
+    if method == "GET" and example.kind == JSON and "search" not in path and "cluster" not in path:
+        assert form(answers[0].json()) == form(example.answer)
+
+
+def test_errors_are_described_as_they_are_sent(gateway: Running, described: dict[str, Any]) -> None:
+    for route, found in operations(described):
+        for status, answer in found["responses"].items():
+            if status >= "400":
+                assert list(answer["content"]) == [PROBLEM], (route, status)
+                content = answer["content"][PROBLEM]
+                check(content["example"], content["schema"], described)
+                assert content["example"]["status"] == int(status)
+    sent = httpx.post(f"{gateway.url}/v1/search", json={})
+    assert sent.headers["content-type"] == PROBLEM
+    schema = operation(described, "POST /v1/search")["responses"]["422"]["content"][PROBLEM]
+    check(sent.json(), schema["schema"], described)
+
+
+def test_with_keys_it_says_which_routes_need_one(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.json"
+    key, _ = new_key("", Scope.READ, None)
+    with editing(keys) as held:
+        held.append(key)
+    shards, calibration = make_shards(tmp_path / "s", np.empty((0, 32), np.float32), 32, 1)
+    app = create_app(
+        make_service([], calibration), make_writer([], calibration), AccessSettings(keys)
+    )
+    shards[0].close()
+    described = app.openapi()
+    assert app.openapi() is described
+    assert set(described["components"]["securitySchemes"]) == {"bearer", "x-api-key"}
+    for route, found in operations(described):
+        assert bool(found["security"]) == (needed_scope(*route.split()) is not None), route
+
+
+def test_without_keys_it_asks_for_none(described: dict[str, Any]) -> None:
+    assert "securitySchemes" not in described["components"]
+    assert not [route for route, found in operations(described) if "security" in found]
