@@ -2,16 +2,18 @@
 
     python -m benchmarks.filters [--rows 1000000] [--dim 384] [--folder FOLDER]
 
-One shard of synthetic vectors in this process, with five fields of metadata, called as its actor
+One shard of synthetic vectors in this process, with six fields of metadata, called as its actor
 calls it; in benchmarks/results/filters.json:
 
-    selectivity   for each share of rows that pass, independent of the vectors or all far from the
-                  query: p50 of a search with a filter that was asked before (cached), with a new
-                  one (first), and without (plain), taken in turns; and recall@10 against fp32
-                  brute force over the rows that pass, next to that of searches without a filter
+    selectivity   for each share of rows that pass: p50 of a search with a filter that was asked
+                  before (cached), with a new one (first), and without (plain), taken in turns; and
+                  recall@10 against fp32 brute force over the rows that pass, next to that of
+                  searches without a filter. Those that pass are independent of the vectors; or the
+                  nearest to another query (topic); or the farthest from the query (far), which
+                  are cut off by the score itself: the best of these are among the densest of all
     wordnet       disk and RAM that the field index adds to WordNet's glosses, a row and field:
                   part of speech, number of words, title
-    writes        p50 of an upsert of one document with five fields, in turns with a shard that
+    writes        p50 of an upsert of one document with six fields, in turns with a shard that
                   keeps no field index; housekeeping runs beside both
 
 ``--folder`` keeps the shard, and takes it from there the next time.
@@ -29,6 +31,7 @@ import time
 import tracemalloc
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,14 +69,16 @@ Units = NDArray[np.float32]
 # --- the shard -----------------------------------------------------------------------------------
 
 
-def said_of(row: int, rows: int, far: int) -> dict[str, Any]:
-    """Five fields: ``draw`` is independent of the vector, ``far`` the rank from the query that the
-    correlated filters are asked with, the farthest first.
+def said_of(row: int, rows: int, far: int, topic: int) -> dict[str, Any]:
+    """Six fields: ``draw`` is independent of the vector, ``far`` the rank from the query that the
+    correlated filters are asked with, the farthest first, ``topic`` that from another one, the
+    nearest first.
     """
     draw = (row * 7_368_787 + 13) % rows
     return {
         "draw": draw,
         "far": far,
+        "topic": topic,
         "lang": LANGUAGES[int(len(LANGUAGES) * (draw / rows) ** 2)],
         "year": 1990 + draw % 37,
         "price": draw % 9_973 / 100,
@@ -103,7 +108,7 @@ def identity_of(spec: SyntheticSpec) -> ShardIdentity:
 
 
 def opened(
-    folder: Path, spec: SyntheticSpec, calibration: Calibration, far: NDArray[np.int64]
+    folder: Path, spec: SyntheticSpec, calibration: Calibration, ranks: NDArray[np.int64]
 ) -> Shard:
     """The shard of the corpus in ``folder``, made unless it is there."""
     if (folder / "shard.json").exists():
@@ -112,7 +117,8 @@ def opened(
     shard = Shard(folder, calibration, identity_of(spec))
     for first in range(0, spec.rows, BLOCK_ROWS):
         rows = range(first, min(first + BLOCK_ROWS, spec.rows))
-        said = [orjson.dumps(said_of(row, spec.rows, int(far[row]))).decode() for row in rows]
+        fields = [said_of(row, spec.rows, *ranks[row].tolist()) for row in rows]
+        said = [orjson.dumps(of_row).decode() for of_row in fields]
         units = synthetic_block(spec, first, len(rows))
         statuses(shard.write([documents(Insert, calibration, units, [*map(str, rows)], said)]))
         shard.maintain()
@@ -169,33 +175,35 @@ def recall(
     return round(statistics.fmean(shares), 4)
 
 
-def selectivity(shard: Shard, spec: SyntheticSpec, queries: Units, near: Units,
-                scores: NDArray[np.float32], of_near: NDArray[np.float32],
-                far: NDArray[np.int64]) -> dict[str, Any]:  # fmt: skip
-    every = np.arange(spec.rows)
-    draws = (every * 7_368_787 + 13) % spec.rows
-    plain = {"independent": recall(shard, queries, scores, None, every),
-             "far": recall(shard, near, of_near, None, every)}  # fmt: skip
+@dataclass(frozen=True, slots=True, eq=False)
+class Asked:
+    """What filters on one field are asked with: the queries, and their fp32 scores (rows, n)."""
+
+    field: str
+    values: NDArray[np.int64]
+    queries: Units
+    scores: NDArray[np.float32]
+
+
+def selectivity(shard: Shard, kinds: Sequence[Asked]) -> dict[str, Any]:
+    rows = len(kinds[0].values)
+    every, random = np.arange(rows), np.random.default_rng(0)
+    plain = {it.field: recall(shard, it.queries, it.scores, None, every) for it in kinds}
     found: dict[str, Any] = {"recall_without_filter": plain}
-    random = np.random.default_rng(0)
     for share in SHARES:
-        width = max(1, round(share * spec.rows))
-        starts = random.integers(0, max(1, spec.rows - width), TURNS + WARM_UP).tolist()
-        if share == 1:
-            new = [f"draw >= 0 and not draw = {-1 - turn}" for turn in range(TURNS + WARM_UP)]
-        else:
-            new = [f"draw >= {start} and draw < {start + width}" for start in starts]
-        rank = random.integers(-9, 9, TURNS + WARM_UP).tolist()
-        new_far = [f"far < {width} and draw >= {it - 100 - n}" for n, it in enumerate(rank)]
-        found[f"{share:.4%}"] = {
-            "independent": costs(shard, queries, f"draw < {width}", new)
-            | {"recall": recall(shard, queries, scores, f"draw < {width}",
-                                np.flatnonzero(draws < width))},
-            "far": costs(shard, near, f"far < {width}", new_far)
-            | {"recall": recall(shard, near, of_near, f"far < {width}",
-                                np.flatnonzero(far < width))},
-        }  # fmt: skip
-        print(share, orjson.dumps(found[f"{share:.4%}"]).decode(), flush=True)
+        width = max(1, round(share * rows))
+        for it in kinds:
+            others = random.integers(0, 1 << 40, TURNS + WARM_UP).tolist()
+            new = [f"{it.field} < {width} and not {it.field} = {-1 - other}" for other in others]
+            if it.field == "draw" and share < 1:
+                starts = [other % (rows - width) for other in others]
+                new = [f"draw >= {start} and draw < {start + width}" for start in starts]
+            filter_ = f"{it.field} < {width}"
+            passing = np.flatnonzero(it.values < width)
+            cost = costs(shard, it.queries, filter_, new)
+            cost["recall"] = recall(shard, it.queries, it.scores, filter_, passing)
+            found.setdefault(f"{share:.2%}", {})[it.field] = cost
+            print(share, it.field, orjson.dumps(cost).decode(), flush=True)
     return found
 
 
@@ -305,7 +313,7 @@ def writes(dim: int) -> dict[str, Any]:
         held.enter_context(kept_up([*shards.values()]))
         for turn in range(12 * WRITES):
             row = turn % WRITES
-            said = [orjson.dumps(said_of(turn, 1_000_000, turn)).decode()]
+            said = [orjson.dumps(said_of(turn, 1_000_000, turn, -turn)).decode()]
             upsert = documents(Upsert, calibration, units[row : row + 1], [str(turn)], said)
             for name in took if turn % 2 else reversed(took):
                 started = time.perf_counter()
@@ -332,27 +340,33 @@ def main() -> None:
     result: dict[str, Any] = {"wordnet": wordnet(), "writes": writes(options.dim)}
     print(orjson.dumps(result).decode(), flush=True)
     spec = SyntheticSpec(options.rows, options.dim)
-    queries = synthetic_queries(spec, RECALL_QUERIES + 1)
-    random = np.random.default_rng(2)
-    near = queries[-1:] + 0.02 * random.standard_normal((RECALL_QUERIES, spec.dim))
+    queries = synthetic_queries(spec, RECALL_QUERIES)
+    near = queries[:1] + 0.02 * np.random.default_rng(2).standard_normal(queries.shape)
     near = normalize(near.astype(np.float32), spec.dim)
+    other = int(np.argmin(queries @ queries[0]))
     scores = scores_of(spec, np.concatenate([queries, near]))
-    far = np.empty(spec.rows, dtype=np.int64)
-    far[np.argsort(scores[:, RECALL_QUERIES], kind="stable")] = np.arange(spec.rows)
+    of_queries, of_near = scores[:, :RECALL_QUERIES], scores[:, RECALL_QUERIES:]
+    far, topic = (np.empty(spec.rows, dtype=np.int64) for _ in range(2))
+    far[np.argsort(of_queries[:, 0], kind="stable")] = np.arange(spec.rows)
+    topic[np.argsort(-of_queries[:, other], kind="stable")] = np.arange(spec.rows)
+    draw = (np.arange(spec.rows) * 7_368_787 + 13) % spec.rows
     calibration = Calibration.from_sample(synthetic_block(spec, 0, BLOCK_ROWS), spec.dim)
     with contextlib.ExitStack() as held:
         folder = options.folder or Path(held.enter_context(tempfile.TemporaryDirectory()))
         started = time.perf_counter()
+        ranks = np.stack([far, topic], axis=1)
         shard = held.enter_context(
-            contextlib.closing(opened(folder / "shard", spec, calibration, far))
+            contextlib.closing(opened(folder / "shard", spec, calibration, ranks))
         )
         result["opened_s"] = round(time.perf_counter() - started, 1)
-        result["synthetic"] = space(shard, 5)
+        result["synthetic"] = space(shard, 6)
         print(orjson.dumps(result["synthetic"]).decode(), flush=True)
-        of_queries, of_near = scores[:, :RECALL_QUERIES], scores[:, RECALL_QUERIES + 1 :]
-        result["selectivity"] = selectivity(
-            shard, spec, queries[:RECALL_QUERIES], near, of_queries, of_near, far
-        )
+        kinds = [
+            Asked("draw", draw, queries, of_queries),
+            Asked("topic", topic, near, of_near),
+            Asked("far", far, near, of_near),
+        ]
+        result["selectivity"] = selectivity(shard, kinds)
     write_result(RESULT, {"rows": spec.rows, "dim": spec.dim} | result)
 
 

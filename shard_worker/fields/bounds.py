@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +23,32 @@ from bitsift.shard_worker.fields.column import Column, id_hash
 Bits = NDArray[np.uint8]
 
 
-def packed(rows: Iterable[NDArray[np.integer]], count: int) -> Bits:
-    """``rows``, in pieces, of ``count`` as bits."""
-    flags = np.zeros(count, dtype=np.bool_)
+def packed(rows: Iterable[NDArray[Any]], count: int) -> Bits:
+    """``rows`` of ``count`` as bits: in pieces, each of row numbers or of a mark for each row."""
+    flags: NDArray[np.bool_] | None = None
     for piece in rows:
-        flags[piece] = True
+        if piece.dtype == np.bool_:
+            flags = piece if flags is None else flags | piece
+        elif len(piece):
+            flags = np.zeros(count, dtype=np.bool_) if flags is None else flags.copy()
+            flags[piece] = True
+    if flags is None:
+        return np.zeros(-(-count // 8), dtype=np.uint8)
     return np.packbits(flags, bitorder="little")
+
+
+def put(bits: Bits, at: int, more: Bits, skipped: int, count: int) -> None:
+    """Add ``more``, bits of ``count`` rows of which the first ``skipped`` are left out, to ``bits``
+    from row ``at`` on; what goes beyond its end is left out, too.
+    """
+    if skipped % 8 or at % 8:
+        flags = np.unpackbits(more, count=count, bitorder="little")[skipped:]
+        before = np.zeros(at % 8, dtype=np.uint8)
+        more = np.packbits(np.concatenate([before, flags]), bitorder="little")
+    else:
+        more = more[skipped // 8 :]
+    target = bits[at // 8 : at // 8 + len(more)]
+    target |= more[: len(target)]
 
 
 def full(count: int) -> Bits:

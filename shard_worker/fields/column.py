@@ -1,15 +1,19 @@
 """One field in one segment: its values in order, each with the rows that have it. Pure functions.
 
-A column is inverted: under each type the distinct values ascend, and behind each other lie the rows
-of the first, of the second, and so on. So the rows of a value are one slice, and so are those of a
-range, or of all strings that begin alike. Rows count from the first of the segment, two bytes each.
+Under each type the distinct values ascend; their rows are kept in one of two ways. Where most rows
+have one value of the type, each row has a *code*, the place of its value, or the number of values
+where it has none: a range, or all strings that begin alike, is a range of codes, and to find its
+rows is to compare an array. Else the column is inverted: behind each other lie the rows of the
+first value, of the second, and so on, and a range is a slice of them. Rows count from the first of
+the segment.
 
     head     for each part its type (one character) and its length: uint32, little-endian
     parts    bare       rows whose values are all in fields below this one
              long       rows with a string beyond ``STRING_BYTES_MAX``, which is not kept
              inexact    rows with a number that no float64 is equal to, which is not kept
              false, true
-             numbers, dates, strings     the values, how many rows each has, and the rows
+             numbers, dates, strings     the values, and either the codes, or how many rows each
+                        value has (nothing where each has one), and the rows
 
 Arrays take the narrowest type that holds them: years are two bytes each, flags of one value none.
 """
@@ -35,13 +39,16 @@ COLUMN_BYTES_PER_ROW_MAX = 32
 """A field whose distinct values take more bytes than this for each row of its segment, and
 ``COLUMN_BYTES_MIN``, is not indexed there: it is text, not a label."""
 COLUMN_BYTES_MIN = 4_096
-Rows = NDArray[np.uint16]
+Rows = NDArray[np.uint16] | NDArray[np.bool_]
+"""Row numbers (n,), or a mark for each row of the segment (rows,)."""
+_CODED_SHARE = 0.5
+"""Codes are kept where more rows than this have a value; they take no more than row numbers."""
 
 _PARTS = (
     "bare", "long", "inexact", "false", "true",
-    "numbers", "number_counts", "number_rows",
-    "dates", "date_counts", "date_rows",
-    "string_bytes", "string_lengths", "string_counts", "string_rows",
+    "numbers", "number_codes", "number_counts", "number_rows",
+    "dates", "date_codes", "date_counts", "date_rows",
+    "string_bytes", "string_lengths", "string_codes", "string_counts", "string_rows",
 )  # fmt: skip
 _HEAD = struct.Struct("<" + "cI" * len(_PARTS))
 _TYPES = {"B": "u1", "H": "<u2", "I": "<u4", "b": "i1", "h": "<i2", "i": "<i4", "q": "<i8",
@@ -102,14 +109,16 @@ class Builder:
         found = {"rows": self._present} | kept | others
         return {name: count for name, count in found.items() if count}
 
-    def packed(self) -> bytes:
-        """The column, as ``Column`` reads it."""
-        arrays = {name: np.array(rows, np.uint16) for name, rows in self._lists.items()}
-        numbers, arrays["number_counts"], arrays["number_rows"] = _inverted(self._numbers)
+    def packed(self, count: int) -> bytes:
+        """The column of a segment of ``count`` rows, as ``Column`` reads it."""
+        arrays: dict[str, NDArray[Any]] = {}
+        for name, rows in self._lists.items():
+            arrays[name] = np.array(rows, np.uint16)
+        numbers = _ordered(arrays, "number", self._numbers, count)
         arrays["numbers"] = np.array(numbers, np.float64)
-        dates, arrays["date_counts"], arrays["date_rows"] = _inverted(self._dates)
+        dates = _ordered(arrays, "date", self._dates, count)
         arrays["dates"] = np.array(dates, np.int64)
-        strings, arrays["string_counts"], arrays["string_rows"] = _inverted(self._strings)
+        strings = _ordered(arrays, "string", self._strings, count)
         arrays["string_lengths"] = np.array([len(text) for text in strings], np.int64)
         arrays["string_bytes"] = np.frombuffer(b"".join(strings), np.uint8)
         narrowed = [_narrowed(arrays[name]) for name in _PARTS]
@@ -141,12 +150,21 @@ def id_hash(document_id: str) -> int:
     return zlib.crc32(utf8(document_id)) & 0xFFFF
 
 
-def _inverted(held: dict[Any, list[int]]) -> tuple[list[Any], NDArray[Any], NDArray[Any]]:
-    """Values ascending, how many rows each has (nothing where each has one), and the rows."""
+def _ordered(
+    arrays: dict[str, NDArray[Any]], kind: str, held: dict[Any, list[int]], count: int
+) -> list[Any]:
+    """The values ascending; codes, counts and rows of the type ``kind`` come into ``arrays``."""
     values = sorted(held)
-    counts = np.array([len(held[value]) for value in values], np.int64)
-    rows = np.array([row for value in values for row in held[value]], np.uint16)
-    return values, counts[:0] if (counts == 1).all() else counts, rows
+    sizes = np.array([len(held[value]) for value in values], np.int64)
+    rows = np.array([row for value in values for row in held[value]], np.int64)
+    codes = rows[:0]
+    if len(rows) > _CODED_SHARE * count and len(np.unique(rows)) == len(rows):
+        codes = np.full(count, len(values), np.int64)
+        codes[rows] = np.repeat(np.arange(len(values)), sizes)
+        sizes, rows = sizes[:0], rows[:0]
+    arrays[f"{kind}_codes"], arrays[f"{kind}_rows"] = codes, rows
+    arrays[f"{kind}_counts"] = sizes[:0] if (sizes == 1).all() else sizes
+    return values
 
 
 def _narrowed(array: NDArray[Any]) -> tuple[str, NDArray[Any]]:
@@ -185,8 +203,9 @@ class Column:
 
     def present(self) -> Iterator[Rows]:
         """The rows that have the field, in pieces that may share rows."""
-        rows = (*_PARTS[:5], "number_rows", "date_rows", "string_rows")
-        return (self._part(name) for name in rows)
+        yield from (self._part(name) for name in _PARTS[:5])
+        for values in (self._ordered("number"), self._ordered("date"), self._strings()):
+            yield from values.slice(0, len(values))
 
     def found(self, test: Test) -> Iterator[Rows]:
         """Rows with a value that passes ``test``, of those that are kept, in pieces.
@@ -248,19 +267,27 @@ class Column:
         yield from values.slice(0, cut) if upper else values.slice(cut, len(values))
 
     def _ordered(self, kind: str) -> _Ordered:
-        return _Ordered(*(self._part(f"{kind}{part}") for part in ("s", "_counts", "_rows")))
+        return _Ordered(self._part(f"{kind}s"), self._places_of(kind))
 
     def _strings(self) -> _Strings:
-        parts = ("bytes", "lengths", "counts", "rows")
-        return _Strings(*(self._part(f"string_{part}") for part in parts))
+        text, lengths = self._part("string_bytes"), self._part("string_lengths")
+        return _Strings(text, lengths, self._places_of("string"))
+
+    def _places_of(self, kind: str) -> _Places:
+        codes, counts, rows = (self._part(f"{kind}_{part}") for part in ("codes", "counts", "rows"))
+        return codes, counts, rows
+
+
+_Places = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
 
 
 class _Values:
     """The values of one type, ascending, and their rows."""
 
-    def __init__(self, size: int, counts: NDArray[Any], rows: Rows) -> None:
+    def __init__(self, size: int, places: _Places) -> None:
+        """``places`` are the codes, or how many rows each value has, and the rows."""
         self._size = size
-        self._rows = rows
+        self._codes, counts, self._rows = places
         self._ends = np.cumsum(counts, dtype=np.int64) if len(counts) else None
 
     def __len__(self) -> int:
@@ -269,6 +296,9 @@ class _Values:
     def slice(self, first: int, stop: int) -> Iterator[Rows]:
         """The rows of the values from the ``first`` to the one before ``stop``."""
         if first >= stop:
+            return
+        if len(self._codes):
+            yield _between(self._codes, first, stop)
             return
         if self._ends is not None:
             first, stop = int(self._ends[first - 1]) if first else 0, int(self._ends[stop - 1])
@@ -285,8 +315,8 @@ class _Values:
 class _Ordered(_Values):
     """Numbers, or instants."""
 
-    def __init__(self, values: NDArray[Any], counts: NDArray[Any], rows: Rows) -> None:
-        super().__init__(len(values), counts, rows)
+    def __init__(self, values: NDArray[Any], places: _Places) -> None:
+        super().__init__(len(values), places)
         self._values = values
 
     def cut(self, operand: float, *, behind: bool) -> int:
@@ -298,9 +328,12 @@ class _Ordered(_Values):
 
 class _Strings(_Values):
     def __init__(
-        self, text: NDArray[np.uint8], lengths: NDArray[Any], counts: NDArray[Any], rows: Rows
+        self,
+        text: NDArray[np.uint8],
+        lengths: NDArray[Any],
+        places: _Places,
     ) -> None:
-        super().__init__(len(lengths), counts, rows)
+        super().__init__(len(lengths), places)
         self._text = text.data
         self._stops = np.cumsum(lengths, dtype=np.int64)
         self._lengths = lengths
@@ -319,6 +352,14 @@ class _Strings(_Values):
         size = len(prefix)
         stop = _bisect(self._size, lambda at: self._at(at)[:size] <= prefix)
         return self.slice(self.cut(prefix, behind=False), stop)
+
+
+def _between(codes: NDArray[Any], first: int, stop: int) -> NDArray[np.bool_]:
+    """Which of ``codes`` (rows,), unsigned, are ``first`` or more and below ``stop``."""
+    if stop == first + 1:
+        return np.asarray(codes == first)
+    below = codes < stop
+    return np.asarray(below & (codes >= first)) if first else np.asarray(below)
 
 
 def _bisect(size: int, is_before: Callable[[int], bool]) -> int:

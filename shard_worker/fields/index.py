@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from bitsift.filters.matching import matches
 from bitsift.filters.tree import Node
 from bitsift.shard_worker.deadline import Check
-from bitsift.shard_worker.fields.bounds import Bounds, Unindexed, bounds_of, packed
+from bitsift.shard_worker.fields.bounds import Bounds, Unindexed, bounds_of, full, packed, put
 from bitsift.shard_worker.fields.column import SEGMENT_ROWS_MAX, Column
 from bitsift.shard_worker.fields.kept import KeptFilters, Known
 from bitsift.shard_worker.fields.recent import RecentTexts
@@ -58,9 +58,10 @@ class FieldIndex:
     def _sound_segments(self) -> tuple[Segment, ...]:
         found, stop = [], 0
         for (first, count), catalog in sorted(self._blocks.catalogs().items()):
-            if stop <= first and first + count <= self._store.rows:
-                found.append(Segment.unpacked(first, count, catalog))
-                stop = first + count
+            segment = Segment.unpacked(first, count, catalog)
+            if segment is not None and stop <= first and segment.stop <= self._store.rows:
+                found.append(segment)
+                stop = segment.stop
         return tuple(found)
 
     @property
@@ -99,13 +100,12 @@ class FieldIndex:
 
     def _bounds(self, node: Node, start: int, rows: int, check: Check) -> Bounds:
         """Bounds of the rows ``start`` … ``rows``; ``start`` begins a byte."""
-        lower, upper = (np.zeros(rows - start, dtype=np.bool_) for _ in range(2))
+        lower, upper = (np.zeros(-(-(rows - start) // 8), dtype=np.uint8) for _ in range(2))
 
         def take(first: int, bounds: Bounds) -> None:
-            low, high = max(first, start), min(first + bounds.count, rows)
-            for flags, bits in ((lower, bounds.lower), (upper, bounds.upper)):
-                held = np.unpackbits(bits, count=bounds.count, bitorder="little")
-                flags[low - start : high - start] = held[low - first : high - first]
+            at, skipped = max(first - start, 0), max(start - first, 0)
+            put(lower, at, bounds.lower, skipped, bounds.count)
+            put(upper, at, bounds.upper, skipped, bounds.count)
 
         done = start
         for segment, bounds in self._of_segments(node, start, rows, check):
@@ -115,9 +115,10 @@ class FieldIndex:
             done = segment.stop
         if done < rows:
             take(done, self._looked_at(node, done, rows, check))
-        bits = np.packbits(lower, bitorder="little")
-        exact = np.array_equal(lower, upper)
-        return Bounds(bits, bits if exact else np.packbits(upper, bitorder="little"), rows - start)
+        whole = full(rows - start)  # a segment may go on
+        lower &= whole
+        upper &= whole
+        return Bounds(lower, lower if np.array_equal(lower, upper) else upper, rows - start)
 
     def _of_segments(
         self, node: Node, start: int, rows: int, check: Check

@@ -12,7 +12,7 @@ from bitsift.filters.tree import Node
 from bitsift.shard_worker.fields.bounds import Bits, Bounds
 
 FILTERS_BYTES_MAX = 32 << 20
-"""RAM of what is kept: two bits a row and filter at most, mostly one."""
+"""RAM of what is kept: three bits a row and filter at most, mostly two."""
 _ENTRY_BYTES = 2_048
 
 
@@ -35,9 +35,8 @@ class Known:
 
     @property
     def size_bytes(self) -> int:
-        upper = 0 if self.bounds.is_exact else self.bounds.upper.nbytes
-        view = 0 if self.view is None else self.view[2].nbytes
-        return self.bounds.lower.nbytes + upper + view + _ENTRY_BYTES
+        """What it takes at most: both bounds and the view, or one bound and the view."""
+        return self.bounds.lower.nbytes * (2 if self.bounds.is_exact else 3) + _ENTRY_BYTES
 
     def settle(self, rows: NDArray[np.int64], passing: NDArray[np.bool_]) -> None:
         """Of ``rows`` (n,) it is known now which are ``passing`` (n,)."""
@@ -60,19 +59,16 @@ class KeptFilters:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._kept: OrderedDict[Node, Known] = OrderedDict()
-
-    @property
-    def size_bytes(self) -> int:
-        with self._lock:
-            return sum(known.size_bytes for known in self._kept.values())
+        self._kept: OrderedDict[Node, tuple[Known, int]] = OrderedDict()
+        self.size_bytes = 0
 
     def get(self, node: Node) -> Known | None:
         with self._lock:
-            known = self._kept.get(node)
-            if known is not None:
-                self._kept.move_to_end(node)
-            return known
+            found = self._kept.get(node)
+            if found is None:
+                return None
+            self._kept.move_to_end(node)
+            return found[0]
 
     def put(self, node: Node, before: Known | None, start: int, later: Bounds) -> Known:
         """Keep ``later``, of the rows from ``start`` on, behind what was known of those before."""
@@ -81,12 +77,12 @@ class KeptFilters:
         known = Known(later)
         with self._lock:
             newest = self._kept.get(node)
-            if newest is None or newest.count <= known.count:
-                self._kept[node] = known
+            if newest is None or newest[0].count <= known.count:
+                self.size_bytes += known.size_bytes - (newest[1] if newest else 0)
+                self._kept[node] = known, known.size_bytes
             self._kept.move_to_end(node)
-            size_bytes = sum(each.size_bytes for each in self._kept.values())
-            while size_bytes > FILTERS_BYTES_MAX and len(self._kept) > 1:
-                size_bytes -= self._kept.popitem(last=False)[1].size_bytes
+            while self.size_bytes > FILTERS_BYTES_MAX and len(self._kept) > 1:
+                self.size_bytes -= self._kept.popitem(last=False)[1][1]
         return known
 
 

@@ -26,6 +26,8 @@ FIELDS_MAX = 256
 """Fields of a segment, the first ones that occur; others are looked for in the documents."""
 FIELD_BYTES_MAX = 256
 """Of a field's path, as UTF-8."""
+LAYOUT = 1
+"""How blocks are laid out: segments of another layout are not read, and written again."""
 Texts = tuple[str, str]
 """Of a document: its id, and its metadata as JSON text, "" for none."""
 
@@ -58,14 +60,15 @@ class Segment:
 
     def packed(self) -> bytes:
         names = sorted(self.columns, key=lambda name: self.columns[name])
-        said = {"columns": names, "facts": self.facts, "complete": self.is_complete,
-                "unread": self.unread}  # fmt: skip
-        return orjson.dumps(said)
+        said = {"layout": LAYOUT, "complete": self.is_complete, "unread": self.unread}
+        return orjson.dumps({**said, "columns": names, "facts": self.facts})
 
     @classmethod
-    def unpacked(cls, first: int, count: int, packed: bytes) -> Segment:
-        """What ``packed`` gave."""
+    def unpacked(cls, first: int, count: int, packed: bytes) -> Segment | None:
+        """What ``packed`` gave; None where that is of another layout."""
         said: dict[str, Any] = orjson.loads(packed)
+        if said.get("layout") != LAYOUT:
+            return None
         columns = {name: number for number, name in enumerate(said["columns"], 1)}
         return cls(first, count, columns, said["facts"], said["complete"], said["unread"])
 
@@ -88,7 +91,7 @@ def build(
     }
     facts = {name: facts[name] for name in sorted(facts)}
     segment = Segment(first, count, columns, facts, making.is_complete, tuple(making.unread))
-    blocks = {number: builders[name].packed() for name, number in columns.items()}
+    blocks = {number: builders[name].packed(count) for name, number in columns.items()}
     return segment, {0: segment.packed()} | blocks
 
 

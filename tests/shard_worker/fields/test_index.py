@@ -20,6 +20,7 @@ from bitsift.filters.matching import matches
 from bitsift.shard_worker.deadline import Deadline
 from bitsift.shard_worker.fields import index as indexes
 from bitsift.shard_worker.fields import kept, recent
+from bitsift.shard_worker.fields import segment as segments
 from bitsift.shard_worker.fields.index import SEAL_ROWS, FieldIndex
 from bitsift.shard_worker.fields.segment import build
 from bitsift.shard_worker.layout import store_folder
@@ -331,6 +332,22 @@ def test_segments_of_another_generation_are_not_taken(shard: Shard) -> None:
     again.save_bits()
     assert spans(again) == [(0, 30)]
     again.close()
+
+
+def test_segments_of_another_layout_are_not_read_and_written_again(
+    shard: Shard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(shard, numbered(0, 30))
+    shard.save_bits()
+    shard.close()
+    monkeypatch.setattr(segments, "LAYOUT", segments.LAYOUT + 1)
+    again = open_shard(shard.folder)
+    assert spans(again) == []
+    assert passing_ids(again, "n < 3") == ["0", "1", "2"]
+    again.save_bits()
+    assert spans(again) == [(0, 30)]
+    again.close()
+    assert verified(shard.folder) == set()
 
 
 def test_rows_that_an_older_program_wrote_behind_it_are_found(

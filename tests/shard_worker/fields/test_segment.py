@@ -12,7 +12,7 @@ import pytest
 from bitsift.filters.matching import matches
 from bitsift.filters.tree import Node
 from bitsift.shard_worker.fields import segment as segments
-from bitsift.shard_worker.fields.bounds import Bounds, Unindexed, bounds_of, full, packed
+from bitsift.shard_worker.fields.bounds import Bounds, Unindexed, bounds_of, full, packed, put
 from bitsift.shard_worker.fields.column import COLUMN_BYTES_MIN, STRING_BYTES_MAX, Column
 from bitsift.shard_worker.fields.segment import FIELD_BYTES_MAX, FIELDS_MAX, Segment, build
 from tests.shard_worker.fields.labelled import node, random_documents, random_filters
@@ -27,7 +27,9 @@ class Made:
         texts = [(name, orjson.dumps(said).decode()) for name, said in documents.items()]
         self.documents = list(documents.items())
         made, self.blocks = build(0, len(texts), texts)
-        self.segment = Segment.unpacked(0, len(texts), self.blocks[0])
+        unpacked = Segment.unpacked(0, len(texts), self.blocks[0])
+        assert unpacked is not None
+        self.segment = unpacked
         assert self.segment.facts == made.facts
         assert dict(self.segment.columns) == dict(made.columns)
 
@@ -107,11 +109,38 @@ def test_numbers_of_every_width_are_kept_as_they_are(numbers: list[float]) -> No
         assert made.of({"a": {"$gt": number}}) == (expected, [])
 
 
-def test_years_take_two_bytes_and_their_rows_two() -> None:
-    count = 60_000
-    years = {str(row): {"a": 1900 + row % 120} for row in range(count)}
-    (number,) = [it for name, it in Made(years).segment.columns.items() if name == "a"]
-    assert len(Made(years).blocks[number]) < 2 * count + 1_000
+def test_years_of_all_rows_take_a_byte_each() -> None:
+    count = 20_000
+    made = Made({str(row): {"a": 1900 + row % 120} for row in range(count)})
+    assert len(made.blocks[made.segment.columns["a"]]) < count + 1_000
+
+
+@pytest.mark.parametrize("count", [7, 8, 40, 300])
+@pytest.mark.parametrize("gaps", [1, 2, 3])
+def test_values_that_few_rows_have_are_found_as_those_that_most_have(count: int, gaps: int) -> None:
+    """With codes for each row, and with rows for each value; more of them than a byte numbers."""
+    for values in (range(count), [f"{row:04}" for row in range(count)]):
+        said = {str(row): {"a": it} if row % gaps == 0 else {} for row, it in enumerate(values)}
+        made, names = Made(said), [str(row) for row in range(0, count, gaps)]
+        for row in (0, gaps, count // 2 // gaps * gaps, (count - 1) // gaps * gaps):
+            here, value = str(row), values[row]
+            assert made.of({"a": value}) == ([here] if row < count else [], [])
+            assert made.of({"a": {"$gt": value}})[0] == [it for it in names if int(it) > row]
+            assert made.of({"a": {"$lte": value}})[0] == [it for it in names if int(it) <= row]
+        assert made.of({"a": {"$exists": True}})[0] == names
+        assert made.of({"a": {"$in": [values[0], values[gaps]]}})[0] == ["0", str(gaps)]
+
+
+@pytest.mark.parametrize("at", [0, 3, 8])
+@pytest.mark.parametrize("skipped", [0, 5, 16])
+def test_bits_are_put_behind_others_wherever_a_byte_begins(at: int, skipped: int) -> None:
+    random = np.random.default_rng(0)
+    flags, before = random.random(29) < 0.5, random.random(at) < 0.5
+    bits = np.zeros(4, dtype=np.uint8)
+    put(bits, 0, packed([before], at), 0, at)
+    put(bits, at, packed([flags], 29), skipped, 29)
+    expected = np.concatenate([before, flags[skipped:], np.zeros(32, np.bool_)])[:32]
+    assert np.unpackbits(bits, bitorder="little").tolist() == expected.tolist()
 
 
 def test_a_value_that_a_document_has_twice_is_kept_once() -> None:
