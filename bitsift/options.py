@@ -47,7 +47,10 @@ DIMENSION_MAX = 4_096
 TIMEOUT_MAX_S = 60.0
 QUERIES_MAX = 100
 HITS_MAX = 10_000
-"""Queries of one request times ``offset`` + ``top_k``."""
+"""Queries of one request times ``offset`` + ``top_k``; and times the ids of ``exclude``."""
+EXCLUDE_MAX = 1_000
+ID_CHARACTERS_MAX = 8_192
+"""Of an id in an option; no longer one is found."""
 
 
 class Mode(StrEnum):
@@ -86,6 +89,8 @@ def _canonical_filter(written: object) -> object:
     text = canonical(written)
     return None if text == PASSES_ALL else text
 
+
+_Id = Annotated[str, Field(min_length=1, max_length=ID_CHARACTERS_MAX)]
 
 Filter = Annotated[
     FilterForm | None,
@@ -152,6 +157,13 @@ class SearchOptions:
             "(`lang = de and year >= 2020`).",
         ),
     ] = None
+    exclude: Annotated[
+        Sequence[_Id],
+        Field(
+            max_length=EXCLUDE_MAX,
+            description="Ids of documents that are no hits, whatever they score.",
+        ),
+    ] = ()
     candidates: Annotated[
         int | None,
         Field(
@@ -251,6 +263,11 @@ class SearchRequest(SearchOptions):
             raise ValueError(
                 f"{queries} queries of {self.depth} hits are more than {HITS_MAX:,} hits: lower "
                 "top_k, or send fewer queries at once"
+            )
+        if queries * len(self.exclude) > HITS_MAX:
+            raise ValueError(
+                f"{queries} queries that exclude {len(self.exclude):,} ids each are more than "
+                f"{HITS_MAX:,} ids: send fewer queries at once"
             )
 
     def searches(self) -> list[SearchOptions]:

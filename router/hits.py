@@ -63,6 +63,7 @@ class Winners:
     sent: Mapping[Key, Document]
     fields: frozenset[str]
     deadline_s: float
+    exclude: frozenset[str] = frozenset()
     failures: list[ShardFailure] = field(default_factory=list)
     size_bytes: int = 0
     """What was counted in the answer."""
@@ -134,8 +135,10 @@ class Winners:
 
     def _cut(self, found: Mapping[int, Document | Unread], depth: int) -> list[int]:
         """The places of the hits, in their order; one for each id that is known."""
-        # An upsert that lands between a shard's candidates and its documents may show both rows.
-        by_age = sorted(found, key=lambda place: int(self.ranking.rows[place]))
+        # An upsert that lands between a shard's candidates and its documents may show both rows, or
+        # one whose id is excluded.
+        hits = (place for place, item in found.items() if _id(item) not in self.exclude)
+        by_age = sorted(hits, key=lambda place: int(self.ranking.rows[place]))
         newest = {_id(found[place]) or place: place for place in by_age}
         return sorted(
             newest.values(), key=lambda p: (-float(self.ranking.scores[p]), _id(found[p]))

@@ -162,7 +162,8 @@ class SearchService:
         }
         origins = {part.shard: part.origin for part in gathered}
         fields = frozenset(options.include)
-        winners = Winners(asked, ranking, origins, sent, fields, deadline_s)
+        exclude = frozenset(options.exclude)
+        winners = Winners(asked, ranking, origins, sent, fields, deadline_s, exclude)
         found = await winners.page(options.offset, options.top_k, answer)
         hits = tuple(
             make_hit(ranking, place, document, winners.fields, explain=options.explain)

@@ -116,8 +116,9 @@ class Query:
 
     @property
     def hits_due(self) -> int:
-        """How many candidates it gets at least, while there are rows."""
-        return self.reads or max(CANDIDATES_FIXED, self.options.depth)
+        """How many rows are found for it at least, those that are excluded among them."""
+        due = self.reads or max(CANDIDATES_FIXED, self.options.depth)
+        return due + len(self.options.exclude)
 
 
 def spare_hits(depth: int) -> int:

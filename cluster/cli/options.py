@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from enum import StrEnum
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import annotated_types
 import typer
@@ -50,7 +50,8 @@ def _option(hint: Any) -> Any:
         if isinstance(limit, annotated_types.Le):
             limits["max"] = limit.le
     kind: Any = field.annotation
-    if get_origin(kind) is Sequence:  # of a Literal; Typer lists the values of enums only
-        values = get_args(get_args(kind)[0])
-        kind = list[StrEnum("Value", {value: value for value in values})]  # type: ignore[misc]
+    if get_origin(kind) is Sequence:  # of a Literal, of which Typer lists the values, or of texts
+        (of,) = get_args(kind)
+        names = get_args(of) if get_origin(of) is Literal else ()
+        kind = list[StrEnum("Value", {name: name for name in names}) if names else str]  # type: ignore[misc]
     return Annotated[kind, typer.Option(help=field.description, **limits)]

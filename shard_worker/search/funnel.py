@@ -133,6 +133,7 @@ class Funnel:
         self, generation: Generation, query: Query, pool: Pool, plan: FilterPlan | None
     ) -> Candidates:
         """Asymmetric scores choose the candidates of the pool; their int8 codes are read."""
+        pool = _without(pool, generation.store.ids.rows_of(query.options.exclude))
         vector = self._calibration.centered(query.vector)
         estimates = asymmetric_scores(vector, pool.bits)
         if plan is not None and plan.kind is Plan.DIRECT:
@@ -238,7 +239,9 @@ class Funnel:
             if isinstance(best, DeadlineExceeded):
                 answers.append(best)
                 continue
-            kept = best_first(best.scores, best.rows, query.hits_due)
+            excluded = generation.store.ids.rows_of(query.options.exclude)
+            hits = np.flatnonzero(~np.isin(best.rows, excluded))
+            kept = hits[best_first(best.scores[hits], best.rows[hits], query.hits_due)]
             zeros, scores = np.zeros(len(kept), dtype=np.int32), best.scores[kept]
             answers.append(
                 Candidates(
@@ -282,7 +285,17 @@ def _passes(
 
 
 def _pool_rows(query: Query) -> int:
-    """How many rows the Hamming stage keeps."""
+    """How many rows the Hamming stage keeps, those that are excluded among them."""
     if query.reads is None:
-        return max(POOL_ADAPTIVE, POOL_PER_HIT * query.options.depth)
-    return query.reads * POOL_FACTOR
+        rows = max(POOL_ADAPTIVE, POOL_PER_HIT * query.options.depth)
+    else:
+        rows = query.reads * POOL_FACTOR
+    return rows + len(query.options.exclude)
+
+
+def _without(pool: Pool, rows: NDArray[np.int64]) -> Pool:
+    """What is left of ``pool`` without ``rows`` (n,)."""
+    if not len(rows):
+        return pool
+    kept = ~np.isin(pool.rows, rows)
+    return Pool(pool.distances[kept], pool.rows[kept], pool.bits[kept])

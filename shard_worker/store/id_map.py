@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -62,6 +63,18 @@ class StoredIds:
     def lookup(self) -> Lookup:
         """What leads to rows now."""
         return self._map.lookup()
+
+    def rows_of(self, ids: Sequence[str]) -> NDArray[np.int64]:
+        """The rows that ``ids`` lead to, int64 (n,); those of deleted documents perhaps too.
+
+        Ids are known by their hashes here: with 10 M rows, one of 10**9 ids leads to another's.
+        """
+        if not ids:
+            return np.empty(0, dtype=np.int64)
+        lookup = self._map.lookup()
+        with damage_named(self._reader.path / DATA_FILE), self._env.begin() as txn:
+            found = [lookup.rows_of(txn, key) for key in id_keys(ids)]
+        return np.array(list(itertools.chain(*found)), dtype=np.int64)
 
     def add(self, keys: NDArray[np.uint64], rows: NDArray[np.int64]) -> None:
         """Learn the ``keys`` (n,) of ``rows`` (n,), which are committed."""

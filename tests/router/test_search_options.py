@@ -47,6 +47,7 @@ DEFAULTS_AND_SAMPLES: dict[str, tuple[Any, Any]] = {
     "offset": (0, 2),
     "min_score": (None, -0.25),
     "filter": (None, '{"$and":[{"lang":"de"},{"year":{"$gte":2020}}]}'),
+    "exclude": ((), ["7", "nobody"]),
     "candidates": (None, 50),
     "mode": (Mode.AUTO, Mode.EXACT),
     "nprobe": (None, 4),
