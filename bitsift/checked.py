@@ -5,32 +5,67 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from datetime import date
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from bitsift.errors import InvalidRequest, reason
 from bitsift.filters.values import DATE_KEY
+from bitsift.listing import CountOptions, ListOptions
 from bitsift.nearest import no_such_name
 from bitsift.options import SearchRequest
 
-SEARCH_REQUEST = TypeAdapter(SearchRequest)
 REASONS_MAX = 5
+T = TypeVar("T")
 _NAME_CHARACTERS = 40
 """Of an unknown name that an error shows, and compares."""
-_FIELDS = tuple(sorted(field.name for field in fields(SearchRequest)))
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 """What pydantic calls a name that there is not, in a model and in a dataclass."""
 
 
+class Asked(Generic[T]):
+    """What a JSON object may ask for: the fields of a dataclass."""
+
+    def __init__(self, kind: type[T], what: str) -> None:
+        """``what`` names it in messages: "the search"."""
+        self.adapter = TypeAdapter(kind)
+        self._names = tuple(sorted(field.name for field in fields(cast(Any, kind))))
+        self._what = what
+
+    def by_values(self, values: Mapping[str, object]) -> T:
+        """What ``values`` ask for, by the rules of JSON. Raises InvalidRequest."""
+        try:
+            body = orjson.dumps(values, _as_json, orjson.OPT_PASSTHROUGH_DATETIME)
+        except TypeError as error:
+            said = f"{self._what} cannot be written as JSON: {reason(error)}"
+            raise InvalidRequest(said) from error
+        return self.by_json(body)
+
+    def by_json(self, body: bytes) -> T:
+        """What the JSON object ``body`` asks for. Raises InvalidRequest."""
+        try:
+            return self.adapter.validate_json(body)
+        except ValidationError as error:
+            errors = error.errors(include_url=False, include_context=False, include_input=False)
+            raise InvalidRequest(reasons(errors, self._names)) from error
+
+
+SEARCH, COUNT, LIST = (
+    Asked(SearchRequest, "the search"),
+    Asked(CountOptions, "the count"),
+    Asked(ListOptions, "the listing"),
+)
+
+
 def checked_search(values: Mapping[str, object]) -> SearchRequest:
     """The search that ``values`` ask for, by the rules of JSON. Raises InvalidRequest."""
-    try:
-        body = orjson.dumps(values, _as_json, orjson.OPT_PASSTHROUGH_DATETIME)
-    except TypeError as error:
-        raise InvalidRequest(f"the search cannot be written as JSON: {reason(error)}") from error
-    return checked_search_json(body)
+    return SEARCH.by_values(values)
+
+
+def checked_search_json(body: bytes) -> SearchRequest:
+    """The search that a JSON object asks for. Raises InvalidRequest."""
+    return SEARCH.by_json(body)
 
 
 def _as_json(value: object) -> object:
@@ -38,15 +73,6 @@ def _as_json(value: object) -> object:
     if isinstance(value, date):  # a datetime is one
         return {DATE_KEY: value.isoformat()}
     raise TypeError  # orjson says of what type it is
-
-
-def checked_search_json(body: bytes) -> SearchRequest:
-    """The search that a JSON object asks for. Raises InvalidRequest."""
-    try:
-        return SEARCH_REQUEST.validate_json(body)
-    except ValidationError as error:
-        errors = error.errors(include_url=False, include_context=False, include_input=False)
-        raise InvalidRequest(reasons(errors, _FIELDS)) from error
 
 
 def reasons(errors: Sequence[Any], known: Collection[str] = ()) -> str:

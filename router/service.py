@@ -21,8 +21,10 @@ from bitsift.errors import (
     ShardUnavailable,
     Unavailable,
 )
+from bitsift.listing import CountOptions, ListOptions, Page
 from bitsift.options import SearchOptions
 from bitsift.results import Answer, Coverage, FilterStage, Hit, Timings
+from bitsift.router import listing
 from bitsift.router.answer_bytes import AnswerBytes, ReadMemory
 from bitsift.router.description import IndexDescription
 from bitsift.router.hits import Winners, first_bytes, likely_hits, make_hit
@@ -183,6 +185,19 @@ class SearchService:
         deadline_s = time.monotonic() + timeout_s
         asked, written = await self._asked(read_your_writes, deadline_s)
         return await asked.document(document_id, deadline_s - time.monotonic(), written)
+
+    async def count(self, options: CountOptions) -> int:
+        """How many documents pass a filter. Raises as ``page`` in listing.py."""
+        deadline_s = time.monotonic() + options.timeout_s
+        asked = await self._asked(options.read_your_writes, deadline_s)
+        filter_text = None if options.filter is None else str(options.filter)
+        return await listing.count(*asked, filter_text, deadline_s)
+
+    async def page(self, options: ListOptions, answer: AnswerBytes) -> Page:
+        """Some documents that pass a filter; they are counted in ``answer``. Raises as there."""
+        deadline_s = time.monotonic() + options.timeout_s
+        asked = await self._asked(options.read_your_writes, deadline_s)
+        return await listing.page(*asked, options, deadline_s, answer)
 
     async def _asked(
         self, token: str | None, deadline_s: float

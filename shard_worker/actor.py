@@ -36,16 +36,12 @@ from bitsift.shard_worker.search.underway import Underway
 from bitsift.shard_worker.search_server import Search, SearchServer
 from bitsift.shard_worker.shard import Shard
 from bitsift.shard_worker.store.counters import Past
-from bitsift.shard_worker.types import (
-    Candidates,
-    ShardIdentity,
-    ShardSettings,
-    ShardStatus,
-    spare_hits,
-)
+from bitsift.shard_worker.types import ShardIdentity, ShardSettings, ShardStatus
 from bitsift.shard_worker.wire.envelopes import SearchAddress
 from bitsift.shard_worker.wire.frames import UNSTAMPED, Kind, Stamp
+from bitsift.shard_worker.wire.listing import pack_listed, unpack_listing
 from bitsift.shard_worker.wire.search import (
+    pack_answers,
     pack_candidates,
     pack_documents,
     unpack_queries,
@@ -62,7 +58,7 @@ RETRY_S = 5.0
 MAINTENANCE_CHECK_S = 5.0
 _THREADS = {
     "search": 1, "exhaustive": 1, "read": 2, "load": 1, "write": 8, "maintenance": 1, "cancel": 1,
-    "since": 1, "compare": 2,
+    "since": 1, "compare": 2, "list": 1,
 }  # fmt: skip
 """Writers wait for each other in the shard, which commits what waits together. Bulk loads write in
 a group of one thread: their batches are large, and would all be in RAM at once."""
@@ -195,14 +191,7 @@ class ShardActor:
         with self._one_search:  # more at once would take a core from another shard
             asked = unpack_queries(queries)
             with self._underway.call(call, [query.deadline for query in asked]):
-                found = self._ready().answers(asked)
-            kept = [
-                answer.leading(spare_hits(query.options.depth))
-                if isinstance(answer, Candidates) and not query.options.explain
-                else answer
-                for query, answer in zip(asked, found, strict=True)
-            ]
-            return pack_candidates(kept, self._stamp())
+                return pack_answers(asked, self._ready().answers(asked), self._stamp())
 
     def searches(self) -> SearchAddress:
         """Where this process takes searches outside Ray (search_server.py).
@@ -232,6 +221,13 @@ class ShardActor:
         asked = unpack_reads(reads)
         with self._underway.call(call, [read.deadline for read in asked]):
             return pack_documents(self._ready().read_each(asked), self._stamp())
+
+    @ray.method(concurrency_group="list")
+    def listed(self, call: str, listing: bytes) -> bytes:
+        """Packed documents that pass a filter (wire/listing.py)."""
+        asked = unpack_listing(listing)
+        with self._underway.call(call, [asked.deadline]):
+            return pack_listed(self._ready().listed(asked), self._stamp())
 
     @ray.method(concurrency_group="cancel")
     def cancel(self, call: str, places: Sequence[int]) -> None:

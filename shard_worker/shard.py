@@ -41,6 +41,7 @@ from bitsift.shard_worker.opening import open_generation
 from bitsift.shard_worker.operations import Delete, Documents, Operation, Outcome
 from bitsift.shard_worker.own_status import status_of
 from bitsift.shard_worker.search.funnel import Answers, Funnel
+from bitsift.shard_worker.search.listing import Listed, Listing, listed
 from bitsift.shard_worker.search.probing import Probing
 from bitsift.shard_worker.snapshot import ShardSnapshot
 from bitsift.shard_worker.store import Store, Written
@@ -213,8 +214,8 @@ class Shard:
                 file = (self.folder / SHARD_FILE).read_bytes()
             names = [*sorted(self.folder.glob("bits-*.bits")), self.folder / TUNING_FILE]
             sealed = tuple(path for path in names if path.exists())
-            store = generation.store
-            yield ShardSnapshot(store.copy_data, store.path / DATA_FILE, sealed, file)
+            copy, data = generation.store.copy_data, generation.store.path / DATA_FILE
+            yield ShardSnapshot(copy, data, sealed, file)
 
     def written_since(self, since: int, mark: Mark | None = None) -> Changes:
         """What was written since a version, a part at a time: see written_since.py."""
@@ -233,8 +234,7 @@ class Shard:
     def search(self, queries: Sequence[Query]) -> list[Candidates]:
         """The candidates of each query, in order; those of one kind share a pass over the bits.
 
-        Raises DeadlineExceeded when one of them came to its deadline, ReplicaBehind when it must
-        see a write that is not here.
+        Raises DeadlineExceeded when one came to its deadline, ReplicaBehind when it lacks a write.
         """
         found = []
         for answer in self.answers(queries):
@@ -318,6 +318,12 @@ class Shard:
         assert isinstance(found, Document), found  # everything fits where all bytes may be used
         return found
 
+    def listed(self, listing: Listing) -> Listed:
+        """Documents that pass a filter: see search/listing.py. Raises ReplicaBehind too."""
+        self.applied.check(listing.least)
+        with self._current.reading() as generation:
+            return listed(generation, listing)
+
     @contextlib.contextmanager
     def still(self) -> Iterator[Store]:
         """The store, while no write runs."""
@@ -367,7 +373,6 @@ class Shard:
         generation = self._current
         generation.check()
         store, index = generation.store, generation.index
-
         for operation in operations:
             self._clock.observe(operation.version)
 

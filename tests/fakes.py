@@ -21,6 +21,7 @@ from bitsift.router.write.service import WriteService
 from bitsift.shard_worker.codes import Calibration, normalize
 from bitsift.shard_worker.maintenance.backup import ShardCopy
 from bitsift.shard_worker.operations import Insert, Operation, Outcome
+from bitsift.shard_worker.search.listing import Listed, Listing
 from bitsift.shard_worker.shard import Shard
 from bitsift.shard_worker.types import Candidates, Document, Query, Read, ShardIdentity, ShardStatus
 from bitsift.write_status import WriteStatus
@@ -69,6 +70,9 @@ class BrokenLink:
     async def document(self, document_id: str, least: Reached = NOTHING) -> Document:
         raise self.error
 
+    async def listed(self, listing: Listing) -> Listed:
+        raise self.error
+
     async def foresee(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         raise self.error
 
@@ -98,6 +102,10 @@ class FrozenLink:
         raise AssertionError
 
     async def document(self, document_id: str, least: Reached = NOTHING) -> Document:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def listed(self, listing: Listing) -> Listed:
         await asyncio.Event().wait()
         raise AssertionError
 

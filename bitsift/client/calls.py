@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 import httpx
 from pydantic import TypeAdapter
 
+from bitsift.checked import COUNT, LIST
 from bitsift.client.received import server_name
 from bitsift.client.sending import (
     WRITE_TIMEOUT_S,
@@ -21,6 +22,7 @@ from bitsift.client.sending import (
     upsert_bodies,
 )
 from bitsift.errors import InvalidRequest, reason
+from bitsift.listing import Counted, CountOptions, Page
 from bitsift.options import SearchRequest
 from bitsift.results import Answer
 from bitsift.write_results import Deletes, StoredDocument, Upserts
@@ -46,6 +48,8 @@ _OBJECTS = TypeAdapter(list[dict[str, Any]])
 _UPSERTS = TypeAdapter(Upserts)
 _DELETES = TypeAdapter(Deletes)
 _STORED = TypeAdapter(StoredDocument)
+_COUNTED = TypeAdapter(Counted)
+_PAGE = TypeAdapter(Page)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +159,26 @@ def _write(path: str, answer: TypeAdapter[T], body: bytes) -> Call[T]:
 def get(document_id: str, read_your_writes: str | None) -> Call[StoredDocument]:
     """One document. Raises InvalidRequest."""
     return Call("GET", document_path(document_id, read_your_writes), _STORED)
+
+
+def count(options: Mapping[str, object]) -> Call[Counted]:
+    """How many documents pass. Raises InvalidRequest."""
+    asked = COUNT.by_values(_given(options))
+    return Call("POST", "/v1/documents/count", _COUNTED, json_body(_sent(asked), "the filter"))
+
+
+def page(options: Mapping[str, object]) -> Call[Page]:
+    """Some of the documents that pass. Raises InvalidRequest."""
+    asked = LIST.by_values(_given(options))
+    return Call("POST", "/v1/documents/list", _PAGE, json_body(_sent(asked), "the filter"))
+
+
+def _given(options: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _sent(asked: CountOptions) -> dict[str, object]:
+    return _given(asked.__dict__)
 
 
 def _several(values: Iterable[T], name: str) -> Iterable[T]:

@@ -23,6 +23,7 @@ from bitsift.router.http.answer_json import json_response
 from bitsift.router.http.compression import Compression
 from bitsift.router.http.cut_off import CutOff
 from bitsift.router.http.document_routes import DOCUMENTS_PATH, Writer, add_documents
+from bitsift.router.http.listing_routes import add_listing
 from bitsift.router.http.metrics_routes import add_metrics
 from bitsift.router.http.observing import Observing
 from bitsift.router.http.openapi import complete
@@ -80,6 +81,7 @@ def create_app(
     add_access(app, access, host, ndjson_path=DOCUMENTS_PATH)
     _surround(app, service, access)
     add_search(app, service)
+    add_listing(app, service)
     add_documents(app, service, writer)
     if access.admin_port is None:
         add_admin(app, service, access.backup_root)

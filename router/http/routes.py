@@ -21,6 +21,8 @@ ROUTE_SCOPES: Final[dict[str, Scope | None]] = {
     "GET /docs/oauth2-redirect": Scope.READ,
     "GET /static-offline-docs/": Scope.READ,
     "GET /openapi.json": Scope.READ,
+    "POST /v1/documents/count": Scope.READ,
+    "POST /v1/documents/list": Scope.READ,
     "POST /v1/documents": Scope.WRITE,
     "POST /v1/documents/delete": Scope.WRITE,
     "DELETE /v1/documents/": Scope.WRITE,

@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 from fastapi import Request
 from pydantic import BaseModel, Field, WithJsonSchema, create_model
 
-from bitsift.checked import SEARCH_REQUEST, checked_search, checked_search_json
+from bitsift.checked import SEARCH, checked_search, checked_search_json
 from bitsift.errors import InvalidRequest, RequestOutcome
 from bitsift.options import SearchOptions, SearchRequest
 from bitsift.results import Answer
@@ -69,7 +69,7 @@ async def read_search_request(http: Request, turns: Turns) -> SearchRequest:
 
 def search_request_schema() -> dict[str, Any]:
     """The OpenAPI description of that body."""
-    schema = SEARCH_REQUEST.json_schema(ref_template="#/components/schemas/{model}")
+    schema = SEARCH.adapter.json_schema(ref_template="#/components/schemas/{model}")
     schema["properties"][LIMIT] = {**schema["properties"][TOP_K], "description": _SAME}
     schema.pop("$defs")  # Mode, which GET names too: FastAPI puts it among the components
     return {"required": True, "content": {"application/json": {"schema": schema}}}

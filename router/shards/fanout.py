@@ -6,7 +6,7 @@ import asyncio
 import functools
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from bitsift.errors import (
@@ -25,6 +25,7 @@ from bitsift.router.shards.link import ShardLink
 from bitsift.router.shards.placement import Placement
 from bitsift.router.shards.replica_set import ReplicaSet, ShardState
 from bitsift.router.shards.seeing import once_applied, seeing
+from bitsift.shard_worker.search.listing import Listed, Listing
 from bitsift.shard_worker.types import (
     Candidates,
     Document,
@@ -165,6 +166,22 @@ class FanOut:
         except TimeoutError as error:
             late = self._late(shard, timeout_s)
             raise late.with_outcome(RequestOutcome.NOT_DONE) from error
+
+    async def listed(
+        self, listing: Listing, written: WriteToken | None = None
+    ) -> tuple[list[Listed], list[ShardFailure]]:
+        """What each shard lists, of those that did, and why the others did not."""
+        reached = {} if written is None else written.reached
+        asks: dict[int, Awaitable[Listed]] = {}
+        for number, shard in enumerate(self._shards):
+            part = replace(listing, least=reached.get(number, NOTHING))
+            ask = functools.partial(shard.listed, part)
+            asks[number] = once_applied(ask, listing.deadline.at_s)
+        try:
+            found, failures = await self._gather(asks, listing.deadline.at_s)
+        finally:
+            listing.deadline.cancel()
+        return list(found.values()), failures
 
     async def of_each(self, call: Callable[[ShardLink], Awaitable[T]]) -> list[T]:
         """What ``call`` gives for every shard, without a deadline.

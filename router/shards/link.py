@@ -10,6 +10,7 @@ from bitsift.shard_worker.inventory import Entries, ReplicaFacts
 from bitsift.shard_worker.maintenance.backup import ShardCopy
 from bitsift.shard_worker.maintenance.own_rows import RowCheck
 from bitsift.shard_worker.operations import Operation, Outcome
+from bitsift.shard_worker.search.listing import Listed, Listing
 from bitsift.shard_worker.types import Candidates, Document, Found, Query, Read, ShardStatus
 from bitsift.write_token import NOTHING, Reached
 
@@ -25,6 +26,8 @@ class ShardLink(Protocol):
     ) -> Sequence[Candidates | BitsiftError]: ...
 
     async def documents(self, reads: Sequence[Read]) -> Sequence[list[Found] | BitsiftError]: ...
+
+    async def listed(self, listing: Listing) -> Listed: ...
 
     async def document(self, document_id: str, least: Reached = NOTHING) -> Document:
         """Raises ReplicaBehind where the write that ``least`` is of has not been applied."""

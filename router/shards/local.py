@@ -14,6 +14,7 @@ from bitsift.shard_worker.maintenance.backup import ShardCopy, copy_shard
 from bitsift.shard_worker.maintenance.own_rows import RowCheck
 from bitsift.shard_worker.operations import Operation, Outcome
 from bitsift.shard_worker.replica_state import ReplicaState
+from bitsift.shard_worker.search.listing import Listed, Listing
 from bitsift.shard_worker.search.precedence import lowest_priority
 from bitsift.shard_worker.shard import Shard
 from bitsift.shard_worker.types import Candidates, Document, Found, Query, Read, ShardStatus
@@ -39,6 +40,9 @@ class LocalLink:
 
     async def documents(self, reads: Sequence[Read]) -> Sequence[list[Found] | BitsiftError]:
         return await asyncio.to_thread(self._shard.read_each, reads)
+
+    async def listed(self, listing: Listing) -> Listed:
+        return await asyncio.to_thread(self._shard.listed, listing)
 
     async def document(self, document_id: str, least: Reached = NOTHING) -> Document:
         return await asyncio.to_thread(self._shard.document, document_id, least)

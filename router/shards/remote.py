@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from bitsift.errors import BitsiftError, Overloaded
+from bitsift.errors import BitsiftError, Overloaded, Unavailable
 from bitsift.options import Mode
 from bitsift.router.shards.ray_calls import WRITER, Callee, asked, called, put, sent, shard_callee
 from bitsift.router.shards.remote_calls import named_call
@@ -20,6 +20,7 @@ from bitsift.shard_worker.inventory import Entries, ReplicaFacts
 from bitsift.shard_worker.maintenance.backup import ShardCopy
 from bitsift.shard_worker.maintenance.own_rows import RowCheck
 from bitsift.shard_worker.operations import Operation, Outcome, statuses
+from bitsift.shard_worker.search.listing import Listed, Listing
 from bitsift.shard_worker.types import (
     Candidates,
     Document,
@@ -30,6 +31,7 @@ from bitsift.shard_worker.types import (
 )
 from bitsift.shard_worker.wire.envelopes import SearchAddress
 from bitsift.shard_worker.wire.frames import Kind, head_of
+from bitsift.shard_worker.wire.listing import pack_listing, unpack_listed
 from bitsift.shard_worker.wire.search import (
     pack_queries,
     pack_reads,
@@ -84,6 +86,14 @@ class RemoteLink:
         with named_call([read.deadline for read in reads], self._cancel) as call:
             packed = await self._ask("documents", call, pack_reads(reads))
         return await _unpacked(unpack_documents, packed)
+
+    async def listed(self, listing: Listing) -> Listed:
+        if not hasattr(self._actor, "listed"):
+            said = f"{self._callee.name} is of a release that lists no documents: update it"
+            raise Unavailable(said)
+        with named_call([listing.deadline], self._cancel) as call:
+            packed = await self._ask("listed", call, pack_listing(listing))
+        return await _unpacked(unpack_listed, packed)
 
     def _cancel(self, call: str, places: list[int]) -> None:
         with contextlib.suppress(Overloaded):  # then it costs to its deadline

@@ -29,6 +29,7 @@ from bitsift.router.shards.replica_writes import ReplicaWrites
 from bitsift.router.shards.standing import standings
 from bitsift.shard_worker.maintenance.backup import ShardCopy
 from bitsift.shard_worker.operations import Operation, Outcome
+from bitsift.shard_worker.search.listing import Listed, Listing
 from bitsift.shard_worker.types import Candidates, Document, Found, Query, Read, ShardStatus
 from bitsift.write_acks import WriteAcks
 from bitsift.write_token import NOTHING, Reached
@@ -215,6 +216,20 @@ class ReplicaSet:
             document_id,
             lambda it: it.call(lambda one: one.link.document(document_id), TIMEOUT_MAX_S, _reads),
         )
+
+    async def listed(self, listing: Listing) -> Listed:
+        """From one replica, which may take any time: see search/listing.py."""
+        timeout_s = listing.deadline.remaining_s()
+        if len(self._replicas) == 1:
+            (only,) = self._replicas
+            return await only.slow_call(lambda it: it.link.listed(listing), timeout_s)
+
+        def attempt() -> Attempt[Listed]:
+            branch = dataclasses.replace(listing, deadline=listing.deadline.branch())
+            return Attempt(lambda it: it.link.listed(branch), branch.deadline.cancel)
+
+        least = listing.least
+        return await self._race(attempt, timeout_s, _exhaustive, None, slow=True, least=least)
 
     def _readers(self) -> Readers:
         quorums = self.writes.quorums

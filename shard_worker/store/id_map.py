@@ -165,6 +165,26 @@ class StoredIds:
         with self._env.begin() as txn:
             yield from id_map.entries_of(txn, self._env.databases["ids"], id_map.MERGED_AT_ONCE)
 
+    def ascending(self, lookup: Lookup, after: int) -> Iterator[Columns]:
+        """The hashes of ids above ``after``, ascending, and a row of each, some thousand at a time:
+        of the rows that ``lookup`` leads to, and perhaps of later ones. Some may be dead.
+        """
+        waiting = lookup.waiting()
+        place = id_map.places_above(waiting.keys, after)
+        for keys, rows in self._stored_above(after):
+            end = int(waiting.keys.searchsorted(keys[-1], "right"))
+            yield _once(keys, rows, waiting.keys[place:end], waiting.rows[place:end])
+            place = end
+        yield waiting.keys[place:], waiting.rows[place:]
+
+    def _stored_above(self, after: int) -> Iterator[Columns]:
+        if after + 1 >> 64:
+            return
+        with damage_named(self._reader.path / DATA_FILE), self._env.begin() as txn:
+            start = (after + 1).to_bytes(8, "big")
+            for entries in id_map.entries_of(txn, self._env.databases["ids"], start=start):
+                yield id_map.columns_of(entries)
+
     def keys_and_rows(self, lookup: Lookup) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
         """The hash uint64 (n,) and the row int64 (n,) of each id, in no order: of the rows that
         ``lookup`` leads to, and perhaps of later ones. Some may be dead. Any thread.
@@ -199,3 +219,19 @@ class StoredIds:
         """Whether the entries on the disk are those that were written. Reads all of them."""
         with damage_named(self._reader.path / DATA_FILE), self._env.begin() as txn:
             return self._map.stored_checksum(txn) == self._map.checksum
+
+
+def _once(
+    keys: NDArray[np.uint64],
+    rows: NDArray[np.int64],
+    other_keys: NDArray[np.uint64],
+    other_rows: NDArray[np.int64],
+) -> Columns:
+    """Both, by ascending key; a row that is in both, because it was just merged, once."""
+    if len(other_keys):
+        keys, rows = np.concatenate([keys, other_keys]), np.concatenate([rows, other_rows])
+        _, first = np.unique(rows, return_index=True)
+        keys, rows = keys[first], rows[first]
+        order = np.argsort(keys, kind="stable")
+        keys, rows = keys[order], rows[order]
+    return keys, rows

@@ -234,11 +234,20 @@ class Lookup:
         return sorted({*rows, *unpack_rows(bytes(held or b""))}, reverse=True)
 
 
+def places_above(keys: NDArray[np.uint64], after: int) -> int:
+    """Where in ascending ``keys`` those above ``after`` begin; -1 is below all."""
+    return 0 if after < 0 else int(keys.searchsorted(np.uint64(after), "right"))
+
+
 def entries_of(
-    txn: lmdb.Transaction, database: Any, at_once: int = 1 << 12
+    txn: lmdb.Transaction, database: Any, at_once: int = 1 << 12, start: bytes = b""
 ) -> Iterator[list[tuple[bytes, bytes]]]:
-    """All (key, packed rows) of the database, in order, ``at_once`` of them together."""
+    """All (key, packed rows) of the database from the key ``start`` on, in order, ``at_once`` of
+    them together.
+    """
     with txn.cursor(db=database) as cursor:
+        if start and not cursor.set_range(start):
+            return
         items = cast(Iterator[tuple[bytes, bytes]], cursor.iternext())
         while entries := list(itertools.islice(items, at_once)):
             yield entries

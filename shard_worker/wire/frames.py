@@ -51,6 +51,8 @@ class Kind(IntEnum):
     """One dataclass: what a shard says of itself, or of what it has done."""
     HINTS = 8
     """Operations that are not performed: what would become of them?"""
+    LISTING = 9
+    LISTED = 10
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ from bitsift.shard_worker.types import (
     ShardStatus,
     Unread,
     Wanted,
+    spare_hits,
 )
 from bitsift.shard_worker.wire.frames import UNSTAMPED, Kind, Stamp, body_of, framed, head_of
 from bitsift.shard_worker.wire.structures import (
@@ -194,6 +195,22 @@ def pack_candidates(
         for answer in answers
     ]
     return framed(Kind.CANDIDATES, encode(CandidatesPart(parts, columns)), stamp=stamp)
+
+
+def pack_answers(
+    queries: Sequence[Query], answers: Sequence[Candidates | BitsiftError], stamp: Stamp
+) -> bytes:
+    """The same of what answers ``queries``: without rows that can be no hits, unless these are to
+    be explained.
+    """
+    pairs = zip(queries, answers, strict=True)
+    return pack_candidates([_likely(query, answer) for query, answer in pairs], stamp)
+
+
+def _likely(query: Query, answer: Candidates | BitsiftError) -> Candidates | BitsiftError:
+    if query.options.explain or isinstance(answer, BitsiftError):
+        return answer
+    return answer.leading(spare_hits(query.options.depth))
 
 
 def _plan_part(plan: FilterPlan | None) -> PlanPart | None:

@@ -168,6 +168,17 @@ def test_a_replica_that_is_lost_under_load_costs_no_answer(
     asyncio.run(scenario())
 
 
+def test_filters_reach_the_shards_and_what_passes_is_counted_and_listed(running: Running) -> None:
+    with Client(running.url) as client:
+        found = client.search(vector=units()[7], filter="number < 100", top_k=1_000, explain=True)
+        assert {hit.id for hit in found.hits} <= {str(number) for number in range(100)}
+        assert found.hits[0].id == "7"
+        assert sum(stage.matching for stage in found.filter or ()) == 100
+        assert client.count({"number": {"$gte": 990}}) == 10
+        listed = [document.id for document in client.documents("number < 100")]
+    assert sorted(listed, key=int) == [str(number) for number in range(100)]
+
+
 def test_tables_change_under_load_and_no_answer_is_lost(running: Running) -> None:
     async def scenario() -> None:
         async with httpx.AsyncClient(base_url=running.url, timeout=60, trust_env=False) as client:

@@ -28,6 +28,7 @@ from bitsift.shard_worker import deadline
 from bitsift.shard_worker.deadline import Deadline
 from bitsift.shard_worker.maintenance.backup import BackupFile, ShardCopy
 from bitsift.shard_worker.operations import Delete, Documents, Insert
+from bitsift.shard_worker.search.listing import KEY_MAX, Listed, Listing
 from bitsift.shard_worker.types import (
     Candidates,
     Document,
@@ -49,6 +50,12 @@ from bitsift.shard_worker.wire.frames import (
     Stamp,
     framed,
     head_of,
+)
+from bitsift.shard_worker.wire.listing import (
+    pack_listed,
+    pack_listing,
+    unpack_listed,
+    unpack_listing,
 )
 from bitsift.shard_worker.wire.search import (
     _COLUMNS,
@@ -73,6 +80,7 @@ from bitsift.shard_worker.wire.write import (
     unpack_writes,
 )
 from bitsift.write_status import WriteStatus
+from bitsift.write_token import Reached
 
 WIDTH = 16
 ORIGIN = Origin(replica=(1 << 64) - 1, generation=3)
@@ -124,6 +132,22 @@ def test_queries_keep_every_field() -> None:
         assert_same(found.options, expected.options)
         assert found.documents_bytes_max == expected.documents_bytes_max
         assert found.documents_max == expected.documents_max
+
+
+def test_listings_keep_every_field() -> None:
+    fields = frozenset(["title"])
+    asked = Listing('{"a":1}', KEY_MAX, 7, Wanted(fields, 9), Reached(3, 1 << 63))
+    for listing in (asked, Listing()):
+        found = unpack_listing(pack_listing(listing))
+        for field in dataclasses.fields(Listing):
+            if field.name != "deadline":
+                assert getattr(found, field.name) == getattr(listing, field.name), field.name
+    document = Document("five", "", "text", {"n": 1})
+    for listed in (Listed(9, [0, KEY_MAX], [document, document], KEY_MAX - 1), Listed(0)):
+        found_listed = unpack_listed(pack_listed(listed))
+        assert (found_listed.matching, found_listed.upto) == (listed.matching, listed.upto)
+        assert list(found_listed.keys) == list(listed.keys)
+        assert list(found_listed.documents) == list(listed.documents)
 
 
 def test_a_filter_applied_in_a_way_that_is_not_known_here_is_not_explained() -> None:
@@ -209,6 +233,11 @@ MESSAGES: dict[Kind, tuple[Callable[[], bytes], Callable[[bytes], object]]] = {
         lambda data: unpack_writes(data, Kind.HINTS),
     ),
     Kind.OUTCOMES: (lambda: pack_outcomes([[WriteStatus.CREATED]], STAMP), unpack_outcomes),
+    Kind.LISTING: (
+        lambda: pack_listing(Listing(deadline=Deadline.after(5.0)), STAMP),
+        unpack_listing,
+    ),
+    Kind.LISTED: (lambda: pack_listed(Listed(7), STAMP), unpack_listed),
     Kind.FACTS: (
         lambda: pack_fact(ShardStatus(3, "READY"), STAMP),
         lambda data: unpack_fact(data, ShardStatus),
@@ -226,7 +255,7 @@ def test_every_message_says_who_sends_it_what_is_left_and_the_newest_version(kin
     pack, unpack = MESSAGES[kind]
     head = head_of(pack(), kind)
     assert (head.kind, head.stamp) == (kind, STAMP)
-    waits = kind in (Kind.QUERIES, Kind.READS)
+    waits = kind in (Kind.QUERIES, Kind.READS, Kind.LISTING)
     assert 4.0 < head.left_s <= 5.0 if waits else head.left_s == math.inf
     assert head.sent[0] == deadline._BOOT
     unpack(pack())
@@ -304,6 +333,10 @@ def test_the_fields_of_each_structure_and_their_order_are_those_of_version_1() -
         "CandidatesPart": ("answers", "columns"),
         "ReadPart": ("left_s", "replica", "generation", "rows", "fields", "bytes_max"),
         "UnreadPart": ("size_bytes",),
+        "ListingPart": (
+            "filter", "after", "limit", "fields", "bytes_max", "term", "version",
+        ),
+        "ListedPart": ("matching", "keys", "documents", "upto"),
         "FoundPart": ("items",),
         "_DocumentsPart": STORED,
         "UpsertPart": STORED,

@@ -1,0 +1,82 @@
+"""What counting and listing ask for, checked once as a search is, and what they return."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+
+from bitsift.options import (
+    DOCUMENT_FIELDS,
+    TIMEOUT_MAX_S,
+    DocumentField,
+    Filter,
+    ReadYourWrites,
+)
+from bitsift.write_results import StoredDocument
+
+LIMIT_MAX = 1_000
+"""Documents of one page."""
+CURSOR_CHARACTERS_MAX = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountOptions:
+    """Which documents are counted."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+
+    filter: Annotated[
+        Filter, Field(description="Only documents that pass, as in a search. Default: all.")
+    ] = None
+    timeout_ms: Annotated[
+        float, Field(gt=0, le=TIMEOUT_MAX_S * 1e3, description="Time limit in milliseconds.")
+    ] = 10_000.0
+    read_your_writes: ReadYourWrites = None
+
+    @property
+    def timeout_s(self) -> float:
+        return self.timeout_ms / 1e3
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListOptions(CountOptions):
+    """Which documents are listed, and how much of them."""
+
+    limit: Annotated[
+        int, Field(ge=1, le=LIMIT_MAX, description="Documents of this page, at most.")
+    ] = 100
+    cursor: Annotated[
+        str | None,
+        Field(
+            max_length=CURSOR_CHARACTERS_MAX,
+            description="The `cursor` of the page before, with the same filter. Default: the first "
+            "page.",
+        ),
+    ] = None
+    include: Annotated[
+        Sequence[DocumentField],
+        Field(max_length=len(DOCUMENT_FIELDS), description="Fields of the documents to return."),
+    ] = DOCUMENT_FIELDS
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """So many documents pass."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some documents, and the ``cursor`` of the page behind them; None where there is none.
+
+    ``count`` is how many pass in all, on this page, those before it and those behind it. Fields
+    that were not asked for are empty.
+    """
+
+    documents: tuple[StoredDocument, ...]
+    cursor: str | None
+    count: int
