@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from bitsift.errors import InvalidRequest, reason
 from bitsift.filters.values import DATE_KEY
-from bitsift.listing import CountOptions, ListOptions
+from bitsift.listing import CountOptions, DeleteOptions, ListOptions
 from bitsift.nearest import no_such_name
 from bitsift.options import SearchRequest
 
@@ -51,11 +51,10 @@ class Asked(Generic[T]):
             raise InvalidRequest(reasons(errors, self._names)) from error
 
 
-SEARCH, COUNT, LIST = (
-    Asked(SearchRequest, "the search"),
-    Asked(CountOptions, "the count"),
-    Asked(ListOptions, "the listing"),
-)
+SEARCH = Asked(SearchRequest, "the search")
+COUNT = Asked(CountOptions, "the count")
+LIST = Asked(ListOptions, "the listing")
+DELETE = Asked(DeleteOptions, "the deletion")
 
 
 def checked_search(values: Mapping[str, object]) -> SearchRequest:

@@ -22,6 +22,16 @@ LIMIT_MAX = 1_000
 CURSOR_CHARACTERS_MAX = 64
 
 
+_Cursor = Annotated[
+    str | None,
+    Field(
+        max_length=CURSOR_CHARACTERS_MAX,
+        description="The `cursor` of the answer before, with the same filter. Default: from the "
+        "beginning.",
+    ),
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class CountOptions:
     """Which documents are counted."""
@@ -48,18 +58,34 @@ class ListOptions(CountOptions):
     limit: Annotated[
         int, Field(ge=1, le=LIMIT_MAX, description="Documents of this page, at most.")
     ] = 100
-    cursor: Annotated[
-        str | None,
-        Field(
-            max_length=CURSOR_CHARACTERS_MAX,
-            description="The `cursor` of the page before, with the same filter. Default: the first "
-            "page.",
-        ),
-    ] = None
+    cursor: _Cursor = None
     include: Annotated[
         Sequence[DocumentField],
         Field(max_length=len(DOCUMENT_FIELDS), description="Fields of the documents to return."),
     ] = DOCUMENT_FIELDS
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeleteOptions(CountOptions):
+    """Which documents are deleted, some at a time."""
+
+    limit: Annotated[
+        int, Field(ge=1, le=LIMIT_MAX, description="Documents of this call, at most.")
+    ] = LIMIT_MAX
+    cursor: _Cursor = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where all documents would be deleted."""
+        if self.filter is None:
+            raise ValueError(
+                "this filter would delete every document; if you mean that, say so: "
+                '{"id": {"$exists": true}}'
+            )
+
+    @property
+    def page(self) -> ListOptions:
+        """The ids of those documents."""
+        return ListOptions(**self.__dict__, include=())
 
 
 @dataclass(frozen=True, slots=True)

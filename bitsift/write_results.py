@@ -71,6 +71,15 @@ class Deletes:
 
 
 @dataclass(frozen=True, slots=True)
+class DeletedPage(Deletes):
+    """The same of some of the documents that a filter names; ``cursor`` leads to the rest, None
+    where nothing is left.
+    """
+
+    cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class StoredDocument:
     """A document as it is stored, and in which shard."""
 

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import httpx
 from pydantic import TypeAdapter
 
-from bitsift.checked import COUNT, LIST
+from bitsift.checked import COUNT, DELETE, LIST
 from bitsift.client.received import server_name
 from bitsift.client.sending import (
     WRITE_TIMEOUT_S,
@@ -25,7 +25,7 @@ from bitsift.errors import InvalidRequest, reason
 from bitsift.listing import Counted, CountOptions, Page
 from bitsift.options import SearchRequest
 from bitsift.results import Answer
-from bitsift.write_results import Deletes, StoredDocument, Upserts
+from bitsift.write_results import DeletedPage, Deletes, StoredDocument, Upserts
 
 T = TypeVar("T")
 Http = TypeVar("Http", httpx.Client, httpx.AsyncClient)
@@ -48,6 +48,7 @@ _OBJECTS = TypeAdapter(list[dict[str, Any]])
 _UPSERTS = TypeAdapter(Upserts)
 _DELETES = TypeAdapter(Deletes)
 _STORED = TypeAdapter(StoredDocument)
+_DELETED_PAGE = TypeAdapter(DeletedPage)
 _COUNTED = TypeAdapter(Counted)
 _PAGE = TypeAdapter(Page)
 
@@ -171,6 +172,12 @@ def page(options: Mapping[str, object]) -> Call[Page]:
     """Some of the documents that pass. Raises InvalidRequest."""
     asked = LIST.by_values(_given(options))
     return Call("POST", "/v1/documents/list", _PAGE, json_body(_sent(asked), "the filter"))
+
+
+def delete_some(options: Mapping[str, object]) -> Call[DeletedPage]:
+    """Some of the documents that pass a filter. Raises InvalidRequest."""
+    asked = DELETE.by_values(_given(options))
+    return _write("/v1/documents/delete", _DELETED_PAGE, json_body(_sent(asked), "the filter"))
 
 
 def _given(options: Mapping[str, object]) -> dict[str, object]:

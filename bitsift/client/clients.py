@@ -14,7 +14,7 @@ done. A write of unknown outcome is never sent again (retries.py).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import Any, Self, TypeVar
 
 import httpx
@@ -24,25 +24,19 @@ from bitsift.client import calls
 from bitsift.client.arguments import takes_options, takes_queries_and_options
 from bitsift.client.calls import Call, connect
 from bitsift.client.jobs import OnProgress, followed, followed_async, unheard
+from bitsift.client.listings import AsyncListings, Listings
 from bitsift.client.received import answer_of, error_of_transport, server_name
 from bitsift.client.retries import retrying
 from bitsift.client.sending import BATCH_DOCUMENTS, sum_deletes, sum_upserts
 from bitsift.client.session import Session
-from bitsift.listing import LIMIT_MAX, Page
-from bitsift.options import (
-    DOCUMENT_FIELDS,
-    DocumentField,
-    FilterForm,
-    SearchOptions,
-    SearchRequest,
-)
+from bitsift.options import SearchOptions, SearchRequest
 from bitsift.results import Answer
 from bitsift.write_results import Deletes, StoredDocument, Upserts
 
 T = TypeVar("T")
 
 
-class Client:
+class Client(Listings):
     """A gateway at ``url``. ``timeout_s`` bounds one HTTP call. Safe to share between threads.
 
     ``api_key`` None takes ``BITSIFT_API_KEY`` from the environment, if set. With
@@ -165,46 +159,6 @@ class Client:
         """
         return self._send(calls.get(document_id, self._session.least(read_your_writes)))
 
-    def count(
-        self, filter: FilterForm | None = None, *, read_your_writes: str | None = None
-    ) -> int:
-        """How many documents there are, or how many pass ``filter``. Raises InvalidRequest."""
-        token = self._session.least(read_your_writes)
-        asked = {"filter": filter, "read_your_writes": token}
-        return self._send(calls.count(asked)).count
-
-    def page(
-        self,
-        filter: FilterForm | None = None,
-        *,
-        limit: int = LIMIT_MAX,
-        cursor: str | None = None,
-        include: Sequence[DocumentField] = DOCUMENT_FIELDS,
-        read_your_writes: str | None = None,
-    ) -> Page:
-        """Some of the documents, or of those that pass ``filter``, at most ``limit``.
-
-        Its ``cursor``, given with the same filter, leads to the next page. Raises InvalidRequest.
-        """
-        token = self._session.least(read_your_writes)
-        asked = {"filter": filter, "limit": limit, "cursor": cursor, "include": list(include)}
-        return self._send(calls.page({**asked, "read_your_writes": token}))
-
-    def documents(
-        self, filter: FilterForm | None = None, **options: Any
-    ) -> Iterator[StoredDocument]:
-        """All documents, or all that pass ``filter``, page by page, in an order that means nothing:
-        ``options`` are those of ``page``.
-
-        One that is there all the time is yielded once, whatever is written meanwhile.
-        """
-        cursor: str | None = options.pop("cursor", None)
-        while True:
-            page = self.page(filter, cursor=cursor, **options)
-            yield from page.documents
-            if (cursor := page.cursor) is None:
-                return
-
     def _send(self, call: Call[T]) -> T:
         answer: T = retrying(Retrying, writes=call.writes)(self._once, call)
         self._session.note(answer)
@@ -235,7 +189,7 @@ class Client:
         return answer_of(answer, call.answer, self._server)
 
 
-class AsyncClient:
+class AsyncClient(AsyncListings):
     """The same for asyncio."""
 
     def __init__(
@@ -325,40 +279,6 @@ class AsyncClient:
     async def get(self, document_id: str, *, read_your_writes: str | None = None) -> StoredDocument:
         """As ``Client.get``."""
         return await self._send(calls.get(document_id, self._session.least(read_your_writes)))
-
-    async def count(
-        self, filter: FilterForm | None = None, *, read_your_writes: str | None = None
-    ) -> int:
-        """As ``Client.count``."""
-        token = self._session.least(read_your_writes)
-        asked = {"filter": filter, "read_your_writes": token}
-        return (await self._send(calls.count(asked))).count
-
-    async def page(
-        self,
-        filter: FilterForm | None = None,
-        *,
-        limit: int = LIMIT_MAX,
-        cursor: str | None = None,
-        include: Sequence[DocumentField] = DOCUMENT_FIELDS,
-        read_your_writes: str | None = None,
-    ) -> Page:
-        """As ``Client.page``."""
-        token = self._session.least(read_your_writes)
-        asked = {"filter": filter, "limit": limit, "cursor": cursor, "include": list(include)}
-        return await self._send(calls.page({**asked, "read_your_writes": token}))
-
-    async def documents(
-        self, filter: FilterForm | None = None, **options: Any
-    ) -> AsyncIterator[StoredDocument]:
-        """As ``Client.documents``."""
-        cursor: str | None = options.pop("cursor", None)
-        while True:
-            page = await self.page(filter, cursor=cursor, **options)
-            for document in page.documents:
-                yield document
-            if (cursor := page.cursor) is None:
-                return
 
     async def _send(self, call: Call[T]) -> T:
         answer: T = await retrying(AsyncRetrying, writes=call.writes)(self._once, call)

@@ -196,14 +196,22 @@ def delete(
     ids_from: Annotated[
         str | None, typer.Option(help="A file with one id per line; - for stdin.")
     ] = None,
+    filter: Annotated[
+        str | None, typer.Option(help="Delete what passes: `lang = de and year >= 2020`, or JSON.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Delete documents from a running cluster. A missing id is not an error."""
     from bitsift.client import Client
 
     url = required_gateway(loaded)
+    if filter is not None:
+        if ids or ids_from is not None:
+            raise InvalidRequest("pass ids to delete or a --filter, not both")
+        _delete_matching(url, filter, json)
+        return
     if not ids and ids_from is None:
-        raise InvalidRequest("pass ids to delete, or a file of them with --ids-from")
+        raise InvalidRequest("pass ids to delete, a file of them with --ids-from, or a --filter")
     wanted = [*(ids or ()), *(_lines(ids_from) if ids_from is not None else ())]
     parts = list[Deletes]()
     try:
@@ -218,6 +226,21 @@ def delete(
         raise
     answer = sum_deletes(parts)
     _show(answer, json)
+    if answer.failed:
+        raise typer.Exit(1)
+
+
+def _delete_matching(url: str, filter: str, json: bool) -> None:
+    from bitsift.client import Client
+
+    parts = list[Deletes]()
+    try:
+        with terminable(), Client(url) as client:
+            for part in client.delete_matching_batches(filter):
+                parts.append(part)
+    finally:  # what was deleted is said, whatever ends it
+        answer = sum_deletes(parts)
+        _show(answer, json)
     if answer.failed:
         raise typer.Exit(1)
 

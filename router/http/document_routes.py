@@ -13,6 +13,7 @@ from bitsift.errors import NotFound
 from bitsift.options import ReadYourWrites
 from bitsift.router.admission import Admission
 from bitsift.router.http.bodies import RAM_PER_BYTE, whole_body
+from bitsift.router.http.delete_by_filter import has_filter, selected, with_cursor
 from bitsift.router.http.document_stream import (
     STREAMS_MAX,
     STREAMS_RAM_BYTES_MAX,
@@ -31,7 +32,7 @@ from bitsift.router.http.media_types import content_type
 from bitsift.router.http.parameters import refuse_unknown_parameters
 from bitsift.router.http.schema import Problem
 from bitsift.router.service import SearchService
-from bitsift.write_results import Deletes, StoredDocument, Upserts
+from bitsift.write_results import DeletedPage, Deletes, StoredDocument, Upserts
 
 DOCUMENTS_PATH = "/v1/documents"
 CALLS_MAX = 64
@@ -101,16 +102,27 @@ def add_documents(app: FastAPI, service: SearchService, writer: Writer) -> None:
 
     @app.post(
         f"{DOCUMENTS_PATH}/delete",
-        response_model=Deletes,
+        response_model=Deletes | DeletedPage,
         responses=_PROBLEMS,
         openapi_extra={"requestBody": delete_body_schema()},
     )
     async def delete_many(http: Request) -> Response:
-        """Delete documents by their ids; the answer comes when that is on the shards' disks."""
+        """Delete documents by their `ids`, or those that pass a `filter`; the answer comes when
+        that is on the shards' disks.
+
+        By a filter, some are deleted in a call, and its `cursor`, sent again with the same filter,
+        goes on behind them. Which documents pass is decided before they are deleted: one that is
+        changed at the same moment may be deleted though it passes no more.
+        """
         refuse_unknown_parameters(http)
         body = await http.body()
         with admission.hold(RAM_PER_BYTE * len(body)), admission.call():
-            return answered("delete", await writer.delete(body))
+            if not has_filter(body):
+                return answered("delete", await writer.delete(body))
+            ids, cursor = await selected(service, body)
+            answer = await writer.delete(orjson.dumps({"ids": ids}))
+            service.metrics.written("delete", _counts_of(answer))
+            return _json(with_cursor(answer, cursor))
 
     @app.delete(one, response_model=Deleted, responses=_PROBLEMS)
     async def delete(http: Request, document_id: str) -> Response:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from bitsift.checked import DELETE
 from bitsift.errors import RequestTooLarge as RequestTooLarge
 
 DOCUMENTS_MAX = 10_000
@@ -79,8 +80,6 @@ def upsert_body_schema() -> dict[str, Any]:
 
 
 def delete_body_schema() -> dict[str, Any]:
-    """The OpenAPI description of the body of a delete."""
-    return {
-        "required": True,
-        "content": {"application/json": {"schema": DeleteBody.model_json_schema()}},
-    }
+    """The OpenAPI description of the body of a delete: ids, or a filter."""
+    either = [DeleteBody.model_json_schema(), DELETE.adapter.json_schema()]
+    return {"required": True, "content": {"application/json": {"schema": {"anyOf": either}}}}

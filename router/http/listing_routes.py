@@ -13,6 +13,7 @@ from bitsift.listing import Counted, CountOptions, ListOptions, Page
 from bitsift.router.admission import Admission
 from bitsift.router.answer_bytes import AnswerBytes
 from bitsift.router.http.client_gone import unless_gone
+from bitsift.router.http.parameters import refuse_unknown_parameters
 from bitsift.router.http.schema import Problem
 from bitsift.router.service import SearchService
 
@@ -34,6 +35,7 @@ def add_listing(app: FastAPI, service: SearchService) -> None:
     )
     async def count(http: Request) -> Response:
         """How many documents there are, or how many pass a `filter`."""
+        refuse_unknown_parameters(http)
         options = COUNT.by_json(await http.body() or b"{}")
         with admission.call():
             return await unless_gone(http.receive, _count(service, options))
@@ -51,6 +53,7 @@ def add_listing(app: FastAPI, service: SearchService) -> None:
         same filter, the next one goes on behind it, so each document that is there from the first
         page to the last is listed once. A page may hold fewer than `limit`: the last has no cursor.
         """
+        refuse_unknown_parameters(http)
         options = LIST.by_json(await http.body() or b"{}")
         with admission.call():
             return await unless_gone(http.receive, _page(service, options))

@@ -75,3 +75,24 @@ def test_a_client_that_remembers_its_writes_counts_them(gateway: Running) -> Non
         assert [document.id for document in client.documents("n < 0")] == ["new"]
         client.delete("new")
         assert client.count("n < 0") == 0
+
+
+def test_what_passes_is_deleted_some_at_a_time(gateway: Running) -> None:
+    some = [{"id": f"x{n}", "text": "x", "metadata": {"x": n}} for n in range(30)]
+    with Client(gateway.url) as client:
+        client.add(some)
+        gone = client.delete_matching({"x": {"$gte": 20}})
+        assert (gone.deleted, gone.missing, gone.failed) == (10, 0, 0)
+        assert {result.id for result in gone.results} == {f"x{n}" for n in range(20, 30)}
+        assert client.count("x exists") == 20
+        with pytest.raises(InvalidRequest, match="would delete every document"):
+            client.delete_matching({})
+
+    async def ask() -> None:
+        async with AsyncClient(gateway.url, read_your_writes=True) as client:
+            assert (await client.delete_matching("x exists")).deleted == 20
+            assert await client.count("x exists") == 0
+
+    asyncio.run(ask())
+    with Client(gateway.url) as client:
+        assert client.count() == len(DOCUMENTS)

@@ -200,6 +200,20 @@ def test_documents_of_unknown_outcome_are_named_and_end_the_command_with_1(
     assert error["error"]["outcome"] == "unknown"
 
 
+def test_what_passes_a_filter_is_deleted(url: str, tmp_path: Path) -> None:
+    lines = [{"id": f"f{n}", "text": f"text {n}", "metadata": {"f": n}} for n in range(5)]
+    file = tmp_path / "new.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert bitsift("add", file, "--url", url).exit_code == 0
+    gone = bitsift("delete", "--filter", "f >= 2", "--url", url)
+    assert gone.exit_code == 0, gone.output
+    assert "3 deleted" in gone.output
+    answer = json.loads(bitsift("delete", "--filter", "f exists", "--url", url, "--json").stdout)
+    assert {result["id"] for result in answer["results"]} == {"f0", "f1"}
+    for wrong in (["f1", "--filter", "f = 1"], ["--filter", "f => 1"], ["--filter", ""]):
+        assert bitsift("delete", *wrong, "--url", url).exit_code != 0
+
+
 def test_ids_of_unknown_outcome_are_named_after_those_that_are_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,6 +110,53 @@ def test_a_page_has_so_many_bytes_at_most_but_one_document_of_each_shard(
         assert len(page["documents"]) <= SHARDS
 
 
+def test_what_passes_is_deleted_a_part_in_each_call(served: Served) -> None:
+    served.write({str(key): {"number": key} for key in range(IDS)})
+    asked: dict[str, Any] = {"filter": "number >= 100", "limit": 30}
+    deleted, cursor = list[str](), None
+    while True:
+        part = ask(served, "delete", **asked, cursor=cursor).raise_for_status().json()
+        assert part["deleted"] == len(part["results"]) <= 30
+        assert part["token"] is None or isinstance(part["token"], str)
+        deleted += [result["id"] for result in part["results"]]
+        cursor = part["cursor"]
+        if cursor is None:
+            break
+    assert sorted(deleted, key=int) == [str(key) for key in range(100, IDS)]
+    for key in deleted:
+        del served.documents[key]
+    assert count(served) == len(served.documents)
+    assert count(served, "number >= 100") == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"filter": {}}, "this filter would delete every document"),
+        ({"filter": None}, "this filter would delete every document"),
+        ({"filter": "a = 1", "ids": ["x"]}, "ids: there is no such field"),
+        ({"filter": "a = 1", "limit": LIMIT_MAX + 1}, "limit: Input should be less than or equal"),
+        ({"filter": {"a": {"$gtee": 1}}}, "did you mean $gte?"),
+        ({"ids": [], "nofilter": 1}, "nofilter"),
+    ],
+)
+def test_a_deletion_that_is_wrong_deletes_nothing(served: Served, body: Any, said: str) -> None:
+    before = count(served)
+    answer = ask(served, "delete", **body)
+    assert answer.status_code == 422
+    assert said in answer.json()["detail"]
+    assert count(served) == before
+
+
+def test_ids_that_speak_of_a_filter_are_ids(served: Served) -> None:
+    served.write({"filter": {}, "5": {}})
+    for ids in (["filter"], ['"filter"']):
+        answer = ask(served, "delete", ids=ids).raise_for_status().json()
+        assert "cursor" not in answer
+    served.documents.pop("filter")
+    assert count(served) == len(served.documents)
+
+
 def cursor_of(served: Served, written: Any) -> str:
     served.write({str(key): {"number": key} for key in range(20)})
     found: str = ask(served, "list", filter=written, limit=1).json()["cursor"]

@@ -1,0 +1,140 @@
+"""What both clients do with documents that pass a filter: count, list and delete them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
+
+from bitsift.client import calls
+from bitsift.client.calls import Call
+from bitsift.client.sending import sum_deletes
+from bitsift.client.session import Session
+from bitsift.listing import LIMIT_MAX, Page
+from bitsift.options import DOCUMENT_FIELDS, DocumentField, FilterForm
+from bitsift.write_results import DeletedPage, Deletes, StoredDocument
+
+T = TypeVar("T")
+
+
+class Listings(Protocol):
+    """Of a client that sends calls and waits for their answers."""
+
+    _session: Session
+
+    def _send(self, call: Call[T]) -> T: ...
+
+    def count(
+        self, filter: FilterForm | None = None, *, read_your_writes: str | None = None
+    ) -> int:
+        """How many documents there are, or how many pass ``filter``. Raises InvalidRequest."""
+        token = self._session.least(read_your_writes)
+        asked = {"filter": filter, "read_your_writes": token}
+        return self._send(calls.count(asked)).count
+
+    def page(
+        self,
+        filter: FilterForm | None = None,
+        *,
+        limit: int = LIMIT_MAX,
+        cursor: str | None = None,
+        include: Sequence[DocumentField] = DOCUMENT_FIELDS,
+        read_your_writes: str | None = None,
+    ) -> Page:
+        """Some of the documents, or of those that pass ``filter``, at most ``limit``.
+
+        Its ``cursor``, given with the same filter, leads to the next page. Raises InvalidRequest.
+        """
+        token = self._session.least(read_your_writes)
+        asked = {"filter": filter, "limit": limit, "cursor": cursor, "include": list(include)}
+        return self._send(calls.page({**asked, "read_your_writes": token}))
+
+    def documents(
+        self, filter: FilterForm | None = None, **options: Any
+    ) -> Iterator[StoredDocument]:
+        """All documents, or all that pass ``filter``, page by page, in an order that means nothing:
+        ``options`` are those of ``page``.
+
+        One that is there all the time is yielded once, whatever is written meanwhile.
+        """
+        cursor: str | None = options.pop("cursor", None)
+        while True:
+            page = self.page(filter, cursor=cursor, **options)
+            yield from page.documents
+            if (cursor := page.cursor) is None:
+                return
+
+    def delete_matching(self, filter: FilterForm) -> Deletes:
+        """Delete the documents that pass ``filter``, some in each call; one result each.
+
+        Which pass is decided call by call: one that is changed meanwhile may be deleted though it
+        passes no more. Raises InvalidRequest for a filter that every document passes.
+        """
+        return sum_deletes(self.delete_matching_batches(filter))
+
+    def delete_matching_batches(self, filter: FilterForm) -> Iterator[DeletedPage]:
+        """The same, call by call, for any number of documents."""
+        cursor: str | None = None
+        while True:
+            asked = {"filter": filter, "cursor": cursor}
+            token = self._session.least(None)
+            part = self._send(calls.delete_some({**asked, "read_your_writes": token}))
+            yield part
+            if (cursor := part.cursor) is None:
+                return
+
+
+class AsyncListings(Protocol):
+    """Of a client of asyncio."""
+
+    _session: Session
+
+    async def _send(self, call: Call[T]) -> T: ...
+
+    async def count(
+        self, filter: FilterForm | None = None, *, read_your_writes: str | None = None
+    ) -> int:
+        """As ``Client.count``."""
+        token = self._session.least(read_your_writes)
+        asked = {"filter": filter, "read_your_writes": token}
+        return (await self._send(calls.count(asked))).count
+
+    async def page(
+        self,
+        filter: FilterForm | None = None,
+        *,
+        limit: int = LIMIT_MAX,
+        cursor: str | None = None,
+        include: Sequence[DocumentField] = DOCUMENT_FIELDS,
+        read_your_writes: str | None = None,
+    ) -> Page:
+        """As ``Client.page``."""
+        token = self._session.least(read_your_writes)
+        asked = {"filter": filter, "limit": limit, "cursor": cursor, "include": list(include)}
+        return await self._send(calls.page({**asked, "read_your_writes": token}))
+
+    async def documents(
+        self, filter: FilterForm | None = None, **options: Any
+    ) -> AsyncIterator[StoredDocument]:
+        """As ``Client.documents``."""
+        cursor: str | None = options.pop("cursor", None)
+        while True:
+            page = await self.page(filter, cursor=cursor, **options)
+            for document in page.documents:
+                yield document
+            if (cursor := page.cursor) is None:
+                return
+
+    async def delete_matching(self, filter: FilterForm) -> Deletes:
+        """As ``Client.delete_matching``."""
+        return sum_deletes([part async for part in self.delete_matching_batches(filter)])
+
+    async def delete_matching_batches(self, filter: FilterForm) -> AsyncIterator[DeletedPage]:
+        """As ``Client.delete_matching_batches``."""
+        cursor: str | None = None
+        while True:
+            asked = {"filter": filter, "cursor": cursor}
+            token = self._session.least(None)
+            part = await self._send(calls.delete_some({**asked, "read_your_writes": token}))
+            yield part
+            if (cursor := part.cursor) is None:
+                return
