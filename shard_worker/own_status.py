@@ -39,6 +39,7 @@ def status_of(
         writes_stopped=store.writes_stopped,
         format=str(store.format),
         version=store.counters.newest_version,
+        fields=generation.fields.facts,
         volume_bytes=volume_bytes,
         volume_free_bytes=volume_free_bytes,
     )

@@ -281,6 +281,19 @@ class ShardIdentity:
 
 
 @dataclass(frozen=True, slots=True)
+class FieldFacts:
+    """What the field index says of one field of metadata: ``rows`` have it, deleted ones that no
+    compaction has dropped among them, with at least ``values`` distinct values of ``types``.
+    Filters on it read documents where it is not ``indexed``.
+    """
+
+    rows: int
+    values: int
+    types: Sequence[str]
+    indexed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ShardStatus:
     """What a shard says of itself. ``bits_bytes`` is RAM, ``disk_bytes`` what its files occupy.
 
@@ -291,7 +304,8 @@ class ShardStatus:
     ``version`` the newest of what was written. ``digest`` is of its documents and their versions,
     "" where it is not known (own_digest.py). ``settings`` names those that its actor was started
     with, in a cluster. ``volume_bytes`` is the size of the file system that its files are on,
-    ``volume_free_bytes`` what anyone may still write there.
+    ``volume_free_bytes`` what anyone may still write there. ``fields`` are those of metadata that
+    the most rows have.
     """
 
     shard: int
@@ -317,5 +331,6 @@ class ShardStatus:
     version: int = 0
     digest: str = ""
     settings: str = ""
+    fields: Mapping[str, FieldFacts] = field(default_factory=dict)
     volume_bytes: int = 0
     volume_free_bytes: int = 0

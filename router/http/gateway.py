@@ -23,6 +23,7 @@ from bitsift.router.http.answer_json import json_response
 from bitsift.router.http.compression import Compression
 from bitsift.router.http.cut_off import CutOff
 from bitsift.router.http.document_routes import DOCUMENTS_PATH, Writer, add_documents
+from bitsift.router.http.field_facts import field_facts
 from bitsift.router.http.listing_routes import add_listing
 from bitsift.router.http.metrics_routes import add_metrics
 from bitsift.router.http.observing import Observing
@@ -132,7 +133,8 @@ def _add_status(app: FastAPI, service: SearchService) -> None:
     async def index() -> Response:
         """The index: model, sizes in RAM and on disk, and what fp32 would take.
 
-        ``loading`` is the progress of a load that is filling the index, or null.
+        ``loading`` is the progress of a load that is filling the index, or null. ``fields`` are
+        those of metadata that the most documents have, as far as their shards have indexed them.
         """
         description, shards = service.description, await statuses()
         documents = sum(shard.documents for shard in shards)
@@ -149,6 +151,7 @@ def _add_status(app: FastAPI, service: SearchService) -> None:
             "loading": _loading_facts(service.loading_total, documents),
             "memory": memory,
             "disk": disk,
+            "fields": field_facts(shards),
         }
         return json_response({**description.to_json(), **live})
 
@@ -161,7 +164,7 @@ def _add_status(app: FastAPI, service: SearchService) -> None:
         """
         states = await service.shards.states(STATUS_TIMEOUT_S)
         facts = {
-            "shards": [asdict(it.status) | {"replicas": it.replicas} for it in states],
+            "shards": [_without_fields(it.status) | {"replicas": it.replicas} for it in states],
             "sync": service.syncs,
             "encoder": _encoder_facts(service),
             "healed": service.healed,
@@ -185,6 +188,13 @@ def _add_ready(app: FastAPI, service: SearchService, readiness: Readiness) -> No
         if not enough:
             raise Unavailable(f"the shards are {', '.join(states)}")
         return json_response({"status": "ready", "shards": states})
+
+
+def _without_fields(status: ShardStatus) -> dict[str, Any]:
+    """They are of the index, not of its state."""
+    facts = asdict(status)
+    del facts["fields"]
+    return facts
 
 
 def _loading_facts(total: int | None, documents: int) -> dict[str, int] | None:

@@ -28,9 +28,10 @@ from bitsift.shard_worker.fields.bounds import Bounds, Unindexed, bounds_of, ful
 from bitsift.shard_worker.fields.column import SEGMENT_ROWS_MAX, Column
 from bitsift.shard_worker.fields.kept import KeptFilters, Known
 from bitsift.shard_worker.fields.recent import RecentTexts
-from bitsift.shard_worker.fields.segment import Segment, build
+from bitsift.shard_worker.fields.segment import Segment, build, facts_of
 from bitsift.shard_worker.store import Store
 from bitsift.shard_worker.store.fields import Block, FieldBlocks
+from bitsift.shard_worker.types import FieldFacts
 
 SEAL_ROWS = 1 << 10
 """So many recent rows become a segment: until then each new filter looks at them, 15 µs a row."""
@@ -51,6 +52,7 @@ class FieldIndex:
         self._kept = KeptFilters()
         self._segments = self._sound_segments()
         self._damaged: frozenset[Segment] = frozenset()
+        self._facts = self._segments, facts_of(self._segments)
         self.recent = RecentTexts(self._blocks.texts)
         for segment in self._segments:
             store.reader.note_damaged(segment.first + row for row in segment.unread)
@@ -73,6 +75,16 @@ class FieldIndex:
     def kept_bytes(self) -> int:
         """RAM of what is remembered of filters."""
         return self._kept.size_bytes
+
+    @property
+    def facts(self) -> dict[str, FieldFacts]:
+        """What the segments say of the fields that most rows have."""
+        segments, facts = self._facts
+        if segments is not self._segments:
+            segments = self._segments
+            facts = facts_of(segments)
+            self._facts = segments, facts
+        return facts
 
     # --- which rows ------------------------------------------------------------------------
 

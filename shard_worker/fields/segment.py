@@ -6,6 +6,7 @@ search leaves it out as always. It has a column for each field, and a catalog, w
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,11 +22,15 @@ from bitsift.shard_worker.fields.column import (
     id_hash,
     utf8,
 )
+from bitsift.shard_worker.types import FieldFacts
 
 FIELDS_MAX = 256
 """Fields of a segment, the first ones that occur; others are looked for in the documents."""
 FIELD_BYTES_MAX = 256
 """Of a field's path, as UTF-8."""
+FIELDS_SAID_MAX = 100
+"""Fields that a shard speaks of."""
+_TYPES = ("string", "number", "bool", "date")
 LAYOUT = 1
 """How blocks are laid out: segments of another layout are not read, and written again."""
 Texts = tuple[str, str]
@@ -71,6 +76,27 @@ class Segment:
             return None
         columns = {name: number for number, name in enumerate(said["columns"], 1)}
         return cls(first, count, columns, said["facts"], said["complete"], said["unread"])
+
+
+def facts_of(segments: Sequence[Segment]) -> dict[str, FieldFacts]:
+    """What ``segments`` together say of the fields that the most rows have."""
+    rows: Counter[str] = Counter()
+    values: dict[str, int] = {}
+    types: dict[str, set[str]] = {}
+    unindexed = set[str]()
+    for segment in segments:
+        for name, said in segment.facts.items():
+            rows[name] += said["rows"]
+            kept = {kind: said[kind] for kind in _TYPES if kind in said}
+            values[name] = max(values.get(name, 0), sum(kept.values()))
+            odd = {kind for of, kind in (("long", "string"), ("inexact", "number")) if of in said}
+            types.setdefault(name, set()).update(kept, odd)
+            if name not in segment.columns:
+                unindexed.add(name)
+    return {
+        name: FieldFacts(count, values[name], sorted(types[name]), name not in unindexed)
+        for name, count in rows.most_common(FIELDS_SAID_MAX)
+    }
 
 
 def build(

@@ -22,7 +22,7 @@ from bitsift.shard_worker.fields import index as indexes
 from bitsift.shard_worker.fields import kept, recent
 from bitsift.shard_worker.fields import segment as segments
 from bitsift.shard_worker.fields.index import SEAL_ROWS, FieldIndex
-from bitsift.shard_worker.fields.segment import build
+from bitsift.shard_worker.fields.segment import FIELDS_SAID_MAX, build
 from bitsift.shard_worker.layout import store_folder
 from bitsift.shard_worker.maintenance.findings import Remedy
 from bitsift.shard_worker.maintenance.repair import repair_shard
@@ -34,6 +34,7 @@ from bitsift.shard_worker.store import fields as stored
 from bitsift.shard_worker.store.fields import FieldBlocks
 from bitsift.shard_worker.store.lmdb_file import DATA_FILE
 from bitsift.shard_worker.store.packing import pack_meta
+from bitsift.shard_worker.types import FieldFacts
 from tests.golden.make import golden_index
 from tests.shard_worker.fields.labelled import (
     Labelled,
@@ -210,6 +211,29 @@ def test_so_many_texts_of_recent_rows_are_kept_and_the_rest_is_read(
     shard.save_bits()
     assert index_of(shard).recent.size_bytes == 0
     assert passing_ids(shard, "n < 31 and n > 1") == sorted(map(str, range(2, 31)))
+
+
+def test_a_shard_says_which_fields_it_has(shard: Shard) -> None:
+    documents: dict[str, dict[str, object]] = {
+        str(n): {"n": n, "tag": ["a", "b"][n % 2], "deep": {"x": True}} for n in range(70)
+    }
+    put(shard, documents | {"x": {"n": "2026-01-31", "long": "x" * 200}})
+    assert shard.status().fields == {}
+    shard.save_bits()
+    said = shard.status().fields
+    assert list(said) == ["n", "deep", "deep.x", "tag", "long"]
+    assert said["n"] == FieldFacts(71, 64, ["date", "number", "string"], True)
+    assert said["tag"] == FieldFacts(70, 2, ["string"], True)
+    assert said["deep"] == FieldFacts(70, 0, [], True)
+    assert said["long"] == FieldFacts(1, 0, ["string"], True)
+
+
+def test_a_shard_speaks_of_so_many_fields_at_most(shard: Shard) -> None:
+    put(shard, {"a": {f"f{n}": 1 for n in range(FIELDS_SAID_MAX + 5)}, "b": {"often": 1, "f3": 1}})
+    shard.save_bits()
+    said = shard.status().fields
+    assert len(said) == FIELDS_SAID_MAX
+    assert next(iter(said)) == "f3"
 
 
 def test_a_deadline_ends_the_reading_of_documents(shard: Shard) -> None:
