@@ -52,7 +52,7 @@ from bitsift.options import Mode, SearchOptions
 from bitsift.shard_worker.codes import Calibration, normalize
 from bitsift.shard_worker.fields.index import FieldIndex
 from bitsift.shard_worker.fields.recent import RecentTexts
-from bitsift.shard_worker.operations import Documents, Insert, Upsert, statuses
+from bitsift.shard_worker.operations import Insert, Upsert, statuses
 from bitsift.shard_worker.search.precedence import lowest_priority, share_quickly
 from bitsift.shard_worker.shard import Shard
 from bitsift.shard_worker.types import GIVEN_VECTOR_POSITION, Candidates, Query, ShardIdentity
@@ -86,9 +86,9 @@ def said_of(row: int, rows: int, far: int, topic: int) -> dict[str, Any]:
 
 
 def documents(
-    kind: type[Documents], calibration: Calibration, units: Units, names: Sequence[str],
+    kind: type[Insert | Upsert], calibration: Calibration, units: Units, names: Sequence[str],
     metadata: Sequence[str],
-) -> Documents:  # fmt: skip
+) -> Insert | Upsert:  # fmt: skip
     blank, positions = [""] * len(names), [GIVEN_VECTOR_POSITION] * len(names)
     codes = calibration.quantize(units)[0]
     return kind(list(names), blank, ["a text"] * len(names), list(metadata), positions, codes)
@@ -341,8 +341,8 @@ def main() -> None:
     print(orjson.dumps(result).decode(), flush=True)
     spec = SyntheticSpec(options.rows, options.dim)
     queries = synthetic_queries(spec, RECALL_QUERIES)
-    near = queries[:1] + 0.02 * np.random.default_rng(2).standard_normal(queries.shape)
-    near = normalize(near.astype(np.float32), spec.dim)
+    noise = 0.02 * np.random.default_rng(2).standard_normal(queries.shape)
+    near = normalize((queries[:1] + noise).astype(np.float32), spec.dim)
     other = int(np.argmin(queries @ queries[0]))
     scores = scores_of(spec, np.concatenate([queries, near]))
     of_queries, of_near = scores[:, :RECALL_QUERIES], scores[:, RECALL_QUERIES:]

@@ -59,7 +59,13 @@ def expected_ids(documents: Labelled, written: Mapping[str, Any] | str) -> list[
     return sorted(name for name, said in documents.items() if matches(tree, name, said))
 
 
-ODD = [{"a": "x" * 129}, {"a": ["x" * 300, 2**53 + 1]}, {"b": 2**63 + 1}, {}, {"a": "ä" * 65}]
+ODD: list[dict[str, Any]] = [
+    {"a": "x" * 129},
+    {"a": ["x" * 300, 2**53 + 1]},
+    {"b": 2**63 + 1},
+    {},
+    {"a": "ä" * 65},
+]
 """Values that the index does not keep."""
 
 

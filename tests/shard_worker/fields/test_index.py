@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from bitsift.cluster.maintenance.verify import verify
 from bitsift.cluster.manifest import read_manifest
 from bitsift.errors import DeadlineExceeded
 from bitsift.filters.matching import matches
+from bitsift.filters.tree import Node
 from bitsift.shard_worker.deadline import Deadline
 from bitsift.shard_worker.fields import index as indexes
 from bitsift.shard_worker.fields import kept, recent
@@ -117,8 +119,11 @@ def test_whatever_befalls_a_shard_filters_pass_what_the_documents_say(
         shard.close()
         shard = open_shard(tmp_path / "shard")
 
-    doing = [upsert] * 4 + [delete, reopen, lambda: shard.maintain(), lambda: shard.save_bits(),
-                            lambda: shard.compact(), lambda: shard.train()]  # fmt: skip
+    def each(name: str) -> Callable[[], object]:
+        return lambda: getattr(shard, name)()
+
+    keeping = [each(name) for name in ("maintain", "save_bits", "compact", "train")]
+    doing: list[Callable[[], object]] = [*[upsert] * 4, delete, reopen, *keeping]
     for _ in range(60):
         chance.choice(doing)()
         for filter_ in chance.sample(filters, 3):
@@ -171,12 +176,13 @@ def test_what_is_known_of_a_filter_is_kept_and_only_later_rows_are_looked_at(
     shard: Shard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(shard, numbered(0, 100))
-    looked = []
-    monkeypatch.setattr(
-        indexes,
-        "matches",
-        lambda tree, name, said: looked.append(name) or matches(tree, name, said),
-    )
+    looked: list[str] = []
+
+    def watched(tree: Node, name: str, said: Mapping[str, Any]) -> bool:
+        looked.append(name)
+        return matches(tree, name, said)
+
+    monkeypatch.setattr(indexes, "matches", watched)
     fields, tree = index_of(shard), node("n >= 90")
     first = fields.known(tree, 100, anybody)
     assert len(looked) == 100
@@ -429,7 +435,7 @@ def test_a_block_in_the_place_of_another_is_not_taken(shard: Shard) -> None:
     handle = store.parts.env.databases["fields"]
     one, other = (stored._KEY.pack(0, 30, segment.columns[name]) for name in ("n", "m"))
     with store.parts.commits.transaction() as txn:
-        txn.put(one, bytes(txn.get(other, db=handle)), db=handle)
+        txn.put(one, bytes(txn.get(other, b"", db=handle)), db=handle)
         store.parts.commits.commit(txn, store.counters)
     assert passing_ids(shard, "n > 20") == sorted(map(str, range(21, 30)))
     assert index_of(shard).is_due()
