@@ -55,4 +55,4 @@ def _is_of_documents(blocks: FieldBlocks, segment: Segment) -> bool:
     _, made = build(*span, texts)
     with blocks.reading() as block:
         held = {number: block(span, number) for number in segment.numbers}
-        return all(body is None or body == made.get(number) for number, body in held.items())
+        return all(body is None or bytes(body) == made.get(number) for number, body in held.items())
