@@ -28,7 +28,7 @@ from bitsift.shard_worker.fields.bounds import Bounds, Unindexed, bounds_of, ful
 from bitsift.shard_worker.fields.column import SEGMENT_ROWS_MAX, Column
 from bitsift.shard_worker.fields.kept import KeptFilters, Known
 from bitsift.shard_worker.fields.recent import RecentTexts
-from bitsift.shard_worker.fields.segment import Segment, build, facts_of
+from bitsift.shard_worker.fields.segment import Segment, Texts, build, facts_of
 from bitsift.shard_worker.store import Store
 from bitsift.shard_worker.store.fields import Block, FieldBlocks
 from bitsift.shard_worker.types import FieldFacts
@@ -101,14 +101,20 @@ class FieldIndex:
         return found
 
     def settle(self, known: Known, node: Node, rows: NDArray[np.int64], check: Check) -> None:
-        """Read the documents of ``rows`` (n,), which are in doubt, and remember who passes."""
-        passing = np.zeros(len(rows), dtype=np.bool_)
-        for start in range(0, len(rows), _CHECKED_ROWS):
-            check()
-            part = rows[start : start + _CHECKED_ROWS].tolist()
-            for place, texts in enumerate(self._blocks.texts(part), start):
-                passing[place] = texts is not None and matches(node, texts[0], _object(texts[1]))
-        known.settle(rows, passing)
+        """Read the documents of ``rows`` (n,), which are in doubt, and remember who passes: of
+        those that were read, where ``check`` ends it.
+        """
+        passing, done = np.zeros(len(rows), dtype=np.bool_), 0
+        try:
+            for start in range(0, len(rows), _CHECKED_ROWS):
+                check()
+                part = rows[start : start + _CHECKED_ROWS].tolist()
+                for place, texts in enumerate(self._blocks.texts(part), start):
+                    passing[place] = texts is not None and _passes(node, texts)
+                done = start + len(part)
+        finally:
+            if done:
+                known.settle(rows[:done], passing[:done])
 
     def _bounds(self, node: Node, start: int, rows: int, check: Check) -> Bounds:
         """Bounds of the rows ``start`` … ``rows``; ``start`` begins a byte."""
@@ -154,7 +160,7 @@ class FieldIndex:
             check()
             end = min(begin + _CHECKED_ROWS, stop)
             for row, texts in enumerate(self.recent.of(begin, end), begin - first):
-                if texts is not None and matches(node, texts[0], _object(texts[1])):
+                if texts is not None and _passes(node, texts):
                     found.append(row)
         count = stop - first
         return Bounds.exactly(packed([np.array(found, dtype=np.int64)], count), count)
@@ -183,8 +189,8 @@ class FieldIndex:
     # --- sealing ---------------------------------------------------------------------------
 
     def is_due(self) -> bool:
-        """Whether rows are to be sealed."""
-        return self._next(SEAL_ROWS) is not None
+        """Whether rows are to be sealed, and can be."""
+        return self._store.writes_stopped is None and self._next(SEAL_ROWS) is not None
 
     def seal(
         self,
@@ -278,5 +284,6 @@ def _contiguous(segments: Sequence[Segment]) -> int:
     return stop
 
 
-def _object(metadata: str) -> Any:
-    return orjson.loads(metadata) if metadata else {}
+def _passes(node: Node, texts: Texts) -> bool:
+    document_id, metadata = texts
+    return matches(node, document_id, orjson.loads(metadata) if metadata else {})

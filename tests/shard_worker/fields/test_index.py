@@ -219,6 +219,36 @@ def test_so_many_texts_of_recent_rows_are_kept_and_the_rest_is_read(
     assert passing_ids(shard, "n < 31 and n > 1") == sorted(map(str, range(2, 31)))
 
 
+def test_what_was_read_until_a_deadline_is_not_read_again(
+    shard: Shard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(shard, {str(row): {"n": "x" * 200 + str(row)} for row in range(60)})
+    shard.save_bits()
+    monkeypatch.setattr(indexes, "_CHECKED_ROWS", 10)
+    fields, tree, every = index_of(shard), node("n prefix " + "x" * 200), np.arange(60)
+    known, left = fields.known(tree, 60, anybody), iter([None] * 4)
+
+    def check() -> None:
+        if next(left, 0) == 0:
+            raise DeadlineExceeded("over")
+
+    with pytest.raises(DeadlineExceeded):
+        fields.settle(known, tree, every, check)
+    assert np.bitwise_count(known.bounds.lower).sum() == 40
+    assert np.bitwise_count(known.bounds.doubtful).sum() == 20
+    fields.settle(known, tree, every[40:], anybody)
+    assert known.bounds.is_exact
+    assert fields.known(tree, 60, anybody) is known
+
+
+def test_a_shard_that_takes_no_writes_is_not_due(shard: Shard) -> None:
+    put(shard, numbered(0, 40))
+    assert index_of(shard).is_due()
+    shard._current.store.stop_writes("for this test")
+    assert not index_of(shard).is_due()
+    shard.maintain()
+
+
 def test_a_shard_says_which_fields_it_has(shard: Shard) -> None:
     documents: dict[str, dict[str, object]] = {
         str(n): {"n": n, "tag": ["a", "b"][n % 2], "deep": {"x": True}} for n in range(70)
