@@ -73,6 +73,8 @@ SLOW = (
     "tests/cluster/maintenance/test_upgrade.py",
     "tests/cluster/maintenance/test_verify.py",
     "tests/router/http/test_admin.py::test_a_second_backup",
+    "tests/shard_worker/fields/test_index.py::test_whatever_befalls",
+    "tests/shard_worker/search/test_filtered.py::test_a_search_sees",
     "tests/router/http/test_admin.py::test_what_a_remote_store",
     "tests/router/http/test_answer_limits.py::test_the_worst_legal",
     "tests/router/http/test_cut_off.py",
