@@ -73,8 +73,7 @@ class Compression:
         if scope["type"] != "http" or scope["method"] == "HEAD" or scope["http_version"] == "1.0":
             await self._app(scope, receive, send)  # 1.0 takes no answer of unknown length
             return
-        accepted = Headers(scope=scope).get("accept-encoding", "")
-        answer = _Answer(coding_of(accepted) if accepted else None, self, send)
+        answer = _Answer(scope, self, send)
         try:
             await self._app(scope, receive, answer.send)
         finally:
@@ -94,8 +93,8 @@ class Compression:
 class _Answer:
     """One answer on its way out."""
 
-    def __init__(self, coding: str | None, compression: Compression, send: Send) -> None:
-        self._coding = coding
+    def __init__(self, scope: Scope, compression: Compression, send: Send) -> None:
+        self._scope = scope
         self._compression = compression
         self._send = send
         self._compressor: Compressor | None = None
@@ -109,13 +108,17 @@ class _Answer:
         await self._send(message)
 
     def _started(self, message: Message) -> Message:
-        headers = MutableHeaders(raw=list(message.get("headers", ())))
-        if not _is_large(headers):
+        if _size_bytes(message) < ANSWER_BYTES_MIN:  # nearly all, which this costs a microsecond
+            return message
+        headers = MutableHeaders(raw=list(message["headers"]))
+        is_text = headers.get("content-type", "").startswith(_KINDS)
+        if not is_text or "content-encoding" in headers:
             return message
         headers.add_vary_header("Accept-Encoding")
-        if self._coding is not None and self._compression.begin():
-            self._compressor = _COMPRESSORS[self._coding]()
-            headers["Content-Encoding"] = self._coding
+        coding = coding_of(Headers(scope=self._scope).get("accept-encoding", ""))
+        if coding is not None and self._compression.begin():
+            self._compressor = _COMPRESSORS[coding]()
+            headers["Content-Encoding"] = coding
             del headers["Content-Length"]
         return {**message, "headers": headers.raw}
 
@@ -135,8 +138,9 @@ class _Answer:
             self._compression.end()
 
 
-def _is_large(headers: MutableHeaders) -> bool:
-    size = headers.get("content-length")
-    if size is None or int(size) < ANSWER_BYTES_MIN or "content-encoding" in headers:
-        return False
-    return headers.get("content-type", "").startswith(_KINDS)
+def _size_bytes(start: Message) -> int:
+    """Of the body, as far as it is known when an answer starts; else 0."""
+    for name, value in start.get("headers", ()):
+        if name == b"content-length":
+            return int(value)
+    return 0

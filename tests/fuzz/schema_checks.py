@@ -9,6 +9,12 @@ import schemathesis
 from tests.fuzz.raw import MEANT
 
 
+@schemathesis.serializer("application/x-ndjson")
+def lines(ctx: Any, value: Any) -> bytes:
+    """Of an example, which is a text; what is made up is any value."""
+    return value.encode(errors="replace") if isinstance(value, str) else str(value).encode()
+
+
 @schemathesis.check
 def no_unmeant_server_error(ctx: Any, response: Any, case: Any) -> None:
     """``timeout_ms`` may be too short for any answer: that is a 504, and meant."""
