@@ -17,6 +17,7 @@ _HIT = {
     "id": "14405480-n", "score": 0.8946, "title": "arachnophobia",
     "text": "a morbid fear of spiders", "metadata": {"pos": "noun"}, "shard": 1, "explain": None,
 }  # fmt: skip
+_STORED = {name: _HIT[name] for name in ("id", "title", "text", "metadata", "shard")}
 _TIMES = {"encode": 10.3, "fan_out": 10.5, "rescore": 0.2, "texts": 0.2, "total": 21.2}
 _ANSWER = {
     "hits": [_HIT],
@@ -121,9 +122,21 @@ EXAMPLES: Mapping[str, Example] = {
             NDJSON: {"lines": '{"id": "a1", "text": "eight legs"}\n{"id": "a2", "text": "six"}\n'},
         },
     ),
-    "POST /v1/documents/delete": Example(_DELETED, bodies={JSON: {"one": {"ids": ["a1"]}}}),
+    "POST /v1/documents/delete": Example(
+        _DELETED,
+        bodies={
+            JSON: {"one": {"ids": ["a1"]}, "those that pass": {"filter": {"year": {"$lt": 2000}}}}
+        },
+    ),
+    "POST /v1/documents/count": Example(
+        {"count": 120}, bodies={JSON: {"some": {"filter": {"pos": "noun"}}}}
+    ),
+    "POST /v1/documents/list": Example(
+        {"documents": [_STORED], "cursor": None, "count": 1},
+        bodies={JSON: {"some": {"filter": {"pos": "noun"}, "limit": 10}}},
+    ),
     "GET /v1/documents/{document_id}": Example(
-        {name: _HIT[name] for name in ("id", "title", "text", "metadata", "shard")}, parameters=_ID
+        _STORED, parameters=_ID
     ),
     "DELETE /v1/documents/{document_id}": Example(
         {"id": "14405480-n", "status": "deleted", "token": _TOKEN}, parameters=_ID

@@ -127,12 +127,11 @@ def test_an_example_is_accepted_and_answered_in_that_form(gateway: Running, rout
         assert answer.status_code == 200, answer.text
         kind = answer.headers["content-type"].partition(";")[0]
         assert kind in {example.kind, *example.bodies}
-        if kind == JSON and "queries" not in str(answer.request.content):
-            assert (
-                form(answer.json()).keys() == form(example.answer).keys()
-                if isinstance(example.answer, dict)
-                else form(answer.json()) == form(example.answer)
-            )
+        found, shown = form(answer.json() if kind == JSON else ""), form(example.answer)
+        if isinstance(shown, dict) and kind == JSON:
+            assert found.keys() >= shown.keys() or found.keys() == {"results"}  # of several texts
+        elif kind == JSON:
+            assert found == shown
     if method == "GET" and example.kind == JSON and "search" not in path and "cluster" not in path:
         assert form(answers[0].json()) == form(example.answer)
 

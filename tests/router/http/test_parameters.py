@@ -64,7 +64,7 @@ def test_a_field_that_is_like_no_other_is_refused_with_all_there_are(
     assert answer.status_code == 422
     assert len(answer.json()["detail"]) < 500
     if name != "\ud800":
-        assert "there are candidates, explain, filter" in answer.json()["detail"]
+        assert "there are candidates, " in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(
