@@ -59,7 +59,7 @@ def test_the_wheel_installs_one_name_with_all_that_is_in_the_repository(wheel: l
     tops = {name.split("/")[0] for name in wheel}
     assert {name for name in tops if not name.endswith(".dist-info")} == {"bitsift"}
     tree = {str(path.relative_to(ROOT)) for path in (ROOT / "bitsift").glob("*.py")}
-    for name in ("client", "config"):
+    for name in ("client", "config", "filters"):
         tree |= {str(path.relative_to(ROOT)) for path in (ROOT / "bitsift" / name).glob("*.py")}
     for name in SERVER:
         tree |= {f"bitsift/{path.relative_to(ROOT)}" for path in (ROOT / name).rglob("*.py")}
