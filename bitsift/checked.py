@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from datetime import date
@@ -29,9 +30,14 @@ class Asked(Generic[T]):
 
     def __init__(self, kind: type[T], what: str) -> None:
         """``what`` names it in messages: "the search"."""
-        self.adapter = TypeAdapter(kind)
+        self._kind = kind
         self._names = tuple(sorted(field.name for field in fields(cast(Any, kind))))
         self._what = what
+
+    @functools.cached_property
+    def adapter(self) -> TypeAdapter[T]:
+        """Made when it is first needed: it takes some milliseconds."""
+        return TypeAdapter(self._kind)
 
     def by_values(self, values: Mapping[str, object]) -> T:
         """What ``values`` ask for, by the rules of JSON. Raises InvalidRequest."""
