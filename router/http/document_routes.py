@@ -32,7 +32,7 @@ from bitsift.router.http.media_types import content_type
 from bitsift.router.http.parameters import refuse_unknown_parameters
 from bitsift.router.http.schema import Problem
 from bitsift.router.service import SearchService
-from bitsift.write_results import DeletedPage, Deletes, StoredDocument, Upserts
+from bitsift.write_results import DeletedPage, StoredDocument, Upserts
 
 DOCUMENTS_PATH = "/v1/documents"
 CALLS_MAX = 64
@@ -70,10 +70,6 @@ def add_documents(app: FastAPI, service: SearchService, writer: Writer) -> None:
     one = DOCUMENTS_PATH + "/{document_id:document_id}"
     body = {"requestBody": upsert_body_schema()}
 
-    def answered(operation: str, answer: bytes) -> Response:
-        service.metrics.written(operation, _counts_of(answer))
-        return _json(answer)
-
     @app.post(DOCUMENTS_PATH, response_model=Upserts, responses=_PROBLEMS, openapi_extra=body)
     async def upsert(http: Request, results: Literal["all", "errors"] = "all") -> Response:
         """Add documents, replacing those with the same ids.
@@ -98,11 +94,13 @@ def add_documents(app: FastAPI, service: SearchService, writer: Writer) -> None:
             announced = http.headers.get("content-length", "")
             body = await whole_body(http.receive, announced, UPSERT_BYTES_MAX, held)
             with admission.call():
-                return answered("upsert", await writer.upsert(body))
+                answer = await writer.upsert(body)
+                service.metrics.written("upsert", _counts_of(answer))
+                return _json(answer)
 
     @app.post(
         f"{DOCUMENTS_PATH}/delete",
-        response_model=Deletes | DeletedPage,
+        response_model=DeletedPage,
         responses=_PROBLEMS,
         openapi_extra={"requestBody": delete_body_schema()},
     )
@@ -117,10 +115,11 @@ def add_documents(app: FastAPI, service: SearchService, writer: Writer) -> None:
         refuse_unknown_parameters(http)
         body = await http.body()
         with admission.hold(RAM_PER_BYTE * len(body)), admission.call():
-            if not has_filter(body):
-                return answered("delete", await writer.delete(body))
-            ids, cursor = await selected(service, body)
-            answer = await writer.delete(orjson.dumps({"ids": ids}))
+            cursor = None
+            if has_filter(body):
+                ids, cursor = await selected(service, body)
+                body = orjson.dumps({"ids": ids})
+            answer = await writer.delete(body)
             service.metrics.written("delete", _counts_of(answer))
             return _json(with_cursor(answer, cursor))
 

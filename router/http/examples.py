@@ -76,7 +76,7 @@ _WRITTEN = {
 }  # fmt: skip
 _DELETED = {
     "results": [{"id": "a1", "status": "deleted", "error": None}], "deleted": 1, "missing": 0,
-    "failed": 0, "token": _TOKEN,
+    "failed": 0, "token": _TOKEN, "cursor": None,
 }  # fmt: skip
 
 
@@ -125,15 +125,18 @@ EXAMPLES: Mapping[str, Example] = {
     "POST /v1/documents/delete": Example(
         _DELETED,
         bodies={
-            JSON: {"one": {"ids": ["a1"]}, "those that pass": {"filter": {"year": {"$lt": 2000}}}}
+            JSON: {
+                "one": {"ids": ["a1"]},
+                "some of what passes a filter": {"filter": "year < 1900", "limit": 500},
+            }
         },
     ),
     "POST /v1/documents/count": Example(
-        {"count": 120}, bodies={JSON: {"some": {"filter": {"pos": "noun"}}}}
+        {"count": 42}, bodies={JSON: {"what passes": {"filter": {"pos": "noun"}}}}
     ),
     "POST /v1/documents/list": Example(
         {"documents": [_STORED], "cursor": None, "count": 1},
-        bodies={JSON: {"some": {"filter": {"pos": "noun"}, "limit": 10}}},
+        bodies={JSON: {"the first page": {"filter": "number exists", "limit": 100}}},
     ),
     "GET /v1/documents/{document_id}": Example(
         _STORED, parameters=_ID
