@@ -70,6 +70,9 @@ class Mode(StrEnum):
 DocumentField = Literal["title", "text", "metadata"]
 DOCUMENT_FIELDS: tuple[DocumentField, ...] = ("title", "text", "metadata")
 """The fields of a document besides its id."""
+Included = Literal["title", "text", "metadata", "vector"]
+VECTOR = "vector"
+"""What may be included besides: the vector, as its int8 code has it."""
 
 
 def _not_blank(text: str) -> str:
@@ -200,8 +203,12 @@ class SearchOptions:
         ),
     ] = 5_000.0
     include: Annotated[
-        Sequence[DocumentField],
-        Field(max_length=len(DOCUMENT_FIELDS), description="Fields of the hits to return."),
+        Sequence[Included],
+        Field(
+            max_length=len(DOCUMENT_FIELDS) + 1,
+            description="Fields of the hits to return. `vector` is decoded from the int8 code: a "
+            "unit vector up to half a step of its calibration in each number.",
+        ),
     ] = DOCUMENT_FIELDS
     explain: Annotated[
         bool, Field(description="Include each hit's rank and score at every stage of the search.")

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Vector = Sequence[float] | NDArray[np.float32]
+else:  # the base install has no numpy
+    Vector = list[float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +48,10 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A returned document. ``score`` estimates the cosine of query and document, in [-1, 1]."""
+    """A returned document. ``score`` estimates the cosine of query and document, in [-1, 1].
+
+    ``vector``, where it is included, is decoded from the int8 code that the score was computed of.
+    """
 
     id: str
     score: float
@@ -47,6 +60,7 @@ class Hit:
     metadata: dict[str, Any] | None
     shard: int
     explain: Explanation | None = None
+    vector: Vector | None = None
 
 
 @dataclass(frozen=True, slots=True)

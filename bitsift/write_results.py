@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bitsift.errors import BitsiftError, RequestOutcome
+from bitsift.results import Vector
 from bitsift.write_status import WriteStatus
 
 _DELETE = (WriteStatus.DELETED, WriteStatus.MISSING, WriteStatus.FAILED)
@@ -81,10 +82,14 @@ class DeletedPage(Deletes):
 
 @dataclass(frozen=True, slots=True)
 class StoredDocument:
-    """A document as it is stored, and in which shard."""
+    """A document as it is stored, and in which shard.
+
+    ``vector`` is there where it was asked for, decoded from the int8 code.
+    """
 
     id: str
     title: str
     text: str
     metadata: dict[str, Any]
     shard: int
+    vector: Vector | None = None

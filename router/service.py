@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from bitsift.results import Answer, Coverage, FilterStage, Hit, Timings
 from bitsift.router import listing
 from bitsift.router.answer_bytes import AnswerBytes, ReadMemory
 from bitsift.router.description import IndexDescription
-from bitsift.router.hits import Winners, first_bytes, likely_hits, make_hit
+from bitsift.router.hits import Winners, first_bytes, likely_hits, make_hit, vectors_of
 from bitsift.router.loop_lag import LoopLag
 from bitsift.router.merge import merge
 from bitsift.router.metrics import LEFT, Metrics
@@ -35,7 +35,8 @@ from bitsift.router.model.query_vectors import QUERY_CACHE_DEFAULT, QueryEncoder
 from bitsift.router.shards.fanout import FanOut
 from bitsift.router.your_writes import shards_that_know
 from bitsift.shard_worker.deadline import Deadline
-from bitsift.shard_worker.types import Candidates, Document, Message, Query
+from bitsift.shard_worker.types import FIELDS, Candidates, Message, Query
+from bitsift.write_results import StoredDocument
 from bitsift.write_token import WriteToken
 
 _GONE = (Unavailable.__name__, ShardUnavailable.__name__)
@@ -167,9 +168,10 @@ class SearchService:
         exclude = frozenset(options.exclude)
         winners = Winners(asked, ranking, origins, sent, fields, deadline_s, exclude)
         found = await winners.page(options.offset, options.top_k, answer)
+        vectors = await vectors_of([it for _, it in found], self.description.calibration)
         hits = tuple(
-            make_hit(ranking, place, document, winners.fields, explain=options.explain)
-            for place, document in found
+            make_hit(ranking, place, document, winners.fields, vector, explain=options.explain)
+            for (place, document), vector in zip(found, vectors, strict=True)
         )
         coverage = replace(coverage, failures=(*coverage.failures, *winners.failures))
         lost = any(failure.error in _GONE for failure in winners.failures)
@@ -177,14 +179,22 @@ class SearchService:
         return _Found(hits, coverage, plans, lost, winners.size_bytes, fanned_out_s, rescored_s)
 
     async def document(
-        self, document_id: str, timeout_s: float, read_your_writes: str | None = None
-    ) -> tuple[int, Document]:
-        """A document and its shard. Raises NotFound, ChecksumMismatch, InvalidRequest (a token of
-        another index), or if too few replicas answer, the error that they had.
+        self,
+        document_id: str,
+        timeout_s: float,
+        read_your_writes: str | None = None,
+        include: Collection[str] = (),
+    ) -> StoredDocument:
+        """A document, with its vector where that is included. Raises NotFound, ChecksumMismatch,
+        InvalidRequest (a token of another index), or if too few replicas answer, the error that
+        they had.
         """
         deadline_s = time.monotonic() + timeout_s
         asked, written = await self._asked(read_your_writes, deadline_s)
-        return await asked.document(document_id, deadline_s - time.monotonic(), written)
+        fields, left_s = FIELDS.union(include), deadline_s - time.monotonic()
+        shard, found = await asked.document(document_id, left_s, written, fields)
+        (vector,) = await vectors_of([found], self.description.calibration)
+        return StoredDocument(found.id, found.title, found.text, found.metadata, shard, vector)
 
     async def count(self, options: CountOptions) -> int:
         """How many documents pass a filter. Raises as ``page`` in listing.py."""

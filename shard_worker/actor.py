@@ -18,7 +18,7 @@ import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import ray
 
@@ -36,7 +36,7 @@ from bitsift.shard_worker.search.underway import Underway
 from bitsift.shard_worker.search_server import Search, SearchServer
 from bitsift.shard_worker.shard import Shard
 from bitsift.shard_worker.store.counters import Past
-from bitsift.shard_worker.types import ShardIdentity, ShardSettings, ShardStatus
+from bitsift.shard_worker.types import FIELDS, ShardIdentity, ShardSettings, ShardStatus
 from bitsift.shard_worker.wire.envelopes import SearchAddress
 from bitsift.shard_worker.wire.frames import UNSTAMPED, Kind, Stamp
 from bitsift.shard_worker.wire.listing import pack_listed, unpack_listing
@@ -236,8 +236,7 @@ class ShardActor:
 
     @ray.method(concurrency_group="write")
     def write(self, operations: bytes, epoch: int = 0, term: int = 0) -> bytes:
-        """Do packed operations durably; packed outcomes of each (write_wire.py), stamped with the
-        newest version that was written.
+        """Do packed operations durably; packed outcomes of each, stamped with the newest version.
 
         ``epoch`` is that of the caller's replica table, ``term`` see applied.py. A bulk load, which
         has neither, calls it in the group ``load``.
@@ -275,9 +274,9 @@ class ShardActor:
         return pack_outcomes(self._ready().foresee(asked), self._stamp())
 
     @ray.method(concurrency_group="read")
-    def document(self, document_id: str, least: tuple[int, int] = NOTHING) -> bytes:
+    def document(self, document_id: str, least: Any = NOTHING, fields: Any = FIELDS) -> bytes:
         """The packed document with this id; see ``Shard.document``."""
-        found = self._ready().document(document_id, Reached(*least))
+        found = self._ready().document(document_id, Reached(*least), frozenset(fields))
         return pack_documents([[found]], self._stamp())
 
     @ray.method(concurrency_group="read")
@@ -319,14 +318,14 @@ class ShardActor:
     def check_rows(self, first: int) -> bytes:
         """A packed RowCheck (maintenance/own_rows.py), at the lowest priority."""
         lowest_priority()
-        return pack_fact(ReplicaState(self._ready()).check_rows(first), self._stamp())
+        return pack_fact(self._replica().check_rows(first), self._stamp())
 
     @ray.method(concurrency_group="write")
     def bury(self, generation: int, rows: Sequence[int], epoch: int) -> int:
         """Let damaged rows die, which ``mend`` is about to replace; returns how many lived."""
-        shard = self._ready()
+        state = self._replica()
         with self._tables().writing(epoch):
-            return ReplicaState(shard).bury(generation, rows)
+            return state.bury(generation, rows)
 
     @ray.method(concurrency_group="maintenance")
     def save_bits(self) -> None:

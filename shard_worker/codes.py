@@ -221,6 +221,16 @@ class Calibration:
         """The vectors that codes (n, width) stand for, float32 (n, width)."""
         return self.low + self.step * (codes.astype(np.float32) + np.float32(128))
 
+    def vectors(self, codes: NDArray[np.int8]) -> NDArray[np.float32]:
+        """What ``units`` was given, normalised, as codes (n, width) have it: float32 (n,
+        dimension), each number up to half a ``step`` from it (before a rotation) unless it was
+        clipped.
+        """
+        decoded = np.ascontiguousarray(self.decode(codes)[:, : self.dimension])
+        if self.rotation_seed is None:
+            return decoded
+        return decoded @ rotation(self.dimension, self.rotation_seed).T
+
     def bits(self, codes: NDArray[np.int8]) -> NDArray[np.uint8]:
         """Packed signs of the decoded codes less the centre: uint8 (n, width/8)."""
         return np.packbits(codes >= self.bit_thresholds, axis=1)

@@ -303,16 +303,16 @@ class Shard:
                 found.append(error)
         return found
 
-    def document(self, document_id: str, least: Reached = NOTHING) -> Document:
-        """The living document with this id. Raises NotFound or ChecksumMismatch, ReplicaBehind
-        where the write that ``least`` is of is not here.
-        """
+    def document(
+        self, document_id: str, least: Reached = NOTHING, fields: frozenset[str] = EVERYTHING.fields
+    ) -> Document:
+        """Raises NotFound, ChecksumMismatch, ReplicaBehind (the write of ``least`` is not here)."""
         self.applied.check(least)
         with self._current.reading() as generation:
             row = generation.store.find(document_id)
             if row is None:
                 raise NotFound(f"there is no document with id {document_id!r}")
-            (found,) = self._funnel.documents(generation.store, [row])
+            (found,) = self._funnel.documents(generation.store, [row], Wanted(fields))
         if isinstance(found, BitsiftError):
             raise found
         assert isinstance(found, Document), found  # everything fits where all bytes may be used

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from bitsift.errors import BitsiftError
 from bitsift.filters.forms import tree_of
 from bitsift.filters.tree import Node
-from bitsift.options import DOCUMENT_FIELDS, SearchOptions
+from bitsift.options import DOCUMENT_FIELDS, VECTOR, SearchOptions
 from bitsift.shard_worker.deadline import Deadline
 from bitsift.write_token import NOTHING, Reached, read_token
 
@@ -31,17 +31,24 @@ GIVEN_VECTOR_POSITION = -2
 
 FIELDS = frozenset(DOCUMENT_FIELDS)
 """What a document holds besides its id."""
+NUMBER_BYTES = 17
+"""What a number of a vector takes in an answer at most: nine digits, sign, exponent and comma."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """How much of documents is wanted: which ``fields``, and ``bytes_max`` of them together.
 
-    Bytes are those of the stored JSON, uncompressed: about what they take in an answer.
+    Bytes are those of the stored JSON, uncompressed, and of the decoded ``vector`` where it is
+    among the fields: about what they take in an answer.
     """
 
     fields: frozenset[str] = FIELDS
     bytes_max: int = 1 << 62
+
+    @property
+    def with_code(self) -> bool:
+        return VECTOR in self.fields
 
 
 EVERYTHING = Wanted()
@@ -242,6 +249,7 @@ class Document:
     """One stored document. ``metadata`` is a JSON object; ``position`` where a load read it.
 
     ``size_bytes`` is what it takes as ``Wanted`` counts, 0 where it was not read from a store.
+    ``code`` is its int8 code (width,), empty where the vector was not wanted.
     """
 
     id: str
@@ -250,6 +258,7 @@ class Document:
     metadata: dict[str, Any]
     position: int = LIVE_POSITION
     size_bytes: int = field(default=0, compare=False)
+    code: bytes = field(default=b"", compare=False, repr=False)
 
 
 Found = Document | Unread | BitsiftError

@@ -23,7 +23,15 @@ from bitsift.shard_worker.maintenance.backup import ShardCopy
 from bitsift.shard_worker.operations import Insert, Operation, Outcome
 from bitsift.shard_worker.search.listing import Listed, Listing
 from bitsift.shard_worker.shard import Shard
-from bitsift.shard_worker.types import Candidates, Document, Query, Read, ShardIdentity, ShardStatus
+from bitsift.shard_worker.types import (
+    FIELDS,
+    Candidates,
+    Document,
+    Query,
+    Read,
+    ShardIdentity,
+    ShardStatus,
+)
 from bitsift.write_status import WriteStatus
 from bitsift.write_token import NOTHING, Reached
 from tests.writing import written
@@ -67,7 +75,9 @@ class BrokenLink:
         self.calls += 1
         raise self.error
 
-    async def document(self, document_id: str, least: Reached = NOTHING) -> Document:
+    async def document(
+        self, document_id: str, least: Reached = NOTHING, fields: frozenset[str] = FIELDS
+    ) -> Document:
         raise self.error
 
     async def listed(self, listing: Listing) -> Listed:
@@ -101,7 +111,9 @@ class FrozenLink:
         await asyncio.Event().wait()
         raise AssertionError
 
-    async def document(self, document_id: str, least: Reached = NOTHING) -> Document:
+    async def document(
+        self, document_id: str, least: Reached = NOTHING, fields: frozenset[str] = FIELDS
+    ) -> Document:
         await asyncio.Event().wait()
         raise AssertionError
 

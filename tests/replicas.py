@@ -17,7 +17,7 @@ from bitsift.router.shards.local import LocalLink
 from bitsift.shard_worker.codes import Calibration
 from bitsift.shard_worker.operations import Operation, Outcome
 from bitsift.shard_worker.shard import Shard
-from bitsift.shard_worker.types import Document, Query, Read, ShardIdentity, ShardStatus
+from bitsift.shard_worker.types import FIELDS, Document, Query, Read, ShardIdentity, ShardStatus
 from bitsift.write_token import NOTHING, Reached
 from tests.fakes import UUID, make_shards
 
@@ -108,9 +108,11 @@ class FaultyLink(LocalLink):
         await self._befall("documents")
         return await super().documents(reads)
 
-    async def document(self, document_id: str, least: Reached = NOTHING) -> Document:
+    async def document(
+        self, document_id: str, least: Reached = NOTHING, fields: frozenset[str] = FIELDS
+    ) -> Document:
         await self._befall("document")
-        return await super().document(document_id, least)
+        return await super().document(document_id, least, fields)
 
     async def foresee(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         await self._befall("foresee")

@@ -157,9 +157,11 @@ def _write(path: str, answer: TypeAdapter[T], body: bytes) -> Call[T]:
     return Call("POST", path, answer, body, writes=True, timeout_s=WRITE_TIMEOUT_S)
 
 
-def get(document_id: str, read_your_writes: str | None) -> Call[StoredDocument]:
+def get(
+    document_id: str, read_your_writes: str | None, include: Iterable[str]
+) -> Call[StoredDocument]:
     """One document. Raises InvalidRequest."""
-    return Call("GET", document_path(document_id, read_your_writes), _STORED)
+    return Call("GET", document_path(document_id, read_your_writes, include), _STORED)
 
 
 def count(options: Mapping[str, object]) -> Call[Counted]:

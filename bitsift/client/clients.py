@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import httpx
 from tenacity import AsyncRetrying, Retrying
@@ -153,11 +153,17 @@ class Client(Listings):
         for call in calls.deletes(ids):
             yield self._send(call)
 
-    def get(self, document_id: str, *, read_your_writes: str | None = None) -> StoredDocument:
-        """One document as it is stored, after the write that ``read_your_writes`` is the token of.
-        Raises NotFound, ChecksumMismatch.
+    def get(
+        self,
+        document_id: str,
+        *,
+        read_your_writes: str | None = None,
+        include: Iterable[Literal["vector"]] = (),
+    ) -> StoredDocument:
+        """One document as it is stored, after the write that ``read_your_writes`` is the token of;
+        with its vector where ``include`` has "vector". Raises NotFound, ChecksumMismatch.
         """
-        return self._send(calls.get(document_id, self._session.least(read_your_writes)))
+        return self._send(calls.get(document_id, self._session.least(read_your_writes), include))
 
     def _send(self, call: Call[T]) -> T:
         answer: T = retrying(Retrying, writes=call.writes)(self._once, call)
@@ -276,9 +282,17 @@ class AsyncClient(AsyncListings):
         for call in calls.deletes(ids):
             yield await self._send(call)
 
-    async def get(self, document_id: str, *, read_your_writes: str | None = None) -> StoredDocument:
+    async def get(
+        self,
+        document_id: str,
+        *,
+        read_your_writes: str | None = None,
+        include: Iterable[Literal["vector"]] = (),
+    ) -> StoredDocument:
         """As ``Client.get``."""
-        return await self._send(calls.get(document_id, self._session.least(read_your_writes)))
+        return await self._send(
+            calls.get(document_id, self._session.least(read_your_writes), include)
+        )
 
     async def _send(self, call: Call[T]) -> T:
         answer: T = await retrying(AsyncRetrying, writes=call.writes)(self._once, call)

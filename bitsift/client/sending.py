@@ -8,7 +8,7 @@ import sys
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import orjson
 
@@ -42,7 +42,9 @@ def delete_bodies(ids: Iterable[str]) -> Iterator[bytes]:
     return (_body("ids", part) for part in _batches(items, IDS_MAX, IDS_BYTES))
 
 
-def document_path(document_id: str, read_your_writes: str | None = None) -> str:
+def document_path(
+    document_id: str, read_your_writes: str | None = None, include: Iterable[str] = ()
+) -> str:
     """The path of a document, and its query. Dots are escaped too: clients resolve "..", and an id
     may be that.
 
@@ -53,9 +55,10 @@ def document_path(document_id: str, read_your_writes: str | None = None) -> str:
     except (TypeError, UnicodeEncodeError) as error:
         raise InvalidRequest(f"{document_id!r} is not a valid id: {reason(error)}") from error
     path = f"/v1/documents/{quoted.replace('.', '%2E')}"
-    return (
-        path if read_your_writes is None else f"{path}?read_your_writes={_token(read_your_writes)}"
-    )
+    query = [("include", name) for name in include]
+    if read_your_writes is not None:
+        query.append(("read_your_writes", _token(read_your_writes)))
+    return f"{path}?{urlencode(query)}" if query else path
 
 
 def _token(text: Any) -> str:

@@ -66,7 +66,8 @@ def until_stopped(said: str = "stopped", status: int = 0) -> Iterator[Ending]:
 def print_json(data: Any) -> None:
     """One JSON object on standard output, in UTF-8 in every locale; dataclasses are objects."""
     sys.stdout.flush()
-    sys.stdout.buffer.write(orjson.dumps(data, option=orjson.OPT_INDENT_2) + b"\n")
+    options = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY
+    sys.stdout.buffer.write(orjson.dumps(data, option=options) + b"\n")
     sys.stdout.buffer.flush()
 
 

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
@@ -279,13 +279,17 @@ def get(
         str | None,
         typer.Option(metavar="TOKEN", help="The token of a write that the answer must show."),
     ] = None,
+    vector: Annotated[
+        bool, typer.Option(help="With its vector, decoded from the int8 code; use --json.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Show one document of a running cluster, as stored."""
     from bitsift.client import Client
 
     with Client(required_gateway(loaded)) as client:
-        document = client.get(document_id, read_your_writes=read_your_writes)
+        include: list[Literal["vector"]] = ["vector"] if vector else []
+        document = client.get(document_id, read_your_writes=read_your_writes, include=include)
     if json:
         print_json(document)
         return

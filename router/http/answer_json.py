@@ -35,7 +35,12 @@ _HIT_BYTES = 400
 
 def json_response(data: Any, status: int = 200) -> Response:
     """``data`` may hold dataclasses; lone surrogates cannot occur, the border refuses them."""
-    return Response(orjson.dumps(data), status, media_type="application/json")
+    return Response(as_json(data), status, media_type="application/json")
+
+
+def as_json(data: Any) -> bytes:
+    """``data`` with the vectors in it, of which no digit is written that float32 does not have."""
+    return orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 async def answer_response(answers: list[Answer], held: AnswerBytes, *, several: bool) -> Response:
@@ -92,7 +97,7 @@ def _parts(answers: list[Answer], *, several: bool) -> Iterator[bytes]:
         separator = b","
         for place, hit in enumerate(answer.hits):
             yield b"," if place else b""
-            yield orjson.dumps(hit)
+            yield as_json(hit)
         rest = {
             "coverage": answer.coverage,
             "timings_ms": answer.timings_ms,

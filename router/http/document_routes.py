@@ -12,6 +12,7 @@ from starlette.convertors import StringConvertor, register_url_convertor
 from bitsift.errors import NotFound
 from bitsift.options import ReadYourWrites
 from bitsift.router.admission import Admission
+from bitsift.router.http.answer_json import as_json
 from bitsift.router.http.bodies import RAM_PER_BYTE, whole_body
 from bitsift.router.http.delete_by_filter import has_filter, selected, with_cursor
 from bitsift.router.http.document_stream import (
@@ -142,14 +143,16 @@ def add_documents(app: FastAPI, service: SearchService, writer: Writer) -> None:
         http: Request,
         document_id: str,
         read_your_writes: Annotated[ReadYourWrites, Query()] = None,
+        include: Annotated[list[Literal["vector"]], Query(max_length=1)] = [],  # noqa: B006
     ) -> Response:
-        """One document, as stored. Its `ETag`, sent again as `If-None-Match`, gets a 304 as long as
+        """One document, as stored; with `include=vector` also its vector, decoded from the int8
+        code. Its `ETag`, sent again as `If-None-Match`, gets a 304 as long as
         it is the same.
         """
-        refuse_unknown_parameters(http, ("read_your_writes",), "there is read_your_writes")
-        shard, found = await service.document(document_id, READ_TIMEOUT_S, read_your_writes)
-        stored = StoredDocument(found.id, found.title, found.text, found.metadata, shard)
-        return await tagged(http, orjson.dumps(stored))
+        known = ("include", "read_your_writes")
+        refuse_unknown_parameters(http, known, "there are include and read_your_writes")
+        stored = await service.document(document_id, READ_TIMEOUT_S, read_your_writes, include)
+        return await tagged(http, as_json(stored))
 
 
 def _counts_of(answer: bytes) -> dict[str, int]:

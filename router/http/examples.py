@@ -16,6 +16,7 @@ _TOKEN = "AksJYv0sBWdoAAAAjxHMKKIBAAAA98p29BFQ"
 _HIT = {
     "id": "14405480-n", "score": 0.8946, "title": "arachnophobia",
     "text": "a morbid fear of spiders", "metadata": {"pos": "noun"}, "shard": 1, "explain": None,
+    "vector": None,
 }  # fmt: skip
 _STORED = {name: _HIT[name] for name in ("id", "title", "text", "metadata", "shard")}
 _TIMES = {"encode": 10.3, "fan_out": 10.5, "rescore": 0.2, "texts": 0.2, "total": 21.2}
@@ -139,7 +140,7 @@ EXAMPLES: Mapping[str, Example] = {
         bodies={JSON: {"the first page": {"filter": "number exists", "limit": 100}}},
     ),
     "GET /v1/documents/{document_id}": Example(
-        _STORED, parameters=_ID
+        {**_STORED, "vector": None}, parameters=_ID
     ),
     "DELETE /v1/documents/{document_id}": Example(
         {"id": "14405480-n", "status": "deleted", "token": _TOKEN}, parameters=_ID

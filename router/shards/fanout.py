@@ -27,6 +27,7 @@ from bitsift.router.shards.replica_set import ReplicaSet, ShardState
 from bitsift.router.shards.seeing import once_applied, seeing
 from bitsift.shard_worker.search.listing import Listed, Listing
 from bitsift.shard_worker.types import (
+    FIELDS,
     Candidates,
     Document,
     Query,
@@ -150,10 +151,14 @@ class FanOut:
         return fetched
 
     async def document(
-        self, document_id: str, timeout_s: float, written: WriteToken | None = None
+        self,
+        document_id: str,
+        timeout_s: float,
+        written: WriteToken | None = None,
+        fields: frozenset[str] = FIELDS,
     ) -> tuple[int, Document]:
-        """A shard that owns the id, and the document, as it is after what was ``written``; raises
-        what the shard does, NotFound…
+        """A shard that owns the id, and ``fields`` of the document, as it is after what was
+        ``written``; raises what the shard does, NotFound…
         """
         shard = self._placement.owners(document_id)[0]
         least = NOTHING if written is None else written.reached.get(shard, NOTHING)
@@ -161,7 +166,7 @@ class FanOut:
         try:
             async with asyncio.timeout(timeout_s):
                 link = self._shards[shard]
-                ask = functools.partial(link.document, document_id, least)
+                ask = functools.partial(link.document, document_id, least, fields)
                 return shard, await once_applied(ask, deadline_s)
         except TimeoutError as error:
             late = self._late(shard, timeout_s)

@@ -11,7 +11,7 @@ from bitsift.shard_worker.maintenance.backup import ShardCopy
 from bitsift.shard_worker.maintenance.own_rows import RowCheck
 from bitsift.shard_worker.operations import Operation, Outcome
 from bitsift.shard_worker.search.listing import Listed, Listing
-from bitsift.shard_worker.types import Candidates, Document, Found, Query, Read, ShardStatus
+from bitsift.shard_worker.types import FIELDS, Candidates, Document, Found, Query, Read, ShardStatus
 from bitsift.write_token import NOTHING, Reached
 
 
@@ -29,7 +29,9 @@ class ShardLink(Protocol):
 
     async def listed(self, listing: Listing) -> Listed: ...
 
-    async def document(self, document_id: str, least: Reached = NOTHING) -> Document:
+    async def document(
+        self, document_id: str, least: Reached = NOTHING, fields: frozenset[str] = FIELDS
+    ) -> Document:
         """Raises ReplicaBehind where the write that ``least`` is of has not been applied."""
         ...
 

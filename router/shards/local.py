@@ -17,7 +17,7 @@ from bitsift.shard_worker.replica_state import ReplicaState
 from bitsift.shard_worker.search.listing import Listed, Listing
 from bitsift.shard_worker.search.precedence import lowest_priority
 from bitsift.shard_worker.shard import Shard
-from bitsift.shard_worker.types import Candidates, Document, Found, Query, Read, ShardStatus
+from bitsift.shard_worker.types import FIELDS, Candidates, Document, Found, Query, Read, ShardStatus
 from bitsift.write_token import NOTHING, Reached
 
 
@@ -44,8 +44,10 @@ class LocalLink:
     async def listed(self, listing: Listing) -> Listed:
         return await asyncio.to_thread(self._shard.listed, listing)
 
-    async def document(self, document_id: str, least: Reached = NOTHING) -> Document:
-        return await asyncio.to_thread(self._shard.document, document_id, least)
+    async def document(
+        self, document_id: str, least: Reached = NOTHING, fields: frozenset[str] = FIELDS
+    ) -> Document:
+        return await asyncio.to_thread(self._shard.document, document_id, least, fields)
 
     async def foresee(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         return await asyncio.to_thread(self._shard.foresee, operations)

@@ -22,6 +22,7 @@ from bitsift.shard_worker.maintenance.own_rows import RowCheck
 from bitsift.shard_worker.operations import Operation, Outcome, statuses
 from bitsift.shard_worker.search.listing import Listed, Listing
 from bitsift.shard_worker.types import (
+    FIELDS,
     Candidates,
     Document,
     Found,
@@ -99,8 +100,12 @@ class RemoteLink:
         with contextlib.suppress(Overloaded):  # then it costs to its deadline
             sent(self._actor.cancel, self._callee, call, places)
 
-    async def document(self, document_id: str, least: Reached = NOTHING) -> Document:
-        required = [tuple(least)] if least > NOTHING else []
+    async def document(
+        self, document_id: str, least: Reached = NOTHING, fields: frozenset[str] = FIELDS
+    ) -> Document:
+        required: list[Any] = [tuple(least)] if least > NOTHING or fields != FIELDS else []
+        if fields != FIELDS:
+            required.append(sorted(fields))
         (found,) = unpack_documents(await self._ask("document", document_id, *required))
         assert isinstance(found, list), found
         (document,) = found

@@ -30,7 +30,7 @@ from bitsift.router.shards.standing import standings
 from bitsift.shard_worker.maintenance.backup import ShardCopy
 from bitsift.shard_worker.operations import Operation, Outcome
 from bitsift.shard_worker.search.listing import Listed, Listing
-from bitsift.shard_worker.types import Candidates, Document, Found, Query, Read, ShardStatus
+from bitsift.shard_worker.types import FIELDS, Candidates, Document, Found, Query, Read, ShardStatus
 from bitsift.write_acks import WriteAcks
 from bitsift.write_token import NOTHING, Reached
 
@@ -203,18 +203,24 @@ class ReplicaSet:
         except BitsiftError as error:
             return [error] * len(reads)
 
-    async def document(self, document_id: str, least: Reached = NOTHING) -> Document:
+    async def document(
+        self, document_id: str, least: Reached = NOTHING, fields: frozenset[str] = FIELDS
+    ) -> Document:
         """Raises NotFound, ChecksumMismatch, or if too few replicas answer, the error that they
         had. Where not all replicas have what was acknowledged, so many are asked that one has it,
         and the write that ``least`` is of with it (newest.py).
         """
-        attempt: Attempt[Document] = Attempt(lambda it: it.link.document(document_id, least))
+        attempt: Attempt[Document] = Attempt(
+            lambda it: it.link.document(document_id, least, fields)
+        )
         if self.writes.quorums.read_from == 1:
             return await self._race(lambda: attempt, TIMEOUT_MAX_S, _reads, self._budget)
         return await read_newest(
             self._readers,
             document_id,
-            lambda it: it.call(lambda one: one.link.document(document_id), TIMEOUT_MAX_S, _reads),
+            lambda it: it.call(
+                lambda one: one.link.document(document_id, NOTHING, fields), TIMEOUT_MAX_S, _reads
+            ),
         )
 
     async def listed(self, listing: Listing) -> Listed:

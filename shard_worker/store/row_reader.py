@@ -6,6 +6,7 @@ Each method takes the transaction it reads in, or begins a short one of its own.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -38,6 +39,7 @@ from bitsift.shard_worker.types import (
     EVERYTHING,
     FIELDS,
     GIVEN_VECTOR_POSITION,
+    NUMBER_BYTES,
     Document,
     Found,
     Unread,
@@ -188,14 +190,22 @@ class RowReader:
         In the place of a damaged one stands the error that says so, of one that does not fit any
         more ``Unread``. ``check`` is called before each; what it raises ends the reading.
         """
+        found = self._documents(rows, wanted, check)
+        return self._with_codes(rows, found, check) if wanted.with_code else found
+
+    def _documents(
+        self, rows: Sequence[int], wanted: Wanted, check: Check | None = None
+    ) -> list[Found]:
+        """All but the codes, which are counted."""
         found: list[Found] = []
-        left = wanted.bytes_max
+        left, fields = wanted.bytes_max, wanted.fields & FIELDS
+        code_bytes = NUMBER_BYTES * self.width if wanted.with_code else 0
         with self._env.begin() as txn:
             for row in rows:
                 if check is not None:
                     check()
                 try:
-                    document, size_bytes = self._partly(txn, row, wanted.fields, left)
+                    document, size_bytes = self._partly(txn, row, fields, left, code_bytes)
                 except BitsiftError as error:
                     found.append(error)
                     continue
@@ -206,16 +216,36 @@ class RowReader:
                     left -= size_bytes
         return found
 
+    def _with_codes(
+        self, rows: Sequence[int], found: list[Found], check: Check | None
+    ) -> list[Found]:
+        """``found`` of ``rows``, with their codes, or the error in the place of a damaged one."""
+        held = [(place, item) for place, item in enumerate(found) if isinstance(item, Document)]
+        if not held:
+            return found
+        wanted = np.array([rows[place] for place, _ in held], dtype=np.int64)
+        codes, intact = self.read_codes(wanted, check)
+        for (place, document), code, is_intact in zip(held, codes, intact, strict=True):
+            said = f"{self.path}: the code of row {rows[place]} is damaged"
+            sound = dataclasses.replace(document, code=code.tobytes())
+            found[place] = sound if is_intact else ChecksumMismatch(said)
+        return found
+
     def _partly(
-        self, txn: lmdb.Transaction, row: int, fields: frozenset[str], bytes_max: int
+        self,
+        txn: lmdb.Transaction,
+        row: int,
+        fields: frozenset[str],
+        bytes_max: int,
+        code_bytes: int = 0,
     ) -> tuple[Document | None, int]:
-        """The ``fields`` of the document of ``row``, and the bytes of their JSON.
+        """The ``fields`` of the document of ``row``, and the bytes of their JSON and its code.
 
         None for the document where that is over ``bytes_max`` and could be known without reading.
         """
         body = self._body(txn, row)
         if fields == FIELDS:
-            size_bytes = self._claimed_bytes(body)
+            size_bytes = self._claimed_bytes(body) + code_bytes
             if size_bytes > bytes_max:
                 return None, size_bytes
             return _document(self._decompressed(body), size_bytes), size_bytes
@@ -227,7 +257,7 @@ class RowReader:
             metadata if "metadata" in fields else "",
             position,
         )
-        size_bytes = len(orjson.dumps(content))
+        size_bytes = len(orjson.dumps(content)) + code_bytes
         return _document(content, size_bytes), size_bytes
 
     def document(self, txn: lmdb.Transaction, row: int) -> Document:

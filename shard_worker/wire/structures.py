@@ -71,18 +71,19 @@ class DocumentPart(Part, frozen=True, array_like=True, gc=False, tag="document")
     metadata: dict[str, Any]
     position: int
     size_bytes: int
+    code: bytes = b""
 
 
 def document_part(document: Document) -> DocumentPart:
     """``document`` to be sent."""
     d = document
-    return DocumentPart(d.id, d.title, d.text, d.metadata, d.position, d.size_bytes)
+    return DocumentPart(d.id, d.title, d.text, d.metadata, d.position, d.size_bytes, d.code)
 
 
 def document_of(part: DocumentPart) -> Document:
     """The document again."""
     p = part
-    return Document(p.id, p.title, p.text, p.metadata, p.position, p.size_bytes)
+    return Document(p.id, p.title, p.text, p.metadata, p.position, p.size_bytes, p.code)
 
 
 def pack_fact(fact: object, stamp: Stamp = UNSTAMPED) -> bytes:

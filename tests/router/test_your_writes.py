@@ -233,7 +233,7 @@ def test_a_get_with_the_token_waits_for_the_write_too(
         with pytest.raises(ReplicaBehind, match="has not applied"):
             await cluster.routers[0].document("first", 0.2, later)
         assert only.calls["document"] > 2
-        _, document = await cluster.routers[0].document("first", 5.0, token)
+        document = await cluster.routers[0].document("first", 5.0, token)
         assert document.text == "first"
         asked = asyncio.ensure_future(cluster.routers[1].document("none", 20.0, later))
         await asyncio.sleep(0.1)
@@ -254,7 +254,7 @@ def test_of_several_replicas_a_get_sees_the_write(
         late.up_to_date.clear()
         token = await cluster.add("second")
         for turn in range(20):
-            _, document = await cluster.routers[turn % 2].document("second", 5.0, token)
+            document = await cluster.routers[turn % 2].document("second", 5.0, token)
             assert document.text == "second"
         late.up_to_date.set()
 

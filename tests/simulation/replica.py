@@ -20,6 +20,7 @@ from bitsift.shard_worker.inventory import Entries, Inventory, ReplicaFacts, fac
 from bitsift.shard_worker.operations import Delete, Documents, Operation, Outcome
 from bitsift.shard_worker.store.admission import Stored, admit
 from bitsift.shard_worker.types import (
+    FIELDS,
     LIVE_POSITION,
     Candidates,
     Document,
@@ -211,7 +212,9 @@ class SimulatedReplica:
         held = self.rows.get(document_id)
         return NO_VERSION if held is None else held.version
 
-    async def document(self, document_id: str, least: Reached = NOTHING) -> Document:
+    async def document(
+        self, document_id: str, least: Reached = NOTHING, fields: frozenset[str] = FIELDS
+    ) -> Document:
         self._applied.check(least)
         held = self.rows.get(document_id)
         if held is None or not held.is_alive:

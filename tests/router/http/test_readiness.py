@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -15,7 +16,6 @@ from bitsift.router.http import gateway as routes
 from bitsift.router.http.readiness import Readiness
 from bitsift.router.shards.local import LocalLink
 from bitsift.shard_worker.types import Document, ShardStatus
-from bitsift.write_token import NOTHING, Reached
 from tests.fakes import FrozenLink, HashEncoder, make_service, make_shards, make_writer
 from tests.gateways import Running
 
@@ -124,7 +124,7 @@ class SilentLink(LocalLink):
         await asyncio.Event().wait()
         raise AssertionError
 
-    async def document(self, document_id: str, least: Reached = NOTHING) -> Document:
+    async def document(self, *_: Any) -> Document:
         await asyncio.Event().wait()
         raise AssertionError
 
