@@ -22,6 +22,8 @@ the web page. It refuses to know how an index is built.
                     shards own an id, and where their replicas are; replica_set.py is several
                     replicas of a shard seen as one link; ray_calls.py is the one place where Ray's
                     exceptions are translated
+    shadow/         shadow.py asks a sample of the searches again; comparison.py is what they
+                    missed, estimates.py what that says of all
     write/          service.py: check, encode, quantize, send; incoming.py reads documents from
                     bytes, document_rules.py says what one may be, writer.py is the Ray actor
     web/            the page at /

@@ -26,6 +26,7 @@ from bitsift.router.model.query_vectors import QUERY_CACHE_DEFAULT
 from bitsift.router.model.spec import EncoderSpec
 from bitsift.router.reports import RouterReport
 from bitsift.router.service import SearchService
+from bitsift.router.shadow.settings import ShadowSettings
 from bitsift.router.shards.fanout import FanOut
 from bitsift.router.shards.placed import PlacedShards
 from bitsift.router.shards.placement import ReplicaTable
@@ -54,6 +55,7 @@ class RouterActor:
         writer: Any,
         encoder: EncoderSpec | None,
         query_cache: int = QUERY_CACHE_DEFAULT,
+        shadow: ShadowSettings = ShadowSettings(),  # noqa: B008 (frozen)
         access: AccessSettings = AccessSettings(),  # noqa: B008 (frozen)
         min_ready_shards: int | None = None,
         acks: WriteAcks = WriteAcks.MAJORITY,
@@ -63,8 +65,9 @@ class RouterActor:
         WriterActor of the same shards. ``settings`` names those that a cluster's spec gave.
 
         ``encoder`` is None for precomputed embeddings.
-        ``query_cache`` is how many vectors of queries are remembered, ``min_ready_shards`` what
-        /readyz waits for (readiness.py). ``access`` says who may ask for what, ``acks`` how many
+        ``query_cache`` is how many vectors of queries are remembered, ``shadow`` how many searches
+        are asked again to measure recall, ``min_ready_shards`` what /readyz waits for
+        (readiness.py). ``access`` says who may ask for what, ``acks`` how many
         replicas have what was acknowledged.
         """
         share_quickly()
@@ -73,7 +76,7 @@ class RouterActor:
         self._min_ready_shards = min_ready_shards
         self._shards = PlacedShards(table, acks=acks)
         shards = FanOut(self._shards.links)
-        self._service = SearchService(description, shards, None, query_cache)
+        self._service = SearchService(description, shards, None, query_cache, shadow)
         self._writer = RemoteWriter(writer)
         self._failure: str | None = None
         self._access = access

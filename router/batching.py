@@ -91,6 +91,11 @@ class Batcher(Generic[Item, Result]):
             self._workers.add(asyncio.create_task(self._work()))
         return future
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits and no batch is under way."""
+        return not self._workers
+
     def wait_s(self) -> float:
         """How long an item that arrives now would wait for its result, judging by recent
         batches.

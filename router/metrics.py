@@ -89,6 +89,17 @@ class Metrics:
             ["plan"],
             registry=registry,
         )
+        self._shadows = Counter(
+            "bitsift_shadow_searches_total",
+            "Searches of the sample that is asked again in exhaustive mode, by what became of it.",
+            ["outcome"],
+            registry=registry,
+        )
+        self._shadow_s = Counter(
+            "bitsift_shadow_seconds_total",
+            "Time of asking again, of at most one core in each shard.",
+            registry=registry,
+        )
         self._batch_items = Histogram(
             "bitsift_batch_items",
             "Items of a batch that was sent on together.",
@@ -164,6 +175,11 @@ class Metrics:
     def filtered(self, plan: str) -> None:
         """A shard applied a filter in this way."""
         self._filtered.labels(plan).inc()
+
+    def shadowed(self, outcome: str, seconds: float = 0.0) -> None:
+        """What became of a search that was to be asked again (router/shadow), and its time."""
+        self._shadows.labels(outcome).inc()
+        self._shadow_s.inc(seconds)
 
     def batches(self, queue: str) -> Observe:
         """What is to be told of each batch of ``queue``."""

@@ -18,6 +18,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from bitsift.router.service import SearchService
+from bitsift.router.shadow.estimates import Estimate
 from bitsift.router.shards.background import let_end
 from bitsift.router.shards.replica import ReplicaStatus
 from bitsift.router.shards.replica_set import ShardState
@@ -85,10 +86,12 @@ class _Now(Collector):
         self._syncs = tuple(service.syncs)
         self._waiting = {"encode": service.query_vectors.waiting} | service.shards.waiting()
         self._cache = service.query_vectors.cache_facts()
+        self._estimates = service.shadow.estimates.all()
 
     def collect(self) -> Iterator[Metric]:
         yield from _queues(self._waiting)
         yield from _query_cache(self._cache)
+        yield from _shadow(self._estimates)
         yield from _shards(self._states)
         yield from _replicas(self._states)
         yield from _in_step(self._syncs)
@@ -113,6 +116,31 @@ def _query_cache(cache: Mapping[str, int]) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "bitsift_query_cache_entries", "Vectors of queries that are kept.", cache["entries"]
     )
+
+
+def _shadow(estimates: Sequence[Estimate]) -> Iterator[Metric]:
+    compared = GaugeMetricFamily(
+        "bitsift_shadow_sample_searches",
+        "Searches that the estimates of recall and overlap are made of, the latest.",
+        labels=["mode", "plan"],
+    )
+    recall = GaugeMetricFamily(
+        "bitsift_shadow_recall_ratio",
+        "Share of the ten best hits of exhaustive searches that ordinary ones find.",
+        labels=["mode", "plan", "bound"],
+    )
+    overlap = GaugeMetricFamily(
+        "bitsift_shadow_overlap_ratio",
+        "Rank-biased overlap of the answers of ordinary and exhaustive searches.",
+        labels=["mode", "plan", "bound"],
+    )
+    for one in estimates:
+        compared.add_metric([one.mode, one.plan], one.searches)
+        for bound in ("mean", "low", "high"):
+            key = [one.mode, one.plan, bound]
+            recall.add_metric(key, getattr(one.recall_at_10, bound))
+            overlap.add_metric(key, getattr(one.rank_biased_overlap, bound))
+    yield from (compared, recall, overlap)
 
 
 def _shards(states: Sequence[ShardState]) -> Iterator[Metric]:

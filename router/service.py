@@ -32,6 +32,8 @@ from bitsift.router.loop_lag import LoopLag
 from bitsift.router.merge import merge
 from bitsift.router.metrics import LEFT, Metrics
 from bitsift.router.model.query_vectors import QUERY_CACHE_DEFAULT, QueryEncoder, QueryVectors
+from bitsift.router.shadow.settings import ShadowSettings
+from bitsift.router.shadow.shadow import Shadow
 from bitsift.router.shards.fanout import FanOut
 from bitsift.router.your_writes import shards_that_know
 from bitsift.shard_worker.deadline import Deadline
@@ -55,6 +57,7 @@ class _Found:
     hits: tuple[Hit, ...]
     coverage: Coverage
     filter: tuple[FilterStage, ...] | None
+    gathered: Sequence[Candidates]
     lost_its_replica: bool
     size_bytes: int
     fanned_out_s: float
@@ -70,10 +73,12 @@ class SearchService:
         shards: FanOut,
         encoder: QueryEncoder | None,
         query_cache: int = QUERY_CACHE_DEFAULT,
+        shadow: ShadowSettings = ShadowSettings(),  # noqa: B008 (frozen)
     ) -> None:
         """``encoder`` None: it is still loading, or the index has precomputed embeddings only.
 
-        ``query_cache`` is how many vectors of queries are cached by their text.
+        ``query_cache`` is how many vectors of queries are cached by their text. ``shadow`` says how
+        many searches are asked again to measure recall; by default none.
         ``loading_total`` is how many records a running load will bring in total; None if none is
         running. ``healed`` is what was healed lately (cluster/serving).
         ``syncs`` is which replicas are in step, as the controller says (cluster/fleet/sync.py).
@@ -84,6 +89,9 @@ class SearchService:
         self.syncs: Sequence[Mapping[str, Any]] = ()
         self.shards = shards
         self.query_vectors = QueryVectors(description, encoder, query_cache, shards.metrics)
+        self.shadow = Shadow(
+            shadow, lambda: self.shards, shards.metrics, lambda: self.query_vectors.is_encoding
+        )
         self.memory = ReadMemory()
         self.loop_lag = LoopLag(shards.metrics.loop_was_late)
         # A rotation takes seconds to make: now, not in the event loop at the first question.
@@ -146,6 +154,8 @@ class SearchService:
         stages = (started, encoded, found.fanned_out_s, found.rescored_s, time.monotonic())
         partial = bool(found.coverage.failures)
         timings = _timings(*stages)
+        if not partial:
+            self.shadow.answered(options, found.gathered)
         return Answer(found.hits, found.coverage, timings, partial=partial, filter=found.filter)
 
     async def _find(self, options: SearchOptions, deadline_s: float, answer: AnswerBytes) -> _Found:
@@ -176,7 +186,9 @@ class SearchService:
         coverage = replace(coverage, failures=(*coverage.failures, *winners.failures))
         lost = any(failure.error in _GONE for failure in winners.failures)
         plans = _filter_stages(gathered) if options.explain and options.filter else None
-        return _Found(hits, coverage, plans, lost, winners.size_bytes, fanned_out_s, rescored_s)
+        return _Found(
+            hits, coverage, plans, gathered, lost, winners.size_bytes, fanned_out_s, rescored_s
+        )
 
     async def document(
         self,

@@ -202,7 +202,8 @@ class Candidates:
     ``corrupt`` counts rows left out because their checksum failed.
     In ``exhaustive`` mode no bit is read: distances and ranks are 0, estimates are the scores.
     ``documents`` holds, by row, those that the query asked for and that could be read. ``plan`` is
-    of its filter.
+    of its filter. ``rows_there`` rows, or some more, were there when it was searched for; None
+    where the shard does not say.
     """
 
     shard: int
@@ -216,6 +217,7 @@ class Candidates:
     corrupt: int = 0
     documents: Mapping[int, Document] = field(default_factory=dict)
     plan: FilterPlan | None = None
+    rows_there: int | None = None
 
     def __post_init__(self) -> None:
         n = len(self.rows)

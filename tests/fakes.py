@@ -14,6 +14,7 @@ import numpy as np
 from bitsift.errors import BitsiftError
 from bitsift.router.description import IndexDescription, ModelSpec
 from bitsift.router.service import SearchService
+from bitsift.router.shadow.settings import ShadowSettings
 from bitsift.router.shards.fanout import FanOut
 from bitsift.router.shards.local import LocalLink
 from bitsift.router.shards.placement import Placement
@@ -210,10 +211,17 @@ def make_description(
     )
 
 
-def make_service(links: Sequence[Any], calibration: Calibration) -> SearchService:
+def make_service(
+    links: Sequence[Any],
+    calibration: Calibration,
+    shadow: ShadowSettings = ShadowSettings(),  # noqa: B008 (frozen)
+) -> SearchService:
     """A service over ``links`` with a HashEncoder."""
-    description = make_description(len(links), calibration)
-    return SearchService(description, FanOut(links), HashEncoder(calibration.dimension))
+    description, encoder = (
+        make_description(len(links), calibration),
+        HashEncoder(calibration.dimension),
+    )
+    return SearchService(description, FanOut(links), encoder, shadow=shadow)
 
 
 def make_writer(

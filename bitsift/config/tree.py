@@ -35,6 +35,7 @@ QUERY_CACHE_MAX = 1_000_000
 REJECTS_MAX = 1_000_000_000
 ENCODERS_MAX = 1_024
 MIN_READY_MAX = 4_096
+SHADOW_CPU_MIN = 0.0001
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,16 @@ class Serve(Section):
         default=None,
         examples=["/search"],
         description="What a proxy puts before the paths of the API, which it may take off or not.",
+    )
+    shadow_share: Annotated[Decimal, Field(ge=0, le=1)] = Field(
+        default=0.001,
+        description="Share of the searches that are asked again in exhaustive mode, to measure "
+        "recall; 0 = none.",
+    )
+    shadow_cpu: Annotated[Decimal, Field(ge=SHADOW_CPU_MIN, le=1)] = Field(
+        default=0.01,
+        description="Share of the time that this may take at most, of one core in each shard, for "
+        "each router.",
     )
     log_format: Literal["text", "json"] = Field(
         default="text", description="Form of the router's log; json has one object a line."

@@ -13,7 +13,7 @@ from bitsift.cluster.cli.access import checked_access
 from bitsift.cluster.cli.console import Json, err, out, print_json, say, until_stopped
 from bitsift.cluster.cli.progress import IndexProgress
 from bitsift.cluster.cli.settings import configured, origins_named, say_sources
-from bitsift.cluster.serving.configured import shard_settings
+from bitsift.cluster.serving.configured import shadow_settings, shard_settings
 from bitsift.config.sources import Loaded
 from bitsift.config.tree import Settings
 from bitsift.errors import InvalidRequest
@@ -145,6 +145,7 @@ def _serving(
         settings.serve.port if again is None else int(again.rpartition(":")[2]),
         backend=settings.model.backend,
         query_cache=settings.serve.query_cache,
+        shadow=shadow_settings(settings.serve),
         min_ready_shards=settings.serve.min_ready_shards,
         settings=shard_settings(settings.shards),
         on_step=say,

@@ -23,7 +23,7 @@ from bitsift.cluster.fleet import settings
 from bitsift.cluster.fleet.agent import AgentActor
 from bitsift.cluster.fleet.spec import ClusterSpec
 from bitsift.cluster.manifest import Manifest
-from bitsift.cluster.serving.configured import access_settings, shard_settings
+from bitsift.cluster.serving.configured import access_settings, shadow_settings, shard_settings
 from bitsift.cluster.serving.launch import PENDING_CALLS_MAX, STOP_TIMEOUT_S, end_actors
 from bitsift.cluster.serving.ray_cluster import NAMESPACE
 from bitsift.errors import BitsiftError, Unavailable
@@ -200,6 +200,7 @@ class Fleet:
                 writer,
                 self._encoder(),
                 serve.query_cache,
+                shadow_settings(serve),
                 access_settings(spec.access, serve),
                 serve.min_ready_shards,
                 self._acks(),

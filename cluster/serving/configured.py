@@ -12,6 +12,7 @@ from bitsift.shard_worker.types import ShardSettings
 
 if TYPE_CHECKING:
     from bitsift.router.http.access import AccessSettings
+    from bitsift.router.shadow.settings import ShadowSettings
 
 _ROOT_PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
 SEARCH_PORTS = 1_000
@@ -39,6 +40,13 @@ def _root_path(given: str | None) -> str:
             f"--root-path {given!r} is not a path: write it as /search, without a slash at its end"
         )
     return given or ""
+
+
+def shadow_settings(serve: Serve) -> ShadowSettings:
+    """How many searches a router asks again."""
+    from bitsift.router.shadow.settings import ShadowSettings
+
+    return ShadowSettings(serve.shadow_share, serve.shadow_cpu)
 
 
 def access_settings(given: Access, serve: Serve) -> AccessSettings:

@@ -24,6 +24,7 @@ from bitsift.config.tree import DEFAULTS
 from bitsift.errors import BitsiftError, Unavailable
 from bitsift.router.http.access import AccessSettings
 from bitsift.router.model.spec import EncoderSpec
+from bitsift.router.shadow.settings import ShadowSettings
 from bitsift.router.shards.placement import ReplicaTable
 from bitsift.router.shards.ray_calls import ROUTER, SHARDS, Callee, asked, is_gone, sent
 from bitsift.shard_worker.actor import ShardActor
@@ -238,6 +239,7 @@ def serve(
     *,
     backend: str = DEFAULTS.model.backend,
     query_cache: int = DEFAULTS.serve.query_cache,
+    shadow: ShadowSettings = ShadowSettings(),  # noqa: B008 (frozen)
     min_ready_shards: int | None = None,
     settings: ShardSettings = ShardSettings(),  # noqa: B008 (frozen)
     loading: bool = False,
@@ -247,7 +249,8 @@ def serve(
     """Serve an index on the connected Ray cluster: a finished one, unless it is ``loading``.
 
     A caller that says ``loading`` fills the shards itself, and calls ``Serving.loaded`` at the end.
-    ``query_cache`` is how many vectors of queries the router caches; 0 is none.
+    ``query_cache`` is how many vectors of queries the router caches; 0 is none. ``shadow`` says how
+    many searches are asked again to measure recall; by default none.
     ``min_ready_shards`` is what /readyz waits for; None: until every shard was opened or failed.
     A shard that cannot be opened is named in every answer's coverage; it does not stop the rest.
     ``access`` says who may ask for what. Raises NotFound, Unavailable, FormatMismatch, or
@@ -267,7 +270,7 @@ def serve(
             shards.append(_start_shard(index, manifest, number, settings, name))
         encoder = manifest.encoder(backend)
         router, writer = _start_router(
-            started, manifest, shards, encoder, query_cache, access, min_ready_shards
+            started, manifest, shards, encoder, query_cache, shadow, access, min_ready_shards
         )
         if loading:
             router.loading.remote(manifest.records)
@@ -286,6 +289,7 @@ def _start_router(
     shards: list[Any],
     encoder: EncoderSpec | None,
     query_cache: int,
+    shadow: ShadowSettings,
     access: AccessSettings,
     min_ready_shards: int | None,
 ) -> tuple[Any, Any]:
@@ -300,7 +304,7 @@ def _start_router(
     table = ReplicaTable.of(shards)
     writer = _start(WriterActor, f"{manifest.uuid}/writer", index, table, encoder, **options)
     actors.append(writer)
-    arguments = index, table, writer, encoder, query_cache, access, min_ready_shards
+    arguments = index, table, writer, encoder, query_cache, shadow, access, min_ready_shards
     router = _start(RouterActor, f"{manifest.uuid}/router", *arguments, **options)
     actors.append(router)
     return router, writer

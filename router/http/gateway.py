@@ -135,6 +135,7 @@ def _add_status(app: FastAPI, service: SearchService) -> None:
 
         ``loading`` is the progress of a load that is filling the index, or null. ``fields`` are
         those of metadata that the most documents have, as far as their shards have indexed them.
+        ``shadow`` is what a sample of live searches says of recall, by mode and way of the filter.
         """
         description, shards = service.description, await statuses()
         documents = sum(shard.documents for shard in shards)
@@ -152,6 +153,7 @@ def _add_status(app: FastAPI, service: SearchService) -> None:
             "memory": memory,
             "disk": disk,
             "fields": field_facts(shards),
+            "shadow": service.shadow.facts(),
         }
         return json_response({**description.to_json(), **live})
 

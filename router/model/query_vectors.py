@@ -92,6 +92,11 @@ class QueryVectors:
         """How many texts wait for the encoder."""
         return self._batcher.waiting
 
+    @property
+    def is_encoding(self) -> bool:
+        """Whether texts wait for the encoder, or are being encoded."""
+        return not self._batcher.is_idle
+
     def wait_s(self, text: str) -> float:
         """How long ``text`` would wait for its vector if asked for now; 0 if it is cached."""
         return 0.0 if text in self._known else self._batcher.wait_s()

@@ -30,6 +30,7 @@ from bitsift.shard_worker.types import (
     FIELDS,
     Candidates,
     Document,
+    Origin,
     Query,
     Read,
     ShardStatus,
@@ -93,6 +94,17 @@ class FanOut:
         }
         return {name: sum(one.waiting for one in all_) for name, all_ in queues.items()}
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no query and no read waits or is under way."""
+        queues = *self._batchers, *self._slow, *self._readers
+        return all(one.is_idle for one in queues)
+
+    @property
+    def has_slow_queries(self) -> bool:
+        """Whether ``exhaustive`` queries wait or are under way, ``search_again`` not counted."""
+        return not all(one.is_idle for one in self._slow)
+
     def wait_s(self, mode: Mode) -> float:
         """Expected wait of a query of this mode for the fastest shard."""
         return min((batcher.wait_s() for batcher in self._batchers_for(mode)), default=0.0)
@@ -128,6 +140,17 @@ class FanOut:
         return [found[shard] for shard in sorted(found)], Coverage(
             len(self), len(found), tuple(sorted(failures, key=lambda f: f.shard))
         )
+
+    async def search_again(
+        self, query: Query, origins: Mapping[int, Origin]
+    ) -> dict[int, Candidates]:
+        """What the replicas of ``origins``, by shard, find for an ``exhaustive`` query: past the
+        queues, and nothing is concluded from how long they take. Raises the first error,
+        TimeoutError.
+        """
+        asks = (self._shards[shard].search_again(query, it) for shard, it in origins.items())
+        found = await asyncio.gather(*asks)
+        return dict(zip(origins, found, strict=True))
 
     async def documents(self, reads: Mapping[int, Read]) -> Fetched:
         """What ``reads`` of each shard find; what is missing is a failure. One deadline for all."""

@@ -30,7 +30,16 @@ from bitsift.router.shards.standing import standings
 from bitsift.shard_worker.maintenance.backup import ShardCopy
 from bitsift.shard_worker.operations import Operation, Outcome
 from bitsift.shard_worker.search.listing import Listed, Listing
-from bitsift.shard_worker.types import FIELDS, Candidates, Document, Found, Query, Read, ShardStatus
+from bitsift.shard_worker.types import (
+    FIELDS,
+    Candidates,
+    Document,
+    Found,
+    Origin,
+    Query,
+    Read,
+    ShardStatus,
+)
 from bitsift.write_acks import WriteAcks
 from bitsift.write_token import NOTHING, Reached
 
@@ -166,6 +175,24 @@ class ReplicaSet:
             replica.note_lack(version)
         if len(lacking) == len(answers):
             raise lacking[0][1]
+
+    async def search_again(self, query: Query, origin: Origin) -> Candidates:
+        """What the replica of ``origin`` finds for an ``exhaustive`` query; it is measured and
+        judged by nothing that befalls this call. Raises Unavailable where it is not known any more,
+        the errors of the call, TimeoutError.
+        """
+        replica = self._origins.get(origin.replica)
+        if len(self._replicas) == 1:
+            (replica,) = self._replicas
+        if replica is None:
+            raise Unavailable(f"shard {self._shard}: the replica that answered is not known")
+        timeout_s = query.deadline.remaining_s()
+        ask = _searching([query], timeout_s)
+        found: Candidates | BitsiftError
+        (found,) = await replica.slow_call(ask, timeout_s)
+        if isinstance(found, BitsiftError):
+            raise found
+        return found
 
     async def documents(self, reads: Sequence[Read]) -> Sequence[list[Found] | BitsiftError]:
         """Unavailable for rows of a replica that is no longer known: search again."""

@@ -99,6 +99,7 @@ class Funnel:
         places = [place for place, query in enumerate(queries) if query.deadline.is_open()]
         pools: dict[int, Pool] = {}
         plan: FilterPlan | None = None
+        rows_there = len(generation.index)
         if places:
             bits = self._calibration.query_bits(np.stack([queries[p].vector for p in places]))
             deadlines = [queries[p].deadline for p in places]
@@ -115,22 +116,32 @@ class Funnel:
                     return [error] * len(queries)
             pools = dict(zip(places, near, strict=True))
         return [
-            self._narrowed(generation, query, pools.get(place), plan)
+            self._narrowed(generation, query, pools.get(place), plan, rows_there)
             for place, query in enumerate(queries)
         ]
 
     def _narrowed(
-        self, generation: Generation, query: Query, pool: Pool | None, plan: FilterPlan | None
+        self,
+        generation: Generation,
+        query: Query,
+        pool: Pool | None,
+        plan: FilterPlan | None,
+        rows_there: int,
     ) -> Candidates | DeadlineExceeded:
         try:
             query.deadline.check()
             assert pool is not None, "a deadline that was over is open again"
-            return self._narrow(generation, query, pool, plan)
+            return self._narrow(generation, query, pool, plan, rows_there)
         except DeadlineExceeded as error:
             return error
 
     def _narrow(
-        self, generation: Generation, query: Query, pool: Pool, plan: FilterPlan | None
+        self,
+        generation: Generation,
+        query: Query,
+        pool: Pool,
+        plan: FilterPlan | None,
+        rows_there: int,
     ) -> Candidates:
         """Asymmetric scores choose the candidates of the pool; their int8 codes are read."""
         pool = _without(pool, generation.store.ids.rows_of(query.options.exclude))
@@ -163,6 +174,7 @@ class Funnel:
             corrupt=unknown,
             documents=self._likely_winners(generation, query, pool.rows[best], scores),
             plan=plan,
+            rows_there=rows_there,
         )
 
     def _likely_winners(
@@ -255,6 +267,7 @@ class Funnel:
                     codes=best.codes[kept],
                     corrupt=best.corrupt,
                     plan=plan,
+                    rows_there=len(moment),
                 )
             )
         return answers

@@ -150,6 +150,7 @@ class AnswerPart(Part, frozen=True, array_like=True, gc=False, tag="answer"):
     corrupt: int
     documents: dict[int, DocumentPart]
     plan: PlanPart | None = None
+    rows_there: int | None = None
 
 
 class CandidatesPart(Part, frozen=True, array_like=True, gc=False):
@@ -191,6 +192,7 @@ def pack_candidates(
             answer.corrupt,
             {row: document_part(document) for row, document in answer.documents.items()},
             _plan_part(answer.plan),
+            answer.rows_there,
         )
         for answer in answers
     ]
@@ -250,6 +252,7 @@ def unpack_candidates(data: bytes) -> list[Candidates | BitsiftError]:
             Candidates(
                 part.shard, Origin(part.replica, part.generation), rows, distances, hamming_ranks,
                 estimates, scores, codes, part.corrupt, documents, _plan_of(part.plan),
+                part.rows_there,
             )
         )  # fmt: skip
     return found

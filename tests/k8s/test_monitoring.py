@@ -179,6 +179,9 @@ FIRES: dict[str, list[tuple[str, str]]] = {
         ('bitsift_search_duration_seconds_bucket{mode="auto",le="2.5"}', "0+100x60"),
         ('bitsift_search_duration_seconds_bucket{mode="auto",le="+Inf"}', "0+100x60"),
     ],
+    "BitsiftLowRecall": [
+        ('bitsift_shadow_recall_ratio{mode="auto",plan="unfiltered",bound="high"}', "0.89x60"),
+    ],
     "BitsiftRouterOverloaded": [
         ('bitsift_event_loop_lag_seconds_bucket{pod="r",le="0.25"}', "0+90x60"),
         ('bitsift_event_loop_lag_seconds_bucket{pod="r",le="0.5"}', "0+100x60"),
@@ -202,6 +205,11 @@ QUIET: dict[str, list[tuple[str, str]]] = {
     "BitsiftSlowSearches": [
         ('bitsift_search_duration_seconds_bucket{mode="exhaustive",le="1"}', "0+0x60"),
         ('bitsift_search_duration_seconds_bucket{mode="exhaustive",le="+Inf"}', "0+100x60"),
+    ],
+    "BitsiftLowRecall": [  # it may be as high as it should be
+        ('bitsift_shadow_recall_ratio{mode="auto",plan="unfiltered",bound="mean"}', "0.89x60"),
+        ('bitsift_shadow_recall_ratio{mode="auto",plan="unfiltered",bound="low"}', "0.8x60"),
+        ('bitsift_shadow_recall_ratio{mode="auto",plan="unfiltered",bound="high"}', "0.91x60"),
     ],
     "BitsiftReplicaDown": [  # one router of two sees it
         (f'bitsift_replica_up{{{NODE},pod="a"}}', "0x60"),

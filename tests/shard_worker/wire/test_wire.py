@@ -329,7 +329,9 @@ def test_the_fields_of_each_structure_and_their_order_are_those_of_version_1() -
         "QueryPart": ("left_s", "documents_bytes_max", "options", "documents_max"),
         "QueriesPart": ("queries", "vectors"),
         "PlanPart": ("kind", "matching"),
-        "AnswerPart": ("shard", "replica", "generation", "count", "corrupt", "documents", "plan"),
+        "AnswerPart": (
+            "shard", "replica", "generation", "count", "corrupt", "documents", "plan", "rows_there",
+        ),
         "CandidatesPart": ("answers", "columns"),
         "ReadPart": ("left_s", "replica", "generation", "rows", "fields", "bytes_max"),
         "UnreadPart": ("size_bytes",),

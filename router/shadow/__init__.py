@@ -1,0 +1,1 @@
+"""How much ordinary searches miss, measured on a sample of the live ones."""
