@@ -34,6 +34,8 @@ from bitsift.shard_worker.types import Candidates, Query
 
 log = logging.getLogger(__name__)
 
+ASKED_AGAIN = ("vector", "filter", "exclude")
+"""The options that say what is searched; the others say how, and what is made of it."""
 WAITING_MAX = 8
 """Searches that wait to be asked again; the oldest makes room for another."""
 PATIENCE_S = 60.0
@@ -97,13 +99,8 @@ class Shadow:
             self._waiting.popleft()
             self._metrics.shadowed(Outcome.DROPPED)
         depth, seen = min(DEPTH, options.depth), {part.shard: Seen.of(part) for part in gathered}
-        again = SearchOptions(
-            vector=options.vector,
-            filter=options.filter,
-            mode=Mode.EXHAUSTIVE,
-            top_k=DEPTH,
-            include=(),
-        )
+        asked = {name: getattr(options, name) for name in ASKED_AGAIN}
+        again = SearchOptions(**asked, mode=Mode.EXHAUSTIVE, top_k=DEPTH, include=())
         sample = _Sample(again, options.mode, plan_of(gathered), depth, seen, time.monotonic())
         self._waiting.append(sample)
         if self._work is None:

@@ -10,6 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from bitsift.router.service import SearchService
 from bitsift.router.shadow import shadow as module
 from bitsift.router.shadow.estimates import Estimate
 from bitsift.router.shadow.settings import ShadowSettings
-from bitsift.router.shadow.shadow import WAITING_MAX, Outcome
+from bitsift.router.shadow.shadow import ASKED_AGAIN, WAITING_MAX, Outcome
 from bitsift.router.shards.fanout import FanOut
 from bitsift.router.shards.local import LocalLink
 from bitsift.router.shards.replica import Replica
@@ -210,6 +211,33 @@ def test_of_several_replicas_the_one_that_answered_is_asked(tmp_path: Path) -> N
 
         asyncio.run(ask_all())
         assert outcomes(service) == {"compared": 12}
+
+
+OF_THE_ANSWER = {
+    "query", "top_k", "offset", "min_score", "candidates", "mode", "nprobe", "timeout_ms",
+    "include", "explain", "require_complete", "read_your_writes",
+}  # fmt: skip
+
+
+def test_every_option_that_says_what_is_searched_is_asked_again() -> None:
+    """A new option has its place in one of both."""
+    assert {field.name for field in fields(SearchOptions)} == {*ASKED_AGAIN} | OF_THE_ANSWER
+
+
+def test_what_a_search_leaves_out_is_no_miss(tmp_path: Path) -> None:
+    with opened(tmp_path, points(200)) as (made, calibration):
+        service = make_service([LocalLink(shard) for shard in made], calibration, ALL)
+        vector = points(1, 3)[0]
+
+        async def ask_twice() -> None:
+            first = await service.search(SearchOptions(vector=vector, candidates=200))
+            left_out = tuple(hit.id for hit in first.hits[:5])
+            await service.search(SearchOptions(vector=vector, candidates=200, exclude=left_out))
+            await until(2, service)
+
+        asyncio.run(ask_twice())
+        assert outcomes(service) == {"compared": 2}
+        assert only(service).recall_at_10.mean == 1
 
 
 # --- how much, and when -------------------------------------------------------------------------
