@@ -23,6 +23,7 @@ from bitsift.router import metrics_page
 from bitsift.router.http.document_routes import _counts_of
 from bitsift.router.http.routes import ROUTE_SCOPES, template_of
 from bitsift.router.metrics_page import MetricsPage
+from bitsift.router.shadow.comparison import Compared
 from bitsift.router.shards.local import LocalLink
 from bitsift.router.shards.replica import Replica
 from bitsift.router.shards.standing import Standing
@@ -117,6 +118,8 @@ def test_the_page_on_monitoring_names_every_metric_and_its_labels(gateway: Runni
     search(gateway, filter={"id": "3"})
     gateway.service.syncs = [{"shard": 0, "node": "a", "state": "in step", "missed": 0}]
     httpx.post(f"{gateway.url}/v1/documents/delete", json={"ids": ["nobody"]})
+    gateway.service.shadow.estimates.add("auto", "unfiltered", Compared(1.0, 1.0))
+    gateway.service.metrics.shadowed("compared", 0.1)
     found = {}
     for name, family in families(gateway).items():
         if not name.startswith("process_"):
@@ -354,3 +357,22 @@ def test_who_stops_waiting_for_a_page_leaves_it_to_the_others(tmp_path: Path) ->
 
     asyncio.run(scenario())
     shards[0].close()
+
+
+def test_recall_of_live_searches_is_on_the_page_and_in_the_index(gateway: Running) -> None:
+    assert httpx.get(f"{gateway.url}/v1/index").json()["shadow"] == {
+        "share": 0.0, "cpu": 0.01, "estimates": [],
+    }  # fmt: skip
+    assert value(gateway, "bitsift_shadow_recall_ratio") == 0
+    for recall in (1.0, 0.5):
+        gateway.service.shadow.estimates.add("exact", "scan", Compared(recall, recall / 2))
+    (said,) = httpx.get(f"{gateway.url}/v1/index").json()["shadow"]["estimates"]
+    assert (said["mode"], said["plan"], said["searches"]) == ("exact", "scan", 2)
+    labels = {"mode": "exact", "plan": "scan"}
+    assert value(gateway, "bitsift_shadow_sample_searches", **labels) == 2
+    for bound in ("mean", "low", "high"):
+        for name, field in (("recall", "recall_at_10"), ("overlap", "rank_biased_overlap")):
+            found = value(gateway, f"bitsift_shadow_{name}_ratio", **labels, bound=bound)
+            assert found == said[field][bound]
+    assert said["recall_at_10"]["mean"] == 0.75
+    assert said["rank_biased_overlap"]["mean"] == 0.375
