@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Concatenate, ParamSpec, TypeVar, get_type_hints
 
 from bitsift.checked import checked_search
@@ -67,6 +67,18 @@ def _taking(
     client, _ = own.parameters.values()
     method.__signature__ = own.replace(parameters=[client, *signature.parameters.values()])  # type: ignore[attr-defined]
     return method
+
+
+def search_of(options: Any) -> SearchRequest:
+    """One search of a batch. Raises InvalidRequest."""
+    if not isinstance(options, Mapping):
+        kind = type(options).__name__
+        raise InvalidRequest(f'a search of a batch is a mapping: {{"query": …}}, not a {kind}')
+    if not all(isinstance(name, str) for name in options):
+        raise InvalidRequest("the names of options are texts")
+    if options.get("queries") is not None:
+        raise InvalidRequest("queries: a search of a batch has one query or one vector")
+    return _request(**options)
 
 
 def _request(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import ssl
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -13,7 +13,7 @@ import httpx
 from pydantic import TypeAdapter
 
 from bitsift.checked import COUNT, DELETE, LIST
-from bitsift.client.received import server_name
+from bitsift.client.received import Problem, server_name
 from bitsift.client.sending import (
     WRITE_TIMEOUT_S,
     delete_bodies,
@@ -41,7 +41,15 @@ class Results:
     results: list[Answer]
 
 
+@dataclass(frozen=True, slots=True)
+class BatchResults:
+    """The answer to a batch: what each search came to."""
+
+    results: list[Answer | Problem]
+
+
 _ANSWER = TypeAdapter(Answer)
+_BATCH = TypeAdapter(BatchResults)
 _RESULTS = TypeAdapter(Results)
 _OBJECT = TypeAdapter(dict[str, Any])
 _OBJECTS = TypeAdapter(list[dict[str, Any]])
@@ -110,6 +118,12 @@ def search(request: SearchRequest) -> Call[Answer]:
 def search_many(request: SearchRequest) -> Call[Results]:
     """Several texts."""
     return Call("POST", "/v1/search", _RESULTS, json_body(request.given(), "the search"))
+
+
+def search_batch(requests: Sequence[SearchRequest]) -> Call[BatchResults]:
+    """Several searches with options of their own."""
+    body = json_body({"searches": [request.given() for request in requests]}, "the searches")
+    return Call("POST", "/v1/search/batch", _BATCH, body)
 
 
 def index() -> Call[dict[str, Any]]:

@@ -22,6 +22,7 @@ from tenacity import AsyncRetrying, Retrying
 
 from bitsift.client import calls
 from bitsift.client.arguments import takes_options, takes_queries_and_options
+from bitsift.client.batch import Batch
 from bitsift.client.calls import Call, connect
 from bitsift.client.jobs import OnProgress, followed, followed_async, unheard
 from bitsift.client.listings import AsyncListings, Listings
@@ -29,6 +30,7 @@ from bitsift.client.received import answer_of, error_of_transport, server_name
 from bitsift.client.retries import retrying
 from bitsift.client.sending import BATCH_DOCUMENTS, sum_deletes, sum_upserts
 from bitsift.client.session import Session
+from bitsift.errors import BitsiftError
 from bitsift.options import SearchOptions, SearchRequest
 from bitsift.results import Answer
 from bitsift.write_results import Deletes, StoredDocument, Upserts
@@ -80,6 +82,14 @@ class Client(Listings):
     def search_many(self, request: SearchRequest) -> list[Answer]:
         """Answer several texts in one request, in order."""
         return self._send(calls.search_many(self._session.asked(request))).results
+
+    def search_batch(self, searches: Iterable[Mapping[str, Any]]) -> list[Answer | BitsiftError]:
+        """Answer up to 100 different searches in one request: each a mapping of the arguments of
+        ``search``. In the place of one that fails is its BitsiftError, which is not raised.
+        """
+        batch = Batch.of(searches)
+        requests = [self._session.asked(request) for request in batch.requests]
+        return batch.answers(self._send(calls.search_batch(requests)).results if requests else [])
 
     def index(self) -> dict[str, Any]:
         """Describe the index (GET /v1/index)."""
@@ -229,6 +239,15 @@ class AsyncClient(AsyncListings):
     async def search_many(self, request: SearchRequest) -> list[Answer]:
         """As ``Client.search_many``."""
         return (await self._send(calls.search_many(self._session.asked(request)))).results
+
+    async def search_batch(
+        self, searches: Iterable[Mapping[str, Any]]
+    ) -> list[Answer | BitsiftError]:
+        """As ``Client.search_batch``."""
+        batch = Batch.of(searches)
+        requests = [self._session.asked(request) for request in batch.requests]
+        sent = (await self._send(calls.search_batch(requests))).results if requests else []
+        return batch.answers(sent)
 
     async def index(self) -> dict[str, Any]:
         """As ``Client.index``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import urllib.request
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -30,6 +31,21 @@ _BY_STATUS: dict[int, type[BitsiftError]] = {
 """What an answer means whose problem document, if it has one, names no class of ours."""
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 """Raised before the first byte of a request left; after any other error it may have arrived."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An RFC 9457 problem document in the place of an answer."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    outcome: RequestOutcome
+
+    def error(self) -> BitsiftError:
+        """The error that it names."""
+        return _error_named({"type": self.type, "detail": self.detail, "outcome": self.outcome})
 
 
 def answer_of(response: httpx.Response, kind: TypeAdapter[T], server: str) -> T:

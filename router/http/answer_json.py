@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -29,6 +29,8 @@ TRIMMED_BYTES_MIN = 1 << 20
 gets memory of the same heap: too much after each answer of 200 KiB, which leaves little behind."""
 SEND_TIMEOUT_S = 60.0
 """How long a client may take to receive an answer of several pieces."""
+Result = Answer | Mapping[str, Any]
+"""What a search came to: an answer, or a problem document."""
 _HIT_BYTES = 400
 """About what a hit takes besides its document: names, score, explanation."""
 
@@ -43,14 +45,16 @@ def as_json(data: Any) -> bytes:
     return orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-async def answer_response(answers: list[Answer], held: AnswerBytes, *, several: bool) -> Response:
-    """The answer to one query, or to ``several``; ``held`` is given back when it has been sent.
+async def answer_response(answers: list[Result], held: AnswerBytes, *, several: bool) -> Response:
+    """The answer to one query, or to ``several``, of which some may have problem documents in their
+    places; ``held`` is given back when it has been sent.
 
     A large one takes ``answers`` out of their list: a thread lets go of each as it is written.
     Raises InvalidRequest when the whole is over ``ANSWER_BYTES_MAX``.
     """
-    hits = sum(len(answer.hits) for answer in answers)
-    timings = None if several else answers[0].timings_ms
+    good = [answer for answer in answers if isinstance(answer, Answer)]
+    hits = sum(len(answer.hits) for answer in good)
+    timings = None if several else good[0].timings_ms
     if held.used_bytes + _HIT_BYTES * hits <= SMALL_BYTES:
         held.close()
         return _timed(json_response({"results": answers} if several else answers[0]), timings)
@@ -70,7 +74,7 @@ def _timed(response: Response, timings: Timings | None) -> Response:
     return response
 
 
-def _pieces(answers: list[Answer], *, several: bool) -> list[bytes]:
+def _pieces(answers: list[Result], *, several: bool) -> list[bytes]:
     """The JSON of ``answers``, in pieces of ``PIECE_BYTES`` or so; their list is empty then.
 
     To free the thousand hits of a hundred answers at once would stop the event loop for 0.5 ms.
@@ -85,7 +89,7 @@ def _pieces(answers: list[Answer], *, several: bool) -> list[bytes]:
     return [*pieces, b"".join(gathered)]
 
 
-def _parts(answers: list[Answer], *, several: bool) -> Iterator[bytes]:
+def _parts(answers: list[Result], *, several: bool) -> Iterator[bytes]:
     """What ``orjson.dumps`` of the whole gives, a hit at a time."""
     if several:
         yield b'{"results":['
@@ -93,8 +97,12 @@ def _parts(answers: list[Answer], *, several: bool) -> Iterator[bytes]:
     separator = b""
     while answers:
         answer = answers.pop()
-        yield separator + b'{"hits":['
+        yield separator
         separator = b","
+        if not isinstance(answer, Answer):
+            yield orjson.dumps(answer)
+            continue
+        yield b'{"hits":['
         for place, hit in enumerate(answer.hits):
             yield b"," if place else b""
             yield as_json(hit)

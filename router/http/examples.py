@@ -27,6 +27,10 @@ _ANSWER = {
     "partial": False,
     "filter": None,
 }
+_PROBLEM = {
+    "type": "bitsift:InvalidRequest", "title": "invalid request", "status": 422,
+    "detail": "query: the query is empty", "outcome": "not_done",
+}  # fmt: skip
 _REPORT = (
     '{"done":40000,"total":107525}\n'
     '{"report":{"is_sound":true,"shards":2,"rows":107525,"replicas":[{"shard":0,"node":"","rows":'
@@ -57,6 +61,16 @@ _INDEX = {
     "loading": None,
     "memory": {"bits_bytes": 5161200, "float32_bytes": 165158400, "ratio": 32.0},
     "disk": {"bytes": 117440512},
+    "shadow": {
+        "share": 0.001, "cpu": 0.01,
+        "estimates": [
+            {
+                "mode": "auto", "plan": "unfiltered", "searches": 412,
+                "recall_at_10": {"mean": 0.991, "low": 0.977, "high": 0.997},
+                "rank_biased_overlap": {"mean": 0.987, "low": 0.971, "high": 0.994},
+            }
+        ],
+    },
 }  # fmt: skip
 _CLUSTER = {
     "shards": [_SHARD | {"replicas": [_REPLICA]}],
@@ -105,6 +119,19 @@ EXAMPLES: Mapping[str, Example] = {
                 "only ids, all shards or an error": {
                     "query": "fear of spiders", "include": [], "require_complete": True,
                 },
+            }
+        },
+    ),
+    "POST /v1/search/batch": Example(
+        {"results": [_ANSWER, _PROBLEM]},
+        bodies={
+            JSON: {
+                "different options": {
+                    "searches": [
+                        {"query": "fear of spiders", "top_k": 1},
+                        {"query": "a small dog", "filter": {"pos": "noun"}, "explain": True},
+                    ]
+                }
             }
         },
     ),

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request, Response
@@ -17,6 +18,7 @@ from bitsift.errors import BitsiftError, InvalidRequest, RequestOutcome
 from bitsift.router.http.routes import is_read, methods_of
 
 log = logging.getLogger(__name__)
+Document = dict[str, Any]
 
 
 def problem(
@@ -27,6 +29,18 @@ def problem(
     outcome: RequestOutcome | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
+    """An answer that is a problem document."""
+    return _said(document(status, kind, title, detail, outcome), headers)
+
+
+def _said(said: Document, headers: Mapping[str, str] | None = None) -> Response:
+    kind = "application/problem+json"
+    return Response(orjson.dumps(said), said["status"], headers=headers, media_type=kind)
+
+
+def document(
+    status: int, kind: str, title: str, detail: str, outcome: RequestOutcome | None = None
+) -> Document:
     """A problem document; ``kind`` is the class of the error.
 
     ``outcome`` None: what the status says. A request that was refused (4xx) was not done.
@@ -34,19 +48,27 @@ def problem(
     if outcome is None:
         refused = status < HTTPStatus.INTERNAL_SERVER_ERROR
         outcome = RequestOutcome.NOT_DONE if refused else RequestOutcome.UNKNOWN
-    body = {
+    return {
         "type": f"bitsift:{kind}",
         "title": title,
         "status": status,
         "detail": detail,
         "outcome": outcome,
     }
-    text = orjson.dumps(body)
-    return Response(text, status, headers=headers, media_type="application/problem+json")
+
+
+def document_of(error: BitsiftError) -> Document:
+    """The problem document of ``error``."""
+    return document(error.status, type(error).__name__, error.title, error.message, error.outcome)
+
+
+def internal_error(outcome: RequestOutcome | None) -> Document:
+    """Of an error that nobody foresaw."""
+    return document(500, "InternalError", "internal error", "see the router's log", outcome)
 
 
 def problem_of(error: BitsiftError) -> Response:
-    """The problem document of ``error``."""
+    """The answer that says ``error``."""
     wait_s = error.retry_after_s
     headers = None if wait_s is None else {"Retry-After": str(math.ceil(wait_s))}
     kind = type(error).__name__
@@ -82,7 +104,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 async def _on_any_error(request: Request, error: Exception) -> Response:
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     outcome = RequestOutcome.NOT_DONE if is_read(request.method, request.url.path) else None
-    return problem(500, "InternalError", "internal error", "see the router's log", outcome)
+    return _said(internal_error(outcome))
 
 
 def add_problem_handlers(app: FastAPI) -> None:

@@ -13,6 +13,7 @@ ROUTE_SCOPES: Final[dict[str, Scope | None]] = {
     "GET /readyz": None,
     "GET /v1/search": Scope.READ,
     "POST /v1/search": Scope.READ,
+    "POST /v1/search/batch": Scope.READ,
     "GET /v1/documents/": Scope.READ,
     "GET /v1/index": Scope.READ,
     "GET /v1/cluster": Scope.READ,

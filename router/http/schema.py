@@ -62,17 +62,27 @@ async def read_search_request(http: Request, turns: Turns) -> SearchRequest:
     body = await http.body()
     if len(body) > SMALL_BYTES_MAX:
         await turns.take()
-        if has_more_parts(body, BODY_PARTS_MAX):
-            raise InvalidRequest(f"body: over {BODY_PARTS_MAX:,} strings, commas and brackets")
+    check_parts(body)
     return checked_search_json(with_top_k(body))
+
+
+def check_parts(body: bytes) -> None:
+    """Raises InvalidRequest where too much would be built of ``body``."""
+    if len(body) > SMALL_BYTES_MAX and has_more_parts(body, BODY_PARTS_MAX):
+        raise InvalidRequest(f"body: over {BODY_PARTS_MAX:,} strings, commas and brackets")
 
 
 def search_request_schema() -> dict[str, Any]:
     """The OpenAPI description of that body."""
-    schema = SEARCH.adapter.json_schema(ref_template="#/components/schemas/{model}")
+    return {"required": True, "content": {"application/json": {"schema": search_schema()}}}
+
+
+def search_schema() -> dict[str, Any]:
+    """That of a search alone."""
+    schema: dict[str, Any] = SEARCH.adapter.json_schema(ref_template="#/components/schemas/{model}")
     schema["properties"][LIMIT] = {**schema["properties"][TOP_K], "description": _SAME}
     schema.pop("$defs")  # Mode, which GET names too: FastAPI puts it among the components
-    return {"required": True, "content": {"application/json": {"schema": schema}}}
+    return schema
 
 
 class Answers(BaseModel):
@@ -91,3 +101,11 @@ class Problem(BaseModel):
     status: int
     detail: str
     outcome: RequestOutcome
+
+
+class BatchAnswers(BaseModel):
+    """The answer to a batch: for each search its answer, or the problem document that it would have
+    had alone, in order.
+    """
+
+    results: list[Answer | Problem]

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Annotated
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Query, Request, Response
 
+from bitsift.errors import BitsiftError, InvalidRequest, RequestOutcome
 from bitsift.options import SearchOptions
 from bitsift.results import Answer
 from bitsift.router.answer_bytes import AnswerBytes
-from bitsift.router.http.answer_json import answer_response
+from bitsift.router.http.answer_json import Result, answer_response
 from bitsift.router.http.client_gone import unless_gone
 from bitsift.router.http.parameters import refuse_unknown_parameters
+from bitsift.router.http.problems import document_of, internal_error
 from bitsift.router.http.schema import (
     Answers,
+    BatchAnswers,
     UrlSearch,
     read_search_request,
     search_of_url,
     search_request_schema,
 )
+from bitsift.router.http.search_batch import batch_schema, read_batch
 from bitsift.router.service import SearchService
 from bitsift.router.turns import Turns
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 QUESTIONS_PER_TURN = 8
 """Queries, over all multi-query requests, that start in one turn of the event loop: 0.5 ms."""
@@ -54,35 +62,77 @@ def add_search(app: FastAPI, service: SearchService) -> None:
         work = _answered(service, [search_of_url(parameters)], turns, several=False)
         return await unless_gone(http.receive, work)
 
+    batch = {"requestBody": batch_schema()}
+
+    @app.post("/v1/search/batch", response_model=BatchAnswers, openapi_extra=batch)
+    async def search_batch(http: Request) -> Response:
+        """Answer several searches, each with its own options and deadline: one that fails has its
+        problem document in its place.
+        """
+        refuse_unknown_parameters(http, otherwise="options are in the body")
+        asked = await read_batch(http, bodies)
+        return await unless_gone(http.receive, _each_answered(service, asked, turns))
+
 
 async def _answered(
     service: SearchService, searches: Sequence[SearchOptions], turns: Turns, *, several: bool
 ) -> Response:
     held = AnswerBytes(service.memory)
     try:
+        answers: list[Result] = []
         if len(searches) == 1:
-            answers = [await service.search(searches[0], held)]
+            answers.append(await service.search(searches[0], held))
         else:
-            answers = await _all(service, searches, held, turns)
+            answers += await _all(searches, lambda one: service.search(one, held), turns)
         return await answer_response(answers, held, several=several)
     except BaseException:
         held.close()
         raise
 
 
+async def _each_answered(
+    service: SearchService, asked: Sequence[SearchOptions | InvalidRequest], turns: Turns
+) -> Response:
+    """An answer or a problem document for each; documents of all answers are counted together."""
+    held = AnswerBytes(service.memory)
+
+    async def answer(search: SearchOptions) -> Result:
+        try:
+            return await service.search(search, held)
+        except BitsiftError as error:
+            return document_of(error.with_outcome(RequestOutcome.NOT_DONE))
+        except Exception:
+            log.exception("a search of a batch failed")
+            return internal_error(RequestOutcome.NOT_DONE)
+
+    try:
+        searches = [each for each in asked if isinstance(each, SearchOptions)]
+        found = iter(await _all(searches, answer, turns))
+        results = [
+            next(found) if isinstance(one, SearchOptions) else document_of(one) for one in asked
+        ]
+        return await answer_response(results, held, several=True)
+    except BaseException:
+        held.close()
+        raise
+
+
 async def _all(
-    service: SearchService, searches: Sequence[SearchOptions], held: AnswerBytes, turns: Turns
-) -> list[Answer]:
-    """The answers, in order. If one raises, or this is cancelled, the others are cancelled.
+    searches: Sequence[SearchOptions],
+    ask: Callable[[SearchOptions], Coroutine[Any, Any, T]],
+    turns: Turns,
+) -> list[T]:
+    """What ``ask`` gives for each, in order. If one raises, or this is cancelled, the others are
+    cancelled.
 
     Short texts begin first: the encoder takes neighbours together, and of texts of like length
     little is padding.
     """
-    tasks = dict[int, asyncio.Task[Answer]]()
+    tasks = dict[int, asyncio.Task[T]]()
     try:
         for place in sorted(range(len(searches)), key=lambda at: len(searches[at].query or "")):
             await turns.take()
-            tasks[place] = asyncio.create_task(service.search(searches[place], held))
+            tasks[place] = asyncio.create_task(ask(searches[place]))
         return list(await asyncio.gather(*(tasks[place] for place in range(len(searches)))))
     except BaseException:
         for task in tasks.values():
