@@ -45,7 +45,15 @@ _HEADERS = [
     b"content-type: application/json", b"range: bytes=0-1", b"range: bytes=5-1,-9,x",
     b"if-none-match: *", b"if-modified-since: never", b"accept-encoding: *", b"a: " + b"y" * 70_000,
 ]  # fmt: skip
-_POSTS = ["/v1/search", "/v1/documents", "/v1/documents/delete", "/v1/admin/backup"]
+_POSTS = [
+    "/v1/search", "/v1/documents", "/v1/documents/delete", "/v1/documents/count",
+    "/v1/documents/list", "/v1/admin/backup",
+]  # fmt: skip
+_FILTERS: list[object] = [
+    {"k": 1}, {"k": {"$in": [1, "a", None]}}, {"$or": [{"k.x": {"$gt": 0.1}}, {"$not": {"k": {}}}]},
+    {"k": {"$date": "2026-01-31"}}, {"id": {"$prefix": "a"}}, {"k": {"$all": [1, 0.5]}}, {}, None,
+    "k = 1 and not (k.x exists or id in [a1, 'a2'])", "k >= 2026-01-31", "k = '", '{"k": 1}',
+]  # fmt: skip
 _NASTY: list[object] = [
     None, True, False, 0, -1, 1, 2**31, 2**63, 2**64, 10**400, 1e308, -0.0, 0.5, "", " ", "\0", "a",
     "\ud800", "\N{SPIDER WEB}" * 9, "e\u0301", "\u202e", "x" * 9_000, "/", "://", "../..", [], {},
@@ -90,7 +98,7 @@ class _Cases:
 
     def _good(self) -> Case:
         """A request as it is meant."""
-        path = self._dice.choice(_POSTS[:3])
+        path = self._dice.choice(_POSTS[:-1])
         body = self._json(self._body(path))
         return Case((_request("POST", path, body),), is_whole=True)
 
@@ -161,9 +169,14 @@ class _Cases:
                 [{"query": f"text {dice.randrange(99)}"}, {"queries": ["a", "b"]},
                  {"vector": [dice.random() for _ in range(DIMENSION)]}]
             )  # fmt: skip
-            return {**asked, "top_k": dice.randint(1, 20), "include": ["title"]}
+            asked |= {"top_k": dice.randint(1, 20), "include": ["title"]}
+            return asked | ({"filter": dice.choice(_FILTERS)} if dice.random() < 0.5 else {})
         if path == "/v1/documents":
             return {"documents": [self._document() for _ in range(dice.randint(0, 5))]}
+        if path in ("/v1/documents/count", "/v1/documents/list"):
+            return {"filter": dice.choice(_FILTERS)}
+        if path == "/v1/documents/delete" and dice.random() < 0.1:
+            return {"filter": dice.choice(_FILTERS), "limit": 3}
         if path == "/v1/documents/delete":
             return {"ids": [f"a{dice.randrange(50)}" for _ in range(dice.randint(0, 5))]}
         return {"dest": dice.choice(["", "relative", ".", "nothing://x", "ftp://127.0.0.1:9/x"])}
