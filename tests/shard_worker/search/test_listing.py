@@ -89,12 +89,12 @@ def some(chance: random.Random, count: int) -> dict[str, dict[str, Any]]:
     return {key: random_metadata(chance) for key in chance.sample(IDS, count)}
 
 
-@pytest.mark.parametrize("few", [1 << 14, 0])
+@pytest.mark.parametrize("walked_per_id", [0, 1 << 40])
 def test_pages_hold_each_document_that_passes_once_in_the_order_of_their_hashes(
-    held: Held, few: int, monkeypatch: pytest.MonkeyPatch
+    held: Held, walked_per_id: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "FEW", few)
-    chance = random.Random(few)
+    monkeypatch.setattr(module, "WALKED_PER_ID", walked_per_id)
+    chance = random.Random(walked_per_id)
     for step in range(5):
         held.write(some(chance, 100))
         held.delete(chance.sample(sorted(held.documents), 20))
@@ -113,11 +113,11 @@ def test_pages_hold_each_document_that_passes_once_in_the_order_of_their_hashes(
                 assert all(len(page) <= max(1, limit) for page in pages)
 
 
-@pytest.mark.parametrize("few", [1 << 14, 0])
+@pytest.mark.parametrize("walked_per_id", [0, 1 << 40])
 def test_what_stays_is_listed_once_while_other_documents_come_and_go(
-    held: Held, few: int, monkeypatch: pytest.MonkeyPatch
+    held: Held, walked_per_id: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "FEW", few)
+    monkeypatch.setattr(module, "WALKED_PER_ID", walked_per_id)
     chance = random.Random(1)
     held.write({key: {"n": 1} for key in IDS})
     stays, changes = IDS[:100], IDS[100:300]
