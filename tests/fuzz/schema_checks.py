@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import schemathesis
@@ -23,9 +22,3 @@ def no_unmeant_server_error(ctx: Any, response: Any, case: Any) -> None:
     if response.status_code >= 400:
         kind = response.headers["content-type"][0]
         assert kind == "application/problem+json", kind
-
-
-@schemathesis.serializer("application/x-ndjson")
-def as_lines(ctx: Any, value: Any) -> bytes:
-    """Of the example it is the text itself; schemathesis knows no such type."""
-    return value.encode() if isinstance(value, str) else json.dumps(value).encode()
