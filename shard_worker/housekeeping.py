@@ -80,6 +80,8 @@ class Maintenance:
         if self._current.fields.is_due():
             with self._doing("indexing") as generation:
                 self._seal_fields(generation, SEAL_ROWS)
+        else:
+            self._current.fields.forget_sealed()
 
     @contextlib.contextmanager
     def _doing(self, what: str) -> Iterator[Generation]:

@@ -121,9 +121,25 @@ class Builder:
         strings = _ordered(arrays, "string", self._strings, count)
         arrays["string_lengths"] = np.array([len(text) for text in strings], np.int64)
         arrays["string_bytes"] = np.frombuffer(b"".join(strings), np.uint8)
-        narrowed = [_narrowed(arrays[name]) for name in _PARTS]
-        head = [fact for kind, array in narrowed for fact in (kind.encode(), len(array))]
-        return _HEAD.pack(*head) + b"".join(array.tobytes() for _, array in narrowed)
+        return _packed(arrays)
+
+
+def packed_hashes(hashes: Sequence[int]) -> bytes:
+    """The column that has one number of 0 or more for each row, -1 for none: as a Builder would
+    make it, in a tenth of the time.
+    """
+    values, codes = np.unique(np.array(hashes, np.int64), return_inverse=True)
+    if len(values) and values[0] < 0:
+        values, codes = values[1:], np.where(codes == 0, len(values) - 1, codes - 1)
+    return _packed({"numbers": values.astype(np.float64), "number_codes": codes})
+
+
+def _packed(arrays: dict[str, NDArray[Any]]) -> bytes:
+    """A column of ``arrays`` by the names of their parts; others are empty."""
+    nothing = np.empty(0, np.int64)
+    narrowed = [_narrowed(arrays.get(name, nothing)) for name in _PARTS]
+    head = [fact for kind, array in narrowed for fact in (kind.encode(), len(array))]
+    return _HEAD.pack(*head) + b"".join(array.tobytes() for _, array in narrowed)
 
 
 def is_number(value: Value | None) -> TypeGuard[float]:

@@ -248,7 +248,12 @@ class FieldIndex:
         with writing:
             span, end = (first, stop - first), max(it.stop for it in segments)
             self._blocks.replace(span, blocks, replaced, end, follow)
-        self.recent.forget_before(_contiguous(segments))
+
+    def forget_sealed(self) -> None:
+        """Keep the texts of rows that are in segments no longer: what seals the rows that come next
+        may take these in once more, so it is done when none come.
+        """
+        self.recent.forget_before(_contiguous(self._segments))
 
     def clear(self) -> None:
         """Forget all segments, on the disk too: all rows are recent. No other write may run."""

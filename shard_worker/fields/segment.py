@@ -20,6 +20,7 @@ from bitsift.shard_worker.fields.column import (
     COLUMN_BYTES_PER_ROW_MAX,
     Builder,
     id_hash,
+    packed_hashes,
     utf8,
 )
 from bitsift.shard_worker.types import FieldFacts
@@ -111,14 +112,12 @@ def build(
         making.add(row, texts)
     assert making.rows == count, (making.rows, count)
     builders = making.builders
-    columns = {name: number for number, name in enumerate(sorted(builders), 1)}
-    facts = making.unindexed | {
-        name: builder.facts() for name, builder in builders.items() if name != DOCUMENT_ID
-    }
+    columns = {name: number for number, name in enumerate([DOCUMENT_ID, *sorted(builders)], 1)}
+    facts = making.unindexed | {name: builder.facts() for name, builder in builders.items()}
     facts = {name: facts[name] for name in sorted(facts)}
     segment = Segment(first, count, columns, facts, making.is_complete, tuple(making.unread))
-    blocks = {number: builders[name].packed(count) for name, number in columns.items()}
-    return segment, {0: segment.packed()} | blocks
+    blocks = {0: segment.packed(), columns[DOCUMENT_ID]: packed_hashes(making.hashes)}
+    return segment, blocks | {columns[name]: it.packed(count) for name, it in builders.items()}
 
 
 class _Making:
@@ -127,7 +126,8 @@ class _Making:
     def __init__(self, count: int) -> None:
         self._bytes_max = COLUMN_BYTES_MIN + COLUMN_BYTES_PER_ROW_MAX * count
         self.rows = 0
-        self.builders = {DOCUMENT_ID: Builder()}
+        self.builders: dict[str, Builder] = {}
+        self.hashes: list[int] = []
         self.unindexed: dict[str, dict[str, int]] = {}
         self.is_complete = True
         self.unread: list[int] = []
@@ -136,9 +136,10 @@ class _Making:
         self.rows += 1
         if texts is None:
             self.unread.append(row)
+            self.hashes.append(-1)
             return
         document_id, metadata = texts
-        self.builders[DOCUMENT_ID].add(row, [id_hash(document_id)])
+        self.hashes.append(id_hash(document_id))
         if not metadata:
             return
         for name, values in values_of(orjson.loads(metadata)).items():
@@ -153,10 +154,10 @@ class _Making:
                 del self.builders[name]
 
     def _new(self, name: str) -> Builder | None:
-        if name in self.unindexed:
+        if name in self.unindexed or name == DOCUMENT_ID:  # no filter names such a field
             return None
         if (
-            len(self.builders) + len(self.unindexed) > FIELDS_MAX
+            len(self.builders) + len(self.unindexed) >= FIELDS_MAX
             or len(utf8(name)) > FIELD_BYTES_MAX
         ):
             self.is_complete = False

@@ -215,6 +215,7 @@ def test_so_many_texts_of_recent_rows_are_kept_and_the_rest_is_read(
     assert 0 < index_of(shard).recent.size_bytes <= 2_000
     assert passing_ids(shard, "n < 31") == sorted(map(str, range(31)))
     shard.save_bits()
+    shard.maintain()
     assert index_of(shard).recent.size_bytes == 0
     assert passing_ids(shard, "n < 31 and n > 1") == sorted(map(str, range(2, 31)))
 

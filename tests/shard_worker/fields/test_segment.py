@@ -13,7 +13,13 @@ from bitsift.filters.matching import matches
 from bitsift.filters.tree import Node
 from bitsift.shard_worker.fields import segment as segments
 from bitsift.shard_worker.fields.bounds import Bounds, Unindexed, bounds_of, full, packed, put
-from bitsift.shard_worker.fields.column import COLUMN_BYTES_MIN, STRING_BYTES_MAX, Column
+from bitsift.shard_worker.fields.column import (
+    COLUMN_BYTES_MIN,
+    STRING_BYTES_MAX,
+    Builder,
+    Column,
+    packed_hashes,
+)
 from bitsift.shard_worker.fields.segment import FIELD_BYTES_MAX, FIELDS_MAX, Segment, build
 from tests.shard_worker.fields.labelled import node, random_documents, random_filters
 
@@ -174,6 +180,22 @@ def test_fields_beyond_the_limit_are_looked_for_in_the_documents() -> None:
 def test_a_document_that_cannot_be_read_is_named() -> None:
     made, _ = build(0, 3, [("a", '{"a":1}'), None, ("c", "")])
     assert list(made.unread) == [1]
+
+
+def test_the_column_of_ids_is_that_of_a_builder() -> None:
+    hashes = [5, 9, 5, -1, 70_000, 0]
+    builder = Builder()
+    for row, number in enumerate(hashes):
+        if number >= 0:
+            builder.add(row, [number])
+    assert packed_hashes(hashes) == builder.packed(len(hashes))
+    assert packed_hashes([7] * 9) == of_field(*[7] * 9).blocks[2]
+
+
+def test_metadata_may_have_what_the_column_of_ids_is_called() -> None:
+    made = Made({str(row): {"$id": row, "a": row} for row in range(5)})
+    assert made.of({"id": "3"}) == ([], ["3"])
+    assert made.of({"a": 3}) == (["3"], [])
 
 
 def test_the_same_documents_make_the_same_bytes() -> None:
