@@ -19,6 +19,7 @@ from bitsift.router.http.gateway import create_app
 from bitsift.router.http.keys import Scope, new_key
 from bitsift.router.http.openapi import PROBLEM
 from bitsift.router.http.routes import needed_scope
+from bitsift.router.shadow.comparison import Compared
 from bitsift.router.shards.local import LocalLink
 from tests.fakes import HashEncoder, make_service, make_shards, make_writer
 from tests.gateways import Running
@@ -33,6 +34,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     shards, calibration = make_shards(tmp_path_factory.mktemp("api"), units, DIMENSION, 2, TEXTS)
     links = [LocalLink(s) for s in shards]
     running = Running(make_service(links, calibration), make_writer(links, calibration))
+    running.service.shadow.estimates.add("auto", "unfiltered", Compared(1.0, 1.0))
     yield running
     running.stop()
     for shard in shards:
