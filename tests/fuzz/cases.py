@@ -10,6 +10,7 @@ from urllib.parse import quote
 DIMENSION = 64
 PATHS = [
     "/", "/livez", "/readyz", "/v1/index", "/v1/cluster", "/v1/search", "/v1/search?q=a&top_k=3",
+    "/v1/search/batch",
     "/v1/documents", "/v1/documents?results=errors", "/v1/documents/delete", "/v1/documents/a1",
     "/v1/admin/compact", "/v1/admin/backup", "/v1/admin/verify", "/v1/admin/repair",
     "/v1/documents/a1?read_your_writes=x", "/openapi.json", "/docs", "/static/app.js",
@@ -46,8 +47,8 @@ _HEADERS = [
     b"if-none-match: *", b"if-modified-since: never", b"accept-encoding: *", b"a: " + b"y" * 70_000,
 ]  # fmt: skip
 _POSTS = [
-    "/v1/search", "/v1/documents", "/v1/documents/delete", "/v1/documents/count",
-    "/v1/documents/list", "/v1/admin/backup",
+    "/v1/search", "/v1/search/batch", "/v1/documents", "/v1/documents/delete",
+    "/v1/documents/count", "/v1/documents/list", "/v1/admin/backup",
 ]  # fmt: skip
 _FILTERS: list[object] = [
     {"k": 1}, {"k": {"$in": [1, "a", None]}}, {"$or": [{"k.x": {"$gt": 0.1}}, {"$not": {"k": {}}}]},
@@ -171,6 +172,8 @@ class _Cases:
             )  # fmt: skip
             asked |= {"top_k": dice.randint(1, 20), "include": ["title"]}
             return asked | ({"filter": dice.choice(_FILTERS)} if dice.random() < 0.5 else {})
+        if path == "/v1/search/batch":
+            return {"searches": [self._body("/v1/search") for _ in range(dice.randint(0, 4))]}
         if path == "/v1/documents":
             return {"documents": [self._document() for _ in range(dice.randint(0, 5))]}
         if path in ("/v1/documents/count", "/v1/documents/list"):

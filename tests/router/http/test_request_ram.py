@@ -73,6 +73,26 @@ def test_a_search_that_is_answered(gateway: Child) -> None:
     )
 
 
+@pytest.mark.parametrize("piece", DENSE, ids=NAMES)
+@pytest.mark.parametrize("start", [b"", b'{"query":[', b'{"vector":['])
+def test_a_batch_that_is_refused_wholly_or_in_part(
+    gateway: Child, start: bytes, piece: bytes
+) -> None:
+    end = b"1]}]}" if start else b"{}]}"
+    body = filled(b'{"searches":[' + start, piece, end, BODY_BYTES_MAX)
+    assert growth(gateway, "/v1/search/batch", body) <= 1.2 * (
+        bodies.RAM_PER_BYTE * len(body) + NOISE_BYTES
+    )
+
+
+def test_a_batch_of_the_largest_searches(gateway: Child) -> None:
+    numbers = b"[" + b",".join([b"1"] * 4_096) + b"]"
+    body = b'{"searches":[' + b",".join([b'{"vector":%b}' % numbers] * 100) + b"]}"
+    assert growth(gateway, "/v1/search/batch", body) <= 1.2 * (
+        bodies.RAM_PER_BYTE * len(body) + NOISE_BYTES
+    )
+
+
 @pytest.mark.parametrize("piece", [*DENSE, b"key"], ids=[*NAMES, "keys"])
 def test_a_body_of_the_other_routes(gateway: Child, piece: bytes) -> None:
     for path, start, limit in (
