@@ -49,6 +49,8 @@ QUERIES_MAX = 100
 HITS_MAX = 10_000
 """Queries of one request times ``offset`` + ``top_k``; and times the ids of ``exclude``."""
 EXCLUDE_MAX = 1_000
+LIKED_MAX = 100
+"""Queries of one request times the ids of ``like`` and ``unlike``: each is read."""
 ID_CHARACTERS_MAX = 8_192
 """Of an id in an option; no longer one is found."""
 
@@ -160,6 +162,25 @@ class SearchOptions:
             "(`lang = de and year >= 2020`).",
         ),
     ] = None
+    like: Annotated[
+        Sequence[_Id],
+        Field(
+            max_length=LIKED_MAX,
+            description="Ids of documents that hits should be like: instead of a text or a vector, "
+            "or to move it towards them. Their stored vectors are used.",
+        ),
+    ] = ()
+    unlike: Annotated[
+        Sequence[_Id],
+        Field(
+            max_length=LIKED_MAX,
+            description="Ids of documents to move the query away from; beside a text, a vector or "
+            "`like`.",
+        ),
+    ] = ()
+    keep_liked: Annotated[
+        bool, Field(description="Let the documents of `like` and `unlike` be hits, too.")
+    ] = False
     exclude: Annotated[
         Sequence[_Id],
         Field(
@@ -246,7 +267,9 @@ class SearchOptions:
 
 @dataclass(frozen=True)
 class SearchRequest(SearchOptions):
-    """What a caller sends: one text, several texts or an embedding, and how to answer them."""
+    """What a caller sends: one text, several texts, an embedding or documents to be like, and how
+    to answer them.
+    """
 
     queries: Annotated[
         list[_Text] | None,
@@ -258,14 +281,19 @@ class SearchRequest(SearchOptions):
     ] = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError for anything but exactly one thing to look for, or too many hits."""
+        """Raises ValueError for anything but one thing to look for, or too much of something."""
         super().__post_init__()
         given = [name for name in ("query", "queries", "vector") if getattr(self, name) is not None]
-        if len(given) != 1:
+        if len(given) > 1 or not (given or self.like):
             raise ValueError(
-                f"give exactly one of query, queries and vector, not {given or 'none'}"
+                f"give exactly one of query, queries and vector, not {given or 'none'}; or like"
             )
         queries = len(self.queries or ())
+        liked = max(1, queries) * (len(self.like) + len(self.unlike))
+        if liked > LIKED_MAX:
+            raise ValueError(
+                f"like and unlike have {liked} ids, over all queries, at most {LIKED_MAX} are read"
+            )
         if queries * self.depth > HITS_MAX:
             raise ValueError(
                 f"{queries} queries of {self.depth} hits are more than {HITS_MAX:,} hits: lower "

@@ -28,6 +28,7 @@ from bitsift.router import listing
 from bitsift.router.answer_bytes import AnswerBytes, ReadMemory
 from bitsift.router.description import IndexDescription
 from bitsift.router.hits import Winners, first_bytes, likely_hits, make_hit, vectors_of
+from bitsift.router.liked import moved, unlisted
 from bitsift.router.loop_lag import LoopLag
 from bitsift.router.merge import merge
 from bitsift.router.metrics import LEFT, Metrics
@@ -121,7 +122,7 @@ class SearchService:
         """The answer to one search; its documents are counted in ``answer``, if it is given.
 
         ``options`` have been checked. Raises InvalidRequest (a vector of another dimension, the
-        token of another index),
+        token of another index), NotFound (a document that hits should be like),
         Overloaded when it cannot be answered in its time or the documents have no room, Unavailable
         (no encoder), DeadlineExceeded when nothing was found in time, ShardUnavailable when
         completeness was required or no shard answered.
@@ -144,7 +145,7 @@ class SearchService:
         started = time.monotonic()
         deadline_s = started + options.timeout_s
         self._check_queues(options)
-        options = replace(options, vector=await self._vector(options, deadline_s))
+        options = unlisted(replace(options, vector=await self._moved(options, deadline_s)))
         encoded = time.monotonic()
         found = await self._find(options, deadline_s, answer)
         if found.lost_its_replica and time.monotonic() < deadline_s:  # others may have all of it
@@ -242,8 +243,17 @@ class SearchService:
                 f"{options.timeout_s:.3f} s; try again later"
             )
 
+    async def _moved(self, options: SearchOptions, deadline_s: float) -> NDArray[np.float32]:
+        """The unit vector to search for, float32 (width,). Raises as ``_vector`` and ``moved``."""
+        has_one = options.query is not None or options.vector is not None
+        query = await self._vector(options, deadline_s) if has_one else None
+        if query is not None and not (options.like or options.unlike):
+            return query
+        asked = await self._asked(options.read_your_writes, deadline_s)
+        return await moved(query, options, self.description.calibration, asked, deadline_s)
+
     async def _vector(self, options: SearchOptions, deadline_s: float) -> NDArray[np.float32]:
-        """The unit query vector, float32 (width,)."""
+        """The unit vector of text or embedding, float32 (width,)."""
         if options.vector is not None:
             units = self.description.calibration.units(np.asarray(options.vector)[None, :])
             return np.asarray(units[0])

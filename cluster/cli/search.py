@@ -23,10 +23,10 @@ _TEXT_CHARACTERS_MAX = 200
 @configured("client")
 @with_options(SearchOptions, "query", "vector")  # the text is an argument; a vector is too long
 def search(
-    text: Annotated[
-        str, typer.Argument(parser=as_utf8, metavar="TEXT", help="The text to search for.")
-    ],
     loaded: Loaded,
+    text: Annotated[
+        str | None, typer.Argument(parser=as_utf8, metavar="TEXT", help="The text to search for.")
+    ] = None,
     index_folder: IndexFolder = None,
     json: Json = False,
     **options: Any,
@@ -40,7 +40,9 @@ def search(
         _print_answer(answer)
 
 
-def _search(text: str, folder: Path | None, url: str | None, options: dict[str, Any]) -> Answer:
+def _search(
+    text: str | None, folder: Path | None, url: str | None, options: dict[str, Any]
+) -> Answer:
     if url is not None:
         from bitsift.client import Client
 

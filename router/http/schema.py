@@ -32,7 +32,7 @@ def _url_parameters() -> dict[str, Any]:
     del options["query"]
     found = {name: (_as_text(annotations[name]), field.default) for name, field in options.items()}
     limit = annotations[TOP_K] | None, Field(None, description=_SAME)
-    return {"q": (annotations["query"], ...)} | found | {LIMIT: limit}
+    return {"q": (annotations["query"], None)} | found | {LIMIT: limit}
 
 
 def _as_text(annotation: Any) -> Any:

@@ -13,7 +13,7 @@ from fastapi import Request
 
 from bitsift.checked import checked_search_json
 from bitsift.errors import InvalidRequest
-from bitsift.options import HITS_MAX, QUERIES_MAX, SearchOptions
+from bitsift.options import HITS_MAX, LIKED_MAX, QUERIES_MAX, SearchOptions
 from bitsift.router.http.parameters import with_top_k
 from bitsift.router.http.schema import SMALL_BYTES_MAX, check_parts, search_schema
 from bitsift.router.json_scan import BrokenJson, Cutter, TooManyBrackets
@@ -79,13 +79,18 @@ def _checked(search: bytes) -> SearchOptions:
 
 def _check_sizes(searches: list[SearchOptions]) -> None:
     """As for the ``queries`` of one search. Raises InvalidRequest."""
-    for what, count in (
-        ("hits", sum(search.depth for search in searches)),
-        ("excluded ids", sum(len(search.exclude) for search in searches)),
+    for what, count, most in (
+        ("hits", sum(search.depth for search in searches), HITS_MAX),
+        ("excluded ids", sum(len(search.exclude) for search in searches), HITS_MAX),
+        (
+            "ids of like and unlike",
+            sum(len(search.like) + len(search.unlike) for search in searches),
+            LIKED_MAX,
+        ),
     ):
-        if count > HITS_MAX:
+        if count > most:
             raise InvalidRequest(
-                f"{count:,} {what} of all searches together are more than {HITS_MAX:,}: send fewer "
+                f"{count:,} {what} of all searches together are more than {most:,}: send fewer "
                 "searches at once"
             )
 

@@ -296,7 +296,7 @@ def test_a_loading_encoder_says_so_and_vectors_work_meanwhile(tmp_path: Path) ->
         ({"query": "a", "candidates": 0}, "candidates"),
         ({"query": "a", "timeout_ms": 0.0}, "timeout"),
         ({"query": "a", "timeout_ms": 60_001.0}, "timeout"),
-        ({"query": "a", "include": ["vector"]}, "include.0: Input should be 'title'"),
+        ({"query": "a", "include": ["code"]}, "include.0: Input should be 'title'"),
     ],
 )
 def test_a_bad_question_is_refused_with_the_reason(options: dict, reason: str) -> None:  # type: ignore[type-arg]

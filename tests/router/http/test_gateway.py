@@ -125,7 +125,7 @@ def test_explain_shows_the_rank_and_score_of_each_stage(gateway: Running) -> Non
         {"query": "a", "top_k": "10"},
         {"query": "a", "unknown": 1},
         {"query": "a", "mode": "magic"},
-        {"query": "a", "include": ["vector"]},
+        {"query": "a", "include": ["code"]},
         {"query": "a", "timeout_ms": 0},
         {"queries": []},
         {"queries": ["a"] * 101},

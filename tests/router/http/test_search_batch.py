@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from bitsift import AsyncClient, Client
 from bitsift.errors import BitsiftError, DeadlineExceeded, InvalidRequest
-from bitsift.options import HITS_MAX, QUERIES_MAX
+from bitsift.options import HITS_MAX, LIKED_MAX, QUERIES_MAX
 from bitsift.results import Answer
 from bitsift.router import answer_bytes
 from bitsift.router.http.search_batch import STEPS_MAX, cut
@@ -141,7 +141,7 @@ def test_what_is_wrong_with_the_whole_is_a_422(gateway: Running, body: bytes) ->
     assert "searches" in answer.json()["detail"], answer.text
 
 
-def test_a_batch_has_so_many_searches_hits_and_excluded_ids_at_most(gateway: Running) -> None:
+def test_a_batch_has_so_many_searches_hits_and_ids_at_most(gateway: Running) -> None:
     def status(searches: list[dict[str, Any]]) -> int:
         body = {"searches": searches}
         return httpx.post(f"{gateway.url}/v1/search/batch", json=body, timeout=60).status_code
@@ -155,6 +155,9 @@ def test_a_batch_has_so_many_searches_hits_and_excluded_ids_at_most(gateway: Run
     ids = {**small, "exclude": [str(n) for n in range(1_000)]}
     assert status([ids] * (HITS_MAX // 1_000)) == 200
     assert status([*[ids] * (HITS_MAX // 1_000), {**small, "exclude": ["1"]}]) == 422
+    liked = {**small, "like": [str(n) for n in range(LIKED_MAX // 2)]}
+    assert status([liked] * 2) == 200
+    assert status([liked, liked, {**small, "unlike": ["1"]}]) == 422
 
 
 def test_cutting_a_body_takes_so_many_steps_at_most() -> None:
