@@ -18,7 +18,9 @@ _HIT = {
     "text": "a morbid fear of spiders", "metadata": {"pos": "noun"}, "shard": 1, "explain": None,
     "vector": None,
 }  # fmt: skip
-_STORED = {name: _HIT[name] for name in ("id", "title", "text", "metadata", "shard")}
+_STORED = {name: _HIT[name] for name in ("id", "title", "text", "metadata", "shard")} | {
+    "vector": None
+}
 _TIMES = {"encode": 10.3, "fan_out": 10.5, "rescore": 0.2, "texts": 0.2, "total": 21.2}
 _ANSWER = {
     "hits": [_HIT],
@@ -61,6 +63,7 @@ _INDEX = {
     "loading": None,
     "memory": {"bits_bytes": 5161200, "float32_bytes": 165158400, "ratio": 32.0},
     "disk": {"bytes": 117440512},
+    "fields": {"pos": {"rows": 107525, "values": 4, "types": ["string"], "indexed": True}},
     "shadow": {
         "share": 0.001, "cpu": 0.01,
         "estimates": [
@@ -167,7 +170,7 @@ EXAMPLES: Mapping[str, Example] = {
         bodies={JSON: {"the first page": {"filter": "number exists", "limit": 100}}},
     ),
     "GET /v1/documents/{document_id}": Example(
-        {**_STORED, "vector": None}, parameters=_ID
+        _STORED, parameters=_ID
     ),
     "DELETE /v1/documents/{document_id}": Example(
         {"id": "14405480-n", "status": "deleted", "token": _TOKEN}, parameters=_ID
