@@ -45,6 +45,11 @@ def read_epoch(folder: Path) -> int:
     return _read(epoch_file(folder))
 
 
+def read_table_epoch(folder: Path) -> int:
+    """That of the newest table that the replica in ``folder`` has seen; 0: none. Raises Corrupt."""
+    return _read(table_file(folder))
+
+
 def _read(file: Path) -> int:
     try:
         return int(read_json(file)["epoch"])
@@ -91,7 +96,8 @@ class TableFence:
     def beside(cls, folder: Path) -> TableFence:
         """That of the replica in ``folder``. Raises Corrupt."""
         file = table_file(folder)
-        return cls(_read(file), lambda epoch: write_json(file, {"epoch": epoch}))
+        newest = read_table_epoch(folder)
+        return cls(newest, lambda epoch: write_json(file, {"epoch": epoch}))
 
     def admit(self, epoch: int, *, is_new: bool = False) -> None:
         """From now on nothing is written under an older table. Raises Fenced if this one is older,

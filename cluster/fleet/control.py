@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from bitsift.cluster.fleet.actors import RayNode, agent_of, ray_nodes
 from bitsift.cluster.fleet.agent import AgentReport
 from bitsift.cluster.fleet.decide import SETTLE_S
-from bitsift.cluster.fleet.in_force import Known, in_force, is_outrun
+from bitsift.cluster.fleet.in_force import Known, in_force, is_outrun, newest_epoch
 from bitsift.cluster.fleet.observed import Table
 from bitsift.cluster.fleet.polls import Polls, agent_said
 from bitsift.cluster.fleet.served_index import Index
@@ -139,12 +139,11 @@ class Control:
                 f"the index {manifest.name} is not built completely: run bitsift cluster down, "
                 "then the same bitsift index --spec again"
             )
-        epochs = [h.epoch for r in reports.values() for i in r.held for h in i.replicas]
-        epochs += [it.state.epoch for it in known]
         if state is None:
             empty = Table(0, ((),) * manifest.shards)
             state = State(0, empty, self.spec.model_dump(mode="json"))
-        state = replace(state, epoch=max([state.epoch, *epochs]))
+        held = [it for said in reports.values() for index in said.held for it in index.replicas]
+        state = replace(state, epoch=newest_epoch(known, held))
         return Index(self, manifest, files, state, now)
 
     def successor(

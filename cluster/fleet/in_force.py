@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from bitsift.cluster.fleet.node_store import Held
 from bitsift.cluster.fleet.observed import Reshard
 from bitsift.cluster.fleet.state import State
 from bitsift.errors import Unavailable
@@ -41,6 +42,14 @@ def in_force(known: Sequence[Known], here: Collection[str], *, is_forgone: bool 
     if order is not None and not is_forgone:
         _check_not_ended(order, here)
     return newest
+
+
+def newest_epoch(known: Sequence[Known], held: Sequence[Held]) -> int:
+    """The greatest that any disk knows: the next one is new to all. A controller that ended may
+    have started an actor, or sealed a replica, with an epoch that no state names.
+    """
+    of_replicas = [epoch for it in held for epoch in (it.epoch, it.sealed)]
+    return max([0, *of_replicas, *(it.state.epoch for it in known)])
 
 
 def is_outrun(known: Sequence[Known], uuid: str, state: State) -> bool:

@@ -34,7 +34,13 @@ from bitsift.cluster.fleet.removing import (
 )
 from bitsift.errors import BitsiftError, InvalidRequest, NotFound, Unavailable, reason
 from bitsift.shard_worker.applied import applied_file
-from bitsift.shard_worker.fencing import epoch_file, fence, read_epoch, table_file
+from bitsift.shard_worker.fencing import (
+    epoch_file,
+    fence,
+    read_epoch,
+    read_table_epoch,
+    table_file,
+)
 from bitsift.shard_worker.layout import (
     COMPLETE_FILE,
     MANIFEST_FILE,
@@ -64,11 +70,14 @@ _UUID = re.compile(r"[0-9a-fA-F-]{32,36}")
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A replica on this disk, or a part of one."""
+    """A replica on this disk, or a part of one: the epoch of its latest start, and that of the
+    newest table that it was sealed with.
+    """
 
     shard: int
     is_whole: bool
     epoch: int
+    sealed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +150,8 @@ class NodeStore:
             folder = shard_folder(index, number)
             is_whole = (folder / SHARD_FILE).exists() and not _incoming(folder).exists()
             with contextlib.suppress(BitsiftError, OSError):
-                found.append(Held(number, is_whole, read_epoch(folder)))
+                epochs = read_epoch(folder), read_table_epoch(folder)
+                found.append(Held(number, is_whole, *epochs))
         return found
 
     def index_files(self, uuid: str) -> dict[str, bytes]:

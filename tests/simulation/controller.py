@@ -70,9 +70,17 @@ class Controller(Process):
             except Fenced:
                 if self is not self._world.controller:
                     return  # another one is in charge
+                self.read_again()
             except (BitsiftError, TimeoutError):
                 pass
             await pause(STEP_S)
+
+    def read_again(self) -> None:
+        """What is on the disks: an epoch that one chose and did not give out is known to those that
+        it sealed only.
+        """
+        sealed = [node.sealed for node in self._world.nodes.values() if node.is_up]
+        self.decided.epoch = max(self.decided.table[0], *sealed)
 
     async def step(self) -> None:
         await self.goes_on()

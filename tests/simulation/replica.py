@@ -66,6 +66,11 @@ class SimulatedReplica:
     def _keep(self, epoch: int) -> None:
         self._kept_epoch = epoch
 
+    @property
+    def sealed(self) -> int:
+        """The epoch of the newest table that it has seen."""
+        return self._kept_epoch
+
     def _keep_applied(self, kept: Kept) -> None:
         self._kept_applied = kept
 

@@ -71,6 +71,7 @@ class World:
         decided = self.controller.decided
         decided.is_placed = False
         self.controller = Controller(self, decided)
+        self.controller.read_again()
         self.begin(self.controller.run())
 
     def begin(self, coroutine: Coroutine[Any, Any, None]) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from bitsift.cluster.fleet.in_force import Known, in_force, is_outrun
+from bitsift.cluster.fleet.in_force import Known, in_force, is_outrun, newest_epoch
+from bitsift.cluster.fleet.node_store import Held
 from bitsift.cluster.fleet.observed import Orders, Reshard, Table
 from bitsift.cluster.fleet.state import State
 from bitsift.errors import Unavailable
@@ -97,3 +98,12 @@ def test_a_controller_is_outrun_by_what_it_does_not_know_and_not_by_what_it_has_
     assert not is_outrun(kept(a=(OLD, state(99))), NEW, state(10, OLD))
     assert not is_outrun(kept(a=(NEW, state(11, OLD))), OLD, state(12, NEW))
     assert not is_outrun(kept(a=("another cluster's", state(99))), OLD, mine)
+
+
+def test_the_next_epoch_is_new_also_to_what_a_controller_sealed_before_it_ended() -> None:
+    """Else its successor seals with the same one, is refused, and reads the same state for ever."""
+    known = kept(a=(OLD, state(3)), b=(OLD, state(7)))
+    assert newest_epoch(known, [Held(0, True, 4, 7)]) == 7
+    assert newest_epoch(known, [Held(0, True, 9, 2), Held(1, False, 0)]) == 9
+    assert newest_epoch(known, [Held(0, True, 4, 7), Held(0, True, 6, 8)]) == 8
+    assert newest_epoch([], []) == 0

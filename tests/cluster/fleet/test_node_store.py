@@ -16,6 +16,7 @@ from bitsift.cluster.fleet.state import State, state_from
 from bitsift.cluster.manifest import read_manifest
 from bitsift.cluster.sources.synthetic import SyntheticSpec
 from bitsift.errors import Corrupt, InvalidRequest, NotFound, Unavailable
+from bitsift.shard_worker.fencing import TableFence
 from bitsift.shard_worker.layout import MANIFEST_FILE, FolderLock, read_json, shard_folder
 from bitsift.shard_worker.operations import Delete
 from bitsift.shard_worker.replica_state import ReplicaState
@@ -46,12 +47,13 @@ def filled(built: Path, folder: Path) -> NodeStore:
 def test_it_says_what_it_holds_also_after_a_restart(built: Path, tmp_path: Path) -> None:
     store = filled(built, tmp_path / "a")
     store.fence(UUID, 1, 3)
+    TableFence.beside(store.replica(UUID, 1)).admit(8, is_new=True)
     (tmp_path / "a" / UUID / "shard-00000.incoming").mkdir()
     store.keep(UUID, {"epoch": 4})
     store.close()
     (held,) = NodeStore(tmp_path / "a").held()
     assert held.uuid == UUID
-    assert held.replicas == (Held(0, False, 0), Held(1, True, 3))
+    assert held.replicas == (Held(0, False, 0), Held(1, True, 3, 8))
     assert held.state == {"epoch": 4}
     assert store.index_files(UUID) == read_index_files(built)
 
