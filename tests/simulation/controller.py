@@ -80,7 +80,7 @@ class Controller(Process):
         it sealed only.
         """
         sealed = [node.sealed for node in self._world.nodes.values() if node.is_up]
-        self.decided.epoch = max(self.decided.table[0], *sealed)
+        self.decided.epoch = max([self.decided.table[0], *sealed])
 
     async def step(self) -> None:
         await self.goes_on()

@@ -92,6 +92,8 @@ class World:
                 raise Broken(f"an operation did not end within {ENDS_S:.0f} s")
             ask.result()
         for fault in faults:
+            if fault.done():
+                fault.result()
             fault.cancel()
         self.faults.heal()
         await self._is_whole()
