@@ -91,7 +91,8 @@ def test_a_row_that_was_replaced_during_the_search_is_no_hit_either(tmp_path: Pa
 
 def test_exclude_may_be_said_in_a_url(served: Served) -> None:
     first, second, third = served.ids(top_k=3, **EVERY_CODE)
-    parameters = {"q": "a question", "exclude": [first, third], "candidates": 1_000, "top_k": 1}
+    every: dict[str, str | int] = {"q": "a question", "candidates": 1_000, "top_k": 1}
+    parameters = {**every, "exclude": [first, third]}
     answer = httpx.get(f"{served.running.url}/v1/search", params=parameters, timeout=60)
     assert [hit["id"] for hit in answer.json()["hits"]] == [second]
 

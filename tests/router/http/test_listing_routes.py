@@ -20,7 +20,8 @@ from bitsift.router.shards.fanout import FanOut
 from bitsift.router.shards.local import LocalLink
 from tests.fakes import BrokenLink
 from tests.filters.brute_force import passes, random_filter
-from tests.router.http.test_filtered_search import IDS, SHARDS, Served, served, some_documents
+from tests.router.http.test_filtered_search import IDS, served, some_documents
+from tests.served_documents import SHARDS, Served
 
 __all__ = ["served"]  # a fixture
 
