@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bitsift.client import AsyncClient, Client
     from bitsift.cluster.ingest.build import build_index
+    from bitsift.cluster.ingest.create import create_index
     from bitsift.cluster.ingest.options import BuildOptions
     from bitsift.errors import BitsiftError
     from bitsift.options import Mode, SearchOptions
@@ -30,6 +31,7 @@ __all__ = [
     "Mode",
     "SearchOptions",
     "build_index",
+    "create_index",
 ]
 
 SERVER_MISSING = "the server is not installed: pip install 'bitsift[server]'"
@@ -41,6 +43,7 @@ _HOMES = {
     "Mode": "bitsift.options",
     "SearchOptions": "bitsift.options",
     "build_index": "bitsift.cluster.ingest.build",
+    "create_index": "bitsift.cluster.ingest.create",
 }
 
 for _name in ("cluster", "router", "shard_worker"):

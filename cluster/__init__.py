@@ -12,7 +12,8 @@ query: that is the router's and the shards'.
                     synthetic.py are sources that are nothing but vectors
     ingest/         a build: options.py what it can be told, calibrate.py the first look at the
                     sources, build.py its steps, load.py and worker.py from records to rows of
-                    shards, datasource.py the sources as Ray Data sees them
+                    shards, datasource.py the sources as Ray Data sees them; create.py an index
+                    without documents
     serving/        a served index: launch.py starts and stops Ray's actors, supervisor.py and
                     watch.py heal them, local.py searches an index in this process, without Ray,
                     key_store.py edits a key file

@@ -32,6 +32,8 @@ class Manifest:
     """What was decided when the build started. ``request`` is what the build was asked to do.
 
     ``records`` counts the sources' records, good and bad, as the survey found them.
+    ``calibrated_at`` is how many documents there were when the calibration was made: 0 for an index
+    that was created empty. None, and absent in earlier manifests: it was made from the sources.
     """
 
     uuid: str
@@ -43,6 +45,7 @@ class Manifest:
     request: dict[str, Any]
     records: int
     examples: tuple[str, ...] = ()
+    calibrated_at: int | None = None
 
     def identity(self, shard: int) -> ShardIdentity:
         dimension = self.calibration.dimension
@@ -106,6 +109,7 @@ def read_manifest(index: Path) -> Manifest:
     path = index / MANIFEST_FILE
     data = read_json(path)
     try:
+        data.setdefault("calibrated_at", None)
         known = {field.name: data[field.name] for field in dataclasses.fields(Manifest)}
     except KeyError as error:
         raise Corrupt(f"{path} lacks {error}; restore it from a backup") from error

@@ -32,15 +32,15 @@ def check_shards(shards: int) -> None:
         raise InvalidRequest(f"shards: {shards} is not between 1 and {SHARDS_MAX}")
 
 
-def check_new(index: Path) -> None:
+def check_new(index: Path, remedy: str = "choose another --out") -> None:
     """Before there is a manifest, nothing but empty shards may lie in the folder ``index``.
 
-    Raises InvalidRequest.
+    Raises InvalidRequest, which names the ``remedy``.
     """
     if not os.path.lexists(index):
         return
     if not index.is_dir() or not all(map(_is_leftover, index.iterdir())):
-        raise InvalidRequest(f"{index} exists and is not an index; choose another --out")
+        raise InvalidRequest(f"{index} exists and is not an index; {remedy}")
 
 
 def _is_leftover(path: Path) -> bool:

@@ -58,7 +58,7 @@ To see what is in force, or to get a file to start from:
 * **Secrets are not settings.** Keys and certificates are files that a setting names; the key that a
   client sends comes from `BITSIFT_API_KEY`.
 * **Facts of an index are not settings**: its model, dimension, shards, transform and
-  calibration are fixed by `bitsift index` and stored in its manifest:
+  calibration are fixed by `bitsift index` or `bitsift create` and stored in its manifest:
   `bitsift status --index INDEX`.
   What a query may choose (`top_k`, `mode`, …) is part of the query.
 * **From Python**, everything is an argument; no file is read, and no variable except

@@ -1,4 +1,4 @@
-"""The command `bitsift index`."""
+"""The commands that make an index: `bitsift index` and `bitsift create`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from bitsift.cluster.cli.options import with_options
 from bitsift.cluster.cli.progress import IndexProgress
 from bitsift.cluster.cli.settings import configured, required_ray_address, say_sources
 from bitsift.cluster.ingest.options import BuildOptions
+from bitsift.cluster.interrupts import terminable
+from bitsift.cluster.manifest import SHARDS_MAX
 from bitsift.config.sources import Loaded
 from bitsift.errors import InvalidRequest
 from bitsift.shard_worker.layout import REJECTS_FILE
@@ -82,6 +84,56 @@ def index(
         print_json(report)
     else:
         print_report(what, rejects, dataclasses.asdict(report))
+
+
+@configured("model")
+def create(
+    index_folder: Annotated[
+        Path, typer.Argument(metavar="INDEX", help="Index directory to create.")
+    ],
+    loaded: Loaded,
+    model: Annotated[
+        str | None, typer.Option(help="Name or path of a sentence-transformers model.")
+    ] = None,
+    dimensions: Annotated[
+        int | None, typer.Option(help="In place of a model: of the vectors that you will add.")
+    ] = None,
+    shards: Annotated[
+        int | None,
+        typer.Option(min=1, max=SHARDS_MAX, help="Number of shards. Default: one per core."),
+    ] = None,
+    sample: Annotated[
+        Path | None,
+        typer.Option(
+            help="Documents like those that will come, to calibrate the codes: texts for a model, "
+            "a .npy matrix for --dimensions. Default: dictionary glosses; no sample."
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Make an empty index, to be served at once and filled while it answers."""
+    from bitsift.cluster.ingest.create import create_index  # PyArrow
+
+    with terminable():
+        report = create_index(
+            index_folder,
+            model=model,
+            dimensions=dimensions,
+            shards=shards,
+            sample=sample,
+            backend=loaded.settings.model.backend,
+        )
+    if json:
+        print_json(report)
+        return
+    kind = "of your vectors" if report.model is None else f"of the model {report.model}"
+    made = f"calibrated with {report.sample:,} documents" if report.sample else "calibrated for any"
+    out.print(
+        f"{index_folder} is an empty index {kind}, {report.dimension} dimensions, in "
+        f"{report.shards} shards, {made}: bitsift serve {index_folder}",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def print_report(what: str, rejects: Path, report: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import sys
@@ -111,11 +112,15 @@ def status(
         with Client(url) as client:
             facts = {"index": client.index(), "cluster": client.cluster()}
     else:
+        from bitsift.cluster.maintenance.opened import living_documents
         from bitsift.cluster.manifest import open_manifest
 
         assert index_folder is not None
         manifest, report = open_manifest(index_folder)
-        description = manifest.describe().to_json() | {"documents": report.documents}
+        documents = report.documents
+        with contextlib.suppress(BitsiftError):  # served, or damaged: then as it was built
+            documents = living_documents(index_folder, manifest)
+        description = manifest.describe().to_json() | {"documents": documents}
         facts = {"index": description, "build": dataclasses.asdict(report)}
     if json:
         print_json(facts)
@@ -132,6 +137,8 @@ def _print_status(facts: dict[str, Any]) -> None:
     )
     if "build" in facts:
         name = index_facts["name"]
+        if not facts["build"]["documents"]:
+            return  # created empty: nothing was built
         index.print_report(name, Path(name) / REJECTS_FILE, facts["build"])
         return
     table = Table("shard", "state", "documents", "RAM of bits", "process RAM", "disk", "reason")
@@ -174,6 +181,7 @@ def _print_replicas(shards: list[dict[str, Any]]) -> None:
 
 
 app.command()(index.index)
+app.command()(index.create)
 app.command()(serve.serve)
 app.command()(serve.demo)
 app.command()(settings.config)

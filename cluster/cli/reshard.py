@@ -15,6 +15,13 @@ def reshard(
     index_folder: Index,
     shards: Annotated[int, typer.Option(min=1, help="How many the new index has.")],
     out_folder: Annotated[Path, typer.Option("--out", help="The index directory to make.")],
+    recalibrate: Annotated[
+        bool,
+        typer.Option(
+            help="Fit the codes to the documents that are there: of an index that was created "
+            "empty, at 1,000 documents and whenever it is ten times as large."
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Make an index with another number of shards from the stored vectors: no model is needed.
@@ -24,7 +31,13 @@ def reshard(
     from bitsift.cluster.maintenance.reshard import reshard as run
 
     with items("resharding", json) as progress:
-        report = run(index_folder.absolute(), out_folder.absolute(), shards, progress)
+        report = run(
+            index_folder.absolute(),
+            out_folder.absolute(),
+            shards,
+            progress,
+            recalibrate=recalibrate,
+        )
     if json:
         print_json(report)
         return

@@ -1,4 +1,5 @@
-"""An index made anew with another number of shards, from its stored codes: no model, no sources.
+"""An index made anew from its stored codes, with another number of shards or with another
+calibration (recalibrate.py): no model, no sources.
 
 The documents and the deletions of each old shard are done in the new ones as versioned operations,
 through the one door (``Shard.write``). They may come twice, so a run that was killed goes on from
@@ -21,6 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bitsift.cluster import manifest as manifests
+from bitsift.cluster.maintenance.recalibrate import Recoding, calibration_of, check_due
 from bitsift.cluster.manifest import BuildReport, Manifest, open_manifest
 from bitsift.cluster.new_index import check_new, check_shards, make_folder, make_index
 from bitsift.errors import Corrupt, InvalidRequest, NotFound, StorageFull
@@ -69,11 +71,17 @@ class ReshardReport:
 
 
 def reshard(
-    index: Path, out: Path, shards: int, on_rows: OnRows = lambda _, __: None
+    index: Path,
+    out: Path,
+    shards: int,
+    on_rows: OnRows = lambda _, __: None,
+    *,
+    recalibrate: bool = False,
 ) -> ReshardReport:
     """Make the index ``out``, of ``shards`` shards, of ``index``, which is left as it is.
 
-    Run again it goes on where it was killed. Raises InvalidRequest where ``out`` is something else,
+    Run again it goes on where it was killed. Raises InvalidRequest where ``out`` is something else
+    or ``index`` has too few documents to ``recalibrate``,
     Unavailable while either is open in another process, StorageFull before anything is written
     where there is no room, ChecksumMismatch or Corrupt where a living row of ``index`` is damaged,
     FormatMismatch where a newer bitsift has written what this one would lose.
@@ -82,7 +90,7 @@ def reshard(
     check_shards(shards)
     old, _ = open_manifest(index)
     with _Sources.held(index, old) as sources:
-        new, report = _begin(sources, out, shards)
+        new, report = _begin(sources, out, shards, recalibrate)
         done = report is not None
         if report is None:
             report = _Resharding(sources, out, new, on_rows).run(started)
@@ -127,21 +135,32 @@ class _Sources:
                 yield store
 
 
-def _begin(sources: _Sources, out: Path, shards: int) -> tuple[Manifest, BuildReport | None]:
+def _begin(
+    sources: _Sources, out: Path, shards: int, recalibrate: bool
+) -> tuple[Manifest, BuildReport | None]:
     """The manifest of the new index, made or found, and its report where it is complete."""
-    old, request = sources.manifest, {"reshard": sources.manifest.uuid, "shards": shards}
+    old = sources.manifest
+    request = {"reshard": old.uuid, "shards": shards}
+    request |= {"recalibrate": True} if recalibrate else {}
     if (out / MANIFEST_FILE).exists():
         found = manifests.read_manifest(out)
         if found.request != request:
             raise InvalidRequest(
-                f"{out} is another index, not {old.name} with {shards} shards; choose another --out"
+                f"{out} is another index, not {old.name} with {shards} shards"
+                f"{' calibrated anew' if recalibrate else ''}; choose another --out"
             )
         return found, manifests.read_complete(out)
     check_new(out)
-    pasts, needed = list[Past](), 0
+    pasts, needed, documents = list[Past](), 0, 0
     for store in sources.stores():
         pasts.append(past_of(store))
         needed += store.used_bytes
+        documents += store.rows - store.dead_rows
+    calibration, calibrated_at = old.calibration, old.calibrated_at
+    if recalibrate:
+        check_due(old, documents)
+        calibration = calibration_of(sources.stores(), old.shards, old.calibration)
+        calibrated_at = documents
     make_folder(out)
     _check_room(out, needed)
     new = replace(
@@ -149,6 +168,8 @@ def _begin(sources: _Sources, out: Path, shards: int) -> tuple[Manifest, BuildRe
         uuid=str(uuid.uuid4()),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         shards=shards,
+        calibration=calibration,
+        calibrated_at=calibrated_at,
         request=request,
     )
     make_index(out, new, _latest(pasts))
@@ -262,6 +283,10 @@ class _Resharding:
         folder, identity = shard_folder(self.out, number), self.manifest.identity(number)
         return Shard(folder, self.manifest.calibration, identity)
 
+    @property
+    def _is_recalibration(self) -> bool:
+        return bool(self.manifest.request.get("recalibrate"))
+
     def _copy(
         self, progress: _Progress, shards: Mapping[int, Shard], pool: ThreadPoolExecutor
     ) -> None:
@@ -274,13 +299,15 @@ class _Resharding:
             for done in pool.map(lambda part: part[0].write(part[1]), mine):
                 statuses(done)
 
+        recoding = Recoding(self.sources.manifest.calibration, self.manifest.calibration)
         with self.sources.store(progress.source) as store:
             dead = store.dead()
             for first in range(progress.row, store.rows, ROWS_AT_ONCE):
                 if first % NOTED_ROWS == 0:
                     write_json(self.out / PROGRESS_FILE, asdict(replace(progress, row=first)))
                 stop = min(first + ROWS_AT_ONCE, store.rows)
-                write(upserts(store, first, stop, dead))
+                found = upserts(store, first, stop, dead)
+                write(recoding.upserts(found) if self._is_recalibration else found)
                 self._rows += stop - first
                 self.on_rows(self._rows, self._total)
             for operations in deletes(store):

@@ -24,6 +24,8 @@ from typer.testing import CliRunner
 
 from bitsift.cluster.bench.index import write_index
 from bitsift.cluster.cli.main import app
+from bitsift.cluster.ingest.create import create_index
+from bitsift.cluster.maintenance import recalibrate
 from bitsift.cluster.maintenance import reshard as module
 from bitsift.cluster.maintenance.opened import open_shard, open_store
 from bitsift.cluster.maintenance.reshard import PROGRESS_FILE, reshard
@@ -48,6 +50,7 @@ from bitsift.errors import (
 )
 from bitsift.options import Mode, SearchOptions
 from bitsift.router.shards.placement import Placement
+from bitsift.shard_worker.codes import Calibration, Transform, normalize
 from bitsift.shard_worker.layout import shard_folder, store_folder
 from bitsift.shard_worker.operations import Delete, Upsert
 from bitsift.shard_worker.shard import Shard
@@ -382,6 +385,134 @@ def test_without_room_nothing_is_written(
     with pytest.raises(StorageFull, match="run it again"):
         reshard(small, tmp_path / "new", 3)
     assert not list((tmp_path / "new").iterdir())
+
+
+# --- another calibration ---------------------------------------------------------------------
+
+_AROUND = np.random.default_rng(3).standard_normal(64).astype(np.float32) * 2
+
+
+def vectors_around(rows: int, seed: int) -> np.ndarray:
+    """float32 (rows, 64), with much in common."""
+    random = np.random.default_rng(seed)
+    return random.standard_normal((rows, 64)).astype(np.float32) + _AROUND
+
+
+def add(index: Path, first: int, vectors: np.ndarray) -> None:
+    """Store ``vectors`` under the numbers from ``first`` on, as a writer would."""
+    manifest = read_manifest(index)
+    codes = manifest.calibration.quantize(manifest.calibration.units(vectors))[0]
+    owners = Placement(manifest.shards).by_owner([str(first + n) for n in range(len(vectors))])
+    for number, places in owners.items():
+        ids = [str(first + place) for place in places.tolist()]
+        blank = [""] * len(ids)
+        with open_shard(index, manifest, number) as shard:
+            written(shard, Upsert(ids, ids, blank, blank, [0] * len(ids), codes[places]))
+
+
+def errors(index: Path, vectors: np.ndarray) -> np.ndarray:
+    """By number, by how much the decoded vector misses the true one, float64 (n,)."""
+    manifest = read_manifest(index)
+    decoded, units = {}, manifest.calibration.units(vectors)
+    for name, content in contents(index).items():
+        codes = np.frombuffer(content[-2], dtype=np.int8)[None]
+        if name.isdigit():
+            decoded[int(name)] = manifest.calibration.decode(codes)[0]
+    return np.array([np.linalg.norm(decoded[n] - units[n]) for n in range(len(units))])
+
+
+@pytest.fixture
+def filled(tmp_path: Path) -> Path:
+    """1,000 documents in what was created empty, without a sample."""
+    create_index(tmp_path / "filled", dimensions=64, shards=2)
+    add(tmp_path / "filled", 0, vectors_around(1_000, 0))
+    return tmp_path / "filled"
+
+
+def test_calibrated_anew_old_rows_lose_little_and_new_ones_are_as_fine_as_they_can_be(
+    filled: Path, tmp_path: Path
+) -> None:
+    vectors = vectors_around(1_500, 0)
+    new = tmp_path / "new"
+    before = errors(filled, vectors[:1_000])
+    report = reshard(filled, new, 3, recalibrate=True)
+    assert (report.documents, report.shards) == (1_000, 3)
+    add(new, 1_000, vectors[1_000:])
+    after = errors(new, vectors)
+    assert after[:1_000].mean() < before.mean() * 1.1
+    assert after[1_000:].mean() < before.mean() / 2
+    assert verify(new).is_sound
+    manifest = read_manifest(new)
+    assert manifest.calibrated_at == 1_000
+    assert manifest.uuid != read_manifest(filled).uuid
+
+
+def test_all_but_the_codes_stays_when_an_index_is_calibrated_anew(
+    filled: Path, tmp_path: Path
+) -> None:
+    manifest = read_manifest(filled)
+    with open_shard(filled, manifest, 0) as shard:
+        written(shard, Delete(["0", "1", "2", "3", "4", "5"]))
+    add(filled, 1_000, vectors_around(20, 8))
+    reshard(filled, tmp_path / "new", 2, recalibrate=True)
+
+    def without_codes(index: Path) -> Contents:
+        return {name: (*it[:-2], it[-1]) for name, it in contents(index).items()}
+
+    assert without_codes(tmp_path / "new") == without_codes(filled)
+
+
+def test_it_is_calibrated_anew_at_a_thousand_and_then_when_it_is_ten_times_as_large(
+    filled: Path, tmp_path: Path
+) -> None:
+    create_index(tmp_path / "few", dimensions=64, shards=1)
+    add(tmp_path / "few", 0, vectors_around(999, 1))
+    with pytest.raises(InvalidRequest, match="from 1,000 on"):
+        reshard(tmp_path / "few", tmp_path / "new", 1, recalibrate=True)
+    assert not (tmp_path / "new").exists()
+    reshard(filled, tmp_path / "new", 2, recalibrate=True)
+    reshard(
+        tmp_path / "new", tmp_path / "spread", 3
+    )  # which changes no calibration, and keeps when
+    add(tmp_path / "spread", 1_000, vectors_around(8_999, 2))
+    with pytest.raises(InvalidRequest, match="from 10,000 on"):
+        reshard(tmp_path / "spread", tmp_path / "newer", 3, recalibrate=True)
+    add(tmp_path / "spread", 9_999, vectors_around(1, 2))
+    assert reshard(tmp_path / "spread", tmp_path / "newer", 3, recalibrate=True).documents == 10_000
+
+
+def test_killed_it_goes_on_with_the_calibration_that_it_began_with(
+    filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ROWS_AT_ONCE", 64)
+    with pytest.raises(Stopped):
+        reshard(
+            filled, tmp_path / "new", 2,
+            lambda done, total: stop() if done > total * 0.7 else None, recalibrate=True,
+        )  # fmt: skip
+    begun = read_manifest(tmp_path / "new").calibration
+    with pytest.raises(InvalidRequest, match="choose another --out"):
+        reshard(filled, tmp_path / "new", 2)
+    add(filled, 1_000, vectors_around(50, 5))
+    assert reshard(filled, tmp_path / "new", 2, recalibrate=True).documents == 1_050
+    assert np.array_equal(read_manifest(tmp_path / "new").calibration.step, begun.step)
+    vectors = np.concatenate([vectors_around(1_000, 0), vectors_around(50, 5)])
+    assert errors(tmp_path / "new", vectors).max() < errors(filled, vectors).max() * 1.2
+
+
+@pytest.mark.parametrize("transform", [Transform.CENTER, Transform.CENTER_ROTATE])
+def test_the_transform_of_an_index_stays(transform: Transform) -> None:
+    sample = normalize(vectors_around(2_000, 1), 64)
+    old = Calibration.from_sample(sample, 64, transform)
+    codes = old.quantize(old.units(sample))[0]
+    # as stores give them: codes of what was turned already
+    new = recalibrate.calibrated(old.decode(codes), old)
+    assert new.rotation_seed == old.rotation_seed
+    assert new.center is old.center
+    recoded = recalibrate.Recoding(old, new).codes(codes)
+    assert np.abs(new.decode(recoded) - old.decode(codes)).max() <= new.step[:64].max() * 0.51
+    differing = np.unpackbits(new.bits(recoded) ^ old.bits(codes)).mean()
+    assert differing < 0.02
 
 
 def test_the_command_says_what_it_made(small: Path, tmp_path: Path) -> None:

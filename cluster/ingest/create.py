@@ -1,0 +1,227 @@
+"""create_index: an index without documents, which is served at once and filled while it answers.
+
+Codes need a calibration before the first document comes. With a model it is made from what the
+model says of dictionary glosses that are shipped with Bitsift, or of the user's own ``sample``;
+without a model and a sample it is [-1, 1], which no unit vector leaves. `bitsift reshard
+--recalibrate` makes a better one of what was stored, once there is enough of it.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from bitsift.cluster.manifest import (
+    BuildReport,
+    Manifest,
+    read_complete,
+    read_manifest,
+    write_complete,
+)
+from bitsift.cluster.new_index import check_new, check_shards, make_folder, make_index
+from bitsift.cluster.sources.files import plan_sources
+from bitsift.cluster.sources.plan import SourcePlan
+from bitsift.cluster.sources.readers import read_documents
+from bitsift.cluster.sources.vectors import vectors_of
+from bitsift.config.tree import DEFAULTS, Backend
+from bitsift.errors import InvalidRequest
+from bitsift.options import DIMENSION_MAX
+from bitsift.router.description import ModelSpec
+from bitsift.router.model.spec import EncoderSpec
+from bitsift.router.write.document_rules import model_text
+from bitsift.shard_worker.codes import DIMENSION_MIN, MARGIN, Calibration, normalize
+from bitsift.shard_worker.layout import MANIFEST_FILE
+
+SHIPPED_SAMPLE = Path(__file__).parents[1] / "data" / "wordnet_en.jsonl.gz"
+"""Open English WordNet, CC BY 4.0: see data/LICENSE-wordnet.md."""
+SAMPLE_ROWS = 512
+"""At most; half as many at least where there are more, spread evenly over all."""
+Item = TypeVar("Item")
+_EMPTY = BuildReport(
+    documents=0,
+    rejects=0,
+    encoded=0,
+    seconds=0.0,
+    clipped_values=0,
+    bits_bytes=0,
+    disk_bytes=0,
+    float32_bytes=0,
+    shard_documents=(),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CreateReport:
+    """What was made. ``sample`` is how many vectors the calibration was made from; 0: of none."""
+
+    index: str
+    index_uuid: str
+    model: str | None
+    dimension: int
+    shards: int
+    sample: int
+
+
+def create_index(
+    out: str | Path,
+    *,
+    model: str | None = None,
+    dimensions: int | None = None,
+    shards: int | None = None,
+    sample: str | Path | None = None,
+    backend: Backend = DEFAULTS.model.backend,
+) -> CreateReport:
+    """Make the empty index ``out``: of ``model``, or of precomputed vectors of ``dimensions``.
+
+    ``sample`` is a source of texts for a model, a .npy matrix without one. ``shards`` None: one per
+    core. Raises InvalidRequest for what cannot be, for an unknown model, and where ``out`` is an
+    index or has other files in it; StorageFull, Unavailable when the model fails.
+    """
+    shards = shards or os.cpu_count() or 1
+    check_shards(shards)
+    _check_vectors(model, dimensions)
+    out = Path(out).absolute()
+    request = {
+        "create": model or dimensions,
+        "shards": shards,
+        "sample": None if sample is None else str(sample),
+    }
+    if (out / MANIFEST_FILE).exists():
+        return _finish(out, read_manifest(out), request)
+    check_new(out, "choose another folder")
+    plan = None if sample is None else plan_sources([sample])
+    if model is not None:
+        calibration, spec, rows = _of_model(EncoderSpec(model, backend), plan)
+    else:
+        assert dimensions is not None
+        (calibration, rows), spec = _of_vectors(dimensions, plan), None
+    make_folder(out)
+    manifest = Manifest(
+        uuid=str(uuid.uuid4()),
+        name=out.name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        shards=shards,
+        calibration=calibration,
+        model=spec,
+        request=request | {"sampled": rows},
+        records=0,
+        calibrated_at=0,
+    )
+    make_index(out, manifest)
+    return _finish(out, manifest, request)
+
+
+def _check_vectors(model: str | None, dimensions: int | None) -> None:
+    if (model is None) == (dimensions is None):
+        raise InvalidRequest(
+            "name a model for texts, or the number of dimensions of your own vectors: one of the "
+            "two, --model NAME or --dimensions D"
+        )
+    if dimensions is not None:
+        _check_dimension(dimensions)
+
+
+def _check_dimension(dimension: int) -> None:
+    if not DIMENSION_MIN <= dimension <= DIMENSION_MAX:
+        raise InvalidRequest(
+            f"vectors of {dimension} dimensions; {DIMENSION_MIN} to {DIMENSION_MAX} can be used"
+        )
+
+
+def _finish(out: Path, manifest: Manifest, request: dict[str, Any]) -> CreateReport:
+    """Mark it as whole; so does a run after one that was killed before it came to that."""
+    held = {name: manifest.request.get(name) for name in request}
+    if read_complete(out) is not None or held != request:
+        raise InvalidRequest(f"{out} is an index already; it was left untouched")
+    write_complete(out, _EMPTY)
+    return CreateReport(
+        index=str(out),
+        index_uuid=manifest.uuid,
+        model=None if manifest.model is None else manifest.model.name,
+        dimension=manifest.calibration.dimension,
+        shards=manifest.shards,
+        sample=manifest.request["sampled"],
+    )
+
+
+def _of_model(encoder: EncoderSpec, plan: SourcePlan | None) -> tuple[Calibration, ModelSpec, int]:
+    if plan is None:
+        plan = plan_sources([SHIPPED_SAMPLE])
+    if plan.expected_width is not None:
+        raise InvalidRequest("the sample for a model has to be texts, not vectors")
+    texts = _sampled(_texts(plan))
+    loaded = encoder.load()
+    _check_dimension(loaded.spec.dimension)
+    vectors = loaded.encode_documents(texts)
+    return _calibrated(vectors, loaded.spec.dimension), loaded.spec, len(texts)
+
+
+def _of_vectors(dimension: int, plan: SourcePlan | None) -> tuple[Calibration, int]:
+    if plan is None:
+        return Calibration.for_any(dimension), 0
+    if plan.expected_width != dimension:
+        found = "no vectors"
+        if plan.expected_width is not None:
+            found = f"vectors of {plan.expected_width} dimensions"
+        raise InvalidRequest(
+            f"the sample has {found}; with --dimensions {dimension} it has to be a .npy matrix "
+            f"of {dimension} columns"
+        )
+    vectors = _sampled(_vectors(plan, dimension))
+    return _calibrated(np.stack(vectors), dimension), len(vectors)
+
+
+def _calibrated(vectors: NDArray[np.float32], dimension: int) -> Calibration:
+    return Calibration.from_sample(normalize(vectors, dimension), dimension, margin=MARGIN)
+
+
+def _sampled(items: Iterable[Item]) -> list[Item]:
+    found = evenly(items, SAMPLE_ROWS)
+    if not found:
+        raise InvalidRequest("the sample has no usable document")
+    return found
+
+
+def evenly(items: Iterable[Item], count: int) -> list[Item]:
+    """The first of ``items`` and then each n-th, ``count`` at most: n is the least power of two
+    that gives so few. One pass, in which no more are held. ``count`` is 2 at least.
+    """
+    kept: list[Item] = []
+    every = 1
+    for place, item in enumerate(items):
+        if place % every == 0:
+            if len(kept) == count:
+                kept, every = kept[::2], every * 2
+                if place % every:
+                    continue
+            kept.append(item)
+    return kept
+
+
+def _good(plan: SourcePlan) -> Iterator[pa.Table]:
+    for file in plan.files:
+        for table in read_documents(file):
+            yield table.filter(table["reject"].is_null())
+
+
+def _texts(plan: SourcePlan) -> Iterator[str]:
+    """What a model is given of each good record."""
+    for table in _good(plan):
+        titles, texts = table["title"].to_pylist(), table["text"].to_pylist()
+        yield from map(model_text, titles, texts)
+
+
+def _vectors(plan: SourcePlan, dimension: int) -> Iterator[NDArray[np.float32]]:
+    """The vector of each good record, float32 (dimension,)."""
+    for table in _good(plan):
+        for vector in vectors_of(table, dimension):
+            yield vector.copy()
