@@ -26,6 +26,7 @@ from pydantic import (
 )
 
 from bitsift.filters.forms import PASSES_ALL, canonical
+from bitsift.filters.operands import path_of
 from bitsift.write_token import TOKEN_CHARACTERS_MAX, check_token
 
 if TYPE_CHECKING:
@@ -49,6 +50,10 @@ QUERIES_MAX = 100
 HITS_MAX = 10_000
 """Queries of one request times ``offset`` + ``top_k``; and times the ids of ``exclude``."""
 EXCLUDE_MAX = 1_000
+FIELD_CHARACTERS_MAX = 512
+GROUP_SIZE_MAX = 100
+GROUPED_DEPTH_MAX = 100
+"""``offset`` + ``top_k`` of a search with ``group_by``."""
 LIKED_MAX = 100
 """Queries of one request times the ids of ``like`` and ``unlike``: each is read."""
 ID_CHARACTERS_MAX = 8_192
@@ -95,6 +100,15 @@ def _canonical_filter(written: object) -> object:
     return None if text == PASSES_ALL else text
 
 
+def _checked_field(name: str | None) -> str | None:
+    if name is not None:
+        path_of(name, "")
+    return name
+
+
+_Field = Annotated[str, Field(min_length=1, max_length=FIELD_CHARACTERS_MAX)]
+MetadataField = Annotated[_Field | None, AfterValidator(_checked_field)]
+"""A field as filters name it."""
 _Id = Annotated[str, Field(min_length=1, max_length=ID_CHARACTERS_MAX)]
 
 Filter = Annotated[
@@ -181,6 +195,16 @@ class SearchOptions:
     keep_liked: Annotated[
         bool, Field(description="Let the documents of `like` and `unlike` be hits, too.")
     ] = False
+    group_by: Annotated[
+        MetadataField,
+        Field(
+            description="A field of the metadata: at most `group_size` hits of each of its values.",
+        ),
+    ] = None
+    group_size: Annotated[
+        int,
+        Field(ge=1, le=GROUP_SIZE_MAX, description="Hits of each value of `group_by` at most."),
+    ] = 1
     exclude: Annotated[
         Sequence[_Id],
         Field(
@@ -245,6 +269,11 @@ class SearchOptions:
             raise ValueError(
                 f"offset {self.offset} and top_k {self.top_k} are {self.depth:,} hits together, "
                 f"at most {DEPTH_MAX:,}: narrow the search instead of paging deeper"
+            )
+        if self.group_by is not None and self.depth > GROUPED_DEPTH_MAX:
+            raise ValueError(
+                f"offset {self.offset} and top_k {self.top_k} are {self.depth:,} hits together, "
+                f"with group_by at most {GROUPED_DEPTH_MAX:,}"
             )
 
     @property

@@ -56,6 +56,10 @@ class AnswerBytes:
         self._memory.give_back(size_bytes)
         self.used_bytes -= size_bytes
 
+    def aside(self) -> AnswerBytes:
+        """For what is held for a moment, and not sent."""
+        return AnswerBytes(self._memory)
+
     def close(self) -> None:
         """Give back the bytes; idempotent."""
         self._memory.give_back(self.used_bytes)

@@ -7,17 +7,19 @@ so what the rest takes is known, and counted, before it is read.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitsift.results import Explanation, HammingStage, Hit, ScoreStage, ShardFailure
 from bitsift.router.answer_bytes import AnswerBytes
+from bitsift.router.grouping import Groups
 from bitsift.router.merge import Ranking
 from bitsift.router.shards.fanout import FanOut
 from bitsift.shard_worker.codes import Calibration
@@ -33,6 +35,7 @@ DECODED_MAX = 1 << 15
 Key = tuple[int, int]
 """Shard and row."""
 _ONLY_IDS = Wanted(frozenset())
+_ONLY_METADATA = frozenset(["metadata"])
 
 
 def first_bytes(shards: int) -> int:
@@ -93,6 +96,27 @@ class Winners:
         if offset:  # of those skipped the ids are enough
             found = await self._fetch(chosen, None)
             chosen = [place for place in chosen if place in found]
+        return await self._whole(found, chosen, depth, answer)
+
+    async def grouped(
+        self, groups: Groups, count: int, answer: AnswerBytes
+    ) -> list[tuple[int, Document]]:
+        """Those of the ``count`` best that ``groups`` choose, as ``page`` gives them."""
+        with contextlib.closing(answer.aside()) as aside:
+            light = replace(self, fields=_ONLY_METADATA)
+            places = groups.chosen(await light.page(0, count, aside))
+        found = await self._fetch(places, None)
+        there = [place for place in places if place in found]
+        return await self._whole(found, there, count, answer)
+
+    async def _whole(
+        self,
+        found: dict[int, Document | Unread],
+        chosen: list[int],
+        depth: int,
+        answer: AnswerBytes,
+    ) -> list[tuple[int, Document]]:
+        """The documents at the places that were ``chosen``, counted before they are read."""
         size_bytes = sum(found[place].size_bytes for place in chosen)
         answer.take(size_bytes)
         self.size_bytes = size_bytes

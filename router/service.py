@@ -27,6 +27,7 @@ from bitsift.results import Answer, Coverage, FilterStage, Hit, Timings
 from bitsift.router import listing
 from bitsift.router.answer_bytes import AnswerBytes, ReadMemory
 from bitsift.router.description import IndexDescription
+from bitsift.router.grouping import Groups
 from bitsift.router.hits import Winners, first_bytes, likely_hits, make_hit, vectors_of
 from bitsift.router.liked import moved, unlisted
 from bitsift.router.loop_lag import LoopLag
@@ -147,25 +148,51 @@ class SearchService:
         self._check_queues(options)
         options = unlisted(replace(options, vector=await self._moved(options, deadline_s)))
         encoded = time.monotonic()
-        found = await self._find(options, deadline_s, answer)
+        find = self._find if options.group_by is None else self._find_groups
+        found = await find(options, deadline_s, answer)
         if found.lost_its_replica and time.monotonic() < deadline_s:  # others may have all of it
             answer.give_back(found.size_bytes)
-            found = await self._find(options, deadline_s, answer)
+            found = await find(options, deadline_s, answer)
         _check_coverage(found.coverage, options)
         stages = (started, encoded, found.fanned_out_s, found.rescored_s, time.monotonic())
         partial = bool(found.coverage.failures)
         timings = _timings(*stages)
-        if not partial:
+        if not partial and options.group_by is None:
             self.shadow.answered(options, found.gathered)
         return Answer(found.hits, found.coverage, timings, partial=partial, filter=found.filter)
 
-    async def _find(self, options: SearchOptions, deadline_s: float, answer: AnswerBytes) -> _Found:
-        """Candidates of all shards, and the documents of the best: of the same shards, even if
-        others take their place meanwhile.
+    async def _find_groups(
+        self, options: SearchOptions, deadline_s: float, answer: AnswerBytes
+    ) -> _Found:
+        """The hits of all parts of the ranking that are looked at (grouping.py)."""
+        groups = Groups(options)
+        found = await self._find(groups.next(), deadline_s, answer, groups)
+        while not (groups.is_done or found.coverage.failures):
+            more = await self._find(groups.next(), deadline_s, answer, groups)
+            found = replace(
+                more,
+                hits=(*found.hits, *more.hits),
+                filter=found.filter,
+                size_bytes=found.size_bytes + more.size_bytes,
+                fanned_out_s=found.fanned_out_s,
+                rescored_s=found.rescored_s,
+            )
+        hits = sorted(found.hits, key=lambda hit: (-hit.score, hit.id))
+        return replace(found, hits=tuple(hits))
+
+    async def _find(
+        self,
+        options: SearchOptions,
+        deadline_s: float,
+        answer: AnswerBytes,
+        groups: Groups | None = None,
+    ) -> _Found:
+        """Candidates of all shards, and the documents of the best, or of those that ``groups``
+        choose: of the same shards, even if others take their place meanwhile.
         """
         asked, written = await self._asked(options.read_your_writes, deadline_s)
         options = replace(options, read_your_writes=None)
-        query = asked_of_each(options, len(asked), Deadline(deadline_s))
+        query = asked_of_each(options, len(asked), Deadline(deadline_s), sends=groups is None)
         gathered, coverage = await asked.search(query, written)
         _check_coverage(coverage, options)
         fanned_out_s = time.monotonic()
@@ -178,7 +205,10 @@ class SearchService:
         fields = frozenset(options.include)
         exclude = frozenset(options.exclude)
         winners = Winners(asked, ranking, origins, sent, fields, deadline_s, exclude)
-        found = await winners.page(options.offset, options.top_k, answer)
+        if groups is None:
+            found = await winners.page(options.offset, options.top_k, answer)
+        else:
+            found = await winners.grouped(groups, options.top_k, answer)
         vectors = await vectors_of([it for _, it in found], self.description.calibration)
         hits = tuple(
             make_hit(ranking, place, document, winners.fields, vector, explain=options.explain)
@@ -266,9 +296,14 @@ class SearchService:
             raise late.with_outcome(RequestOutcome.NOT_DONE) from error
 
 
-def asked_of_each(options: SearchOptions, shards: int, deadline: Deadline) -> Query:
-    """What each of ``shards`` is asked. Of a later page none knows which of its own are on it."""
-    if options.offset or shards > SENDING_SHARDS_MAX:
+def asked_of_each(
+    options: SearchOptions, shards: int, deadline: Deadline, *, sends: bool = True
+) -> Query:
+    """What each of ``shards`` is asked; ``sends``: which of its own may be hits with it.
+
+    Of a later page none knows which of its own are on it.
+    """
+    if options.offset or shards > SENDING_SHARDS_MAX or not sends:
         return Query(options, 0, deadline, message=Message())
     likely = likely_hits(options.top_k, shards)
     return Query(options, first_bytes(shards), deadline, likely, Message())

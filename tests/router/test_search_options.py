@@ -50,6 +50,8 @@ DEFAULTS_AND_SAMPLES: dict[str, tuple[Any, Any]] = {
     "like": ((), ["7", "9"]),
     "unlike": ((), ["8"]),
     "keep_liked": (False, True),
+    "group_by": (None, "by.name"),
+    "group_size": (1, 3),
     "exclude": ((), ["7", "nobody"]),
     "candidates": (None, 50),
     "mode": (Mode.AUTO, Mode.EXACT),

@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -91,8 +92,12 @@ def test_a_row_that_was_replaced_during_the_search_is_no_hit_either(tmp_path: Pa
 
 def test_exclude_may_be_said_in_a_url(served: Served) -> None:
     first, second, third = served.ids(top_k=3, **EVERY_CODE)
-    every: dict[str, str | int] = {"q": "a question", "candidates": 1_000, "top_k": 1}
-    parameters = {**every, "exclude": [first, third]}
+    parameters: Any = {
+        "q": "a question",
+        "exclude": [first, third],
+        "candidates": 1_000,
+        "top_k": 1,
+    }
     answer = httpx.get(f"{served.running.url}/v1/search", params=parameters, timeout=60)
     assert [hit["id"] for hit in answer.json()["hits"]] == [second]
 
