@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,11 +105,24 @@ class FilterStage:
 
 
 @dataclass(frozen=True, slots=True)
+class Total:
+    """How many documents pass the filter, whatever they score: exactly so many (``eq``), or at
+    least (``gte``), where a shard is missing or has not read all documents in doubt.
+    """
+
+    value: int
+    relation: Literal["eq", "gte"]
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer to one query, best hit first. ``filter`` where it has one and is explained."""
+    """The answer to one query, best hit first. ``total`` where it has a filter, ``filter`` where
+    that is explained.
+    """
 
     hits: tuple[Hit, ...]
     coverage: Coverage
     timings_ms: Timings
     partial: bool = field(default=False)
     filter: tuple[FilterStage, ...] | None = None
+    total: Total | None = None

@@ -63,7 +63,7 @@ class Groups:
         """The places of hits that are to be returned, of ``part``: places and documents with their
         metadata, best first.
         """
-        places = []
+        places, before = [], len(self._ids)
         for place, document in part:
             if len(self._ids) == self._options.depth:
                 break
@@ -72,7 +72,7 @@ class Groups:
                 if len(self._ids) > self._options.offset:
                     places.append(place)
         full = len(self._ids) == self._options.depth
-        self.is_done = full or len(part) < self._asked
+        self.is_done = full or len(part) < self._asked or len(self._ids) == before
         return places
 
     def _takes(self, document: Document) -> bool:

@@ -23,7 +23,7 @@ from bitsift.errors import (
 )
 from bitsift.listing import CountOptions, ListOptions, Page
 from bitsift.options import SearchOptions
-from bitsift.results import Answer, Coverage, FilterStage, Hit, Timings
+from bitsift.results import Answer, Coverage, FilterStage, Hit, Timings, Total
 from bitsift.router import listing
 from bitsift.router.answer_bytes import AnswerBytes, ReadMemory
 from bitsift.router.description import IndexDescription
@@ -59,6 +59,7 @@ class _Found:
     hits: tuple[Hit, ...]
     coverage: Coverage
     filter: tuple[FilterStage, ...] | None
+    total: Total | None
     gathered: Sequence[Candidates]
     lost_its_replica: bool
     size_bytes: int
@@ -159,7 +160,14 @@ class SearchService:
         timings = _timings(*stages)
         if not partial and options.group_by is None:
             self.shadow.answered(options, found.gathered)
-        return Answer(found.hits, found.coverage, timings, partial=partial, filter=found.filter)
+        return Answer(
+            found.hits,
+            found.coverage,
+            timings,
+            partial=partial,
+            filter=found.filter,
+            total=found.total,
+        )
 
     async def _find_groups(
         self, options: SearchOptions, deadline_s: float, answer: AnswerBytes
@@ -173,6 +181,7 @@ class SearchService:
                 more,
                 hits=(*found.hits, *more.hits),
                 filter=found.filter,
+                total=found.total,
                 size_bytes=found.size_bytes + more.size_bytes,
                 fanned_out_s=found.fanned_out_s,
                 rescored_s=found.rescored_s,
@@ -217,8 +226,10 @@ class SearchService:
         coverage = replace(coverage, failures=(*coverage.failures, *winners.failures))
         lost = any(failure.error in _GONE for failure in winners.failures)
         plans = _filter_stages(gathered) if options.explain and options.filter else None
+        total = _total(gathered, coverage) if options.filter else None
+        size_bytes = winners.size_bytes
         return _Found(
-            hits, coverage, plans, gathered, lost, winners.size_bytes, fanned_out_s, rescored_s
+            hits, coverage, plans, total, gathered, lost, size_bytes, fanned_out_s, rescored_s
         )
 
     async def document(
@@ -307,6 +318,14 @@ def asked_of_each(
         return Query(options, 0, deadline, message=Message())
     likely = likely_hits(options.top_k, shards)
     return Query(options, first_bytes(shards), deadline, likely, Message())
+
+
+def _total(gathered: Sequence[Candidates], coverage: Coverage) -> Total:
+    """How many documents pass the filter that all of ``gathered`` applied."""
+    plans = [part.plan for part in gathered if part.plan is not None]
+    is_exact = len(plans) == coverage.shards and not coverage.failures
+    is_exact &= all(plan.passing == plan.matching for plan in plans)
+    return Total(sum(plan.passing for plan in plans), "eq" if is_exact else "gte")
 
 
 def _filter_stages(gathered: Sequence[Candidates]) -> tuple[FilterStage, ...]:

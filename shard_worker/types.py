@@ -182,11 +182,17 @@ class Plan(StrEnum):
 @dataclass(frozen=True, slots=True)
 class FilterPlan:
     """How a shard applied a filter: ``matching`` living rows pass it, or may, where ``kind`` is
-    ``test`` and not all documents in doubt were read.
+    ``test`` and not all documents in doubt were read: then ``least`` are known to.
     """
 
     kind: Plan
     matching: int
+    least: int | None = None
+
+    @property
+    def passing(self) -> int:
+        """How many pass at least."""
+        return self.matching if self.least is None else self.least
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -62,6 +62,9 @@ def _print_answer(answer: Answer) -> None:
         err.print(f"[yellow]shard {failure.shard}: {escape(failure.message)}[/yellow]")
     for stage in answer.filter or ():
         out.print(f"shard {stage.shard}: {stage.matching:,} pass the filter ({stage.plan})")
+    if (total := answer.total) is not None:
+        least = "" if total.relation == "eq" else "at least "
+        out.print(f"{least}{total.value:,} pass the filter")
     t = answer.timings_ms
     out.print(
         f"{t.total:.1f} ms: encode {t.encode:.1f}, fan out {t.fan_out:.1f}, "

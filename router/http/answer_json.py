@@ -111,6 +111,7 @@ def _parts(answers: list[Result], *, several: bool) -> Iterator[bytes]:
             "timings_ms": answer.timings_ms,
             "partial": answer.partial,
             "filter": answer.filter,
+            "total": answer.total,
         }
         yield b"]," + orjson.dumps(rest)[1:]
     if several:

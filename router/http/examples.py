@@ -28,6 +28,7 @@ _ANSWER = {
     "timings_ms": _TIMES,
     "partial": False,
     "filter": None,
+    "total": None,
 }
 _PROBLEM = {
     "type": "bitsift:InvalidRequest", "title": "invalid request", "status": 422,

@@ -82,7 +82,8 @@ def pools_of(
     if not known.bounds.is_exact:
         found = _read_nearest(generation, node, limited, known, queries, wants, deadlines)
         if found is not None:
-            return found, FilterPlan(Plan.TEST, limited.living)
+            most, least = _limited(parts, known), parts.only(known.bounds.lower)
+            return found, FilterPlan(Plan.TEST, most.living, least.living)
         _settle_all(generation, node, known, check)
         limited = _limited(parts, known)
     pools, plan = _pools(generation.index, parts, limited, known, queries, wants, deadlines)

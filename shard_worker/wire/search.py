@@ -138,6 +138,7 @@ class PlanPart(Part, frozen=True, array_like=True, gc=False):
 
     kind: str
     matching: int
+    least: int | None = None
 
 
 class AnswerPart(Part, frozen=True, array_like=True, gc=False, tag="answer"):
@@ -216,14 +217,14 @@ def _likely(query: Query, answer: Candidates | BitsiftError) -> Candidates | Bit
 
 
 def _plan_part(plan: FilterPlan | None) -> PlanPart | None:
-    return None if plan is None else PlanPart(plan.kind.value, plan.matching)
+    return None if plan is None else PlanPart(plan.kind.value, plan.matching, plan.least)
 
 
 def _plan_of(part: PlanPart | None) -> FilterPlan | None:
     """None too for a way that is not known here: it explains, and decides nothing."""
     if part is None or part.kind not in _PLANS:
         return None
-    return FilterPlan(Plan(part.kind), part.matching)
+    return FilterPlan(Plan(part.kind), part.matching, part.least)
 
 
 def _column(parts: Sequence[NDArray[Any]]) -> bytes:

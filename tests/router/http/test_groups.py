@@ -61,7 +61,12 @@ def test_the_best_of_each_value_are_those_of_brute_force(served: Served) -> None
             ranking = [key for key in ranking if key not in exclude]
             for size in (1, 2, 7):
                 best = expected(served, ranking, "by.name", size)
-                options = {"group_by": "by.name", "group_size": size, "mode": mode, **EVERY_CODE}
+                options: dict[str, Any] = {
+                    "group_by": "by.name",
+                    "group_size": size,
+                    "mode": mode,
+                    **EVERY_CODE,
+                }
                 options["exclude"] = exclude
                 assert served.ids(written, top_k=100, **options) == best[:100]
                 assert served.ids(written, top_k=4, **options) == best[:4]
@@ -105,7 +110,7 @@ def test_hits_are_whole_whatever_is_included(served: Served) -> None:
             assert (hit["vector"] is not None) is ("vector" in include)
             assert hit["text"] == (f"text {hit['id']}" if "text" in include else None)
     assert served.running.service.memory.held_bytes == 0
-    parameters = {"q": "a question", "group_by": "number", "candidates": 1_000}
+    parameters: Any = {"q": "a question", "group_by": "number", "candidates": 1_000}
     answer = httpx.get(f"{served.running.url}/v1/search", params=parameters, timeout=60)
     found = [hit["id"] for hit in answer.json()["hits"]]
     assert found == served.ids(group_by="number", **EVERY_CODE)

@@ -108,7 +108,7 @@ def some_candidates(count: int, seed: int) -> Candidates:
         codes=random.integers(-128, 128, (count, WIDTH), dtype=np.int8),
         corrupt=seed % 2,
         documents={5: Document("five", "", "text", {"n": 1})} if seed % 2 else {},
-        plan=FilterPlan(Plan.GATHER, 1 << 40) if seed % 2 else None,
+        plan=FilterPlan(Plan.GATHER, 1 << 40, seed % 3 or None) if seed % 2 else None,
     )
 
 
@@ -328,7 +328,7 @@ def test_the_fields_of_each_structure_and_their_order_are_those_of_version_1() -
         "DocumentPart": ("id", "title", "text", "metadata", "position", "size_bytes", "code"),
         "QueryPart": ("left_s", "documents_bytes_max", "options", "documents_max"),
         "QueriesPart": ("queries", "vectors"),
-        "PlanPart": ("kind", "matching"),
+        "PlanPart": ("kind", "matching", "least"),
         "AnswerPart": (
             "shard", "replica", "generation", "count", "corrupt", "documents", "plan", "rows_there",
         ),
