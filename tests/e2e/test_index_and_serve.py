@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from subprocess import Popen
@@ -27,9 +28,9 @@ def documents(folder: Path = XQUAD) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "corpus.jsonl").read_text().splitlines()]
 
 
-def served(index: Path) -> contextlib.AbstractContextManager[tuple[str, Popen[str]]]:
+def served(index: Path, *options: str) -> contextlib.AbstractContextManager[tuple[str, Popen[str]]]:
     """`bitsift serve`."""
-    return answering([*COMMAND, "serve", index, "--port", "0", "--json"])
+    return answering([*COMMAND, "serve", index, "--port", "0", "--json", *options])
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def source(xquad_index: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def gateway(index: Path) -> Iterator[str]:
-    with served(index) as (url, _):
+    with served(index, "--shadow-share", "1", "--shadow-cpu", "1") as (url, _):
         yield url
 
 
@@ -118,6 +119,20 @@ def test_answers_agree_with_exact_fp32_search(gateway: str) -> None:
         for row, answer in zip(exact, answers, strict=True)
     ]
     assert np.mean(found) / 10 >= 0.985
+
+
+def test_a_live_search_is_asked_again_and_its_recall_told(gateway: str) -> None:
+    text, until = documents()[40]["text"], time.monotonic() + 60
+    with Client(gateway) as client:
+        while not (shadow := client.index()["shadow"])["estimates"]:
+            client.search(text)
+            assert time.monotonic() < until, shadow
+            time.sleep(0.5)
+    assert (shadow["share"], shadow["cpu"]) == (1, 1)
+    (estimate,) = shadow["estimates"]
+    assert (estimate["mode"], estimate["plan"]) == ("auto", "unfiltered")
+    assert estimate["recall_at_10"]["mean"] >= 0.9
+    assert estimate["rank_biased_overlap"]["mean"] >= 0.9
 
 
 def test_the_shard_processes_take_little_more_memory_than_their_bits(gateway: str) -> None:

@@ -109,6 +109,7 @@ def some_candidates(count: int, seed: int) -> Candidates:
         corrupt=seed % 2,
         documents={5: Document("five", "", "text", {"n": 1})} if seed % 2 else {},
         plan=FilterPlan(Plan.GATHER, 1 << 40, seed % 3 or None) if seed % 2 else None,
+        rows_there=1 << 40 if seed % 2 else None,
     )
 
 
@@ -157,6 +158,7 @@ def test_a_filter_applied_in_a_way_that_is_not_known_here_is_not_explained() -> 
     for found in unpack_candidates(framed(Kind.CANDIDATES, body)):
         assert isinstance(found, Candidates)
         assert found.plan is None
+        assert found.rows_there is None  # as of a shard of before
 
 
 def test_a_query_that_several_shards_are_asked_is_packed_once_while_it_is_fresh() -> None:
