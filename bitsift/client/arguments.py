@@ -77,7 +77,7 @@ def search_of(options: Any) -> SearchRequest:
     if not all(isinstance(name, str) for name in options):
         raise InvalidRequest("the names of options are texts")
     if options.get("queries") is not None:
-        raise InvalidRequest("queries: a search of a batch has one query or one vector")
+        raise InvalidRequest("queries: each search of a batch is one: give query, vector or like")
     return _request(**options)
 
 

@@ -73,7 +73,7 @@ def _checked(search: bytes) -> SearchOptions:
     check_parts(search)
     request = checked_search_json(with_top_k(search))
     if request.queries is not None:
-        raise InvalidRequest("queries: a search of a batch has one query or one vector")
+        raise InvalidRequest("queries: each search of a batch is one: give query, vector or like")
     return request.searches()[0]
 
 

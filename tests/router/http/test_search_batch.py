@@ -34,13 +34,14 @@ GOOD: list[dict[str, Any]] = [
     {"query": TEXTS[4], "filter": {"number": {"$lt": 9}}, "include": ["title"], "limit": 2},
     {"query": TEXTS[5], "filter": "number >= 50", "offset": 2, "explain": True},
     {"query": TEXTS[3], "min_score": 0.9, "candidates": 60},
+    {"like": ["3", "4"], "unlike": ["5"], "include": ["vector"]},
     {"query": 'brackets ]} and "quotes" \\', "exclude": ["1", "2"], "timeout_ms": 60_000},
 ]
 BAD: list[tuple[Any, str]] = [
     ({"query": ""}, "query"),
     ({"query": "x", "top_k": 0}, "top_k"),
     ({"query": "x", "topk": 3}, "did you mean top_k"),
-    ({"queries": ["x", "y"]}, "one query or one vector"),
+    ({"queries": ["x", "y"]}, "each search of a batch is one"),
     ({"vector": VECTOR[:-1]}, "dimension"),
     ({"query": "x", "filter": {"a": {"$gtt": 1}}}, "$gt"),
     ({"query": "x", "limit": 3, "top_k": 4}, "limit and top_k"),
