@@ -10,7 +10,7 @@ from urllib.parse import quote
 DIMENSION = 64
 PATHS = [
     "/", "/livez", "/readyz", "/v1/index", "/v1/cluster", "/v1/search", "/v1/search?q=a&top_k=3",
-    "/v1/search/batch",
+    "/v1/search/batch", "/v1/documents/count", "/v1/documents/list", "/metrics",
     "/v1/documents", "/v1/documents?results=errors", "/v1/documents/delete", "/v1/documents/a1",
     "/v1/admin/compact", "/v1/admin/backup", "/v1/admin/verify", "/v1/admin/repair",
     "/v1/documents/a1?read_your_writes=x", "/openapi.json", "/docs", "/static/app.js",
