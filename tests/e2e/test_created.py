@@ -16,14 +16,18 @@ XQUAD = Path(__file__).parents[1] / "data" / "xquad_en"
 
 
 def test_an_empty_index_of_a_model_answers_and_is_filled_with_texts(tmp_path: Path) -> None:
-    index, backup = tmp_path / "index", tmp_path / "backup"
+    index, backup, source = (tmp_path / name for name in ("index", "backup", "new.jsonl"))
+    lines = (XQUAD / "corpus.jsonl").read_text().splitlines()[:300]
+    source.write_text("".join(line.replace('"_id"', '"id"') + "\n" for line in lines))
     made = json.loads(bitsift("create", index, "--model", "minilm", "--shards", 2, "--json").stdout)
     assert (made["model"], made["dimension"], made["shards"]) == ("minilm", 384, 2)
     again = bitsift("create", index, "--model", "minilm", "--shards", 2, check=False)
     assert again.returncode == 2
     assert "is an index already" in again.stderr
     with (
-        answering([*COMMAND, "serve", index, "--port", "0", "--json"]) as (url, _),
+        answering(
+            [*COMMAND, "serve", index, "--port", "0", "--json", "--backup-root", tmp_path]
+        ) as (url, _),
         Client(url) as client,
     ):
         empty = client.search("Who won the game?")
@@ -31,13 +35,12 @@ def test_an_empty_index_of_a_model_answers_and_is_filled_with_texts(tmp_path: Pa
         assert client.index()["documents"] == 0
         assert httpx.get(f"{url}/readyz").is_success
         bitsift("backup", "--url", url, backup)
-        added = bitsift("add", XQUAD / "corpus.jsonl", "--url", url)
-        assert "1,180 created" in added.stdout
+        assert "300 created" in bitsift("add", source, "--url", url).stdout
         hits = client.search("How many points did the Panthers defense surrender?").hits
         assert hits[0].id == "en-0-0-0"
     status = json.loads(bitsift("status", "--index", index, "--json").stdout)
-    assert status["index"]["documents"] == 1_180
-    assert "1,180 rows in 2 shards are sound" in bitsift("verify", index).stdout
+    assert status["index"]["documents"] == 300
+    assert "300 rows in 2 shards are sound" in bitsift("verify", index).stdout
     bitsift("restore", backup, tmp_path / "restored")
     assert "0 rows in 2 shards are sound" in bitsift("verify", tmp_path / "restored").stdout
     other = bitsift("eval", XQUAD, "--index", tmp_path / "restored", check=False)

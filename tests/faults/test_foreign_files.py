@@ -101,6 +101,7 @@ MAKES = {
     "export to a file": Made("all.parquet", lambda index, backup, made: ["export", index, made]),
     "export to a folder": Made("all", lambda index, backup, made: ["export", index, made]),
     "index": Made("new", lambda index, backup, made: ["index", SOURCE, "--out", made]),
+    "create": Made("empty", lambda index, backup, made: ["create", made, "--dimensions", "64"]),
     "demo": Made("demo", lambda index, backup, made: ["demo", "--index", made, "--port", "0"]),
     "reshard": Made("more", lambda index, backup, made: [*RESHARD, index, "--out", made]),
     "eval --plot": Made("a.svg", lambda index, backup, made: ["eval", DATASET, "--plot", made]),
