@@ -168,6 +168,17 @@ def test_a_replica_that_is_lost_under_load_costs_no_answer(
     asyncio.run(scenario())
 
 
+def test_vectors_and_documents_to_be_like_come_from_the_replicas(running: Running) -> None:
+    with Client(running.url) as client:
+        stored = client.get("7", include=["vector"])
+        np.testing.assert_allclose(stored.vector, units()[7], atol=0.01)
+        found = client.search(like=["7"], keep_liked=True, include=["vector"])
+        assert found.hits[0].id == "7"
+        assert found.hits[0].vector == stored.vector
+        others = client.search(like=["7"], exclude=[found.hits[1].id], group_by="number", top_k=8)
+        assert [hit.id for hit in others.hits] == [hit.id for hit in found.hits[2:]]
+
+
 def test_filters_reach_the_shards_and_what_passes_is_counted_and_listed(running: Running) -> None:
     with Client(running.url) as client:
         found = client.search(vector=units()[7], filter="number < 100", top_k=1_000, explain=True)
