@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -73,8 +72,7 @@ class StoredIds:
             return np.empty(0, dtype=np.int64)
         lookup = self._map.lookup()
         with damage_named(self._reader.path / DATA_FILE), self._env.begin() as txn:
-            found = [lookup.rows_of(txn, key) for key in id_keys(ids)]
-        return np.array(list(itertools.chain(*found)), dtype=np.int64)
+            return lookup.rows_of_any(txn, id_keys(ids))
 
     def add(self, keys: NDArray[np.uint64], rows: NDArray[np.int64]) -> None:
         """Learn the ``keys`` (n,) of ``rows`` (n,), which are committed."""

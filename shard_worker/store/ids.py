@@ -72,6 +72,12 @@ class _Run:
             return []
         return list(self.rows[first : int(self.keys.searchsorted(key, "right"))].tolist())
 
+    def rows_of_any(self, keys: NDArray[np.uint64]) -> list[NDArray[np.int64]]:
+        """The rows of ``keys`` (n,) that are here, in pieces."""
+        first, stop = self.keys.searchsorted(keys), self.keys.searchsorted(keys, "right")
+        there = np.flatnonzero(stop > first)
+        return [self.rows[first[place] : stop[place]] for place in there]
+
 
 def _sorted_run(keys: NDArray[np.uint64], rows: NDArray[np.int64]) -> _Run:
     order = np.argsort(keys, kind="stable")
@@ -226,6 +232,17 @@ class Lookup:
         answer = np.empty_like(found)
         answer[order] = found
         return answer
+
+    def rows_of_any(self, txn: lmdb.Transaction, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """The rows that any of ``keys`` (n,) leads to, int64 (m,)."""
+        ascending = np.unique(keys)
+        runs = [run for part in self.parts for run in part.runs]
+        found = [rows for run in runs for rows in run.rows_of_any(ascending)]
+        with txn.cursor(db=self.databases["ids"]) as cursor:
+            stored = cursor.getmulti(pack_keys(ascending))
+        if stored:
+            found.append(columns_of([(bytes(key), bytes(held)) for key, held in stored])[1])
+        return np.concatenate([np.empty(0, dtype=np.int64), *found])
 
     def rows_of(self, txn: lmdb.Transaction, key: np.uint64) -> list[int]:
         """The rows that ``key`` leads to, newest first."""
