@@ -215,6 +215,8 @@ def test_of_several_replicas_the_one_that_answered_is_asked(tmp_path: Path) -> N
 
 IN_THE_VECTOR = {"query", "like", "unlike", "keep_liked"}
 """And in the ids that are left out."""
+OF_GROUPS = {"group_by", "group_size"}
+"""A grouped search is not asked again."""
 OF_THE_ANSWER = {
     "top_k", "offset", "min_score", "candidates", "mode", "nprobe", "timeout_ms",
     "include", "explain", "require_complete", "read_your_writes",
@@ -226,6 +228,7 @@ def test_every_option_that_says_what_is_searched_is_asked_again() -> None:
     assert {field.name for field in fields(SearchOptions)} == {
         *ASKED_AGAIN,
         *IN_THE_VECTOR,
+        *OF_GROUPS,
         *OF_THE_ANSWER,
     }
 
@@ -432,6 +435,14 @@ def test_a_shard_that_fails_then_is_no_miss(tmp_path: Path) -> None:
         await ask(service)
         link.search = fail  # type: ignore[method-assign, assignment]
         assert await until(1, service) == {"failed": 1}
+
+    with_slow_link(tmp_path, ask_one)
+
+
+def test_grouped_answers_are_not_asked_again(tmp_path: Path) -> None:
+    async def ask_one(service: SearchService, link: SlowLink) -> None:
+        await ask(service, group_by="number")
+        assert not service.shadow.is_at_work
 
     with_slow_link(tmp_path, ask_one)
 
