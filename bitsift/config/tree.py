@@ -220,7 +220,7 @@ class Shards(Section):
 
 
 class Model(Section):
-    """How the index's model runs: `bitsift serve`, `demo`, `index`."""
+    """How the index's model runs: `bitsift serve`, `demo`, `index`, `create`."""
 
     backend: Backend = Field(
         default="auto",

@@ -240,7 +240,11 @@ def fired(of: list[Object], given: list[tuple[str, str]], alert: str, folder: Pa
     }
     (folder / "test.yaml").write_text(yaml.safe_dump(test))
     done = subprocess.run(
-        ["promtool", "test", "rules", "test.yaml"], cwd=folder, capture_output=True, text=True
+        ["promtool", "test", "rules", "test.yaml"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     said = done.stdout + done.stderr
     assert done.returncode == 0 or f"alertname: {alert}" in said, said
@@ -253,7 +257,7 @@ def test_promtool_accepts_the_rules(of: list[Object], tmp_path: Path) -> None:
         yaml.safe_dump(called(of, "PrometheusRule", "bitsift")["spec"])
     )
     check = ["promtool", "check", "rules", "rules.yaml"]
-    done = subprocess.run(check, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(check, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

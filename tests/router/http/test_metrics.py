@@ -110,7 +110,7 @@ def test_the_page_is_valid_and_keeps_the_conventions(gateway: Running) -> None:
 def test_promtool_finds_nothing_to_object_to(gateway: Running) -> None:
     search(gateway)
     check = ["promtool", "check", "metrics"]
-    found = subprocess.run(check, input=page(gateway), text=True, capture_output=True)
+    found = subprocess.run(check, input=page(gateway), text=True, capture_output=True, timeout=60)
     assert (found.returncode, found.stdout + found.stderr) == (0, "")
 
 

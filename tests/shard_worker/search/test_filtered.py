@@ -22,6 +22,7 @@ from bitsift.shard_worker.shard import Shard
 from bitsift.shard_worker.types import Document, Plan, Query, ShardSettings
 from tests.shard_worker.fields.labelled import found_by, labelled, node
 from tests.shard_worker.small_shard import CALIBRATION, new_shard, unit_vectors
+from tests.threads import ended
 from tests.writing import written
 
 ROWS, TOP_K = 12_000, 10
@@ -323,7 +324,7 @@ def test_a_search_sees_filter_and_vector_of_one_version(tmp_path: Path) -> None:
             assert len(both) == 1, "one version, never none or both"
     finally:
         stop.set()
-        thread.join()
+        ended(thread)
         shard.close()
     assert min(seen) > 0.95
     assert len(seen) > 100
