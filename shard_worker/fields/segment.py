@@ -142,24 +142,28 @@ class _Making:
         self.hashes.append(id_hash(document_id))
         if not metadata:
             return
-        for name, values in values_of(orjson.loads(metadata)).items():
-            builder = self.builders.get(name) or self._new(name)
+        found = values_of(orjson.loads(metadata), self._is_known, FIELD_BYTES_MAX)
+        for name, values in found.items():
+            builder = self.builders.get(name)
             if builder is None:
-                if name in self.unindexed:
-                    self.unindexed[name]["rows"] += 1
+                self.unindexed[name]["rows"] += 1
                 continue
             builder.add(row, values)
             if builder.value_bytes > self._bytes_max:
                 self.unindexed[name] = {"rows": builder.facts()["rows"]}
                 del self.builders[name]
 
-    def _new(self, name: str) -> Builder | None:
-        if name in self.unindexed or name == DOCUMENT_ID:  # no filter names such a field
-            return None
+    def _is_known(self, name: str) -> bool:
+        """Whether anything is kept of the field; it has a builder from now on, if there is room."""
+        if name in self.builders or name in self.unindexed:
+            return True
+        if name == DOCUMENT_ID:  # no filter names such a field
+            return False
         if (
             len(self.builders) + len(self.unindexed) >= FIELDS_MAX
             or len(utf8(name)) > FIELD_BYTES_MAX
         ):
             self.is_complete = False
-            return None
-        return self.builders.setdefault(name, Builder())
+            return False
+        self.builders[name] = Builder()
+        return True

@@ -61,3 +61,32 @@ def test_metadata_as_deep_as_it_may_be_is_read() -> None:
     path = ".".join("a" * 254)
     assert values_at(deep, path) == ["x"]
     assert len(values_of(deep)) == 254
+
+
+def test_long_paths_take_no_more_than_the_document_does() -> None:
+    """Of one document of 4 MiB the paths would be 10,000 times as much: no memory holds that."""
+    dots = {"." * 1_000_000: 1, "ok": 2}
+    assert len(values_of(dots, path_characters_max=100)) == 102
+    assert values_at(dots, "." * 999_998) == []
+    below = {"k" * 1_000_000: {f"a{number}": number for number in range(100_000)}}
+    assert values_of(below, path_characters_max=100) == {"k" * 101: []}
+    assert values_at(below, "k" * 1_000_000) == []
+    assert values_at({"a": below}, "a") == []
+
+
+@given(st.integers(0, 2**32), st.integers(0, 6))
+def test_cut_paths_change_nothing_of_shorter_ones(seed: int, most: int) -> None:
+    metadata = random_metadata(random.Random(seed))
+    every = values_of(metadata)
+    cut = values_of(metadata, path_characters_max=most)
+    assert {path: cut[path] for path in cut if len(path) <= most} == {
+        path: values for path, values in every.items() if len(path) <= most
+    }
+    assert {path for path in cut if len(path) > most} == {
+        path[: most + 1] for path in every if len(path) > most
+    }
+
+
+def test_only_wanted_fields_are_collected() -> None:
+    found = values_of({"a": {"b": 1, "c": 2}, "d": [1, 2]}, {"a.b", "d"}.__contains__)
+    assert found == {"a.b": [1], "d": [1, 2]}

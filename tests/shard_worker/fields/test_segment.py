@@ -211,3 +211,14 @@ def test_two_ids_of_one_hash_are_told_apart_by_reading(monkeypatch: pytest.Monke
     made = Made({str(row): {} for row in range(3)})
     assert made.of({"id": "1"}) == ([], ["0", "1", "2"])
     assert made.of({"id": {"$exists": True}}) == (["0", "1", "2"], [])
+
+
+def test_a_document_whose_paths_would_fill_the_memory_is_sealed_and_found() -> None:
+    long = "k" * 1_000_000
+    made = Made(
+        {"a": {"b." + long: {f"x{n}": n for n in range(50_000)}}, "c": {"." * 1_000_000: 1}}
+    )
+    assert not made.segment.is_complete
+    bounds = made.bounds(node({"b": {"$exists": True}}))
+    assert bounds.is_exact
+    assert np.unpackbits(bounds.lower, count=2, bitorder="little").tolist() == [1, 0]
