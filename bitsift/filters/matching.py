@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from bitsift.filters.tree import (
@@ -61,9 +61,9 @@ def _any(how: Operator, test: Test, values: Sequence[Value] | None) -> bool:
         case Operator.EQ:
             return _equal(cast("Value | None", operand), values)
         case Operator.IN:
-            return any(_equal(each, values) for each in _several(operand))
+            return any(_each_equal(operand, values))
         case Operator.ALL:
-            return all(_equal(each, values) for each in _several(operand))
+            return all(_each_equal(operand, values))
         case Operator.PREFIX:
             return any(isinstance(v, str) and v.startswith(str(operand)) for v in values or ())
     kind, order = kind_of(cast("Value", operand)), _ORDERS[how]
@@ -72,12 +72,12 @@ def _any(how: Operator, test: Test, values: Sequence[Value] | None) -> bool:
 
 def _equal(operand: Value | None, values: Sequence[Value] | None) -> bool:
     """Whether any value is of the type of ``operand``, and equal; None equals what is missing."""
-    if operand is None:
-        return values is None
-    wanted = sort_key(operand)
-    return any(sort_key(value) == wanted for value in values or ())
+    return next(_each_equal((operand,), values))
 
 
-def _several(operand: Any) -> Sequence[Value | None]:
-    assert isinstance(operand, tuple), operand
-    return operand
+def _each_equal(operands: Any, values: Sequence[Value] | None) -> Iterator[bool]:
+    """The same for each of ``operands``: a document may have as many values as there are."""
+    assert isinstance(operands, tuple), operands
+    found = set(map(sort_key, values or ()))
+    for operand in operands:
+        yield values is None if operand is None else sort_key(operand) in found
