@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from datetime import date
@@ -46,6 +47,8 @@ class Asked(Generic[T]):
         except TypeError as error:
             said = f"{self._what} cannot be written as JSON: {reason(error)}"
             raise InvalidRequest(said) from error
+        if b"null" in body and not _is_finite(values):  # orjson writes such numbers as null
+            raise InvalidRequest(f"{self._what} holds nan or an infinity, which JSON cannot say")
         return self.by_json(body)
 
     def by_json(self, body: bytes) -> T:
@@ -78,6 +81,15 @@ def _as_json(value: object) -> object:
     if isinstance(value, date):  # a datetime is one
         return {DATE_KEY: value.isoformat()}
     raise TypeError  # orjson says of what type it is
+
+
+def _is_finite(value: object) -> bool:
+    """Whether all numbers in it are."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    return not isinstance(value, list | tuple) or all(map(_is_finite, value))
 
 
 def reasons(errors: Sequence[Any], known: Collection[str] = ()) -> str:

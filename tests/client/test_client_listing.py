@@ -68,6 +68,17 @@ def test_a_filter_is_checked_before_anything_is_sent() -> None:
                 call({"n": {"$gtee": 1}})
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_number_that_json_cannot_say_is_not_sent_as_null(number: float) -> None:
+    """Null means missing: a deletion would take all documents without the field."""
+    with Client("http://127.0.0.1:9") as client:
+        for written in ({"n": number}, {"n": {"$in": [1.5, number]}}, {"$or": [{"n": number}]}):
+            with pytest.raises(InvalidRequest, match="nan or an infinity"):
+                client.delete_matching(written)
+        with pytest.raises(InvalidRequest, match="nan or an infinity"):
+            client.search("x", min_score=number)
+
+
 def test_a_client_that_remembers_its_writes_counts_them(gateway: Running) -> None:
     with Client(gateway.url, read_your_writes=True) as client:
         client.add({"id": "new", "text": "new", "metadata": {"n": -1}})
