@@ -26,7 +26,7 @@ from pydantic import (
 )
 
 from bitsift.filters.forms import PASSES_ALL, canonical
-from bitsift.filters.operands import path_of
+from bitsift.filters.operands import FilterError, path_of, shown
 from bitsift.write_token import TOKEN_CHARACTERS_MAX, check_token
 
 if TYPE_CHECKING:
@@ -94,8 +94,10 @@ _Text = Annotated[
 
 
 def _canonical_filter(written: object) -> object:
+    if written is None:
+        return None
     if not isinstance(written, Mapping | str):
-        return written  # null, or pydantic says what it is not
+        raise FilterError(f"takes an object or a text, not {shown(written)}")
     text = canonical(written)
     return None if text == PASSES_ALL else text
 

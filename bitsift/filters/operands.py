@@ -42,7 +42,10 @@ def fail(place: str, message: str) -> FilterError:
 
 def shown(value: object) -> str:
     """``value`` as an error says it, short."""
-    said = repr(value)
+    try:
+        said = repr(value)
+    except RecursionError:  # as text, a filter may be JSON of any depth
+        said = "what is nested so deep"
     return said if len(said) <= _SHOWN_CHARACTERS_MAX else f"{said[:_SHOWN_CHARACTERS_MAX]}…"
 
 

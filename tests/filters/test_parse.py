@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitsift.filters.dates import Date
+from bitsift.filters.forms import canonical
 from bitsift.filters.operands import VALUES_MAX, FilterError
 from bitsift.filters.parse import DEPTH_MAX, NODES_MAX, as_json, parse_json
 from bitsift.filters.tree import DOCUMENT_ID, EVERYTHING, And, Not, Operator, Or, Test
@@ -138,3 +139,8 @@ def test_a_list_has_so_many_values_at_most() -> None:
     parse_json({"a": {"$in": list(range(VALUES_MAX))}})
     with pytest.raises(FilterError, match=r"a\.\$in: 1,001 values, at most 1,000"):
         parse_json({"a": {"$in": list(range(VALUES_MAX + 1))}})
+
+
+def test_an_operand_that_is_nested_deeper_than_python_shows_is_refused() -> None:
+    with pytest.raises(FilterError, match="takes true or false, not what is nested so deep"):
+        canonical('{"a": {"$exists": ' + "[" * 1_000 + "]" * 1_000 + "}}")
