@@ -11,6 +11,7 @@ import binascii
 import contextlib
 import re
 import threading
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from bitsift.checked import reasons
 from bitsift.errors import InvalidRequest
 from bitsift.nearest import nearest
 from bitsift.router.http.documents_schema import (
@@ -45,6 +47,8 @@ from bitsift.router.write.document_rules import (
 from bitsift.shard_worker.codes import bad_rows
 
 _FIELDS = frozenset(DocumentBody.model_fields)
+_DELETIONS = ("ids", "filter")
+"""What says which documents are deleted; by a filter they are found before the writer is asked."""
 _NAME_CHARACTERS = 40
 """Of an unknown name that an error shows, and compares."""
 _DOCUMENTS = re.compile(rb'\s*\{\s*"documents"\s*:\s*\[')
@@ -237,7 +241,8 @@ def _wrong_envelope(body: bytes) -> InvalidRequest:
         return wanted
     unknown = sorted(whole.keys() - {"documents"})
     if unknown:
-        return InvalidRequest(f"body: unknown field {_shown(unknown[0])}")
+        meant = _meant(unknown[0], ("documents",)) or "there is documents"
+        return InvalidRequest(f"body: unknown field {_shown(unknown[0])}: {meant.strip()}")
     if not isinstance(whole.get("documents"), list):
         return InvalidRequest("documents: a list of documents is required")
     return wanted
@@ -252,15 +257,11 @@ def read_ids(body: bytes) -> list[str]:
     try:
         return DeleteBody.model_validate_json(body).ids
     except ValidationError as error:
-        reasons = error.errors(include_url=False, include_context=False, include_input=False)
-        if any(reason["type"] == "too_long" for reason in reasons):
+        errors = error.errors(include_url=False, include_context=False, include_input=False)
+        if any(one["type"] == "too_long" for one in errors):
             raise RequestTooLarge(f"ids: a call takes at most {DOCUMENTS_MAX:,}") from error
-        raise InvalidRequest(
-            "; ".join(
-                f"{'.'.join(map(str, reason['loc'])) or 'body'}: {reason['msg']}"
-                for reason in reasons[:5]
-            )
-        ) from error
+        whole = [one | {"loc": one["loc"] or ("body",)} for one in errors]
+        raise InvalidRequest(reasons(whole, _DELETIONS)) from error
 
 
 def _id(value: dict[str, Any]) -> str:
@@ -274,9 +275,9 @@ def _id(value: dict[str, Any]) -> str:
     return key
 
 
-def _meant(name: str) -> str:
+def _meant(name: str, known: Collection[str] = _FIELDS) -> str:
     """Which field a name may mean, if one is near."""
-    near = nearest(name[:_NAME_CHARACTERS], _FIELDS)
+    near = nearest(name[:_NAME_CHARACTERS], known)
     return f"did you mean {near}? " if near else ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -143,7 +144,8 @@ def test_metadata_too_deep_for_any_answer_is_refused() -> None:
         (b"null", "not a JSON object"),
         (b"{}", "a list of documents is required"),
         (b'{"documents": {}}', "a list of documents is required"),
-        (b'{"documents": [], "replace": true}', "unknown field 'replace'"),
+        (b'{"documents": [], "replace": true}', "unknown field 'replace': there is documents"),
+        (b'{"document": []}', "unknown field 'document': did you mean documents?"),
         (b'{"documents": [' + b"[" * 5_000 + b"]" * 5_000 + b"]}", "broken JSON"),
         (b'{"documents": [{"id": "a", "n": ' + b"9" * 5_000 + b"}, NaN]}", "broken JSON"),
     ],
@@ -202,3 +204,17 @@ def test_whatever_a_document_is_it_is_read_or_refused_never_raised(documents: li
         assert (item.document is None) != (item.error is None)
         assert item.error is None or item.error.message.encode()
         assert item.id is None or item.id.encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"filtr": "a = 1"}', "filtr: there is no such field; did you mean filter?"),
+        (b'{"id": ["a"]}', "id: there is no such field; did you mean ids?"),
+        (b'{"cursor": "x"}', "cursor: there is no such field; there are ids, filter"),
+        (b"[]", "body: Input should be an object"),
+    ],
+)
+def test_a_deletion_that_is_misspelt_is_told_what_is_meant(body: bytes, said: str) -> None:
+    with pytest.raises(InvalidRequest, match=re.escape(said)):
+        read_ids(body)
