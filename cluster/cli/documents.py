@@ -251,8 +251,8 @@ def _show(answer: Deletes, json: bool) -> None:
         print_json(answer)
         return
     counts = {"deleted": answer.deleted, "not there": answer.missing, "failed": answer.failed}
-    if any(counts.values()):
-        out.print(", ".join(f"{count:,} {name}" for name, count in counts.items() if count))
+    said = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+    out.print(said or "0 deleted")
     for result in answer.results:
         if result.error is not None:
             reason = escape(f"{result.id}: {_said(result.status, result.error)}")

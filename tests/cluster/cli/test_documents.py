@@ -210,6 +210,7 @@ def test_what_passes_a_filter_is_deleted(url: str, tmp_path: Path) -> None:
     assert "3 deleted" in gone.output
     answer = json.loads(bitsift("delete", "--filter", "f exists", "--url", url, "--json").stdout)
     assert {result["id"] for result in answer["results"]} == {"f0", "f1"}
+    assert bitsift("delete", "--filter", "f >= 2", "--url", url).output.strip() == "0 deleted"
     for wrong in (["f1", "--filter", "f = 1"], ["--filter", "f => 1"], ["--filter", ""]):
         assert bitsift("delete", *wrong, "--url", url).exit_code != 0
 
