@@ -62,6 +62,10 @@ class Operator(StrEnum):
     ALL = "all"
 
 
+CONTRARIES = {Operator.NE: Operator.EQ, Operator.NIN: Operator.IN}
+"""Operators that pass what others do not."""
+
+
 class Kind(StrEnum):
     """The types that are apart."""
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitsift.filters.dates import Date
-from bitsift.filters.tree import DOCUMENT_ID, And, Node, Not, Operator, Or, Test
+from bitsift.filters.tree import CONTRARIES, DOCUMENT_ID, And, Node, Not, Operator, Or, Test
 from bitsift.shard_worker.fields.column import Column, id_hash
 
 Bits = NDArray[np.uint8]
@@ -141,14 +141,11 @@ def bounds_of(node: Node, column_of: ColumnOf, count: int) -> Bounds:
         return Bounds.unknown(count)
 
 
-_CONTRARY = {Operator.NE: Operator.EQ, Operator.NIN: Operator.IN}
-
-
 def _of_test(test: Test, column: Column | None, count: int) -> Bounds:
     """The operators that are made of others, as ``bitsift.filters.matching`` defines them."""
     operator, operand = test.operator, test.operand
-    if operator in _CONTRARY:
-        contrary = Test(test.field, _CONTRARY[operator], operand)
+    if operator in CONTRARIES:
+        contrary = Test(test.field, CONTRARIES[operator], operand)
         return _of_test(contrary, column, count).contrary()
     if operator is Operator.EXISTS:
         if test.field == DOCUMENT_ID:
