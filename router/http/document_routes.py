@@ -150,7 +150,8 @@ def add_documents(app: FastAPI, service: SearchService, writer: Writer) -> None:
         it is the same.
         """
         known = ("include", "read_your_writes")
-        refuse_unknown_parameters(http, known, "there are include and read_your_writes")
+        said = "there are include and read_your_writes"
+        refuse_unknown_parameters(http, known, said, ("include",))
         stored = await service.document(document_id, READ_TIMEOUT_S, read_your_writes, include)
         return await tagged(http, as_json(stored))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
@@ -17,10 +18,14 @@ _NAME_CHARACTERS = 40
 
 
 def refuse_unknown_parameters(
-    http: Request, known: Collection[str] = (), otherwise: str = "this route takes none"
+    http: Request,
+    known: Collection[str] = (),
+    otherwise: str = "this route takes none",
+    lists: Collection[str] = (),
 ) -> None:
     """Raise InvalidRequest for a parameter in the URL that is none of ``known``, with the one that
-    may be meant; ``otherwise`` is said where none is near.
+    may be meant; ``otherwise`` is said where none is near. Only ``lists`` may be given twice: of
+    two filters one would be left out.
     """
     if not http.scope["query_string"]:
         return
@@ -28,6 +33,9 @@ def refuse_unknown_parameters(
     if unknown:
         name = unknown[0][:_NAME_CHARACTERS].encode(errors="replace").decode()
         raise InvalidRequest(f"{name}: {no_such_name('parameter', name, known, otherwise)}")
+    for name, count in Counter(name for name, _ in http.query_params.multi_items()).items():
+        if count > 1 and name not in lists:
+            raise InvalidRequest(f"{name}: is given {count} times, and takes one value")
 
 
 def with_top_k(body: bytes) -> bytes:

@@ -43,6 +43,10 @@ def _as_text(annotation: Any) -> Any:
 
 UrlSearch = create_model("UrlSearch", **_url_parameters())
 """The parameters of ``GET /v1/search``."""
+URL_LISTS = frozenset(
+    name for name, field in UrlSearch.model_fields.items() if isinstance(field.default, tuple)
+)
+"""Those that may be given several times."""
 
 
 def search_of_url(parameters: BaseModel) -> SearchOptions:

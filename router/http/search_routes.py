@@ -18,6 +18,7 @@ from bitsift.router.http.client_gone import unless_gone
 from bitsift.router.http.parameters import refuse_unknown_parameters
 from bitsift.router.http.problems import document_of, internal_error
 from bitsift.router.http.schema import (
+    URL_LISTS,
     Answers,
     BatchAnswers,
     UrlSearch,
@@ -58,7 +59,7 @@ def add_search(app: FastAPI, service: SearchService) -> None:
         parameters: Annotated[UrlSearch, Query()],
     ) -> Response:
         """The same for one query, for links and curl."""
-        refuse_unknown_parameters(http, known, _ALL)
+        refuse_unknown_parameters(http, known, _ALL, URL_LISTS)
         work = _answered(service, [search_of_url(parameters)], turns, several=False)
         return await unless_gone(http.receive, work)
 

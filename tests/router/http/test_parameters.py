@@ -131,3 +131,14 @@ def test_what_has_no_limit_is_left_as_it_is(body: dict[str, Any]) -> None:
 @given(st.binary())
 def test_what_is_no_json_is_left_to_those_who_say_so(body: bytes) -> None:
     assert with_top_k(b'{"limit"' + body) is not None
+
+
+def test_only_a_list_may_be_given_twice_in_a_url(gateway: Running) -> None:
+    """Of two filters, or two limits, one would be left out without a word."""
+    twice = {"q": "a", "filter": ["x = 1", "x = 2"]}
+    answer = httpx.get(f"{gateway.url}/v1/search", params=twice)
+    said = "filter: is given 2 times, and takes one value"
+    assert (answer.status_code, answer.json()["detail"]) == (422, said)
+    lists = {"q": "a", "include": ["title", "text"], "exclude": ["1", "2"], "like": ["3", "4"]}
+    answer = httpx.get(f"{gateway.url}/v1/search", params=lists)
+    assert answer.status_code == 200, answer.text
