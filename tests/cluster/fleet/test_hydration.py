@@ -137,7 +137,7 @@ def test_what_a_replica_holds_already_is_not_fetched(index: Path, tmp_path: Path
     source = FolderBlocks(shard_folder(index, 0))
     again = copied(source, index, target).fetched_bytes
     source.close()
-    assert 0 < again < whole * 2 / 3
+    assert 0 < again < whole * 3 / 4  # the pages of the field index are new, too
     found = ids_of(index, target)
     assert {f"new {number}" for number in range(20)} <= found
     assert found == ids_of(index, shard_folder(index, 0))
