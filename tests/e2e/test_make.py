@@ -80,8 +80,8 @@ def test_what_make_test_runs_first_and_what_it_runs_then_are_all_tests() -> None
 
 
 def test_each_program_of_the_tests_is_installed_by_make() -> None:
-    """But for one whose package starts a server on the machine: its tests say that they are skipped,
-    and `tests/k8s` parses the same rules without it.
+    """But for one whose package starts a server on the machine: its tests say that they are
+    skipped, and tests/k8s parses the same rules without it.
     """
     script = (ROOT / ".ci" / "packages").read_text()
     for package in set(PACKAGES.values()) - {"prometheus"}:
