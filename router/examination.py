@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from bitsift.errors import DeadlineExceeded
 from bitsift.router.shards.examination import (
     Progress,
     ReplicaReport,
@@ -15,6 +14,7 @@ from bitsift.router.shards.examination import (
 )
 from bitsift.router.shards.fanout import FanOut
 from bitsift.router.shards.replica_set import ReplicaSet
+from bitsift.router.time_limit import limited
 
 SHARDS_AT_ONCE = 8
 """Each keeps one process half busy, at the lowest priority."""
@@ -61,18 +61,16 @@ class Examination:
         return await self._in_time(work, "the repair (what it has mended stays mended)")
 
     async def _in_time(self, work: Awaitable[IndexReport], what: str) -> IndexReport:
-        try:
-            async with asyncio.timeout(TIMEOUT_S) as limit:
-                return await work
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
+        def late() -> str:
             checked, rows = self.progress()
-            raise DeadlineExceeded(
+            return (
                 f"{what} was ended after {TIMEOUT_S / 3_600:,.0f} hours, with {checked:,} of "
                 f"{rows:,} known rows checked: look for a slow machine or disk (bitsift status), "
                 "then start it again"
-            ) from error
+            )
+
+        async with limited(TIMEOUT_S, late):
+            return await work
 
     async def _of_each(
         self, examine: Callable[[ReplicaSet], Awaitable[list[ReplicaReport]]]

@@ -21,7 +21,9 @@ from bitsift.router.http.tls_door import protocol_of
 from bitsift.router.service import SearchService
 from bitsift.router.shards.local import LocalLink
 from bitsift.router.write.service import WriteService
-from tests.fakes import make_service, make_shards, make_writer
+from bitsift.shard_worker.codes import Calibration
+from bitsift.shard_worker.shard import Shard
+from tests.fakes import HashEncoder, make_service, make_shards, make_writer
 from tests.threads import ended
 
 START_WITHIN_S = 60.0
@@ -75,7 +77,22 @@ def running_empty(
 ) -> Iterator[Running]:
     """A gateway over two real shards in ``folder`` that hold nothing yet."""
     nothing = np.empty((0, dimension), dtype=np.float32)
-    shards, calibration = make_shards(folder, nothing, dimension, 2)
+    with _running(make_shards(folder, nothing, dimension, 2), access) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def running_texts(folder: Path, texts: list[str], dimension: int, shards: int) -> Iterator[Running]:
+    """A gateway over real shards in ``folder`` that hold ``texts``, each under its number."""
+    units = HashEncoder(dimension).encode_documents(texts)
+    made = make_shards(folder, units, dimension, shards, texts)
+    with _running(made, AccessSettings()) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def _running(made: tuple[list[Shard], Calibration], access: AccessSettings) -> Iterator[Running]:
+    shards, calibration = made
     links = [LocalLink(shard) for shard in shards]
     running = Running(make_service(links, calibration), make_writer(links, calibration), access)
     try:

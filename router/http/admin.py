@@ -13,6 +13,7 @@ import contextlib
 import logging
 import secrets
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -20,12 +21,13 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from bitsift.errors import BitsiftError, DeadlineExceeded, InvalidRequest, Overloaded
+from bitsift.errors import BitsiftError, InvalidRequest, Overloaded
 from bitsift.router.examination import Examination
 from bitsift.router.http.destinations import destination
 from bitsift.router.http.documents_schema import NDJSON
 from bitsift.router.http.progress_stream import ProgressStream
 from bitsift.router.service import SearchService
+from bitsift.router.time_limit import limited
 from bitsift.shard_worker.maintenance.backup import Backup, BackupReport
 from bitsift.shard_worker.types import ShardStatus
 
@@ -64,20 +66,13 @@ def reclaimed(before: ShardStatus, after: ShardStatus) -> Reclaimed:
     )
 
 
-@contextlib.asynccontextmanager
-async def _ended(what: str) -> AsyncIterator[None]:
+def _ended(what: str) -> AbstractAsyncContextManager[None]:
     """Raises DeadlineExceeded where a job lasts too long: a machine holds it up."""
-    limit = asyncio.timeout(JOB_TIMEOUT_S)
-    try:
-        async with limit:
-            yield
-    except TimeoutError as error:
-        if not limit.expired():
-            raise
-        raise DeadlineExceeded(
-            f"{what} was given up after {JOB_TIMEOUT_S / 3_600:,.0f} hours; shards may still be at "
-            "it: look for a slow machine or disk (bitsift status), then start it again"
-        ) from error
+    said = (
+        f"{what} was given up after {JOB_TIMEOUT_S / 3_600:,.0f} hours; shards may still be at it: "
+        "look for a slow machine or disk (bitsift status), then start it again"
+    )
+    return limited(JOB_TIMEOUT_S, lambda: said)
 
 
 @contextlib.contextmanager

@@ -5,13 +5,11 @@ shard commits it in one transaction.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from bitsift.errors import (
     BitsiftError,
-    DeadlineExceeded,
     RequestOutcome,
     ShardUnavailable,
     reason,
@@ -21,6 +19,7 @@ from bitsift.router.shards.breaker import Breaker
 from bitsift.router.shards.link import ShardLink
 from bitsift.router.shards.placement import Placement
 from bitsift.router.shards.replica_set import ReplicaSet
+from bitsift.router.time_limit import limited
 from bitsift.shard_worker.operations import Operation, Outcome
 from bitsift.write_token import WriteToken, index_mark
 
@@ -58,7 +57,8 @@ class ShardWrites:
             said = f"shard {shard} did not confirm the write within {WRITE_TIMEOUT_S:.0f} s"
             if breaker.is_open:  # a trial may end long after its caller: never a write
                 await breaker.call(lambda: link.foresee(operations), FORESEE_TIMEOUT_S)
-            async with _limited(WRITE_TIMEOUT_S, f"{said}; it may have been done", breaker.missed):
+            late = f"{said}; it may have been done"
+            async with limited(WRITE_TIMEOUT_S, lambda: late, breaker.missed):
                 outcomes = await link.write(operations)
             breaker.answered()
             return outcomes
@@ -103,27 +103,9 @@ class ShardWrites:
     async def _foresee(self, shard: int, operation: Operation) -> Outcome:
         link, breaker = self._links[shard], self._breakers[shard]
         said = f"shard {shard} did not say within {FORESEE_TIMEOUT_S:.0f} s which documents it has"
-        async with _limited(FORESEE_TIMEOUT_S, said, breaker.missed):
+        async with limited(FORESEE_TIMEOUT_S, lambda: said, breaker.missed):
             (found,) = await breaker.call(lambda: link.foresee([operation]), FORESEE_TIMEOUT_S)
         return found
-
-
-@contextlib.asynccontextmanager
-async def _limited(
-    timeout_s: float, said: str, on_late: Callable[[float], None]
-) -> AsyncIterator[None]:
-    """Raises DeadlineExceeded after ``timeout_s``, which ``on_late`` is told; a TimeoutError of the
-    shard's own is its own.
-    """
-    limit = asyncio.timeout(timeout_s)
-    try:
-        async with limit:
-            yield
-    except TimeoutError as error:
-        if not limit.expired():
-            raise
-        on_late(timeout_s)
-        raise DeadlineExceeded(said) from error
 
 
 async def _of_each(calls: Mapping[int, Awaitable[Outcome]]) -> dict[int, Outcome]:

@@ -23,9 +23,7 @@ from bitsift.router.http.compression import (
     Compression,
     coding_of,
 )
-from bitsift.router.shards.local import LocalLink
-from tests.fakes import HashEncoder, make_service, make_shards, make_writer
-from tests.gateways import Running
+from tests.gateways import Running, running_texts
 
 DIMENSION = 64
 WORDS = "the quick brown fox jumps over the lazy dog and runs away "
@@ -35,14 +33,9 @@ PLAIN = {"accept-encoding": "identity"}
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    units = HashEncoder(DIMENSION).encode_documents(TEXTS)
-    shards, calibration = make_shards(tmp_path_factory.mktemp("large"), units, DIMENSION, 2, TEXTS)
-    links = [LocalLink(s) for s in shards]
-    running = Running(make_service(links, calibration), make_writer(links, calibration))
-    yield running
-    running.stop()
-    for shard in shards:
-        shard.close()
+    folder = tmp_path_factory.mktemp("large")
+    with running_texts(folder, TEXTS, DIMENSION, 2) as running:
+        yield running
 
 
 def search(gateway: Running, coding: str, top_k: int) -> httpx.Response:

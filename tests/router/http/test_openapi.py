@@ -20,9 +20,8 @@ from bitsift.router.http.keys import Scope, new_key
 from bitsift.router.http.openapi import PROBLEM
 from bitsift.router.http.routes import needed_scope
 from bitsift.router.shadow.comparison import Compared
-from bitsift.router.shards.local import LocalLink
-from tests.fakes import HashEncoder, make_service, make_shards, make_writer
-from tests.gateways import Running
+from tests.fakes import make_service, make_shards, make_writer
+from tests.gateways import Running, running_texts
 
 DIMENSION = 64
 TEXTS = [f"a text about number {i}" for i in range(40)]
@@ -30,15 +29,10 @@ TEXTS = [f"a text about number {i}" for i in range(40)]
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    units = HashEncoder(DIMENSION).encode_documents(TEXTS)
-    shards, calibration = make_shards(tmp_path_factory.mktemp("api"), units, DIMENSION, 2, TEXTS)
-    links = [LocalLink(s) for s in shards]
-    running = Running(make_service(links, calibration), make_writer(links, calibration))
-    running.service.shadow.estimates.add("auto", "unfiltered", Compared(1.0, 1.0))
-    yield running
-    running.stop()
-    for shard in shards:
-        shard.close()
+    folder = tmp_path_factory.mktemp("api")
+    with running_texts(folder, TEXTS, DIMENSION, 2) as running:
+        running.service.shadow.estimates.add("auto", "unfiltered", Compared(1.0, 1.0))
+        yield running
 
 
 @pytest.fixture(scope="module")

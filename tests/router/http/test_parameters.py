@@ -12,9 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitsift.router.http.parameters import with_top_k
-from bitsift.router.shards.local import LocalLink
-from tests.fakes import HashEncoder, make_service, make_shards, make_writer
-from tests.gateways import Running
+from tests.gateways import Running, running_texts
 
 DIMENSION = 64
 TEXTS = [f"a text about number {i}" for i in range(40)]
@@ -22,14 +20,9 @@ TEXTS = [f"a text about number {i}" for i in range(40)]
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    units = HashEncoder(DIMENSION).encode_documents(TEXTS)
-    shards, calibration = make_shards(tmp_path_factory.mktemp("names"), units, DIMENSION, 1, TEXTS)
-    links = [LocalLink(s) for s in shards]
-    running = Running(make_service(links, calibration), make_writer(links, calibration))
-    yield running
-    running.stop()
-    for shard in shards:
-        shard.close()
+    folder = tmp_path_factory.mktemp("names")
+    with running_texts(folder, TEXTS, DIMENSION, 1) as running:
+        yield running
 
 
 def post(gateway: Running, body: dict[str, Any], path: str = "/v1/search") -> httpx.Response:
