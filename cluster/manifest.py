@@ -7,6 +7,7 @@ until it exists, the build has not finished, and only the process building the i
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,29 @@ def read_manifest(index: Path) -> Manifest:
     known["model"] = None if data["model"] is None else ModelSpec.from_json(data["model"])
     known["examples"] = tuple(data["examples"])
     return Manifest(**known)
+
+
+def report_without_records(
+    shard_documents: Sequence[int],
+    dimension: int,
+    *,
+    seconds: float = 0.0,
+    bits_bytes: int = 0,
+    disk_bytes: int = 0,
+) -> BuildReport:
+    """That of an index for which no record was read: made of stored codes, or empty."""
+    documents = sum(shard_documents)
+    return BuildReport(
+        documents=documents,
+        rejects=0,
+        encoded=0,
+        seconds=seconds,
+        clipped_values=0,
+        bits_bytes=bits_bytes,
+        disk_bytes=disk_bytes,
+        float32_bytes=documents * dimension * 4,
+        shard_documents=tuple(shard_documents),
+    )
 
 
 def packed_report(report: BuildReport) -> bytes:

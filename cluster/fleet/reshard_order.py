@@ -12,7 +12,12 @@ from bitsift.cluster.fleet.observed import Reshard
 from bitsift.cluster.fleet.orders import check_reshard
 from bitsift.cluster.fleet.reshard_steps import targets_of
 from bitsift.cluster.fleet.served import Served
-from bitsift.cluster.manifest import BuildReport, Manifest, write_complete, write_manifest
+from bitsift.cluster.manifest import (
+    Manifest,
+    report_without_records,
+    write_complete,
+    write_manifest,
+)
 from bitsift.errors import FormatMismatch, StorageFull, Unavailable
 from bitsift.shard_worker.layout import COMPLETE_FILE, MANIFEST_FILE
 from bitsift.shard_worker.types import ShardStatus
@@ -61,17 +66,7 @@ def successor_of(manifest: Manifest, order: Reshard) -> Manifest:
 
 def index_files_of(manifest: Manifest, documents: Sequence[int]) -> dict[str, bytes]:
     """What belongs to the whole of the new index, which is finished."""
-    report = BuildReport(
-        documents=sum(documents),
-        rejects=0,
-        encoded=0,
-        seconds=0.0,
-        clipped_values=0,
-        bits_bytes=0,
-        disk_bytes=0,
-        float32_bytes=sum(documents) * manifest.calibration.dimension * 4,
-        shard_documents=tuple(documents),
-    )
+    report = report_without_records(documents, manifest.calibration.dimension)
     with tempfile.TemporaryDirectory() as folder:
         write_manifest(Path(folder), manifest)
         write_complete(Path(folder), report)

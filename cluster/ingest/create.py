@@ -21,10 +21,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from bitsift.cluster.manifest import (
-    BuildReport,
     Manifest,
     read_complete,
     read_manifest,
+    report_without_records,
     write_complete,
 )
 from bitsift.cluster.new_index import check_new, check_shards, make_folder, make_index
@@ -46,17 +46,6 @@ SHIPPED_SAMPLE = Path(__file__).parents[1] / "data" / "wordnet_en.jsonl.gz"
 SAMPLE_ROWS = 512
 """At most; half as many at least where there are more, spread evenly over all."""
 Item = TypeVar("Item")
-_EMPTY = BuildReport(
-    documents=0,
-    rejects=0,
-    encoded=0,
-    seconds=0.0,
-    clipped_values=0,
-    bits_bytes=0,
-    disk_bytes=0,
-    float32_bytes=0,
-    shard_documents=(),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +131,7 @@ def _finish(out: Path, manifest: Manifest, request: dict[str, Any]) -> CreateRep
     held = {name: manifest.request.get(name) for name in request}
     if read_complete(out) is not None or held != request:
         raise InvalidRequest(f"{out} is an index already; it was left untouched")
-    write_complete(out, _EMPTY)
+    write_complete(out, report_without_records((), manifest.calibration.dimension))
     return CreateReport(
         index=str(out),
         index_uuid=manifest.uuid,

@@ -23,7 +23,12 @@ from pathlib import Path
 
 from bitsift.cluster import manifest as manifests
 from bitsift.cluster.maintenance.recalibrate import Recoding, calibration_of, check_due
-from bitsift.cluster.manifest import BuildReport, Manifest, open_manifest
+from bitsift.cluster.manifest import (
+    BuildReport,
+    Manifest,
+    open_manifest,
+    report_without_records,
+)
 from bitsift.cluster.new_index import check_new, check_shards, make_folder, make_index
 from bitsift.errors import Corrupt, InvalidRequest, NotFound, StorageFull
 from bitsift.router.shards.placement import Placement
@@ -319,15 +324,10 @@ class _Resharding:
         for number in range(self.manifest.shards):
             with contextlib.closing(self._open(number)) as shard:
                 found.append(shard.status())
-        documents = sum(status.documents for status in found)
-        return BuildReport(
-            documents=documents,
-            rejects=0,
-            encoded=0,
+        return report_without_records(
+            [status.documents for status in found],
+            self.manifest.calibration.dimension,
             seconds=round(time.monotonic() - started, 3),
-            clipped_values=0,
             bits_bytes=sum(status.bits_bytes for status in found),
             disk_bytes=sum(status.disk_bytes for status in found),
-            float32_bytes=documents * self.manifest.calibration.dimension * 4,
-            shard_documents=tuple(status.documents for status in found),
         )
