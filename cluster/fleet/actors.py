@@ -24,6 +24,7 @@ from bitsift.cluster.fleet.agent import AgentActor
 from bitsift.cluster.fleet.spec import ClusterSpec
 from bitsift.cluster.manifest import Manifest
 from bitsift.cluster.serving.configured import access_settings, shadow_settings, shard_settings
+from bitsift.cluster.serving.control_store import living_nodes
 from bitsift.cluster.serving.launch import PENDING_CALLS_MAX, STOP_TIMEOUT_S, end_actors
 from bitsift.cluster.serving.ray_cluster import NAMESPACE
 from bitsift.errors import BitsiftError, Unavailable
@@ -54,26 +55,25 @@ class RayNode:
 
 
 def ray_nodes() -> dict[str, RayNode]:
-    """Those that Ray takes for alive, by name. Blocks while Ray's control store is away.
+    """Those that Ray takes for alive, by name.
 
     A machine that was switched off and on may be there twice, until Ray misses the first. Raises
-    Unavailable where two machines have one name.
+    Unavailable where two machines have one name, and where Ray's control store does not answer.
     """
     found: dict[str, RayNode] = {}
-    for facts in ray.nodes():
-        labels = facts.get("Labels") or {}
-        name = labels.get(NODE_LABEL)
-        if not facts["Alive"] or not name:
+    for facts in living_nodes():
+        name = facts.labels.get(NODE_LABEL)
+        if not name:
             continue
-        address = facts["NodeManagerAddress"]
+        address = facts.node_manager_address
         if name in found and found[name].address != address:
             raise Unavailable(
                 f"the Ray nodes at {address} and {found[name].address} both have the label "
                 f"{NODE_LABEL}={name}: rename one of them"
             )
-        zone = next((labels[label] for label in ZONE_LABELS if label in labels), "")
-        cpus = int(facts["Resources"].get("CPU", 0))
-        has_data = labels.get(ROLE_LABEL) != ROUTER_ROLE
+        zone = next((facts.labels[label] for label in ZONE_LABELS if label in facts.labels), "")
+        cpus = int(facts.resources_total.get("CPU", 0))
+        has_data = facts.labels.get(ROLE_LABEL) != ROUTER_ROLE
         found[name] = RayNode(name, zone, address, cpus, has_data)
     return found
 

@@ -16,6 +16,7 @@ from bitsift.cluster.ingest.datasource import Digest, digest_sources, read_sourc
 from bitsift.cluster.ingest.progress import IndexStage, OnProgress
 from bitsift.cluster.ingest.worker import SUMMARY_SCHEMA, IndexWorker, Work, load_vectors
 from bitsift.cluster.manifest import Manifest
+from bitsift.cluster.serving.control_store import living_nodes
 from bitsift.cluster.sources.plan import SourcePlan
 from bitsift.errors import InvalidRequest
 from bitsift.router.model.spec import EncoderSpec
@@ -126,5 +127,5 @@ class Load:
 
 def _nodes() -> int:
     """How many nodes of the cluster have CPUs to encode on."""
-    found = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    found = [facts for facts in living_nodes() if facts.resources_total.get("CPU")]
     return max(1, len(found))

@@ -13,6 +13,12 @@ import ray
 from ray._private import ray_constants
 from ray._private.node import Node
 
+from bitsift.cluster.serving.control_store import (
+    ACTOR_IS_ALIVE,
+    NODE_IS_ALIVE,
+    all_actors,
+    all_nodes,
+)
 from bitsift.cluster.serving.supervisor import GCS, RAYLET, Actor
 
 _NAMES = {
@@ -59,17 +65,18 @@ class OwnRay:
         self._node.start_gcs_server()
 
     def actors(self, names: Mapping[str, str]) -> dict[str, Actor]:
-        """The actors with these ids, by name. Asks the GCS: waits until that answers."""
-        table = ray._private.state.actors()
+        """The actors with these ids, by name. Raises Unavailable where the GCS does not answer."""
+        table = all_actors()
         return {name: self._actor(table[key]) for key, name in names.items() if key in table}
 
-    def _actor(self, entry: Mapping[str, Any]) -> Actor:
-        pid = int(entry["Pid"])
-        return Actor(pid, entry["State"] == "ALIVE", self.is_local and is_stopped(pid))
+    def _actor(self, facts: Any) -> Actor:
+        is_alive = facts.state == ACTOR_IS_ALIVE
+        return Actor(facts.pid, is_alive, self.is_local and is_stopped(facts.pid))
 
     def node_is_alive(self) -> bool:
         """Whether Ray considers the node of this process alive. Asks the GCS, like ``actors``."""
-        return all(it["Alive"] for it in ray.nodes() if it["NodeID"] == self._node_id)
+        facts = all_nodes().get(self._node_id)
+        return facts is None or facts.state == NODE_IS_ALIVE
 
     def has_answered(self, reference: Any) -> bool:
         """Whether ``asked`` would return at once."""
