@@ -24,6 +24,8 @@ err = Console(stderr=True, highlight=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 IndexFolder = Annotated[Path | None, typer.Option("--index", help="Index directory.")]
+TEXT_CHARACTERS_MAX = 200
+"""Of a document's text, where many are shown."""
 USAGE_ERROR: Any = next(
     kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
 )
@@ -39,6 +41,13 @@ def as_utf8(argument: str) -> str:
         return os.fsencode(argument).decode()
     except UnicodeError:
         return argument
+
+
+def one_line(text: str) -> str:
+    """The beginning of a text, without line breaks."""
+    line = " ".join(text[: 4 * TEXT_CHARACTERS_MAX].split())
+    is_short = len(line) <= TEXT_CHARACTERS_MAX and len(text) <= 4 * TEXT_CHARACTERS_MAX
+    return line if is_short else f"{line[: TEXT_CHARACTERS_MAX - 1]}…"
 
 
 def say(step: str) -> None:

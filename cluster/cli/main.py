@@ -19,6 +19,7 @@ from bitsift.cluster.cli import (
     documents,
     index,
     keys,
+    listing,
     maintenance,
     quality,
     reshard,
@@ -194,6 +195,8 @@ app.command("eval")(quality.evaluate)
 app.command()(documents.add)
 app.command()(documents.delete)
 app.command()(documents.get)
+app.command()(listing.count)
+app.command("list")(listing.list_documents)
 app.command()(maintenance.verify)
 app.command()(maintenance.repair)
 app.command()(maintenance.backup)

@@ -9,15 +9,20 @@ import typer
 from rich.markup import escape
 
 from bitsift.checked import checked_search
-from bitsift.cluster.cli.console import IndexFolder, Json, as_utf8, err, out, print_json
+from bitsift.cluster.cli.console import (
+    IndexFolder,
+    Json,
+    as_utf8,
+    err,
+    one_line,
+    out,
+    print_json,
+)
 from bitsift.cluster.cli.options import with_options
 from bitsift.cluster.cli.settings import configured, gateway
 from bitsift.config.sources import Loaded
 from bitsift.options import SearchOptions
 from bitsift.results import Answer, Hit
-
-_TEXT_CHARACTERS_MAX = 200
-"""Of a hit's text, as it is shown."""
 
 
 @configured("client")
@@ -75,10 +80,8 @@ def _print_answer(answer: Answer) -> None:
 
 def _print_hit(rank: int, hit: Hit) -> None:
     title = f"[bold]{escape(hit.title)}[/bold]  " if hit.title else ""
-    text = " ".join((hit.text or "").split())
-    if len(text) > _TEXT_CHARACTERS_MAX:
-        text = f"{text[: _TEXT_CHARACTERS_MAX - 1]}…"
-    out.print(f"{rank:>3}  {hit.score:.4f}  {title}{escape(text)}", soft_wrap=True)
+    text = escape(one_line(hit.text or ""))
+    out.print(f"{rank:>3}  {hit.score:.4f}  {title}{text}", soft_wrap=True)
     if hit.explain is None:
         return
     stages, hamming = hit.explain, ""
