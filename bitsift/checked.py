@@ -20,6 +20,8 @@ from bitsift.options import SearchRequest
 
 REASONS_MAX = 5
 T = TypeVar("T")
+LIMIT, TOP_K = "limit", "top_k"
+"""Two names of one option: how many hits are wanted."""
 _NAME_CHARACTERS = 40
 """Of an unknown name that an error shows, and compares."""
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
@@ -74,6 +76,18 @@ def checked_search(values: Mapping[str, object]) -> SearchRequest:
 def checked_search_json(body: bytes) -> SearchRequest:
     """The search that a JSON object asks for. Raises InvalidRequest."""
     return SEARCH.by_json(body)
+
+
+def resolved(given: dict[str, Any]) -> dict[str, Any]:
+    """Options with ``limit``, None if it is not given, under the name of ``top_k``. Raises
+    InvalidRequest.
+    """
+    limit = given.pop(LIMIT, None)
+    if limit is None:
+        return given
+    if given.setdefault(TOP_K, limit) != limit:
+        raise InvalidRequest("limit and top_k are two names of one option, with different values")
+    return given
 
 
 def _as_json(value: object) -> object:

@@ -8,6 +8,8 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
+from bitsift.filters.forms import tree_of
+from bitsift.filters.tree import fields_of
 from bitsift.options import (
     DOCUMENT_FIELDS,
     TIMEOUT_MAX_S,
@@ -75,10 +77,10 @@ class DeleteOptions(CountOptions):
     cursor: _Cursor = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError where all documents would be deleted."""
-        if self.filter is None:
+        """Raises ValueError for a filter that tests no field: no document is like another to it."""
+        if self.filter is None or not fields_of(tree_of(str(self.filter))):
             raise ValueError(
-                "this filter would delete every document; if you mean that, say so: "
+                "this filter has no condition on a field; if you mean every document, say so: "
                 '{"id": {"$exists": true}}'
             )
 

@@ -36,24 +36,56 @@ def unlisted(options: SearchOptions) -> SearchOptions:
     return replace(options, like=(), unlike=(), keep_liked=False, exclude=exclude)
 
 
+class Liked:
+    """The documents of like and unlike, read once for all queries of a request."""
+
+    def __init__(self) -> None:
+        self._means: asyncio.Future[list[NDArray[np.float64]]] | None = None
+
+    async def means(
+        self,
+        options: SearchOptions,
+        calibration: Calibration,
+        asked: tuple[FanOut, WriteToken | None],
+        deadline_s: float,
+    ) -> list[NDArray[np.float64]]:
+        """By how much they move a query: float64 (width,) each. Raises as ``moved``."""
+        if self._means is None:
+            self._means = asyncio.ensure_future(_means(options, calibration, asked, deadline_s))
+        return await self._means
+
+
+async def _means(
+    options: SearchOptions,
+    calibration: Calibration,
+    asked: tuple[FanOut, WriteToken | None],
+    deadline_s: float,
+) -> list[NDArray[np.float64]]:
+    ids = list(dict.fromkeys([*options.like, *options.unlike]))
+    units = dict(zip(ids, await _units(ids, calibration, asked, deadline_s), strict=True))
+    return [
+        weight * np.mean([units[name] for name in names], axis=0)
+        for weight, names in ((LIKE_WEIGHT, options.like), (-UNLIKE_WEIGHT, options.unlike))
+        if names
+    ]
+
+
 async def moved(
     query: NDArray[np.float32] | None,
     options: SearchOptions,
     calibration: Calibration,
     asked: tuple[FanOut, WriteToken | None],
     deadline_s: float,
+    liked: Liked,
 ) -> NDArray[np.float32]:
     """The unit vector ``query`` (width,), None for none, as like and unlike of ``options`` move it.
 
     Raises NotFound, which names ids that there are not, InvalidRequest where nothing is left of the
     vectors, and if too few replicas answer, the error that they had.
     """
-    ids = list(dict.fromkeys([*options.like, *options.unlike]))
-    units = dict(zip(ids, await _units(ids, calibration, asked, deadline_s), strict=True))
     found = np.zeros(calibration.width) if query is None else query.astype(np.float64)
-    for weight, names in ((LIKE_WEIGHT, options.like), (-UNLIKE_WEIGHT, options.unlike)):
-        if names:
-            found = found + weight * np.mean([units[name] for name in names], axis=0)
+    for mean in await liked.means(options, calibration, asked, deadline_s):
+        found = found + mean
     length = float(np.linalg.norm(found))
     if length < _LENGTH_MIN:
         raise InvalidRequest("query, like and unlike cancel each other out: no direction is left")

@@ -12,19 +12,12 @@ import contextlib
 import hashlib
 from collections.abc import Sequence
 
-from bitsift.errors import (
-    BitsiftError,
-    DeadlineExceeded,
-    InvalidRequest,
-    Overloaded,
-    ReplicaBehind,
-    RequestOutcome,
-    ShardUnavailable,
-)
+from bitsift.errors import InvalidRequest
 from bitsift.listing import ListOptions, Page
-from bitsift.results import ShardFailure
+from bitsift.results import Coverage
 from bitsift.router.answer_bytes import AnswerBytes
 from bitsift.router.shards.fanout import FanOut
+from bitsift.router.shards.missing import of_missing
 from bitsift.shard_worker.deadline import Deadline
 from bitsift.shard_worker.search.listing import KEY_MAX, Listed, Listing
 from bitsift.shard_worker.types import Wanted
@@ -55,8 +48,8 @@ async def page(
 ) -> Page:
     """The page that ``options`` ask for; its documents are counted in ``answer``.
 
-    Raises InvalidRequest (a cursor of another filter), Overloaded, and ShardUnavailable,
-    DeadlineExceeded or ReplicaBehind unless every shard answers: a page has no gaps.
+    Raises InvalidRequest (a cursor of another filter), Overloaded, and as ``of_missing`` unless
+    every shard answers: a page has no gaps.
     """
     filter_text = None if options.filter is None else str(options.filter)
     after = _after(options.cursor, filter_text)
@@ -104,17 +97,8 @@ async def _all(asked: FanOut, listing: Listing, written: WriteToken | None) -> l
     """What every shard lists. Raises where one of them does not."""
     found, failures = await asked.listed(listing, written)
     if failures:
-        raise _error(failures, len(asked)).with_outcome(RequestOutcome.NOT_DONE)
+        raise of_missing(Coverage(len(asked), len(found), tuple(failures)))
     return found
-
-
-def _error(failures: Sequence[ShardFailure], shards: int) -> BitsiftError:
-    said = "; ".join(f"shard {failure.shard}: {failure.message}" for failure in failures)
-    kinds = {failure.error for failure in failures}
-    for same in (InvalidRequest, DeadlineExceeded, Overloaded, ReplicaBehind):
-        if kinds == {same.__name__}:
-            return same(said)
-    return ShardUnavailable(f"{len(failures)} of {shards} shards did not answer ({said})")
 
 
 def _mark(filter_text: str | None) -> bytes:

@@ -16,7 +16,6 @@ from bitsift.errors import (
     BitsiftError,
     DeadlineExceeded,
     Overloaded,
-    ReplicaBehind,
     RequestOutcome,
     ShardUnavailable,
     Unavailable,
@@ -29,7 +28,7 @@ from bitsift.router.answer_bytes import AnswerBytes, ReadMemory
 from bitsift.router.description import IndexDescription
 from bitsift.router.grouping import Groups
 from bitsift.router.hits import Winners, first_bytes, likely_hits, make_hit, vectors_of
-from bitsift.router.liked import moved, unlisted
+from bitsift.router.liked import Liked, moved, unlisted
 from bitsift.router.loop_lag import LoopLag
 from bitsift.router.merge import merge
 from bitsift.router.metrics import LEFT, Metrics
@@ -37,6 +36,7 @@ from bitsift.router.model.query_vectors import QUERY_CACHE_DEFAULT, QueryEncoder
 from bitsift.router.shadow.settings import ShadowSettings
 from bitsift.router.shadow.shadow import Shadow
 from bitsift.router.shards.fanout import FanOut
+from bitsift.router.shards.missing import of_missing
 from bitsift.router.your_writes import shards_that_know
 from bitsift.shard_worker.deadline import Deadline
 from bitsift.shard_worker.types import FIELDS, Candidates, Message, Query
@@ -120,8 +120,14 @@ class SearchService:
     def encoder(self, encoder: QueryEncoder | None) -> None:
         self.query_vectors.encoder = encoder
 
-    async def search(self, options: SearchOptions, answer: AnswerBytes | None = None) -> Answer:
+    async def search(
+        self,
+        options: SearchOptions,
+        answer: AnswerBytes | None = None,
+        liked: Liked | None = None,
+    ) -> Answer:
         """The answer to one search; its documents are counted in ``answer``, if it is given.
+        ``liked`` is shared by searches with the same ``like`` and ``unlike``.
 
         ``options`` have been checked. Raises InvalidRequest (a vector of another dimension, the
         token of another index), NotFound (a document that hits should be like),
@@ -131,9 +137,9 @@ class SearchService:
         """
         if answer is None:
             with contextlib.closing(AnswerBytes(self.memory)) as answer:
-                return await self.search(options, answer)
+                return await self.search(options, answer, liked)
         try:
-            found = await self._search(options, answer)
+            found = await self._search(options, answer, liked or Liked())
         except BitsiftError as error:
             self.metrics.search_failed(options.mode, type(error).__name__)
             raise
@@ -143,11 +149,11 @@ class SearchService:
         self.metrics.search_answered(options.mode, found.timings_ms, partial=found.partial)
         return found
 
-    async def _search(self, options: SearchOptions, answer: AnswerBytes) -> Answer:
+    async def _search(self, options: SearchOptions, answer: AnswerBytes, liked: Liked) -> Answer:
         started = time.monotonic()
         deadline_s = started + options.timeout_s
         self._check_queues(options)
-        options = unlisted(replace(options, vector=await self._moved(options, deadline_s)))
+        options = unlisted(replace(options, vector=await self._moved(options, deadline_s, liked)))
         encoded = time.monotonic()
         find = self._find if options.group_by is None else self._find_groups
         found = await find(options, deadline_s, answer)
@@ -284,14 +290,16 @@ class SearchService:
                 f"{options.timeout_s:.3f} s; try again later"
             )
 
-    async def _moved(self, options: SearchOptions, deadline_s: float) -> NDArray[np.float32]:
+    async def _moved(
+        self, options: SearchOptions, deadline_s: float, liked: Liked
+    ) -> NDArray[np.float32]:
         """The unit vector to search for, float32 (width,). Raises as ``_vector`` and ``moved``."""
         has_one = options.query is not None or options.vector is not None
         query = await self._vector(options, deadline_s) if has_one else None
         if query is not None and not (options.like or options.unlike):
             return query
         asked = await self._asked(options.read_your_writes, deadline_s)
-        return await moved(query, options, self.description.calibration, asked, deadline_s)
+        return await moved(query, options, self.description.calibration, asked, deadline_s, liked)
 
     async def _vector(self, options: SearchOptions, deadline_s: float) -> NDArray[np.float32]:
         """The unit vector of text or embedding, float32 (width,)."""
@@ -338,22 +346,9 @@ def _filter_stages(gathered: Sequence[Candidates]) -> tuple[FilterStage, ...]:
 
 
 def _check_coverage(coverage: Coverage, options: SearchOptions) -> None:
-    """Raises if no shard answered, or if completeness was required and missed.
-
-    That is DeadlineExceeded, Overloaded or ReplicaBehind where no shard had another reason, else
-    ShardUnavailable.
-    """
+    """Raises ``of_missing`` if no shard answered, or if completeness was required and missed."""
     if coverage.failures and (options.require_complete or coverage.answered == 0):
-        reasons = "; ".join(f"shard {f.shard}: {f.message}" for f in coverage.failures)
-        kinds = {failure.error for failure in coverage.failures}
-        error: type[Unavailable | Overloaded] = ShardUnavailable
-        for same in (DeadlineExceeded, Overloaded, ReplicaBehind):
-            if not coverage.answered and kinds == {same.__name__}:
-                error = same
-        raise error(
-            f"{coverage.answered} of {coverage.shards} shards answered completely "
-            f"in {options.timeout_s:.3f} s ({reasons})"
-        ).with_outcome(RequestOutcome.NOT_DONE)
+        raise of_missing(coverage)
 
 
 def _timings(

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Concatenate, ParamSpec, TypeVar, get_type_hints
 
-from bitsift.checked import checked_search
+from bitsift.checked import checked_search, resolved
 from bitsift.errors import InvalidRequest, reason
 from bitsift.options import SearchOptions, SearchRequest
 
@@ -78,7 +78,7 @@ def search_of(options: Any) -> SearchRequest:
         raise InvalidRequest("the names of options are texts")
     if options.get("queries") is not None:
         raise InvalidRequest("queries: each search of a batch is one: give query, vector or like")
-    return _request(**options)
+    return _request(**resolved(dict(options)))
 
 
 def _request(

@@ -67,7 +67,7 @@ class Listings(Protocol):
         """Delete the documents that pass ``filter``, some in each call; one result each.
 
         Which pass is decided call by call: one that is changed meanwhile may be deleted though it
-        passes no more. Raises InvalidRequest for a filter that every document passes.
+        passes no more. Raises InvalidRequest for a filter without a condition on a field.
         """
         return sum_deletes(self.delete_matching_batches(filter))
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection
-from typing import Any
 
 import orjson
 from fastapi import Request
 
+from bitsift.checked import LIMIT, resolved
 from bitsift.errors import InvalidRequest
 from bitsift.nearest import no_such_name
 
-LIMIT, TOP_K = "limit", "top_k"
-"""Two names of one option: how many hits are wanted."""
 _NAME_CHARACTERS = 40
 
 
@@ -52,15 +50,3 @@ def with_top_k(body: bytes) -> bytes:
     if not isinstance(given, dict) or LIMIT not in given:
         return body
     return orjson.dumps(resolved(given))
-
-
-def resolved(given: dict[str, Any]) -> dict[str, Any]:
-    """Options with ``limit``, None if it is not given, under the name of ``top_k``. Raises
-    InvalidRequest.
-    """
-    limit = given.pop(LIMIT, None)
-    if limit is None:
-        return given
-    if given.setdefault(TOP_K, limit) != limit:
-        raise InvalidRequest("limit and top_k are two names of one option, with different values")
-    return given

@@ -8,11 +8,18 @@ from typing import Annotated, Any, get_args, get_type_hints
 from fastapi import Request
 from pydantic import BaseModel, Field, WithJsonSchema, create_model
 
-from bitsift.checked import SEARCH, checked_search, checked_search_json
+from bitsift.checked import (
+    LIMIT,
+    SEARCH,
+    TOP_K,
+    checked_search,
+    checked_search_json,
+    resolved,
+)
 from bitsift.errors import InvalidRequest, RequestOutcome
 from bitsift.options import SearchOptions, SearchRequest
 from bitsift.results import Answer
-from bitsift.router.http.parameters import LIMIT, TOP_K, resolved, with_top_k
+from bitsift.router.http.parameters import with_top_k
 from bitsift.router.json_scan import has_more_parts
 from bitsift.router.turns import Turns
 

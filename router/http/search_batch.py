@@ -61,6 +61,8 @@ def cut(body: bytes) -> list[bytes]:
         found.append(body[begin:end].strip())
         if len(found) > QUERIES_MAX or found == [b""]:
             raise InvalidRequest(_FORM)
+        if not found[-1]:
+            raise InvalidRequest(f"searches.{len(found) - 1}: there is nothing between two commas")
         if body[end : end + 1] == b"]":
             break
         begin = end + 1

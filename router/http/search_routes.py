@@ -27,6 +27,7 @@ from bitsift.router.http.schema import (
     search_request_schema,
 )
 from bitsift.router.http.search_batch import batch_schema, read_batch
+from bitsift.router.liked import Liked
 from bitsift.router.service import SearchService
 from bitsift.router.turns import Turns
 
@@ -78,13 +79,13 @@ def add_search(app: FastAPI, service: SearchService) -> None:
 async def _answered(
     service: SearchService, searches: Sequence[SearchOptions], turns: Turns, *, several: bool
 ) -> Response:
-    held = AnswerBytes(service.memory)
+    held, liked = AnswerBytes(service.memory), Liked()
     try:
         answers: list[Result] = []
         if len(searches) == 1:
             answers.append(await service.search(searches[0], held))
         else:
-            answers += await _all(searches, lambda one: service.search(one, held), turns)
+            answers += await _all(searches, lambda one: service.search(one, held, liked), turns)
         return await answer_response(answers, held, several=several)
     except BaseException:
         held.close()

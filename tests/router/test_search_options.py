@@ -76,7 +76,7 @@ class Recording(SearchService):
 
     asked: SearchOptions | None = None
 
-    async def search(self, options: SearchOptions, answer: Any = None) -> Answer:
+    async def search(self, options: SearchOptions, answer: Any = None, liked: Any = None) -> Answer:
         if self.asked is None:
             self.asked = options
         return await super().search(options, answer)

@@ -18,6 +18,7 @@ from bitsift.client import AsyncClient, Client
 from bitsift.cluster.cli import main as cli
 from bitsift.errors import InvalidRequest, NotFound
 from bitsift.options import LIKED_MAX
+from bitsift.router.shards.fanout import FanOut
 from tests.fakes import HashEncoder
 from tests.served_documents import ALL, DIMENSION, EVERY_CODE, Served, serving
 
@@ -157,6 +158,27 @@ def test_every_surface_takes_documents_in_the_place_of_a_text(served: Served) ->
     run = CliRunner().invoke(cli.app, [*arguments, "--url", served.running.url])
     assert run.exit_code == 0, run.output
     assert [name for name in expected if f'"id": "{name}"' in run.output] == expected
+
+
+def test_several_texts_read_what_they_should_be_like_once(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, document = list[str](), FanOut.document
+
+    async def counted(self: FanOut, document_id: str, *rest: Any) -> Any:
+        read.append(document_id)
+        return await document(self, document_id, *rest)
+
+    monkeypatch.setattr(FanOut, "document", counted)
+    texts = ["one text", "another", "and a third"]
+    with Client(served.running.url) as client:
+        together = client.search_many(texts, like=["d1", "d2"], unlike=["d3"])
+        assert sorted(read) == ["d1", "d2", "d3"]
+        for text, answer in zip(texts, together, strict=True):
+            alone = client.search(text, like=["d1", "d2"], unlike=["d3"])
+            assert answer.hits == alone.hits
+        with pytest.raises(NotFound, match="nobody"):
+            client.search_many(texts, like=["d1", "nobody"])
 
 
 def test_no_text_is_encoded_for_it(tmp_path: Path) -> None:

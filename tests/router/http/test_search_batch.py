@@ -133,6 +133,7 @@ def test_broken_json_within_a_search_is_its_own_fault(gateway: Running) -> None:
     [
         b"", b"{}", b"[]", b'{"searches": []}', b'{"searches": {}}', b'{"searches": [{}', b"\xff",
         b'{"searches": [{}], "mode": "exact"}', b'{"searches": [{}]} x', b'{"queries": ["x"]}',
+        b'{"searches": [{"query": "x"},]}', b'{"searches": [{"query": "x"}, , {"query": "y"}]}',
         b'{"searches": [' + b"[" * 2_000, b'{"searches": [{"query": "x}]}',
     ],
 )  # fmt: skip
@@ -250,6 +251,9 @@ def test_both_clients_have_answers_and_errors_in_their_places(gateway: Running) 
         check_clients_answers(client.search_batch(SENT), first, last)
         check_clients_answers(client.search_batch(iter(SENT)), first, last)
         assert client.search_batch([]) == []
+        (two,) = client.search_batch([{"query": "x", "limit": 2}])
+        assert isinstance(two, Answer)
+        assert len(two.hits) == 2
         only_wrong = client.search_batch([{"query": ""}, 5])  # type: ignore[list-item]
         assert [type(one) for one in only_wrong] == [InvalidRequest] * 2
         for wrong in ("x", {"query": "x"}, 5):
