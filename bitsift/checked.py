@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from bitsift.errors import InvalidRequest, reason
 from bitsift.filters.values import DATE_KEY
-from bitsift.listing import CountOptions, DeleteOptions, ListOptions
+from bitsift.listing import CountOptions, DeleteOptions, GetOptions, ListOptions
 from bitsift.nearest import no_such_name
 from bitsift.options import SearchRequest
 
@@ -64,6 +64,7 @@ class Asked(Generic[T]):
 
 SEARCH = Asked(SearchRequest, "the search")
 COUNT = Asked(CountOptions, "the count")
+GET = Asked(GetOptions, "the ids")
 LIST = Asked(ListOptions, "the listing")
 DELETE = Asked(DeleteOptions, "the deletion")
 

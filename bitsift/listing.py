@@ -15,6 +15,7 @@ from bitsift.options import (
     TIMEOUT_MAX_S,
     DocumentField,
     Filter,
+    Included,
     ReadYourWrites,
 )
 from bitsift.write_results import StoredDocument
@@ -22,6 +23,8 @@ from bitsift.write_results import StoredDocument
 LIMIT_MAX = 1_000
 """Documents of one page."""
 CURSOR_CHARACTERS_MAX = 64
+GET_IDS_MAX = 1_000
+"""Documents that are read by their ids in one call."""
 
 
 _Cursor = Annotated[
@@ -35,14 +38,11 @@ _Cursor = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class CountOptions:
-    """Which documents are counted."""
+class _ReadOptions:
+    """What all reads have."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
 
-    filter: Annotated[
-        Filter, Field(description="Only documents that pass, as in a search. Default: all.")
-    ] = None
     timeout_ms: Annotated[
         float, Field(gt=0, le=TIMEOUT_MAX_S * 1e3, description="Time limit in milliseconds.")
     ] = 10_000.0
@@ -51,6 +51,37 @@ class CountOptions:
     @property
     def timeout_s(self) -> float:
         return self.timeout_ms / 1e3
+
+
+@dataclass(frozen=True, kw_only=True)
+class GetOptions(_ReadOptions):
+    """Which documents are read by their ids, and how much of them."""
+
+    ids: Annotated[
+        Sequence[str],
+        Field(
+            min_length=1,
+            max_length=GET_IDS_MAX,
+            description="Ids of documents. One that is given twice is answered once.",
+        ),
+    ]
+    include: Annotated[
+        Sequence[Included],
+        Field(
+            max_length=len(DOCUMENT_FIELDS) + 1,
+            description="Fields of the documents to return. `vector` is decoded from the int8 "
+            "code.",
+        ),
+    ] = DOCUMENT_FIELDS
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountOptions(_ReadOptions):
+    """Which documents are counted."""
+
+    filter: Annotated[
+        Filter, Field(description="Only documents that pass, as in a search. Default: all.")
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,7 +84,8 @@ class DeletedPage(Deletes):
 class StoredDocument:
     """A document as it is stored, and in which shard.
 
-    ``vector`` is there where it was asked for, decoded from the int8 code.
+    ``vector`` is there where it was asked for, decoded from the int8 code. ``version`` changes
+    whenever the document is written; None where a store in format 1 keeps none.
     """
 
     id: str
@@ -93,3 +94,14 @@ class StoredDocument:
     metadata: dict[str, Any]
     shard: int
     vector: Vector | None = None
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDocuments:
+    """Those of the documents asked for that there are, in the order asked for, and the ids of
+    those that are ``missing``.
+    """
+
+    documents: tuple[StoredDocument, ...]
+    missing: tuple[str, ...]

@@ -14,6 +14,7 @@ ANSWER_BYTES_MAX = 16 << 20
 """The whole body of an answer, with those to all queries of the request."""
 RAM_PER_ANSWER_BYTE = 8
 """The budget of RAM: so many bytes for one of the answer, for the moment that it is made."""
+LESS_OF_A_SEARCH = "lower top_k, or send fewer queries at once"
 HELD_BYTES_MAX = 64 << 20
 """Documents of all answers that are being made or sent: four of the largest."""
 
@@ -45,9 +46,11 @@ class AnswerBytes:
         self._memory = memory
         self.used_bytes = 0
 
-    def take(self, size_bytes: int) -> None:
-        """Count documents that are about to be held. Raises InvalidRequest, Overloaded."""
-        check_answer_bytes(self.used_bytes + size_bytes)
+    def take(self, size_bytes: int, instead: str = LESS_OF_A_SEARCH) -> None:
+        """Count documents that are about to be held. Raises InvalidRequest, which says what to ask
+        for ``instead``, and Overloaded.
+        """
+        check_answer_bytes(self.used_bytes + size_bytes, instead)
         self._memory.take(size_bytes)
         self.used_bytes += size_bytes
 
@@ -66,10 +69,10 @@ class AnswerBytes:
         self.used_bytes = 0
 
 
-def check_answer_bytes(size_bytes: int) -> None:
-    """Raises InvalidRequest, which says what to ask for instead."""
+def check_answer_bytes(size_bytes: int, instead: str = LESS_OF_A_SEARCH) -> None:
+    """Raises InvalidRequest, which says what to ask for ``instead``."""
     if size_bytes > ANSWER_BYTES_MAX:
         raise InvalidRequest(
             f"the answer would hold {size_bytes:,} bytes, at most {ANSWER_BYTES_MAX:,} are sent: "
-            'leave "text" or "metadata" out of include, lower top_k, or send fewer queries at once'
+            f'leave "text" or "metadata" out of include, {instead}'
         )

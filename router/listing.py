@@ -16,6 +16,7 @@ from bitsift.errors import InvalidRequest
 from bitsift.listing import ListOptions, Page
 from bitsift.results import Coverage
 from bitsift.router.answer_bytes import AnswerBytes
+from bitsift.router.multi_get import stored_document
 from bitsift.router.shards.fanout import FanOut
 from bitsift.router.shards.missing import of_missing
 from bitsift.shard_worker.deadline import Deadline
@@ -90,7 +91,7 @@ def _cut(
 
 def _stored(listed: Listed, shard: int, place: int) -> StoredDocument:
     document = listed.documents[place]
-    return StoredDocument(document.id, document.title, document.text, document.metadata, shard)
+    return stored_document(document, shard)
 
 
 async def _all(asked: FanOut, listing: Listing, written: WriteToken | None) -> list[Listed]:

@@ -20,7 +20,7 @@ from bitsift.errors import (
     ShardUnavailable,
     Unavailable,
 )
-from bitsift.listing import CountOptions, ListOptions, Page
+from bitsift.listing import CountOptions, GetOptions, ListOptions, Page
 from bitsift.options import SearchOptions
 from bitsift.results import Answer, Coverage, FilterStage, Hit, Timings, Total
 from bitsift.router import listing
@@ -33,6 +33,7 @@ from bitsift.router.loop_lag import LoopLag
 from bitsift.router.merge import merge
 from bitsift.router.metrics import LEFT, Metrics
 from bitsift.router.model.query_vectors import QUERY_CACHE_DEFAULT, QueryEncoder, QueryVectors
+from bitsift.router.multi_get import multi_get, stored_document
 from bitsift.router.shadow.settings import ShadowSettings
 from bitsift.router.shadow.shadow import Shadow
 from bitsift.router.shards.fanout import FanOut
@@ -40,7 +41,7 @@ from bitsift.router.shards.missing import of_missing
 from bitsift.router.your_writes import shards_that_know
 from bitsift.shard_worker.deadline import Deadline
 from bitsift.shard_worker.types import FIELDS, Candidates, Message, Query
-from bitsift.write_results import StoredDocument
+from bitsift.write_results import StoredDocument, StoredDocuments
 from bitsift.write_token import WriteToken
 
 _GONE = (Unavailable.__name__, ShardUnavailable.__name__)
@@ -254,7 +255,13 @@ class SearchService:
         fields, left_s = FIELDS.union(include), deadline_s - time.monotonic()
         shard, found = await asked.document(document_id, left_s, written, fields)
         (vector,) = await vectors_of([found], self.description.calibration)
-        return StoredDocument(found.id, found.title, found.text, found.metadata, shard, vector)
+        return stored_document(found, shard, vector)
+
+    async def documents(self, options: GetOptions, answer: AnswerBytes) -> StoredDocuments:
+        """Several documents by their ids, counted in ``answer``. Raises as in multi_get.py."""
+        deadline_s = time.monotonic() + options.timeout_s
+        asked = await self._asked(options.read_your_writes, deadline_s)
+        return await multi_get(*asked, options, self.description.calibration, deadline_s, answer)
 
     async def count(self, options: CountOptions) -> int:
         """How many documents pass a filter. Raises as ``page`` in listing.py."""

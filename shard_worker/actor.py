@@ -29,14 +29,14 @@ from bitsift.shard_worker.maintenance.backup import copy_shard
 from bitsift.shard_worker.open_mark import OpenMark
 from bitsift.shard_worker.operations import Operation
 from bitsift.shard_worker.own_digest import OwnDigest
-from bitsift.shard_worker.own_status import resident_bytes
+from bitsift.shard_worker.own_status import of_this_process
 from bitsift.shard_worker.replica_state import ReplicaState
 from bitsift.shard_worker.search.precedence import lowest_priority, share_quickly
 from bitsift.shard_worker.search.underway import Underway
 from bitsift.shard_worker.search_server import Search, SearchServer
 from bitsift.shard_worker.shard import Shard
 from bitsift.shard_worker.store.counters import Past
-from bitsift.shard_worker.types import FIELDS, ShardIdentity, ShardSettings, ShardStatus
+from bitsift.shard_worker.types import FIELDS, ShardIdentity, ShardSettings, ShardStatus, Wanted
 from bitsift.shard_worker.wire.envelopes import SearchAddress
 from bitsift.shard_worker.wire.frames import UNSTAMPED, Kind, Stamp
 from bitsift.shard_worker.wire.listing import pack_listed, unpack_listing
@@ -280,6 +280,12 @@ class ShardActor:
         return pack_documents([[found]], self._stamp())
 
     @ray.method(concurrency_group="read")
+    def stored(self, ids: Any, least: Any, fields: Any, bytes_max: int) -> bytes:
+        """The packed documents with these ids; see ``Shard.stored``."""
+        found = self._ready().stored(ids, Reached(*least), Wanted(frozenset(fields), bytes_max))
+        return pack_documents([found], self._stamp())
+
+    @ray.method(concurrency_group="read")
     def seal(self, epoch: int, is_new: bool = False) -> int:
         """The newest version on the disk; writes under older tables are refused from now on. A
         controller says that its epoch ``is_new`` (fencing.py).
@@ -290,10 +296,15 @@ class ShardActor:
 
     @ray.method(concurrency_group="read")
     def version(self, document_id: str, epoch: int) -> int:
-        """The version of a document, else of its deletion, else 0; under a table of ``epoch``."""
+        """As ``held`` of one, without a sign: routers of earlier releases ask for it."""
+        return abs(int(cast(Any, self.held)([document_id], epoch)[0]))
+
+    @ray.method(concurrency_group="read")
+    def held(self, ids: Sequence[str], epoch: int) -> list[int]:
+        """See ``ReplicaState.held``; under a table of ``epoch``."""
         state = self._replica()
         self._tables().check(epoch)
-        return state.version(document_id)
+        return state.held(ids)
 
     @ray.method(concurrency_group="compare")
     def facts(self) -> bytes:
@@ -373,14 +384,8 @@ class ShardActor:
                 base = dataclasses.replace(base, digest=self._digest.of(store))
         elif self._reason is not None:
             base = dataclasses.replace(base, state="FAILED", reason=self._reason)
-        status = dataclasses.replace(
-            base,
-            resident_bytes=resident_bytes(),
-            node=ray.get_runtime_context().get_node_id(),
-            pid=os.getpid(),
-            settings=self._settings_name,
-        )
-        return pack_fact(status, self._stamp())
+        node = ray.get_runtime_context().get_node_id()
+        return pack_fact(of_this_process(base, node, self._settings_name), self._stamp())
 
     def close(self) -> None:
         """Release the directory; the process may be killed after this."""
@@ -389,7 +394,7 @@ class ShardActor:
             self._server.close()
         if self._mark is not None:
             self._mark.release()
-            self._mark = None
+        self._mark = None
         if self._shard is not None:
             self._shard.close()
             self._shard = None

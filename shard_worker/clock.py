@@ -17,6 +17,8 @@ from bitsift.errors import Unavailable
 
 COUNTER_BITS = 16
 NO_VERSION = 0
+FIRST_VERSION = NO_VERSION + 1
+"""Of documents that have none, because format 1 stored them: anything else is newer."""
 DRIFT_MAX_S = 300.0
 """How far a version that comes from elsewhere may lie ahead of this machine's wall clock. One from
 the year 3000 would make every later one as great, on all machines that see it."""

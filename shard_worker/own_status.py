@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from bitsift.shard_worker.generation import Generation
@@ -43,6 +44,12 @@ def status_of(
         volume_bytes=volume_bytes,
         volume_free_bytes=volume_free_bytes,
     )
+
+
+def of_this_process(status: ShardStatus, node: str, settings: str) -> ShardStatus:
+    """``status`` with what is known of the process, on ``node``, with ``settings``."""
+    resident, pid = resident_bytes(), os.getpid()
+    return replace(status, resident_bytes=resident, node=node, pid=pid, settings=settings)
 
 
 def resident_bytes() -> int:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bitsift.shard_worker.clock import NO_VERSION
+from bitsift.shard_worker.clock import FIRST_VERSION, NO_VERSION
 from bitsift.shard_worker.inventory import KEYS_MAX, Entries, Inventory, ReplicaFacts, facts_of
 from bitsift.shard_worker.maintenance.own_rows import RowCheck, check_rows
 from bitsift.shard_worker.operations import Operation
@@ -49,11 +49,12 @@ class ReplicaState:
         with self._shard.still() as store:
             return store.counters.newest_version
 
-    def version(self, document_id: str) -> int:
-        """The version of the document with this id, else of its deletion, else 0."""
+    def held(self, ids: Sequence[str]) -> list[int]:
+        """For each id the version of its document, else that of its deletion, negative, else 0."""
         with self._shard.still() as store:
-            (found,) = store.versions_of([document_id])
-        return NO_VERSION if found is None else found
+            rows, versions = store.find_all(ids), store.versions_of(ids)
+        pairs = zip(rows, (version or NO_VERSION for version in versions), strict=True)
+        return [-it if row is None else max(FIRST_VERSION, it) for row, it in pairs]
 
     def past(self) -> Past:
         """What a store takes over that is made of this shard. Raises FormatMismatch."""

@@ -13,13 +13,11 @@ from pathlib import Path
 from bitsift.errors import (
     BitsiftError,
     DeadlineExceeded,
-    NotFound,
     ShardUnavailable,
     Unavailable,
     reason,
 )
 from bitsift.shard_worker.applied import Applied
-from bitsift.shard_worker.bits.tuning import TUNING_FILE
 from bitsift.shard_worker.clock import NO_VERSION, HybridClock
 from bitsift.shard_worker.codes import Calibration
 from bitsift.shard_worker.compaction import OnRows
@@ -47,7 +45,8 @@ from bitsift.shard_worker.snapshot import ShardSnapshot
 from bitsift.shard_worker.store import Store, Written
 from bitsift.shard_worker.store.counters import NO_PAST, Past
 from bitsift.shard_worker.store.ids import PENDING_MAX
-from bitsift.shard_worker.store.lmdb_file import DATA_FILE, unusable_named
+from bitsift.shard_worker.store.lmdb_file import unusable_named
+from bitsift.shard_worker.stored import stored
 from bitsift.shard_worker.types import (
     EVERYTHING,
     Candidates,
@@ -212,10 +211,7 @@ class Shard:
             with self._writes.lock:  # neither generation nor what names it is replaced now
                 generation = reading.enter_context(self._current.reading())
                 file = (self.folder / SHARD_FILE).read_bytes()
-            names = [*sorted(self.folder.glob("bits-*.bits")), self.folder / TUNING_FILE]
-            sealed = tuple(path for path in names if path.exists())
-            copy, data = generation.store.copy_data, generation.store.path / DATA_FILE
-            yield ShardSnapshot(copy, data, sealed, file)
+            yield ShardSnapshot.of(self.folder, generation.store, file)
 
     def written_since(self, since: int, mark: Mark | None = None) -> Changes:
         """What was written since a version, a part at a time: see written_since.py."""
@@ -303,16 +299,19 @@ class Shard:
                 found.append(error)
         return found
 
+    def stored(
+        self, ids: Sequence[str], least: Reached = NOTHING, wanted: Wanted = EVERYTHING
+    ) -> list[Found]:
+        """See stored.py. Raises ReplicaBehind (the write of ``least`` is not here)."""
+        self.applied.check(least)
+        with self._current.reading() as generation:
+            return stored(generation, self._funnel, ids, wanted)
+
     def document(
         self, document_id: str, least: Reached = NOTHING, fields: frozenset[str] = EVERYTHING.fields
     ) -> Document:
-        """Raises NotFound, ChecksumMismatch, ReplicaBehind (the write of ``least`` is not here)."""
-        self.applied.check(least)
-        with self._current.reading() as generation:
-            row = generation.store.find(document_id)
-            if row is None:
-                raise NotFound(f"there is no document with id {document_id!r}")
-            (found,) = self._funnel.documents(generation.store, [row], Wanted(fields))
+        """``stored`` of one. Raises NotFound, ChecksumMismatch, ReplicaBehind."""
+        (found,) = self.stored([document_id], least, Wanted(fields))
         if isinstance(found, BitsiftError):
             raise found
         assert isinstance(found, Document), found  # everything fits where all bytes may be used

@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
+
+from bitsift.shard_worker.bits.tuning import TUNING_FILE
+from bitsift.shard_worker.store import Store
+from bitsift.shard_worker.store.lmdb_file import DATA_FILE
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,3 +23,10 @@ class ShardSnapshot:
     data: Path
     sealed: tuple[Path, ...]
     shard_file: bytes
+
+    @classmethod
+    def of(cls, folder: Path, store: Store, shard_file: bytes) -> Self:
+        """That of the shard in ``folder`` with this ``store``, which is kept open."""
+        names = [*sorted(folder.glob("bits-*.bits")), folder / TUNING_FILE]
+        sealed = tuple(path for path in names if path.exists())
+        return cls(store.copy_data, store.path / DATA_FILE, sealed, shard_file)

@@ -257,7 +257,8 @@ class Document:
     """One stored document. ``metadata`` is a JSON object; ``position`` where a load read it.
 
     ``size_bytes`` is what it takes as ``Wanted`` counts, 0 where it was not read from a store.
-    ``code`` is its int8 code (width,), empty where the vector was not wanted.
+    ``code`` is its int8 code (width,), empty where the vector was not wanted. ``version`` (see
+    clock.py) is 0 in the hits of a search, and where the store keeps none.
     """
 
     id: str
@@ -267,6 +268,7 @@ class Document:
     position: int = LIVE_POSITION
     size_bytes: int = field(default=0, compare=False)
     code: bytes = field(default=b"", compare=False, repr=False)
+    version: int = field(default=0, compare=False)
 
 
 Found = Document | Unread | BitsiftError

@@ -25,13 +25,14 @@ from bitsift.shard_worker.operations import Insert, Operation, Outcome
 from bitsift.shard_worker.search.listing import Listed, Listing
 from bitsift.shard_worker.shard import Shard
 from bitsift.shard_worker.types import (
-    FIELDS,
+    EVERYTHING,
     Candidates,
-    Document,
+    Found,
     Query,
     Read,
     ShardIdentity,
     ShardStatus,
+    Wanted,
 )
 from bitsift.write_status import WriteStatus
 from bitsift.write_token import NOTHING, Reached
@@ -76,9 +77,9 @@ class BrokenLink:
         self.calls += 1
         raise self.error
 
-    async def document(
-        self, document_id: str, least: Reached = NOTHING, fields: frozenset[str] = FIELDS
-    ) -> Document:
+    async def stored(
+        self, ids: Sequence[str], least: Reached = NOTHING, wanted: Wanted = EVERYTHING
+    ) -> Sequence[Found]:
         raise self.error
 
     async def listed(self, listing: Listing) -> Listed:
@@ -112,9 +113,9 @@ class FrozenLink:
         await asyncio.Event().wait()
         raise AssertionError
 
-    async def document(
-        self, document_id: str, least: Reached = NOTHING, fields: frozenset[str] = FIELDS
-    ) -> Document:
+    async def stored(
+        self, ids: Sequence[str], least: Reached = NOTHING, wanted: Wanted = EVERYTHING
+    ) -> Sequence[Found]:
         await asyncio.Event().wait()
         raise AssertionError
 

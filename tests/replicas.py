@@ -17,7 +17,15 @@ from bitsift.router.shards.local import LocalLink
 from bitsift.shard_worker.codes import Calibration
 from bitsift.shard_worker.operations import Operation, Outcome
 from bitsift.shard_worker.shard import Shard
-from bitsift.shard_worker.types import FIELDS, Document, Query, Read, ShardIdentity, ShardStatus
+from bitsift.shard_worker.types import (
+    EVERYTHING,
+    Found,
+    Query,
+    Read,
+    ShardIdentity,
+    ShardStatus,
+    Wanted,
+)
 from bitsift.write_token import NOTHING, Reached
 from tests.fakes import UUID, make_shards
 
@@ -108,11 +116,11 @@ class FaultyLink(LocalLink):
         await self._befall("documents")
         return await super().documents(reads)
 
-    async def document(
-        self, document_id: str, least: Reached = NOTHING, fields: frozenset[str] = FIELDS
-    ) -> Document:
-        await self._befall("document")
-        return await super().document(document_id, least, fields)
+    async def stored(
+        self, ids: Sequence[str], least: Reached = NOTHING, wanted: Wanted = EVERYTHING
+    ) -> Sequence[Found]:
+        await self._befall("stored")
+        return await super().stored(ids, least, wanted)
 
     async def foresee(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         await self._befall("foresee")
@@ -139,9 +147,9 @@ class FaultyLink(LocalLink):
         await self._befall("seal")
         return await super().seal(epoch)
 
-    async def version(self, document_id: str, epoch: int) -> int:
-        await self._befall("version")
-        return await super().version(document_id, epoch)
+    async def held(self, ids: Sequence[str], epoch: int) -> Sequence[int]:
+        await self._befall("held")
+        return await super().held(ids, epoch)
 
     async def changes(self, keys: bytes) -> Sequence[Operation]:
         await self._befall("changes")

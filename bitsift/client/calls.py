@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import httpx
 from pydantic import TypeAdapter
 
-from bitsift.checked import COUNT, DELETE, LIST
+from bitsift.checked import COUNT, DELETE, GET, LIST
 from bitsift.client.received import Problem, server_name
 from bitsift.client.sending import (
     WRITE_TIMEOUT_S,
@@ -25,7 +25,7 @@ from bitsift.errors import InvalidRequest, reason
 from bitsift.listing import Counted, CountOptions, Page
 from bitsift.options import SearchRequest
 from bitsift.results import Answer
-from bitsift.write_results import DeletedPage, Deletes, StoredDocument, Upserts
+from bitsift.write_results import DeletedPage, Deletes, StoredDocument, StoredDocuments, Upserts
 
 T = TypeVar("T")
 Http = TypeVar("Http", httpx.Client, httpx.AsyncClient)
@@ -59,6 +59,7 @@ _STORED = TypeAdapter(StoredDocument)
 _DELETED_PAGE = TypeAdapter(DeletedPage)
 _COUNTED = TypeAdapter(Counted)
 _PAGE = TypeAdapter(Page)
+_SEVERAL = TypeAdapter(StoredDocuments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +177,12 @@ def get(
 ) -> Call[StoredDocument]:
     """One document. Raises InvalidRequest."""
     return Call("GET", document_path(document_id, read_your_writes, include), _STORED)
+
+
+def get_many(options: Mapping[str, object]) -> Call[StoredDocuments]:
+    """Several documents by their ids. Raises InvalidRequest."""
+    asked = GET.by_values(_given(options))
+    return Call("POST", "/v1/documents/get", _SEVERAL, json_body(_given(asked.__dict__), "ids"))
 
 
 def count(options: Mapping[str, object]) -> Call[Counted]:

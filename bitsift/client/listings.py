@@ -1,8 +1,10 @@
-"""What both clients do with documents that pass a filter: count, list and delete them."""
+"""What both clients do with several documents: get them by ids; count, list and delete what passes
+a filter.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 from bitsift.client import calls
@@ -10,8 +12,8 @@ from bitsift.client.calls import Call
 from bitsift.client.sending import sum_deletes
 from bitsift.client.session import Session
 from bitsift.listing import LIMIT_MAX, Page
-from bitsift.options import DOCUMENT_FIELDS, DocumentField, FilterForm
-from bitsift.write_results import DeletedPage, Deletes, StoredDocument
+from bitsift.options import DOCUMENT_FIELDS, DocumentField, FilterForm, Included
+from bitsift.write_results import DeletedPage, Deletes, StoredDocument, StoredDocuments
 
 T = TypeVar("T")
 
@@ -22,6 +24,21 @@ class Listings(Protocol):
     _session: Session
 
     def _send(self, call: Call[T]) -> T: ...
+
+    def get_many(
+        self,
+        ids: Iterable[str],
+        *,
+        include: Sequence[Included] = DOCUMENT_FIELDS,
+        read_your_writes: str | None = None,
+    ) -> StoredDocuments:
+        """Several documents by their ids, at most 1,000, in that order, and which are missing.
+
+        Raises InvalidRequest where there are too many ids, or the documents take over 16 MiB.
+        """
+        token = self._session.least(read_your_writes)
+        asked = {"ids": list(ids), "include": list(include), "read_your_writes": token}
+        return self._send(calls.get_many(asked))
 
     def count(
         self, filter: FilterForm | None = None, *, read_your_writes: str | None = None
@@ -89,6 +106,18 @@ class AsyncListings(Protocol):
     _session: Session
 
     async def _send(self, call: Call[T]) -> T: ...
+
+    async def get_many(
+        self,
+        ids: Iterable[str],
+        *,
+        include: Sequence[Included] = DOCUMENT_FIELDS,
+        read_your_writes: str | None = None,
+    ) -> StoredDocuments:
+        """As ``Client.get_many``."""
+        token = self._session.least(read_your_writes)
+        asked = {"ids": list(ids), "include": list(include), "read_your_writes": token}
+        return await self._send(calls.get_many(asked))
 
     async def count(
         self, filter: FilterForm | None = None, *, read_your_writes: str | None = None

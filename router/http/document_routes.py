@@ -153,7 +153,7 @@ def add_documents(app: FastAPI, service: SearchService, writer: Writer) -> None:
         said = "there are include and read_your_writes"
         refuse_unknown_parameters(http, known, said, ("include",))
         stored = await service.document(document_id, READ_TIMEOUT_S, read_your_writes, include)
-        return await tagged(http, as_json(stored))
+        return await tagged(http, as_json(stored), stored.version, include)
 
 
 def _counts_of(answer: bytes) -> dict[str, int]:

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Sequence
 
 from fastapi import Request, Response
 
 HASHED_BYTES = 64 << 10
 """Bodies over which the tag is made in a thread: it takes 0.1 ms."""
+_WEAK = 'W/"{}"'
 _KEPT = "no-cache"  # may be kept, if it is asked for anew each time
 
 
-async def tagged(http: Request, body: bytes) -> Response:
-    """``body``, JSON, with a tag made from it; 304 without it where the caller names that tag.
+async def tagged(
+    http: Request, body: bytes, version: str | None, include: Sequence[str]
+) -> Response:
+    """``body``, JSON, with a tag; 304 without it where the caller names that tag.
 
-    The tag is a weak one: the same document may be sent compressed or not.
+    The tag names the ``version`` of the document and what of it was asked for; where there is no
+    version, it is made from the body. It is a weak one: the same document may be sent compressed or
+    not.
     """
-    if len(body) <= HASHED_BYTES:
+    if version is not None:
+        tag = _WEAK.format(".".join([version, *include]))
+    elif len(body) <= HASHED_BYTES:
         tag = _tag(body)
     else:
         tag = await asyncio.to_thread(_tag, body)
@@ -34,4 +42,4 @@ def is_named(tag: str, header: str) -> bool:
 
 
 def _tag(body: bytes) -> str:
-    return f'W/"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
+    return _WEAK.format(hashlib.blake2b(body, digest_size=12).hexdigest())

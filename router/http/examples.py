@@ -19,7 +19,8 @@ _HIT = {
     "vector": None,
 }  # fmt: skip
 _STORED = {name: _HIT[name] for name in ("id", "title", "text", "metadata", "shard")} | {
-    "vector": None
+    "vector": None,
+    "version": "117701396989149184",
 }
 _TIMES = {"encode": 10.3, "fan_out": 10.5, "rescore": 0.2, "texts": 0.2, "total": 21.2}
 _ANSWER = {
@@ -161,6 +162,12 @@ EXAMPLES: Mapping[str, Example] = {
                 "one": {"ids": ["a1"]},
                 "some of what passes a filter": {"filter": "year < 1900", "limit": 500},
             }
+        },
+    ),
+    "POST /v1/documents/get": Example(
+        {"documents": [_STORED], "missing": ["nobody"]},
+        bodies={
+            JSON: {"two": {"ids": ["14405480-n", "nobody"], "include": ["title", "metadata"]}}
         },
     ),
     "POST /v1/documents/count": Example(

@@ -22,6 +22,7 @@ from bitsift.results import Coverage, ShardFailure
 from bitsift.router.batching import Batcher
 from bitsift.router.metrics import Metrics, Observe
 from bitsift.router.shards.link import ShardLink
+from bitsift.router.shards.missing import of_missing
 from bitsift.router.shards.placement import Placement
 from bitsift.router.shards.replica_set import ReplicaSet, ShardState
 from bitsift.router.shards.seeing import once_applied, seeing
@@ -30,11 +31,13 @@ from bitsift.shard_worker.types import (
     FIELDS,
     Candidates,
     Document,
+    Found,
     Origin,
     Query,
     Read,
     ShardStatus,
     Unread,
+    Wanted,
 )
 from bitsift.write_token import NOTHING, WriteToken
 
@@ -173,6 +176,15 @@ class FanOut:
                     failures.append(_failure(shard, item))
         return fetched
 
+    def owners(self, ids: Sequence[str]) -> dict[str, int]:
+        """For each id, in order, a shard that owns it."""
+        shards = {
+            place: shard
+            for shard, places in self._placement.by_owner(ids).items()
+            for place in places.tolist()
+        }
+        return {name: shards[place] for place, name in enumerate(ids)}
+
     async def document(
         self,
         document_id: str,
@@ -194,6 +206,27 @@ class FanOut:
         except TimeoutError as error:
             late = self._late(shard, timeout_s)
             raise late.with_outcome(RequestOutcome.NOT_DONE) from error
+
+    async def stored(
+        self,
+        ids: Mapping[int, Sequence[str]],
+        wanted: Wanted,
+        deadline_s: float,
+        written: WriteToken | None = None,
+    ) -> dict[int, Sequence[Found]]:
+        """Of each shard what is wanted of documents of its own, by their ids; NotFound in the place
+        of one that there is not. Raises unless every shard answers.
+        """
+        reached = {} if written is None else written.reached
+        asks: dict[int, Awaitable[Sequence[Found]]] = {}
+        for shard, mine in ids.items():
+            least = reached.get(shard, NOTHING)
+            ask = functools.partial(self._shards[shard].stored, mine, least, wanted)
+            asks[shard] = once_applied(ask, deadline_s)
+        found, failures = await self._gather(asks, deadline_s)
+        if failures:
+            raise of_missing(Coverage(len(asks), len(found), tuple(failures)))
+        return found
 
     async def listed(
         self, listing: Listing, written: WriteToken | None = None

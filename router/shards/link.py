@@ -11,7 +11,15 @@ from bitsift.shard_worker.maintenance.backup import ShardCopy
 from bitsift.shard_worker.maintenance.own_rows import RowCheck
 from bitsift.shard_worker.operations import Operation, Outcome
 from bitsift.shard_worker.search.listing import Listed, Listing
-from bitsift.shard_worker.types import FIELDS, Candidates, Document, Found, Query, Read, ShardStatus
+from bitsift.shard_worker.types import (
+    EVERYTHING,
+    Candidates,
+    Found,
+    Query,
+    Read,
+    ShardStatus,
+    Wanted,
+)
 from bitsift.write_token import NOTHING, Reached
 
 
@@ -29,10 +37,13 @@ class ShardLink(Protocol):
 
     async def listed(self, listing: Listing) -> Listed: ...
 
-    async def document(
-        self, document_id: str, least: Reached = NOTHING, fields: frozenset[str] = FIELDS
-    ) -> Document:
-        """Raises ReplicaBehind where the write that ``least`` is of has not been applied."""
+    async def stored(
+        self, ids: Sequence[str], least: Reached = NOTHING, wanted: Wanted = EVERYTHING
+    ) -> Sequence[Found]:
+        """What is wanted of the documents with these ids, with their versions; NotFound in the
+        place of one that there is not. Raises ReplicaBehind where the write that ``least`` is of
+        has not been applied.
+        """
         ...
 
     async def foresee(self, operations: Sequence[Operation]) -> Sequence[Outcome]: ...
@@ -68,8 +79,10 @@ class ReplicaLink(ShardLink, Protocol):
         """The newest version on its disk; writes under older tables are refused from now on."""
         ...
 
-    async def version(self, document_id: str, epoch: int) -> int:
-        """That of the document, else of its deletion, else 0. Raises Fenced under an old table."""
+    async def held(self, ids: Sequence[str], epoch: int) -> Sequence[int]:
+        """For each id the version of its document, else that of its deletion, negative, else 0.
+        Raises Fenced under an old table.
+        """
         ...
 
     async def facts(self) -> ReplicaFacts: ...

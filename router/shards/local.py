@@ -17,7 +17,15 @@ from bitsift.shard_worker.replica_state import ReplicaState
 from bitsift.shard_worker.search.listing import Listed, Listing
 from bitsift.shard_worker.search.precedence import lowest_priority
 from bitsift.shard_worker.shard import Shard
-from bitsift.shard_worker.types import FIELDS, Candidates, Document, Found, Query, Read, ShardStatus
+from bitsift.shard_worker.types import (
+    EVERYTHING,
+    Candidates,
+    Found,
+    Query,
+    Read,
+    ShardStatus,
+    Wanted,
+)
 from bitsift.write_token import NOTHING, Reached
 
 
@@ -44,10 +52,10 @@ class LocalLink:
     async def listed(self, listing: Listing) -> Listed:
         return await asyncio.to_thread(self._shard.listed, listing)
 
-    async def document(
-        self, document_id: str, least: Reached = NOTHING, fields: frozenset[str] = FIELDS
-    ) -> Document:
-        return await asyncio.to_thread(self._shard.document, document_id, least, fields)
+    async def stored(
+        self, ids: Sequence[str], least: Reached = NOTHING, wanted: Wanted = EVERYTHING
+    ) -> Sequence[Found]:
+        return await asyncio.to_thread(self._shard.stored, ids, least, wanted)
 
     async def foresee(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         return await asyncio.to_thread(self._shard.foresee, operations)
@@ -86,9 +94,9 @@ class LocalLink:
         await asyncio.to_thread(self._fence.admit, epoch)
         return await asyncio.to_thread(self._state.newest_stored)
 
-    async def version(self, document_id: str, epoch: int) -> int:
+    async def held(self, ids: Sequence[str], epoch: int) -> Sequence[int]:
         self._fence.check(epoch)
-        return await asyncio.to_thread(self._state.version, document_id)
+        return await asyncio.to_thread(self._state.held, ids)
 
     async def facts(self) -> ReplicaFacts:
         return await asyncio.to_thread(self._state.facts)

@@ -22,13 +22,13 @@ from bitsift.shard_worker.maintenance.own_rows import RowCheck
 from bitsift.shard_worker.operations import Operation, Outcome, statuses
 from bitsift.shard_worker.search.listing import Listed, Listing
 from bitsift.shard_worker.types import (
-    FIELDS,
+    EVERYTHING,
     Candidates,
-    Document,
     Found,
     Query,
     Read,
     ShardStatus,
+    Wanted,
 )
 from bitsift.shard_worker.wire.envelopes import SearchAddress
 from bitsift.shard_worker.wire.frames import Kind, head_of
@@ -89,9 +89,7 @@ class RemoteLink:
         return await _unpacked(unpack_documents, packed)
 
     async def listed(self, listing: Listing) -> Listed:
-        if not hasattr(self._actor, "listed"):
-            said = f"{self._callee.name} is of a release that lists no documents: update it"
-            raise Unavailable(said)
+        self._check_has("listed", "lists no documents")
         with named_call([listing.deadline], self._cancel) as call:
             packed = await self._ask("listed", call, pack_listing(listing))
         return await _unpacked(unpack_listed, packed)
@@ -100,17 +98,20 @@ class RemoteLink:
         with contextlib.suppress(Overloaded):  # then it costs to its deadline
             sent(self._actor.cancel, self._callee, call, places)
 
-    async def document(
-        self, document_id: str, least: Reached = NOTHING, fields: frozenset[str] = FIELDS
-    ) -> Document:
-        required: list[Any] = [tuple(least)] if least > NOTHING or fields != FIELDS else []
-        if fields != FIELDS:
-            required.append(sorted(fields))
-        (found,) = unpack_documents(await self._ask("document", document_id, *required))
+    async def stored(
+        self, ids: Sequence[str], least: Reached = NOTHING, wanted: Wanted = EVERYTHING
+    ) -> Sequence[Found]:
+        self._check_has("stored", "gives no documents with their versions")
+        fields = sorted(wanted.fields)
+        packed = await self._ask("stored", list(ids), tuple(least), fields, wanted.bytes_max)
+        (found,) = await _unpacked(unpack_documents, packed)
         assert isinstance(found, list), found
-        (document,) = found
-        assert isinstance(document, Document), document
-        return document
+        return found
+
+    def _check_has(self, method: str, said: str) -> None:
+        """Raises Unavailable where the shard is of an earlier release."""
+        if not hasattr(self._actor, method):
+            raise Unavailable(f"{self._callee.name} is of a release that {said}: update it")
 
     async def foresee(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         data = pack_writes(operations, kind=Kind.HINTS)  # small: no texts
@@ -140,8 +141,9 @@ class RemoteLink:
     async def seal(self, epoch: int) -> int:
         return int(await self._ask("seal", epoch))
 
-    async def version(self, document_id: str, epoch: int) -> int:
-        return int(await self._ask("version", document_id, epoch))
+    async def held(self, ids: Sequence[str], epoch: int) -> Sequence[int]:
+        self._check_has("held", "decides no conditions of writes")
+        return list(await self._ask("held", list(ids), epoch))
 
     async def facts(self) -> ReplicaFacts:
         return unpack_fact(await self._ask("facts"), ReplicaFacts)

@@ -22,7 +22,7 @@ from bitsift.options import TIMEOUT_MAX_S, Mode
 from bitsift.router.shards.background import let_end
 from bitsift.router.shards.hedging import HedgeBudget
 from bitsift.router.shards.link import ReplicaLink, ShardLink
-from bitsift.router.shards.newest import Readers, read_newest
+from bitsift.router.shards.newest import stored_newest
 from bitsift.router.shards.race import Attempt, Race, better_of_two
 from bitsift.router.shards.replica import Ask, Latest, Replica, ReplicaStatus
 from bitsift.router.shards.replica_writes import ReplicaWrites
@@ -31,6 +31,7 @@ from bitsift.shard_worker.maintenance.backup import ShardCopy
 from bitsift.shard_worker.operations import Operation, Outcome
 from bitsift.shard_worker.search.listing import Listed, Listing
 from bitsift.shard_worker.types import (
+    EVERYTHING,
     FIELDS,
     Candidates,
     Document,
@@ -39,6 +40,7 @@ from bitsift.shard_worker.types import (
     Query,
     Read,
     ShardStatus,
+    Wanted,
 )
 from bitsift.write_acks import WriteAcks
 from bitsift.write_token import NOTHING, Reached
@@ -233,20 +235,31 @@ class ReplicaSet:
     async def document(
         self, document_id: str, least: Reached = NOTHING, fields: frozenset[str] = FIELDS
     ) -> Document:
-        """Raises NotFound, ChecksumMismatch, or if too few replicas answer, the error that they
-        had. Where not all replicas have what was acknowledged, so many are asked that one has it,
-        and the write that ``least`` is of with it (newest.py).
+        """``stored`` of one. Raises NotFound, ChecksumMismatch too."""
+        (found,) = await self.stored([document_id], least, Wanted(fields))
+        if isinstance(found, BitsiftError):
+            raise found
+        assert isinstance(found, Document), found  # everything fits where all bytes may be used
+        return found
+
+    async def stored(
+        self, ids: Sequence[str], least: Reached = NOTHING, wanted: Wanted = EVERYTHING
+    ) -> Sequence[Found]:
+        """Raises, if too few replicas answer, the error that they had; NotFound and
+        ChecksumMismatch are in the places of documents. Where not all replicas have what was
+        acknowledged, so many are asked that one has it, and the write that ``least`` is of with it
+        (newest.py).
         """
-        attempt: Attempt[Document] = Attempt(
-            lambda it: it.link.document(document_id, least, fields)
-        )
         if self.writes.quorums.read_from == 1:
+            attempt: Attempt[Sequence[Found]] = Attempt(
+                lambda it: it.link.stored(ids, least, wanted)
+            )
             return await self._race(lambda: attempt, TIMEOUT_MAX_S, _reads, self._budget)
-        return await read_newest(
-            self._readers,
-            document_id,
-            lambda it: it.call(
-                lambda one: one.link.document(document_id, NOTHING, fields), TIMEOUT_MAX_S, _reads
+        return await stored_newest(
+            self.writes.readers,
+            ids,
+            lambda it, some: it.call(
+                lambda one: one.link.stored(some, NOTHING, wanted), TIMEOUT_MAX_S, _reads
             ),
         )
 
@@ -263,10 +276,6 @@ class ReplicaSet:
 
         least = listing.least
         return await self._race(attempt, timeout_s, _exhaustive, None, slow=True, least=least)
-
-    def _readers(self) -> Readers:
-        quorums = self.writes.quorums
-        return Readers(self._replicas, quorums.read_from, quorums.agreeing, self.writes.epoch)
 
     async def foresee(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         attempt: Attempt[Sequence[Outcome]] = Attempt(lambda it: it.link.foresee(operations))

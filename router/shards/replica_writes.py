@@ -30,6 +30,7 @@ from bitsift.errors import BitsiftError, Fenced, RequestOutcome, said_by
 from bitsift.router.shards.convergence import most_equal
 from bitsift.router.shards.lane import Lane, Sending, is_final
 from bitsift.router.shards.missed import Missed
+from bitsift.router.shards.newest import Readers
 from bitsift.router.shards.quorums import Quorums
 from bitsift.router.shards.replica import Replica
 from bitsift.router.shards.verdicts import (
@@ -94,6 +95,11 @@ class ReplicaWrites:
     @property
     def quorums(self) -> Quorums:
         return Quorums(len(self._replicas), self._wanted, self._acks)
+
+    def readers(self) -> Readers:
+        """Whom to ask for what was acknowledged."""
+        quorums = self.quorums
+        return Readers(self._replicas, quorums.read_from, quorums.agreeing, self.epoch)
 
     def place(self, replicas: Sequence[Replica], epoch: int = 0, wanted: int = 1) -> None:
         """Write to these from now on, under the table of ``epoch``; ``wanted`` were ordered.

@@ -7,7 +7,7 @@ else the id map is walked from where the page begins, until it is full: whatever
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from bitsift.shard_worker.search.filtered import passing
 from bitsift.shard_worker.store import Store
 from bitsift.shard_worker.store.ids import places_above
 from bitsift.shard_worker.store.packing import id_keys
+from bitsift.shard_worker.store.replay import living_versions
 from bitsift.shard_worker.types import EVERYTHING, Document, Found, Unread, Wanted
 from bitsift.write_token import NOTHING, Reached
 
@@ -140,8 +141,10 @@ def _read(store: Store, matching: int, page: _Columns, upto: int, listing: Listi
         keys, rows, found = keys[:stop], rows[:stop], found[:stop]
     broken = [row for row, it in zip(rows, found, strict=True) if isinstance(it, BitsiftError)]
     store.reader.note_damaged(broken)
-    sound = [(key, it) for key, it in zip(keys, found, strict=True) if isinstance(it, Document)]
-    return Listed(matching, [key for key, _ in sound], [it for _, it in sound], upto)
+    sound = [place for place, it in enumerate(found) if isinstance(it, Document)]
+    versions = iter(living_versions(store, [rows[place] for place in sound]))
+    documents = [replace(it, version=next(versions)) for it in found if isinstance(it, Document)]
+    return Listed(matching, [keys[place] for place in sound], documents, upto)
 
 
 def _with_room(store: Store, rows: list[int], listing: Listing) -> list[Found]:

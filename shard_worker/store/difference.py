@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitsift.errors import Corrupt
+from bitsift.shard_worker.clock import FIRST_VERSION
 from bitsift.shard_worker.inventory import Inventory
 from bitsift.shard_worker.operations import Delete, Operation, Upsert
 from bitsift.shard_worker.store.ids import Lookup
 from bitsift.shard_worker.store.lmdb_file import DATA_FILE, damage_named
 from bitsift.shard_worker.store.packing import id_keys
-from bitsift.shard_worker.store.replay import FIRST_VERSION, past_of, upserts
+from bitsift.shard_worker.store.replay import past_of, upserts
 from bitsift.shard_worker.store.store import Store
 
 CHANGES_BYTES = 8 << 20

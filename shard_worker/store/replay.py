@@ -12,14 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitsift.errors import ChecksumMismatch, FormatMismatch
-from bitsift.shard_worker.clock import NO_VERSION
+from bitsift.shard_worker.clock import FIRST_VERSION, NO_VERSION
 from bitsift.shard_worker.operations import Delete, Upsert
 from bitsift.shard_worker.store.counters import Past
 from bitsift.shard_worker.store.lmdb_file import DATA_FILE, damage_named
 from bitsift.shard_worker.store.store import Store
 
-FIRST_VERSION = NO_VERSION + 1
-"""Of documents that have none, because format 1 stored them: anything else is newer."""
 DELETED_AT_ONCE = 1 << 13
 
 
@@ -114,3 +112,11 @@ def deletes(store: Store, since: int = NO_VERSION) -> Iterator[Sequence[Delete]]
         for stone in stones[start : start + DELETED_AT_ONCE]:
             ids.setdefault(stone.version, []).append(stone.id)
         yield [Delete(names, version) for version, names in ids.items()]
+
+
+def living_versions(store: Store, rows: Sequence[int]) -> list[int]:
+    """Of living ``rows``; none (0) where the store keeps none."""
+    if store.versions is None:
+        return [NO_VERSION] * len(rows)
+    with store.parts.env.begin() as txn:
+        return [max(FIRST_VERSION, store.versions.of(txn, row)) for row in rows]

@@ -72,18 +72,21 @@ class DocumentPart(Part, frozen=True, array_like=True, gc=False, tag="document")
     position: int
     size_bytes: int
     code: bytes = b""
+    version: int = 0
 
 
 def document_part(document: Document) -> DocumentPart:
     """``document`` to be sent."""
     d = document
-    return DocumentPart(d.id, d.title, d.text, d.metadata, d.position, d.size_bytes, d.code)
+    facts = d.id, d.title, d.text, d.metadata, d.position, d.size_bytes
+    return DocumentPart(*facts, d.code, d.version)
 
 
 def document_of(part: DocumentPart) -> Document:
     """The document again."""
     p = part
-    return Document(p.id, p.title, p.text, p.metadata, p.position, p.size_bytes, p.code)
+    facts = p.id, p.title, p.text, p.metadata, p.position, p.size_bytes
+    return Document(*facts, p.code, p.version)
 
 
 def pack_fact(fact: object, stamp: Stamp = UNSTAMPED) -> bytes:

@@ -12,21 +12,24 @@ from typing import Any
 
 import numpy as np
 
-from bitsift.errors import BitsiftError, NotFound, ShardUnavailable, StorageFull
+from bitsift.errors import BitsiftError, ShardUnavailable, StorageFull
 from bitsift.shard_worker.applied import Applied, Kept
-from bitsift.shard_worker.clock import NO_VERSION, HybridClock
+from bitsift.shard_worker.clock import HybridClock
 from bitsift.shard_worker.fencing import TableFence
 from bitsift.shard_worker.inventory import Entries, Inventory, ReplicaFacts, facts_of
 from bitsift.shard_worker.operations import Delete, Documents, Operation, Outcome
 from bitsift.shard_worker.store.admission import Stored, admit
+from bitsift.shard_worker.stored import missing
 from bitsift.shard_worker.types import (
-    FIELDS,
+    EVERYTHING,
     LIVE_POSITION,
     Candidates,
     Document,
+    Found,
     Origin,
     Query,
     ShardStatus,
+    Wanted,
 )
 from bitsift.write_token import NOTHING, Reached
 from tests.simulation.loop import pause
@@ -212,19 +215,20 @@ class SimulatedReplica:
 
     # --- reads -----------------------------------------------------------------------------
 
-    async def version(self, document_id: str, epoch: int) -> int:
+    async def held(self, ids: Sequence[str], epoch: int) -> Sequence[int]:
         self._fence.check(epoch)
-        held = self.rows.get(document_id)
-        return NO_VERSION if held is None else held.version
+        held = [self.rows.get(name) for name in ids]
+        return [0 if it is None else it.version if it.is_alive else -it.version for it in held]
 
-    async def document(
-        self, document_id: str, least: Reached = NOTHING, fields: frozenset[str] = FIELDS
-    ) -> Document:
+    async def stored(
+        self, ids: Sequence[str], least: Reached = NOTHING, wanted: Wanted = EVERYTHING
+    ) -> Sequence[Found]:
         self._applied.check(least)
-        held = self.rows.get(document_id)
-        if held is None or not held.is_alive:
-            raise NotFound(document_id)
-        return _document(document_id, held)
+        held = [(name, self.rows.get(name)) for name in ids]
+        return [
+            _document(name, it) if it is not None and it.is_alive else missing(name)
+            for name, it in held
+        ]
 
     async def search(
         self, queries: Sequence[Query], timeout_s: float
@@ -258,4 +262,4 @@ def _generations(replica: SimulatedReplica) -> Any:
 
 
 def _document(document_id: str, held: Held) -> Document:
-    return Document(document_id, "", held.text, {}, LIVE_POSITION, 0)
+    return Document(document_id, "", held.text, {}, held.position, version=held.version)

@@ -19,7 +19,7 @@ def test_the_next_table_has_what_a_member_had_that_leaves() -> None:
         lost.crash()
         await world.controller._change([late.node], [late.node, leaving.node])
         assert world.table[1] == (late.node,)
-        assert (await late.document("a")).text == "new"
+        assert late.rows["a"].text == "new"
 
     VirtualLoop().run(main())
 

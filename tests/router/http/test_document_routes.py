@@ -30,7 +30,7 @@ from bitsift.router.http.gateway import BODY_BYTES_MAX
 from bitsift.router.shards.local import LocalLink
 from bitsift.router.write.service import WriteService
 from bitsift.shard_worker.operations import Operation, Outcome
-from bitsift.shard_worker.types import Document
+from bitsift.shard_worker.types import Found
 from bitsift.write_token import read_token
 from tests.fakes import BrokenLink, make_service, make_shards, make_writer
 from tests.gateways import Running
@@ -125,7 +125,12 @@ def test_a_document_is_added_found_shown_changed_and_deleted(gateway: Gateway) -
     }  # fmt: skip
     found = httpx.post(f"{gateway.url}/v1/search", json={"query": "t spiders"}).json()
     assert found["hits"][0]["id"] == "one"
-    assert gateway.document("GET", "one").json() == {**document, "shard": 0, "vector": None}
+    assert gateway.document("GET", "one").json() == {
+        **document,
+        "shard": 0,
+        "vector": None,
+        "version": gateway.document("GET", "one").json()["version"],
+    }
     assert gateway.upsert(doc("one", "bees")).json()["updated"] == 1
     assert gateway.document("GET", "one").json()["text"] == "bees"
     gone = gateway.document("DELETE", "one").json()
@@ -288,8 +293,8 @@ def test_one_write_more_than_may_go_on_at_once_is_told_to_come_again(
 
 def test_a_damaged_document_is_a_500_that_names_it(tmp_path: Path) -> None:
     class DamagedLink(LocalLink):
-        async def document(self, document_id: str, *_: Any) -> Document:
-            raise ChecksumMismatch(f"document {document_id!r} in row 3 is damaged")
+        async def stored(self, ids: Sequence[str], *_: Any) -> Sequence[Found]:
+            return [ChecksumMismatch(f"document {it!r} in row 3 is damaged") for it in ids]
 
     nothing = np.empty((0, DIMENSION), dtype=np.float32)
     shards, calibration = make_shards(tmp_path, nothing, DIMENSION, 1)

@@ -85,7 +85,8 @@ def test_only_the_fields_that_are_asked_for_are_listed(served: Served) -> None:
     (page,) = pages(served, filter="number = 1", include=["metadata"])
     assert page["documents"] == [
         {"id": "1", "title": "", "text": "", "metadata": {"number": 1},
-         "shard": page["documents"][0]["shard"], "vector": None}
+         "shard": page["documents"][0]["shard"], "vector": None,
+         "version": page["documents"][0]["version"]}
     ]  # fmt: skip
 
 

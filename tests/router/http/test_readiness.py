@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from bitsift.router.http import admin, document_routes
 from bitsift.router.http import gateway as routes
 from bitsift.router.http.readiness import Readiness
 from bitsift.router.shards.local import LocalLink
-from bitsift.shard_worker.types import Document, ShardStatus
+from bitsift.shard_worker.types import Found, ShardStatus
 from tests.fakes import FrozenLink, HashEncoder, make_service, make_shards, make_writer
 from tests.gateways import Running
 
@@ -124,7 +124,7 @@ class SilentLink(LocalLink):
         await asyncio.Event().wait()
         raise AssertionError
 
-    async def document(self, *_: Any) -> Document:
+    async def stored(self, *_: Any) -> Sequence[Found]:
         await asyncio.Event().wait()
         raise AssertionError
 

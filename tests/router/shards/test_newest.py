@@ -3,28 +3,45 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from bitsift.errors import Fenced, NotFound, RequestOutcome, ShardUnavailable
 from bitsift.router.shards import newest
-from bitsift.router.shards.newest import Readers, read_newest
+from bitsift.router.shards.newest import Readers, held_newest, stored_newest
 from bitsift.router.shards.replica import Replica
+from bitsift.shard_worker.stored import missing
+from bitsift.shard_worker.types import Document, Found
 
 
 class Versions:
-    """A replica that says its version after ``delay_s``, or fails."""
+    """A replica that says its version of everything after ``delay_s``, or fails."""
 
     def __init__(self, found: int | Exception, delay_s: float = 0.0) -> None:
         self.found, self.delay_s, self.epochs = found, delay_s, list[int]()
 
-    async def version(self, document_id: str, epoch: int) -> int:
+    async def held(self, ids: Sequence[str], epoch: int) -> Sequence[int]:
         self.epochs.append(epoch)
         await asyncio.sleep(self.delay_s)
+        return [self.now()] * len(ids)
+
+    def now(self) -> int:
         if isinstance(self.found, Exception):
             raise self.found
         return self.found
+
+
+class ByName(Versions):
+    """One that has other versions of other documents."""
+
+    def __init__(self, **versions: int) -> None:
+        super().__init__(0)
+        self.versions = versions
+
+    async def held(self, ids: Sequence[str], epoch: int) -> Sequence[int]:
+        return [self.versions[name] for name in ids]
 
 
 def replicas_of(*links: Versions) -> list[Replica]:
@@ -36,12 +53,28 @@ def readers_of(count: int, agreeing: int, *links: Versions) -> Readers:
     return Readers(replicas_of(*links), count, agreeing, 1)
 
 
-async def name(replica: Replica) -> str:
-    return replica.node
+async def read(replica: Replica, ids: Sequence[str]) -> Sequence[Found]:
+    """Documents whose texts are the name of the node."""
+    link: Any = replica.link
+    versions = [abs(link.now())] * len(ids)
+    if isinstance(link, ByName):
+        versions = [link.versions[name] for name in ids]
+    return [
+        Document(name, "", replica.node, {}, version=version)
+        for name, version in zip(ids, versions, strict=True)
+    ]
+
+
+async def read_one(readers: Readers) -> str:
+    (found,) = await stored_newest(lambda: readers, ["a"], read)
+    if isinstance(found, Exception):
+        raise found
+    assert isinstance(found, Document)
+    return found.text
 
 
 def found_in(readers: Readers) -> str:
-    return asyncio.run(read_newest(lambda: readers, "a", name))
+    return asyncio.run(read_one(readers))
 
 
 def test_where_one_must_have_it_the_newest_of_those_that_answer_first_is_read() -> None:
@@ -55,13 +88,29 @@ def test_a_version_that_only_one_replica_has_is_not_read() -> None:
     assert found_in(readers_of(2, 2, Versions(7), Versions(5, 0.01), Versions(7, 0.02))) == "node-0"
 
 
+def test_what_enough_have_deleted_is_not_there_whatever_one_has() -> None:
+    readers = readers_of(2, 2, Versions(-7), Versions(5, 0.01), Versions(-7, 0.02))
+    with pytest.raises(NotFound):
+        found_in(readers)
+    assert asyncio.run(held_newest(lambda: readers, ["a"])) == [-7]
+
+
+def test_each_of_several_documents_is_read_where_its_newest_version_is() -> None:
+    links = ByName(a=9, b=5, c=-8), ByName(a=6, b=7, c=-8), ByName(a=6, b=5, c=3)
+    readers = readers_of(3, 1, *links)
+    found = asyncio.run(stored_newest(lambda: readers, ["a", "b", "c"], read))
+    texts = [it.text if isinstance(it, Document) else str(it) for it in found]
+    assert texts == ["node-0", "node-1", str(missing("c"))]
+    assert asyncio.run(held_newest(lambda: readers, ["c", "a"])) == [-8, 9]
+
+
 def test_while_the_replicas_differ_they_are_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(newest, "_OTHERS_S", 0.05)
     late = Versions(5)
     readers = readers_of(2, 2, Versions(7), late, Versions(7, 30.0))
 
     async def scenario() -> None:
-        reading = asyncio.ensure_future(read_newest(lambda: readers, "a", name))
+        reading = asyncio.ensure_future(read_one(readers))
         await asyncio.sleep(0.2)
         assert not reading.done()
         late.found = 7
@@ -69,7 +118,7 @@ def test_while_the_replicas_differ_they_are_asked_again(monkeypatch: pytest.Monk
         monkeypatch.setattr(newest, "TIMEOUT_S", 0.1)
         late.found = 5
         with pytest.raises(ShardUnavailable, match="in doubt") as raised:
-            await read_newest(lambda: readers, "a", name)
+            await read_one(readers)
         assert raised.value.outcome is RequestOutcome.NOT_DONE
 
     asyncio.run(scenario())
@@ -78,23 +127,23 @@ def test_while_the_replicas_differ_they_are_asked_again(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("is_there", [True, False])
 def test_what_is_written_between_agreeing_and_reading_is_agreed_on_first(is_there: bool) -> None:
     links = Versions(5), Versions(5)
-    readers, seen = readers_of(2, 2, *links), list[int | Exception]()
+    readers, seen = readers_of(2, 2, *links), list[int]()
 
-    async def read(replica: Replica) -> int:
+    async def read_late(replica: Replica, ids: Sequence[str]) -> Sequence[Found]:
         if not seen:
             for link in links:
-                link.found = 7
-        seen.append(links[0].found)
-        if not is_there:
-            raise NotFound("it was deleted")
-        return len(seen)
+                link.found = 7 if is_there else -7
+        seen.append(links[0].now())
+        return [missing("a")] if links[0].now() < 0 else await read(replica, ids)
 
+    (found,) = asyncio.run(stored_newest(lambda: readers, ["a"], read_late))
     if is_there:
-        assert asyncio.run(read_newest(lambda: readers, "a", read)) == 2
+        assert isinstance(found, Document)
+        assert found.version == 7
+        assert seen == [7, 7]
     else:
-        with pytest.raises(NotFound):
-            asyncio.run(read_newest(lambda: readers, "a", read))
-    assert seen == [7, 7]
+        assert isinstance(found, NotFound)
+        assert seen == [-7], "what is agreed to be deleted is not read"
 
 
 def test_where_too_few_answer_it_is_said_what_befell_them() -> None:
@@ -116,11 +165,14 @@ def test_a_router_that_missed_a_table_waits_for_it(monkeypatch: pytest.MonkeyPat
     late = Versions(Fenced("a newer one is in force"))
     replicas, epoch = replicas_of(Versions(5, 0.01), late), [1]
 
-    async def read() -> str:
-        return await read_newest(lambda: Readers(replicas, 2, 1, epoch[0]), "a", name)
+    async def read_now() -> str:
+        table = lambda: Readers(replicas, 2, 1, epoch[0])  # noqa: E731
+        (found,) = await stored_newest(table, ["a"], read)
+        assert isinstance(found, Document)
+        return found.text
 
     async def scenario() -> None:
-        reading = asyncio.ensure_future(read())
+        reading = asyncio.ensure_future(read_now())
         await asyncio.sleep(0.08)
         epoch[0], late.found = 2, 9
         assert await reading == "node-1"
@@ -128,6 +180,6 @@ def test_a_router_that_missed_a_table_waits_for_it(monkeypatch: pytest.MonkeyPat
         assert late.epochs[-1] == 2
         late.found = Fenced("a newer one is in force")
         with pytest.raises(Fenced):
-            await read()
+            await read_now()
 
     asyncio.run(scenario())

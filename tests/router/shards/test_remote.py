@@ -65,7 +65,7 @@ class Failing:
             raise RAISED[name]()
         return pack_outcomes([[WriteStatus.MISSING]])
 
-    def document(self, key: str) -> None: ...
+    def stored(self, *_: Any) -> None: ...
 
     def delete(self, body: bytes) -> bytes:
         if body in (b"good", b"x" * (1 << 20)):
@@ -139,7 +139,7 @@ def test_writes_that_are_held_go_to_the_writer_that_takes_the_place_of_one(clust
 def test_a_call_that_ray_refuses_to_send_was_not_done(cluster: None) -> None:
     link = RemoteLink(0, Failing.remote())  # type: ignore[attr-defined]
     with pytest.raises(ShardUnavailable) as raised:
-        asyncio.run(link.document(threading.Lock()))  # type: ignore[arg-type]
+        asyncio.run(link.stored([threading.Lock()]))  # type: ignore[list-item]
     assert raised.value.outcome is NOT_DONE
     full = Failing.options(max_pending_calls=1).remote()  # type: ignore[attr-defined]
 
@@ -163,7 +163,7 @@ def test_calls_that_are_given_up_at_once_hold_up_no_other(cluster: None) -> None
     async def scenario() -> None:
         await link.write([Delete(["good"])])
         for turns in range(200):
-            call = asyncio.create_task(link.document("x"))
+            call = asyncio.create_task(link.stored(["x"]))
             for _ in range(turns % 8):
                 await asyncio.sleep(0)
             call.cancel()

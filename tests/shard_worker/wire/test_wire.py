@@ -327,7 +327,9 @@ def test_the_fields_of_each_structure_and_their_order_are_those_of_version_1() -
     assert WIRE_VERSION == 1
     assert {part.__name__: part.__struct_fields__ for part in parts_of(Part)} == {
         "ErrorPart": ("name", "message", "outcome", "retry_after_s"),
-        "DocumentPart": ("id", "title", "text", "metadata", "position", "size_bytes", "code"),
+        "DocumentPart": ("id", "title", "text", "metadata", "position", "size_bytes", "code",
+            "version",
+        ),
         "QueryPart": ("left_s", "documents_bytes_max", "options", "documents_max"),
         "QueriesPart": ("queries", "vectors"),
         "PlanPart": ("kind", "matching", "least"),
