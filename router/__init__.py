@@ -5,6 +5,7 @@ the web page. It refuses to know how an index is built.
 
     actor.py        RouterActor: service and gateway in one Ray process and event loop
     service.py      SearchService: encode, fan out, merge, fetch texts -> Answer
+    indexes.py      the indexes of one server, by names and aliases
     description.py  what the router knows of its index: model, calibration, shards
     batching.py     natural batching: take all that waits when the worker is free, no timers
     merge.py        one order of all gathered candidates

@@ -78,7 +78,6 @@ class RouterActor:
         shards = FanOut(self._shards.links)
         self._service = SearchService(description, shards, None, query_cache, shadow)
         self._writer = RemoteWriter(writer)
-        self._failure: str | None = None
         self._access = access
         self._servers: list[tuple[uvicorn.Server, asyncio.Task[None]]] = []
         self._urls: tuple[str, str | None] | None = None
@@ -93,7 +92,7 @@ class RouterActor:
             collector.settle()
             self._service.encoder = encoder
         except BaseException as error:  # anything: it must reach the operator
-            self._failure = f"{type(error).__name__}: {error}"
+            self._service.query_vectors.failure = f"{type(error).__name__}: {error}"
             log.exception("the encoder cannot be loaded")
 
     async def listen(
@@ -113,7 +112,7 @@ class RouterActor:
         """``listen``, and what a controller must know."""
         url, admin_url = await self.listen(host, port, admin_port)
         is_loaded = self._service.description.model is None or self._service.encoder is not None
-        return RouterReport(url, admin_url, is_loaded, self._failure, self._settings)
+        return RouterReport(url, admin_url, is_loaded, await self.encoder_failure(), self._settings)
 
     async def listen_again(self, host: str, port: int, admin_port: int | None) -> int:
         """``listen``, and the pid of the process that does: it is another after a restart."""
@@ -190,7 +189,7 @@ class RouterActor:
 
     async def encoder_failure(self) -> str | None:
         """Why the encoder could not be loaded, or None."""
-        return self._failure
+        return self._service.query_vectors.failure
 
     async def stop(self) -> None:
         """Stop listening and finish the requests in flight; those that take too long get an

@@ -184,6 +184,17 @@ EXAMPLES: Mapping[str, Example] = {
         {"id": "14405480-n", "status": "deleted", "token": _TOKEN}, parameters=_ID
     ),
     "GET /v1/index": Example(_INDEX),
+    "GET /v1/indexes": Example(
+        {
+            "indexes": [
+                {
+                    "name": "wordnet", "state": "READY", "reason": None, "documents": 107525,
+                    "rows": 107525, "dimension": 384, "model": "all-MiniLM-L6-v2",
+                    "aliases": ["words"], "default": True,
+                }
+            ]
+        }
+    ),
     "GET /v1/cluster": Example(_CLUSTER),
     "GET /metrics": Example(
         "# HELP bitsift_searches_total Searches by mode and outcome.\n"

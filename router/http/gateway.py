@@ -24,16 +24,18 @@ from bitsift.router.http.compression import Compression
 from bitsift.router.http.cut_off import CutOff
 from bitsift.router.http.document_routes import DOCUMENTS_PATH, Writer, add_documents
 from bitsift.router.http.field_facts import field_facts
+from bitsift.router.http.index_routes import add_indexes
 from bitsift.router.http.listing_routes import add_listing
 from bitsift.router.http.metrics_routes import add_metrics
 from bitsift.router.http.observing import Observing
 from bitsift.router.http.openapi import complete
-from bitsift.router.http.paths import Described, OnePath
+from bitsift.router.http.paths import ByIndex, Described, OnePath
 from bitsift.router.http.problems import add_problem_handlers
 from bitsift.router.http.readiness import Readiness
 from bitsift.router.http.schema import Problem
 from bitsift.router.http.search_routes import add_search
 from bitsift.router.http.shell import AnswerHeaders, RequestLimits
+from bitsift.router.indexes import Indexes, Served
 from bitsift.router.loop_lag import LoopLag
 from bitsift.router.service import SearchService
 from bitsift.shard_worker.types import ShardStatus
@@ -48,6 +50,12 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     code: {"model": Problem}
     for code in (400, 401, 403, 408, 413, 415, 421, 422, 429, 500, 503, 504)
 }
+_DESCRIPTION = (
+    f"Search by meaning. At most {QUERIES_MAX} queries and 2 MiB per request.\n\n"
+    "A server may have several indexes: `GET /v1/indexes` lists them. The routes below ask the "
+    "default one; `/v1/indexes/{name}/…` in the place of `/v1/…` asks another, by its name or an "
+    "alias: `POST /v1/indexes/articles/search`."
+)
 _LOOPBACK = "127.0.0.1"
 
 
@@ -57,20 +65,25 @@ def create_app(
     access: AccessSettings = AccessSettings(),  # noqa: B008 (frozen)
     host: str = _LOOPBACK,
     min_ready_shards: int | None = None,
+    indexes: Indexes | None = None,
 ) -> FastAPI:
     """The application, served on ``host``. Bad input is a 422 problem document, never a 500.
 
-    With ``access.admin_port`` the admin routes are in ``create_admin_app`` instead.
+    ``service`` and ``writer`` are those of the default index, ``indexes`` has it and others; None:
+    it is the only one. With ``access.admin_port`` the admin routes are in ``create_admin_app``.
     ``min_ready_shards`` is what /readyz waits for (readiness.py).
     """
+    indexes = indexes or Indexes(Served(service.description.name, service, writer))
+    asked, through = indexes.service, indexes.writer
     app = FastAPIOffline(  # /docs works where no CDN can be reached
         title="Bitsift",
         version=importlib.metadata.version("bitsift"),
-        description=f"Search by meaning. At most {QUERIES_MAX} queries and 2 MiB per request.",
+        description=_DESCRIPTION,
         responses=_PROBLEMS,
         redoc_url=None,
         lifespan=lambda _: _measured(service.loop_lag),
     )
+    app.add_middleware(ByIndex, indexes=indexes)
     if access.root_path:
         app.add_middleware(Described, root_path=access.root_path)
     app.add_middleware(
@@ -81,12 +94,13 @@ def create_app(
     )
     add_access(app, access, host, ndjson_path=DOCUMENTS_PATH)
     _surround(app, service, access)
-    add_search(app, service)
-    add_listing(app, service)
-    add_documents(app, service, writer)
+    add_search(app, asked)
+    add_listing(app, asked)
+    add_documents(app, asked, through)
     if access.admin_port is None:
-        add_admin(app, service, access.backup_root)
-    _add_status(app, service)
+        add_admin(app, asked, access.backup_root)
+    _add_status(app, asked)
+    add_indexes(app, indexes)
     add_metrics(app, service)
     _add_live(app)
     _add_ready(app, service, Readiness(min_ready_shards))
@@ -95,13 +109,17 @@ def create_app(
     return app
 
 
-def create_admin_app(service: SearchService, access: AccessSettings) -> FastAPI:
+def create_admin_app(
+    service: SearchService, access: AccessSettings, indexes: Indexes | None = None
+) -> FastAPI:
     """The admin routes alone, for the port of their own."""
+    indexes = indexes or Indexes(Served(service.description.name, service, None))
     app = FastAPI(title="Bitsift admin", openapi_url=None, responses=_PROBLEMS)
+    app.add_middleware(ByIndex, indexes=indexes)
     app.add_middleware(RequestLimits, body_bytes_max=ADMIN_BODY_BYTES_MAX, smaller={}, apart="")
     add_access(app, access, access.admin_host)
     _surround(app, service, access)
-    add_admin(app, service, access.backup_root)
+    add_admin(app, indexes.service, access.backup_root)
     add_metrics(app, service)
     _add_live(app)
     return app

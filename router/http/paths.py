@@ -1,11 +1,16 @@
-"""One path for each route: without what a proxy puts before it, and without a slash behind it."""
+"""One path for each route: without what a proxy puts before it, without the name of an index, and
+without a slash behind it.
+"""
 
 from __future__ import annotations
 
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bitsift.router.http.routes import methods_of, route_of
+from bitsift.errors import BitsiftError
+from bitsift.router.http.problems import problem_of
+from bitsift.router.http.routes import methods_of, route_of, split_index
+from bitsift.router.indexes import Indexes
 
 _DESCRIBED = ("/docs", "/docs/oauth2-redirect", "/openapi.json")
 """What names other paths, with all that a proxy puts before them."""
@@ -14,7 +19,7 @@ _DESCRIBED = ("/docs", "/docs/oauth2-redirect", "/openapi.json")
 class OnePath:
     """Around all other middleware, which knows routes by their paths.
 
-    A proxy may take ``root_path`` off or leave it.
+    A proxy may take ``root_path`` off or leave it. ``scope["index"]`` is the index that is named.
     """
 
     def __init__(self, app: ASGIApp, root_path: str = "") -> None:
@@ -29,10 +34,32 @@ class OnePath:
                 return
             if root and path.startswith(f"{root}/"):
                 path = path[len(root) :]
+            index, path = split_index(scope["method"], path)
             path = route_of(scope["method"], path)
             if path != scope["path"]:
-                scope = {**scope, "path": path}
+                scope = {**scope, "path": path, "index": index}
         await self._app(scope, receive, send)
+
+
+class ByIndex:
+    """Inside of all other middleware: the routes are asked of the index that is named."""
+
+    def __init__(self, app: ASGIApp, indexes: Indexes) -> None:
+        self._app = app
+        self._indexes = indexes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        index = scope.get("index")
+        if index is None:
+            await self._app(scope, receive, send)
+            return
+        try:
+            found = self._indexes.find(index)
+        except BitsiftError as error:
+            await problem_of(error)(scope, receive, send)
+            return
+        with found.asked():
+            await self._app(scope, receive, send)
 
 
 class Described:

@@ -16,6 +16,7 @@ ROUTE_SCOPES: Final[dict[str, Scope | None]] = {
     "POST /v1/search/batch": Scope.READ,
     "GET /v1/documents/": Scope.READ,
     "GET /v1/index": Scope.READ,
+    "GET /v1/indexes": Scope.READ,
     "GET /v1/cluster": Scope.READ,
     "GET /metrics": Scope.READ,
     "GET /docs": Scope.READ,
@@ -40,6 +41,28 @@ _BELOW = tuple(
 
 _PATHS = frozenset(route.split(" ", 1)[1] for route in ROUTE_SCOPES)
 _STARTS = tuple(dict.fromkeys(route.split(" ", 1)[1] for route, _ in _BELOW))
+
+
+_OF_INDEXES = "/v1/indexes"
+_OF_SERVER = ("indexes", "aliases", "")
+"""What lies below no index: there would be no end."""
+
+
+def split_index(method: str, path: str) -> tuple[str | None, str]:
+    """The name of the index that ``path`` names, and the route to ask it: that of
+    ``/v1/indexes/a/search`` is ``/v1/search``. No name where it names none.
+    """
+    if path == f"{_OF_INDEXES}/":
+        return None, _OF_INDEXES
+    name, slash, rest = path.removeprefix(f"{_OF_INDEXES}/").partition("/")
+    if not path.startswith(f"{_OF_INDEXES}/"):
+        return None, path
+    if rest:
+        is_one = rest.partition("/")[0] not in _OF_SERVER
+        return (name, f"/v1/{rest}") if is_one else (None, path)
+    if method in ("GET", "HEAD"):
+        return name, "/v1/index"
+    return None, path.removesuffix(slash)
 
 
 def needed_scope(method: str, path: str) -> Scope | None:

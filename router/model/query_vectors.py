@@ -53,6 +53,8 @@ class QueryVectors:
         remembered: int,
         metrics: Metrics,
     ) -> None:
+        self.failure: str | None = None
+        """Why the encoder cannot be loaded."""
         self._description = description
         self._encoder = encoder
         self._known: LRUCache[str, NDArray[np.float32]] = LRUCache(remembered)
@@ -78,7 +80,8 @@ class QueryVectors:
     async def of(self, text: str) -> NDArray[np.float32]:
         """The unit vector float32 (width,) of ``text``.
 
-        Raises Unavailable while the encoder is loading, InvalidRequest where there is none.
+        Raises Unavailable while the encoder is loading or if it cannot be, InvalidRequest where
+        there is none.
         """
         known = self._known.get(text)
         if known is not None:
@@ -117,6 +120,8 @@ class QueryVectors:
                 raise InvalidRequest(
                     "this index was built from precomputed embeddings; search with a vector"
                 )
+            if self.failure is not None:
+                raise Unavailable(f"the encoder cannot be loaded: {self.failure}")
             raise Unavailable("the encoder is still loading; try again in a few seconds")
         distinct = list(dict.fromkeys(texts))
         loop = asyncio.get_running_loop()

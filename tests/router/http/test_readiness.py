@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import pytest
 
-from bitsift.router.http import admin, document_routes
+from bitsift.router.http import admin, document_routes, index_routes
 from bitsift.router.http import gateway as routes
 from bitsift.router.http.readiness import Readiness
 from bitsift.router.shards.local import LocalLink
@@ -134,6 +134,7 @@ def test_a_shard_that_does_not_answer_is_waited_for_so_long_by_every_route(
 ) -> None:
     monkeypatch.setattr(routes, "STATUS_TIMEOUT_S", 0.1)
     monkeypatch.setattr(admin, "STATUS_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(index_routes, "STATUS_TIMEOUT_S", 0.1)
     monkeypatch.setattr(document_routes, "READ_TIMEOUT_S", 0.1)
     nothing = np.empty((0, DIMENSION), dtype=np.float32)
     shards, calibration = make_shards(tmp_path, nothing, DIMENSION, 1)
@@ -144,6 +145,8 @@ def test_a_shard_that_does_not_answer_is_waited_for_so_long_by_every_route(
             (state,) = client.get("/v1/cluster").json()["shards"]
             assert state["state"] == "UNREACHABLE"
             assert client.get("/v1/index").json()["documents"] == 0
+            (listed,) = client.get("/v1/indexes").json()["indexes"]
+            assert listed["reason"].startswith("shard 0 is UNREACHABLE")
             read = client.get("/v1/documents/a")
             assert (read.status_code, read.json()["type"]) == (504, "bitsift:DeadlineExceeded")
             assert client.post("/v1/admin/compact", json={}).status_code == 200

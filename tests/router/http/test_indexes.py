@@ -1,0 +1,183 @@
+"""Several indexes behind one gateway: each answers below its own name, as if it were alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+
+from bitsift.router.http.routes import ROUTE_SCOPES, split_index
+from bitsift.router.indexes import Indexes, Served
+from bitsift.router.shards.local import LocalLink
+from tests.fakes import BrokenLink, HashEncoder, make_service, make_shards, make_writer
+from tests.gateways import Running
+
+DIMENSION = 64
+NDJSON = {"content-type": "application/x-ndjson"}
+
+
+def texts_of(name: str) -> list[str]:
+    return [f"{name} number {place}" for place in range(10)]
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """The indexes `first`, by default, `second`, alias `other`; `dark`, whose only shard does not
+    answer, and `damaged`, which could not be opened.
+    """
+    opened, served = [], []
+    for name in ("first", "second"):
+        texts = texts_of(name)
+        units = HashEncoder(DIMENSION).encode_documents(texts)
+        folder = tmp_path_factory.mktemp(name)
+        shards, calibration = make_shards(folder, units, DIMENSION, 2, texts)
+        links = [LocalLink(shard) for shard in shards]
+        writer = make_writer(links, calibration)
+        served.append(Served(name, make_service(links, calibration), writer))
+        opened += shards
+    broken = BrokenLink(OSError("the cable"))
+    dark = Served("dark", make_service([broken], calibration), make_writer([broken], calibration))
+    first, second = served
+    indexes = Indexes(first)
+    indexes.place([second, dark], {"damaged": "its manifest cannot be read"}, {"other": "second"})
+    running = Running(first.service, first.writer, indexes=indexes)
+    yield running
+    running.stop()
+    for shard in opened:
+        shard.close()
+
+
+def ask(gateway: Running, method: str, path: str, body: Any = None) -> httpx.Response:
+    return httpx.request(method, f"{gateway.url}{path}", json=body, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "name"),
+    [("/v1", "first"), ("/v1/indexes/first", "first"), ("/v1/indexes/second", "second"),
+     ("/v1/indexes/other", "second"), ("/v1/indexes/secon%64", "second")],
+)  # fmt: skip
+def test_a_search_asks_the_index_that_its_path_names(
+    gateway: Running, prefix: str, name: str
+) -> None:
+    asked = {"query": f"{name} number 3", "top_k": 1}
+    for found in (
+        ask(gateway, "POST", f"{prefix}/search", asked).json(),
+        httpx.get(f"{gateway.url}{prefix}/search", params={"q": f"{name} number 3"}).json(),
+        *ask(gateway, "POST", f"{prefix}/search/batch", {"searches": [asked]}).json()["results"],
+    ):
+        assert found["hits"][0]["text"] == f"{name} number 3"
+    assert ask(gateway, "GET", f"{prefix}/documents/3").json()["text"] == f"{name} number 3"
+
+
+def test_documents_are_written_to_the_index_that_the_path_names(gateway: Running) -> None:
+    path = "/v1/indexes/second/documents"
+    ask(gateway, "POST", path, {"documents": [{"id": "a/b", "text": "one"}]}).raise_for_status()
+    lines = json.dumps({"id": "c", "text": "two"}) + "\n"
+    sent = httpx.post(f"{gateway.url}{path}", content=lines, headers=NDJSON, timeout=60)
+    assert json.loads(sent.text.splitlines()[-1])["totals"]["created"] == 1
+    assert ask(gateway, "GET", f"{path}/a/b").json()["text"] == "one"
+    assert ask(gateway, "GET", "/v1/documents/a/b").status_code == 404
+    for prefix, count in (("/v1", 10), ("/v1/indexes/second", 12)):
+        counted = ask(gateway, "POST", f"{prefix}/documents/count", {})
+        assert counted.json() == {"count": count}
+        page = ask(gateway, "POST", f"{prefix}/documents/list", {"limit": 100}).json()
+        assert len(page["documents"]) == count
+    assert ask(gateway, "DELETE", f"{path}/a/b").json()["status"] == "deleted"
+    gone = ask(gateway, "POST", f"{path}/delete", {"ids": ["c"]}).json()
+    assert gone["deleted"] == 1
+
+
+def test_each_route_of_an_index_is_one_below_its_name(gateway: Running) -> None:
+    """Also those that are added later: none has to be named again."""
+    for route in ROUTE_SCOPES:
+        method, path = route.split()
+        rest = path.removeprefix("/v1/")
+        if rest == path or rest.startswith(("indexes", "aliases")):
+            continue
+        assert split_index(method, f"/v1/indexes/a/{rest}") == ("a", path)
+        body: dict[str, Any] | None = {} if method == "POST" else None
+        alone = ask(gateway, method, path, body)
+        named = ask(gateway, method, f"/v1/indexes/first/{rest}", body)
+        assert named.status_code == alone.status_code, route
+
+
+def test_an_index_by_its_name_is_what_it_says_of_itself(gateway: Running) -> None:
+    whole = ask(gateway, "GET", "/v1/indexes/second").json()
+    assert whole == ask(gateway, "GET", "/v1/indexes/second/index").json()
+    assert whole["documents"] == 10
+    assert httpx.head(f"{gateway.url}/v1/indexes/second/").status_code == 200
+
+
+def test_all_are_listed_with_their_states_and_whoever_does_not_answer_says_why(
+    gateway: Running,
+) -> None:
+    for path in ("/v1/indexes", "/v1/indexes/"):
+        damaged, dark, first, second = ask(gateway, "GET", path).json()["indexes"]
+    assert (damaged["name"], damaged["state"]) == ("damaged", "FAILED")
+    assert damaged["reason"] == "its manifest cannot be read"
+    assert (dark["name"], dark["state"]) == ("dark", "FAILED")
+    assert "the cable" in dark["reason"]
+    assert first == {
+        "name": "first", "state": "READY", "reason": None, "documents": 10, "rows": 10,
+        "dimension": DIMENSION, "model": "hash", "aliases": [], "default": True,
+    }  # fmt: skip
+    assert (second["aliases"], second["default"]) == (["other"], False)
+
+
+def test_an_index_that_does_not_answer_is_a_503_of_its_own(gateway: Running) -> None:
+    for path in ("search", "documents/count"):
+        body: dict[str, Any] = {"query": "a"} if path == "search" else {}
+        damaged = ask(gateway, "POST", f"/v1/indexes/damaged/{path}", body)
+        assert damaged.status_code == 503
+        assert "its manifest cannot be read" in damaged.json()["detail"]
+        assert ask(gateway, "POST", f"/v1/indexes/dark/{path}", body).status_code == 503
+    assert ask(gateway, "GET", "/readyz").status_code == 200
+
+
+def test_a_name_that_there_is_not_is_a_404_that_says_which_is_meant(gateway: Running) -> None:
+    unknown = ask(gateway, "POST", "/v1/indexes/secnd/search", {"query": "a"})
+    assert unknown.status_code == 404
+    assert "did you mean second?" in unknown.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/indexes/first/indexes", "/v1/indexes/first/indexes/second/search",
+             "/v1/indexes/first/nothing", "/v1/indexes/first//"]
+)  # fmt: skip
+def test_below_an_index_is_nothing_that_is_not_its_own(gateway: Running, path: str) -> None:
+    assert ask(gateway, "GET", path).status_code == 404
+
+
+def test_what_a_path_may_be_asked_with_is_said_below_a_name_too(gateway: Running) -> None:
+    alone = httpx.options(f"{gateway.url}/v1/search").headers["allow"]
+    assert httpx.options(f"{gateway.url}/v1/indexes/second/search").headers["allow"] == alone
+    refused = ask(gateway, "DELETE", "/v1/indexes/second/search")
+    assert (refused.status_code, refused.headers["allow"]) == (405, alone)
+
+
+def test_the_requests_of_all_are_counted_under_the_templates_of_the_routes(
+    gateway: Running,
+) -> None:
+    ask(gateway, "POST", "/v1/indexes/second/search", {"query": "a"})
+    text = httpx.get(f"{gateway.url}/metrics").text
+    assert 'route="/v1/search"' in text
+    assert "/v1/indexes/second" not in text
+
+
+def test_a_request_goes_on_where_it_began_when_an_alias_is_switched() -> None:
+    indexes = Indexes(standing("a"))
+    others = [standing("b"), standing("c")]
+    indexes.place(others, {}, {"live": "b"})
+    with indexes.find("live").asked():
+        indexes.place(others, {}, {"live": "c"})
+        assert (indexes.service.name, indexes.writer.name) == ("b", "b")  # type: ignore[attr-defined]
+        assert indexes.find("live").name == "c"
+    assert indexes.service.name == "a"  # type: ignore[attr-defined]
+
+
+def standing(name: str) -> Any:
+    return Served(name, SimpleNamespace(name=name), SimpleNamespace(name=name))  # type: ignore[arg-type]
