@@ -95,6 +95,7 @@ def _evaluate(
         raise InvalidRequest(
             f"{index} was built from precomputed embeddings: it cannot be queried with text"
         )
+    evaluation.check_index(judged, index, manifest)
     embedded = evaluation.embed(judged, _load(encoder))
     return evaluation.evaluate_index(judged, embedded, index, manifest).to_json()
 

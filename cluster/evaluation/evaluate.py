@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -136,17 +136,29 @@ def evaluate_index(
     """
     calibration = manifest.calibration
     codes, clipped = calibration.quantize(calibration.units(embedded.documents))
-    with contextlib.ExitStack() as stack:
-        opened = []
-        for number in range(manifest.shards):
-            folder = shard_folder(index, number)
-            opened.append(Shard(folder, calibration, manifest.identity(number)))
-            stack.callback(opened[-1].close)
+    with _opened(index, manifest) as opened:
         _check_same_documents(judged, opened, index)
         stages = _measure(judged, embedded, calibration, codes, opened)
     model = "none" if manifest.model is None else manifest.model.name
     fraction = clipped / codes.size
     return _evaluation(judged, model, calibration, manifest.shards, fraction, stages)
+
+
+def check_index(judged: JudgedSet, index: Path, manifest: Manifest) -> None:
+    """Raises as ``evaluate_index`` does, before anything was encoded for it."""
+    with _opened(index, manifest) as shards:
+        _check_same_documents(judged, shards, index)
+
+
+@contextlib.contextmanager
+def _opened(index: Path, manifest: Manifest) -> Iterator[list[Shard]]:
+    with contextlib.ExitStack() as stack:
+        opened = []
+        for number in range(manifest.shards):
+            folder = shard_folder(index, number)
+            opened.append(Shard(folder, manifest.calibration, manifest.identity(number)))
+            stack.callback(opened[-1].close)
+        yield opened
 
 
 def _evaluation(

@@ -16,9 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bitsift.cluster.ingest.calibrate import first_look
 from bitsift.cluster.ingest.destination import Destination, IndexFolder
-from bitsift.cluster.ingest.load import Load
 from bitsift.cluster.ingest.options import BuildOptions, checked_build
 from bitsift.cluster.ingest.progress import IndexStage, OnProgress
 from bitsift.cluster.manifest import BuildReport, Manifest
@@ -149,6 +147,8 @@ class Build:
         self.destination.prepare()
         if sealed is not None:
             return sealed
+        from bitsift.cluster.ingest.calibrate import first_look  # Ray Data: a second, for a build
+
         look = first_look(self.plan, self.encoder, self.options.transform, on_progress)
         manifest = Manifest(
             uuid=str(uuid.uuid4()),
@@ -172,6 +172,8 @@ class Build:
 
         Raises what `build_index` raises, Unavailable when a shard cannot be opened.
         """
+        from bitsift.cluster.ingest.load import Load
+
         wait_open(actors)
         encoders, max_rejects = self.options.encoders, self.options.max_rejects
         rejects = self.destination.rejects_file

@@ -11,6 +11,7 @@ import pytest
 from bitsift.cluster.evaluation.evaluate import (
     Embedded,
     Evaluation,
+    check_index,
     evaluate,
     evaluate_index,
     meaning_of,
@@ -170,8 +171,12 @@ def test_an_index_of_another_corpus_is_refused(
         "others", ["e0", *judged.ids[1:]], judged.texts, judged.query_ids, judged.queries,
         judged.qrels, 0,
     )  # fmt: skip
-    with pytest.raises(InvalidRequest, match="has 3000 documents, 2999 of them among the 3000"):
+    said = "has 3000 documents, 2999 of them among the 3000"
+    with pytest.raises(InvalidRequest, match=said):
         evaluate_index(others, embedded, tmp_path, manifest)
+    with pytest.raises(InvalidRequest, match=said):
+        check_index(others, tmp_path, manifest)  # before anything is encoded
+    check_index(judged, tmp_path, manifest)
 
 
 def files(folder: Path) -> dict[str, bytes]:
