@@ -9,6 +9,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Test files at a time, in the order of their names: the long ones come early. Most tests wait more than they compute;
 # those that start whole servers keep two cores busy by twos. JOBS=0 runs all one by one.
 JOBS ?= 4
+# The fast ones compute more, and each process imports all of them first: 8 s of a processor.
+FAST_JOBS ?= $(if $(filter 0 1 2,$(JOBS)),$(JOBS),3)
 SERVER_JOBS ?= $(if $(filter 0 1,$(JOBS)),$(JOBS),2)
 SERVER_TESTS := tests/chaos tests/e2e
 PYTEST = $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
@@ -16,7 +18,7 @@ PYTEST = $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 SECOND_TRY := --reruns 1 -r R
 # The fast ones write to RAM where there is 1 GiB of it: 14,000 calls of fsync. The others write to the disk.
 FAST_ROOT = $(shell df -Pk /dev/shm 2>/dev/null | awk 'END { print ($$4 > 1048576 ? "/dev/shm" : "/tmp") }')
-TEST_FAST = PYTEST_DEBUG_TEMPROOT=$(FAST_ROOT) $(PYTEST) -n $(JOBS) -m "not slow and not long" tests/shard_worker tests/router tests/cluster tests/client tests/config tests/test_*.py
+TEST_FAST = PYTEST_DEBUG_TEMPROOT=$(FAST_ROOT) $(PYTEST) -n $(FAST_JOBS) -m "not slow and not long" tests/shard_worker tests/router tests/cluster tests/client tests/config tests/test_*.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -50,6 +52,7 @@ simulate: $(VENV)/.installed-dev ## replicas on a simulated clock and network, t
 
 chaos: $(VENV)/.installed-dev ## nodes that end, freeze or are cut off; every process of a server killed, stopped, terminated; an hour
 	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m pytest -m "hypothesis and not long" --hypothesis-profile thorough
 	$(BIN)/python -m tests.chaos.kill_matrix
 
 images: $(VENV)/.installed-dev ## build the two images of the Dockerfile, without Docker, and measure them; as root

@@ -14,6 +14,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 import pytest
 import trustme
@@ -35,7 +36,9 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # more would spin for the other worker's core
 
-settings.register_profile("any machine", deadline=None)  # a busy one is slow, not wrong
+# A busy machine is slow, not wrong. `make chaos` runs the thorough one.
+settings.register_profile("any machine", deadline=None, max_examples=50)
+settings.register_profile("thorough", deadline=None, max_examples=1_000)
 settings.load_profile("any machine")
 
 FAST = (
@@ -47,10 +50,14 @@ FAST = (
 """
 SLOW = (
     "tests/cluster/bench/test_disk.py::test_a_store_that_was_dropped",
+    "tests/cluster/bench/test_memory.py::test_shared_memory_counts",
     "tests/cluster/bench/test_run.py",
+    "tests/cluster/maintenance/test_aside.py::test_what_a_killed_run",
     "tests/cluster/maintenance/test_backup.py::test_a_backup_killed",
     "tests/cluster/serving/test_claim.py",
     "tests/cluster/cli/test_errors.py::test_a_failure_is_a_problem",
+    "tests/cluster/cli/test_settings.py::test_all_mistakes_are_told",
+    "tests/cluster/cli/test_settings.py::test_help_and_config",
     "tests/cluster/cli/test_settings.py::test_the_gateway_of",
     "tests/cluster/ingest/test_datasource.py",
     "tests/cluster/evaluation/test_doctor.py",
@@ -76,12 +83,16 @@ SLOW = (
     "tests/cluster/maintenance/test_reshard.py::test_killed",
     "tests/cluster/maintenance/test_upgrade.py",
     "tests/cluster/maintenance/test_verify.py",
+    "tests/config/test_settings.py::test_reading_settings",
     "tests/router/http/test_admin.py::test_a_second_backup",
+    "tests/shard_worker/bits/test_hamming.py::test_each_thread_that",
+    "tests/shard_worker/fields/test_index.py::test_a_store_without",
     "tests/shard_worker/fields/test_index.py::test_whatever_befalls",
     "tests/shard_worker/search/test_filtered.py::test_a_search_sees",
     "tests/router/http/test_admin.py::test_what_a_remote_store",
     "tests/router/http/test_answer_limits.py::test_the_worst_legal",
     "tests/router/http/test_cut_off.py",
+    "tests/router/http/test_gateway.py::test_importing_the_client",
     "tests/router/model/test_encoder.py",
     "tests/router/model/test_graph_cache.py",
     "tests/router/test_json_scan.py::test_cutting_and",
@@ -90,22 +101,36 @@ SLOW = (
     "tests/router/shards/test_replicas_on_ray.py",
     "tests/router/shards/test_replica_set.py",
     "tests/router/test_loop_lag.py",
+    "tests/router/test_search_options.py::test_the_words_of_a_search_need",
     "tests/router/http/test_page_keys.py",
     "tests/router/http/test_request_ram.py",
     "tests/router/test_service.py::test_splitting",
     "tests/router/http/test_tls_door.py",
     "tests/router/write/test_service.py::test_calls_leave",
     "tests/shard_worker/search/test_approximate.py::test_searches_and_writes",
+    "tests/shard_worker/store/test_breach.py::test_the_environment",
     "tests/shard_worker/store/test_claims.py",
+    "tests/shard_worker/test_shard.py::test_a_second_process",
+    "tests/shard_worker/test_shard.py::test_a_shard_process_loads",
     "tests/shard_worker/test_state_machine.py",
     "tests/shard_worker/maintenance/test_verify.py::test_a_flipped_bit",
     "tests/shard_worker/store/test_versions.py",
     "tests/shard_worker/test_writes.py::test_a_full_map",
+    "tests/test_packaging.py",
+    "tests/test_write_token.py::test_tokens_need",
 )
 """How the ids of the packages' own tests begin that it leaves out: those that start
-Ray, load a model or need a disk, and those that take longest of the rest.
+Ray or another Python, load a model or need a disk, and those that take longest of the rest.
 """
 _LACKING = "lacking"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Files of slow tests alone are not even imported where those are left out: Ray Data, a model's
+    libraries.
+    """
+    place = collection_path.relative_to(config.rootpath).as_posix()
+    return True if config.getoption("markexpr").startswith("not slow") and place in SLOW else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,4 +1,7 @@
-"""What is installed: one name, whole, light without the server, deaf to a user's own modules."""
+"""What is installed: one name, whole, light without the server.
+
+That it is deaf to a user's own modules: tests/e2e/test_ports.py, whose commands run among some.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-
-from tests.commands import COMMAND, answering, bitsift
 
 ROOT = Path(__file__).parents[1]
 SERVER = ("cluster", "router", "shard_worker")
@@ -105,16 +106,3 @@ def test_the_client_needs_the_base_dependencies_and_no_others(tmp_path: Path) ->
     assert len(done.stderr.splitlines()) == 1
     names = {entry.split(">")[0] for entry in project["dependencies"]}
     assert names == {"httpx", "orjson", "pydantic", "tenacity"}
-
-
-def test_a_users_own_modules_of_these_names_break_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in SERVER:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "__init__.py").write_text("raise SystemExit('the user's own')")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
-    bitsift("index", "synthetic:300,dim=64", "--out", "index", "--shards", 2)
-    with answering([*COMMAND, "serve", "index", "--port", 0, "--json"]) as (url, _):
-        assert bitsift("status", "--url", url).stdout

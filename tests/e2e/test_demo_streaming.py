@@ -1,4 +1,7 @@
-"""The demo answers from what is loaded: the real command on a smaller corpus, killed midway."""
+"""The demo answers from what is loaded: the real command on a smaller corpus, killed midway.
+
+It listens where `serve` and `index` do: test_ports.py.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ from bitsift.cluster.ingest.worker import LOADING_NICE
 from bitsift.cluster.manifest import read_complete
 from tests.browser import chromium
 from tests.commands import DEMO, answering, bitsift, family, wait_until
+from tests.e2e.sockets import documented, kind, listening, sockets
 
 WORDS = 6_000
 LOAD_S = 120
@@ -59,18 +63,27 @@ def test_the_demo_answers_while_it_loads_is_killed_and_goes_on(tmp_path: Path) -
     words, index = corpus(tmp_path / "words.jsonl"), tmp_path / "index"
     command = [sys.executable, "-c", DEMO, words, "demo", "--index", index, "--port", 0, "--json"]
     with answering(command) as (url, process):
+        sockets_of: set[str] = set()
+
+        def has_loaded_some() -> object:
+            sockets_of.update(listening(process.pid))
+            return facts(url)["documents"]
+
         early = facts(url)
         assert early["loading"] == {"done": early["documents"], "total": WORDS}
-        assert wait_until(lambda: facts(url)["documents"], LOAD_S)
+        assert wait_until(has_loaded_some, LOAD_S)
         found = first_hit(url, "the word for 17 things")
         assert niceness("IndexWorker", process.pid) == {LOADING_NICE}
         assert niceness("RouterActor", process.pid) == {0}
         assert LOADING_NICE not in niceness("ShardActor", process.pid)
+        ports = {port: kind(owner) for owner, _, port in sockets(process.pid)}
         killed = facts(url)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(60)
         assert wait_until(lambda: not family(process.pid))
     assert found is not None  # it answered from the part that is there
+    assert ports[httpx.URL(url).port or 0] == "RouterActor"
+    assert {"ray worker", "ShardActor", "WriterActor"} <= sockets_of <= set(documented())
     assert 0 < killed["loading"]["done"] == killed["documents"] < WORDS
     unfinished = bitsift("search", "a word", "--index", index, check=False)
     assert unfinished.returncode == 1

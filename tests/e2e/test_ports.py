@@ -1,4 +1,7 @@
-"""Every socket of the real commands, against docs/security.md, and what each says to strangers."""
+"""Every socket of `index` and `serve`, against docs/security.md, and what each says to strangers.
+
+Those of the demo: test_demo_streaming.py.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -18,9 +20,10 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.commands import COMMAND, DEMO, answering, free_port
+from tests.commands import COMMAND, answering, free_port
+from tests.e2e.sockets import documented, kind, listening, sockets
+from tests.faults.support import ROOT
 
-ROOT = Path(__file__).parents[2]
 UNIMPLEMENTED, REFUSED = b"grpc-status\x0212", b"grpc-status\x0216"
 METHODS = {
     "bitsift": ["/ray.rpc.CoreWorkerService/GetCoreWorkerStats"],
@@ -28,34 +31,6 @@ METHODS = {
     "raylet": ["/ray.rpc.NodeManagerService/GetNodeStats", "/ray.rpc.ObjectManagerService/Pull"],
 }
 """A call that each kind of process knows; an actor knows the first."""
-
-
-def documented() -> dict[str, str]:
-    """The table of docs/security.md: (process, address)."""
-    text = (ROOT / "docs" / "security.md").read_text()
-    text = text.split("## Ports", 1)[1].split("\n## ", 1)[0]
-    rows = [line.split("|")[1:3] for line in text.splitlines() if line.startswith("|")][2:]
-    return {process.strip(): address.strip() for process, address in rows}
-
-
-def kind(process: psutil.Process) -> str:
-    """The name in the table."""
-    line = process.cmdline()
-    if line[0].startswith("ray::"):
-        name = line[0].removeprefix("ray::").split(".")[0].strip()
-        named = ("ShardActor", "WriterActor", "RouterActor", "RuntimeEnvAgent")
-        return name if name in named else "ray worker"
-    return "bitsift" if any("bitsift.cluster.cli" in part for part in line) else Path(line[0]).name
-
-
-def sockets(session: int) -> Iterator[tuple[psutil.Process, str, int]]:
-    """(process, address, port) of all that listens, TCP and UDP, IPv4 and IPv6."""
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, ProcessLookupError):
-            if os.getsid(process.pid) == session:
-                for found in process.net_connections(kind="inet"):
-                    if found.status == psutil.CONN_LISTEN or found.type == socket.SOCK_DGRAM:
-                        yield process, found.laddr.ip.removeprefix("::ffff:"), found.laddr.port
 
 
 def grpc(port: int, method: str, token: str | None) -> bytes:
@@ -110,9 +85,17 @@ def index_command(corpus: Path) -> list[object]:
 def test_every_socket_is_in_the_table_and_refuses_strangers(
     corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The commands run in a folder with modules of the user's own that are called like parts of
+    Bitsift.
+    """
     home = corpus / "home"
     home.mkdir(exist_ok=True)
     monkeypatch.setenv("HOME", str(home))
+    for name in ("cluster", "router", "shard_worker"):
+        (home / name).mkdir()
+        (home / name / "__init__.py").write_text("raise SystemExit('the user's own')")
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(home), str(ROOT)]))
     table, seen = documented(), set()
     command = [*COMMAND, *map(str, index_command(corpus))]
     with subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL) as process:
@@ -161,30 +144,6 @@ def refuses_as_searches_do(port: int) -> bool:
             while part := connection.recv(1 << 16):
                 said += part
     return len(said) == 32
-
-
-def listening(session: int) -> set[str]:
-    """The kinds of processes that listen, on loopback all of them."""
-    kinds = set()
-    for owner, address, _ in sockets(session):
-        with contextlib.suppress(psutil.Error, IndexError):  # it has ended
-            kinds.add(kind(owner))
-        assert address == "127.0.0.1", owner
-    return kinds
-
-
-def test_the_demo_listens_where_serve_and_index_do(tmp_path: Path) -> None:
-    rows = [json.dumps({"id": f"w{i}", "text": f"the word for {i} things"}) for i in range(3_000)]
-    (tmp_path / "words.jsonl").write_text("\n".join(rows))
-    program = [sys.executable, "-c", DEMO, tmp_path / "words.jsonl"]
-    command = [*program, "demo", "--index", tmp_path / "index", "--port", 0, "--json"]
-    seen = set()
-    with answering(command) as (url, process):
-        while httpx.get(f"{url}/v1/index").json()["loading"]:
-            seen |= listening(process.pid)
-        ports = {port: kind(owner) for owner, _, port in sockets(process.pid)}
-    assert ports[httpx.URL(url).port or 0] == "RouterActor"
-    assert {"ray worker", "ShardActor", "WriterActor"} <= seen <= set(documented())
 
 
 def check_refusal(owner: str, port: int) -> None:
