@@ -34,6 +34,20 @@ def bitsift(*arguments: object, check: bool = True) -> subprocess.CompletedProce
     return done
 
 
+def in_process(*arguments: object) -> str:
+    """What a command that does not fail prints, run in this process: it has loaded the libraries.
+
+    A process of its own takes a second of a processor to start, one with a model six.
+    """
+    from typer.testing import CliRunner
+
+    from bitsift.cluster.cli.main import app
+
+    done = CliRunner().invoke(app, [*map(str, arguments)])
+    assert done.exit_code == 0, (done.output, done.exception)
+    return str(done.stdout)
+
+
 def free_port() -> int:
     """A port of loopback for a server that is given its number.
 

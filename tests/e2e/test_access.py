@@ -20,7 +20,7 @@ import trustme
 
 from bitsift.cluster.bench.index import write_index
 from bitsift.cluster.sources.synthetic import SyntheticSpec, synthetic_queries
-from tests.commands import COMMAND, answering, bitsift, free_port, wait_until
+from tests.commands import COMMAND, answering, bitsift, free_port, in_process, wait_until
 
 SPEC = SyntheticSpec(400, 64)
 
@@ -42,8 +42,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def new_key(place: Path, scope: str) -> dict[str, str]:
-    made = bitsift("keys", "new", "--keys", place / "keys.json", "--scope", scope, "--json")
-    return dict(json.loads(made.stdout))
+    made = in_process("keys", "new", "--keys", place / "keys.json", "--scope", scope, "--json")
+    return dict(json.loads(made))
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def test_a_key_made_while_it_runs_is_good_and_one_revoked_is_refused(served: Ser
         return False
 
     assert becomes(200)
-    bitsift("keys", "revoke", "--keys", served.place / "keys.json", made["id"])
+    in_process("keys", "revoke", "--keys", served.place / "keys.json", made["id"])
     assert becomes(401)
     assert served.ask("GET", f"{served.url}/v1/index", "read").status_code == 200
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import threading
@@ -16,10 +17,14 @@ from bitsift import Client
 from bitsift.cluster.bench.index import write_index
 from bitsift.cluster.maintenance.opened import open_shard
 from bitsift.cluster.manifest import read_manifest
+from bitsift.cluster.serving.local import open_local
 from bitsift.cluster.sources.synthetic import SyntheticSpec, synthetic_queries
 from bitsift.errors import NotFound
+from bitsift.options import SearchOptions
+from bitsift.results import Answer
+from bitsift.router.service import SearchService
 from bitsift.router.shards.placement import Placement
-from tests.commands import COMMAND, answering, bitsift
+from tests.commands import COMMAND, answering, bitsift, in_process
 from tests.threads import ended
 
 SPEC = SyntheticSpec(4_000, 256)
@@ -76,14 +81,14 @@ def test_a_backup_of_a_cluster_that_is_written_to_holds_a_committed_prefix(
     with Ledger(url) as ledger:
         for _ in range(20):  # until writes were acknowledged while it ran
             before = len(ledger.acknowledged)
-            report = json.loads(bitsift("backup", "--url", url, tmp_path / "dest", "--json").stdout)
+            report = json.loads(in_process("backup", "--url", url, tmp_path / "dest", "--json"))
             if len(ledger.acknowledged) > before + 2:
                 break
     acknowledged = ledger.acknowledged
     assert len(acknowledged) > before + 2
     assert report["blocks_new"] > 0
-    bitsift("restore", tmp_path / "dest", tmp_path / "restored")
-    checked = json.loads(bitsift("verify", tmp_path / "restored", "--json").stdout)
+    in_process("restore", tmp_path / "dest", tmp_path / "restored")
+    checked = json.loads(in_process("verify", tmp_path / "restored", "--json"))
     assert checked["sound"] is True
     there = [is_there(tmp_path / "restored", name) for name in acknowledged]
     assert all(there[:before])
@@ -105,15 +110,23 @@ def is_there(index: Path, name: str) -> bool:
             return False
 
 
-def test_a_restored_index_is_served_with_the_same_answers(url: str, tmp_path: Path) -> None:
-    bitsift("backup", "--url", url, tmp_path / "dest")
-    bitsift("restore", tmp_path / "dest", tmp_path / "restored")
-    vectors = synthetic_queries(SPEC, 20)
+def test_a_restored_index_gives_the_same_answers(url: str, tmp_path: Path) -> None:
+    """Asked in this process: the shards and their store are the same, and no server is started."""
+    in_process("backup", "--url", url, tmp_path / "dest")
+    in_process("restore", tmp_path / "dest", tmp_path / "restored")
+    vectors = synthetic_queries(SPEC, 20).tolist()
     with Client(url) as client:
-        expected = [client.search(vector=vector.tolist()).hits for vector in vectors]
-    serve = [*COMMAND, "serve", tmp_path / "restored", "--port", "0", "--json"]
-    with answering(serve) as (address, _), Client(address) as client:
-        assert [client.search(vector=vector.tolist()).hits for vector in vectors] == expected
+        answers = [client.search(vector=vector) for vector in vectors]
+    expected = [[(hit.id, hit.score, hit.text) for hit in answer.hits] for answer in answers]
+
+    async def ask(service: SearchService) -> list[Answer]:
+        return [await service.search(SearchOptions(vector=vector)) for vector in vectors]
+
+    with open_local(tmp_path / "restored") as service:
+        answers_now = asyncio.run(ask(service))
+    assert [
+        [(hit.id, hit.score, hit.text) for hit in answer.hits] for answer in answers_now
+    ] == expected
 
 
 def test_a_running_cluster_is_compacted_and_goes_on_answering(url: str) -> None:
@@ -124,7 +137,7 @@ def test_a_running_cluster_is_compacted_and_goes_on_answering(url: str) -> None:
         client.delete([f"gone-{i}" for i in range(50)])
         vector = synthetic_queries(SPEC, 1)[0].tolist()
         before = client.search(vector=vector).hits
-        compacted = json.loads(bitsift("compact", "--url", url, "--json").stdout)
+        compacted = json.loads(in_process("compact", "--url", url, "--json"))
         assert compacted["rows_dropped"] >= 50
         assert client.search(vector=vector).hits == before
         states = client.cluster()["shards"]
@@ -146,7 +159,7 @@ def test_a_running_index_is_refused_by_the_commands_that_need_it_stopped(
 
 
 def test_a_corrupt_backup_is_refused_and_the_live_index_stays(url: str, tmp_path: Path) -> None:
-    bitsift("backup", "--url", url, tmp_path / "dest")
+    in_process("backup", "--url", url, tmp_path / "dest")
     blocks = [path for path in (tmp_path / "dest" / "blocks").rglob("*") if path.is_file()]
     largest = max(blocks, key=lambda path: path.stat().st_size)
     content = bytearray(largest.read_bytes())

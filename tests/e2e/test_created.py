@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bitsift import BitsiftError, Client
-from tests.commands import COMMAND, answering, bitsift
+from tests.commands import COMMAND, answering, bitsift, in_process
 
 XQUAD = Path(__file__).parents[1] / "data" / "xquad_en"
 
@@ -19,7 +19,7 @@ def test_an_empty_index_of_a_model_answers_and_is_filled_with_texts(tmp_path: Pa
     index, backup, source = (tmp_path / name for name in ("index", "backup", "new.jsonl"))
     lines = (XQUAD / "corpus.jsonl").read_text().splitlines()[:300]
     source.write_text("".join(line.replace('"_id"', '"id"') + "\n" for line in lines))
-    made = json.loads(bitsift("create", index, "--model", "minilm", "--shards", 2, "--json").stdout)
+    made = json.loads(in_process("create", index, "--model", "minilm", "--shards", 2, "--json"))
     assert (made["model"], made["dimension"], made["shards"]) == ("minilm", 384, 2)
     again = bitsift("create", index, "--model", "minilm", "--shards", 2, check=False)
     assert again.returncode == 2
@@ -34,20 +34,21 @@ def test_an_empty_index_of_a_model_answers_and_is_filled_with_texts(tmp_path: Pa
         assert (list(empty.hits), empty.partial, empty.coverage.answered) == ([], False, 2)
         assert client.index()["documents"] == 0
         assert httpx.get(f"{url}/readyz").is_success
-        bitsift("backup", "--url", url, backup)
-        assert "300 created" in bitsift("add", source, "--url", url).stdout
+        in_process("backup", "--url", url, backup)
+        assert "300 created" in in_process("add", source, "--url", url)
         hits = client.search("How many points did the Panthers defense surrender?").hits
         assert hits[0].id == "en-0-0-0"
-    status = json.loads(bitsift("status", "--index", index, "--json").stdout)
+    status = json.loads(in_process("status", "--index", index, "--json"))
     assert status["index"]["documents"] == 300
-    assert "300 rows in 2 shards are sound" in bitsift("verify", index).stdout
-    bitsift("restore", backup, tmp_path / "restored")
-    assert "0 rows in 2 shards are sound" in bitsift("verify", tmp_path / "restored").stdout
+    assert "300 rows in 2 shards are sound" in in_process("verify", index)
+    in_process("restore", backup, tmp_path / "restored")
+    assert "0 rows in 2 shards are sound" in in_process("verify", tmp_path / "restored")
     other = bitsift("eval", XQUAD, "--index", tmp_path / "restored", check=False)
     assert other.returncode == 2
     assert "has 0 documents" in other.stderr
 
 
+@pytest.mark.long  # in process: tests/cluster/ingest/test_create.py, maintenance/test_reshard.py
 def test_an_empty_index_of_vectors_is_filled_as_a_stream_and_calibrated_anew(
     tmp_path: Path,
 ) -> None:

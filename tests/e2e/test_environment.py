@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.commands import COMMAND, answering, bitsift
+from tests.commands import COMMAND, answering, bitsift, in_process
 from tests.tiny_model import build_tiny_model
 
 NOWHERE = "127.0.0.1:9"
@@ -72,14 +72,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_tiny_model(tmp_path_factory.mktemp("model"), DIMENSION)
 
 
-def built(folder: Path, model: Path) -> dict[str, Any]:
-    """What an index built in ``folder`` answers, and what it says of itself."""
+def built(folder: Path, model: Path, ask: Callable[..., str]) -> dict[str, Any]:
+    """What an index built in ``folder`` says of itself, and what it answers to commands by
+    ``ask``.
+    """
     lines = [json.dumps({"id": f"t{i}", "text": text}) for i, text in enumerate(TEXTS * 8)]
     (folder / "corpus.jsonl").write_text("\n".join(lines), encoding="utf-8")
     index = folder / "index"
     bitsift("index", folder / "corpus.jsonl", "--out", index, "--model", model, "--shards", 2)
-    bitsift("verify", index)
-    answer = json.loads(bitsift("search", TEXTS[2], "--index", index, "--json").stdout)
+    ask("verify", index)
+    answer = json.loads(ask("search", TEXTS[2], "--index", index, "--json"))
     manifest = json.loads((index / "manifest.json").read_text())
     return {
         "hits": hits(answer),
@@ -95,7 +97,7 @@ def hits(answer: dict[str, Any]) -> list[tuple[str, str, float]]:
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory, model: Path) -> dict[str, Any]:
-    return built(tmp_path_factory.mktemp("plain"), model)
+    return built(tmp_path_factory.mktemp("plain"), model, in_process)
 
 
 @pytest.fixture
@@ -127,7 +129,7 @@ def test_no_variable_changes_an_index_its_answers_or_the_cluster(
     assert len(variables) == len(dict(variables))
     for name, value in variables:
         monkeypatch.setenv(name, value)
-    assert built(tmp_path, model) == plain
+    assert built(tmp_path, model, lambda *command: bitsift(*command).stdout) == plain
     command = [*COMMAND, "serve", tmp_path / "index", "--port", 0, "--json"]
     with answering(command) as (url, _):
         answer = json.loads(bitsift("search", TEXTS[2], "--url", url, "--json").stdout)

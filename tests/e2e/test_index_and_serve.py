@@ -19,7 +19,7 @@ import pytest
 
 from bitsift import Client
 from tests.browser import chromium
-from tests.commands import COMMAND, answering, bitsift, wait_until
+from tests.commands import COMMAND, answering, bitsift, in_process, wait_until
 
 XQUAD = Path(__file__).parents[1] / "data" / "xquad_en"
 
@@ -63,8 +63,8 @@ def test_bad_records_are_listed_with_file_line_and_reason(index: Path) -> None:
 
 def test_a_second_run_leaves_a_finished_index_untouched(index: Path, source: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in index.rglob("*") if path.is_file()}
-    again = bitsift("index", source, "--out", index, "--shards", 2, "--json")
-    assert json.loads(again.stdout)["already_complete"] is True
+    again = in_process("index", source, "--out", index, "--shards", 2, "--json")
+    assert json.loads(again)["already_complete"] is True
     after = {path: path.stat().st_mtime_ns for path in index.rglob("*") if path.is_file()}
     assert after == before
 

@@ -1,4 +1,8 @@
-"""Signals at every step of a command's start, and starts that fail: nothing is left of either."""
+"""Signals at every step of a command's start, and starts that fail: nothing is left of either.
+
+`make test` takes some of the steps, `make chaos` all. SIGINT to a server that answers is the end of
+each `answering`, SIGTERM to one that answers that of the demo.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,10 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 
@@ -23,25 +26,23 @@ from bitsift.cluster.serving.ray_cluster import ray_cluster
 from bitsift.errors import InvalidRequest, Unavailable
 from bitsift.router.http.access import AccessSettings
 from tests.commands import (
-    COMMAND,
     DEMO,
-    answering,
-    bitsift,
     ended,
     family,
     lines_until,
     started,
     wait_until,
 )
-from tests.e2e.support import SERVE_STEPS, check_unlocked
+from tests.e2e.support import SERVE_STEPS, START_S, check_unlocked
+from tests.sweeps import chosen
 
 ROWS, DIMENSION = 400, 64
-PROXIES = ("http_proxy", "HTTP_PROXY", "ALL_PROXY", "all_proxy")
 NUMBERS = (signal.SIGTERM, signal.SIGINT)
 
 
 @pytest.mark.parametrize(
-    ("step", "number"), [(step, NUMBERS[place % 2]) for place, step in enumerate(SERVE_STEPS)]
+    ("step", "number"),
+    chosen(zip(SERVE_STEPS, cycle(NUMBERS), strict=False), {"starting Ray", "opening the shards"}),
 )
 def test_a_signal_at_any_step_of_serve_ends_it_with_all_that_it_started(
     ready_index: Path, step: str, number: signal.Signals
@@ -66,20 +67,25 @@ def has_children(session: int) -> bool:
     return len(family(session)) > 1
 
 
+@pytest.mark.parametrize(
+    "steps",
+    [("", "indexing"), pytest.param(("reading", "calibrating"), marks=pytest.mark.long)],
+    ids=" ".join,
+)
 def test_a_signal_at_any_moment_of_index_leaves_nothing_and_the_next_run_ends_it(
-    tmp_path: Path,
+    tmp_path: Path, steps: tuple[str, ...]
 ) -> None:
     rows = np.random.default_rng(0).standard_normal((ROWS, DIMENSION)).astype(np.float32)
     source, vectors = tmp_path / "corpus.jsonl", tmp_path / "corpus.npy"
     np.save(vectors, rows)
     source.write_text("\n".join(json.dumps({"id": f"v{i}", "text": f"{i}"}) for i in range(ROWS)))
-    for step, seconds in INDEX_STEPS.items():
+    for step in steps:
         out = tmp_path / f"killed {step}"
         command = ["index", source, "--vectors", vectors, "--out", out, "--shards", 2]
         with started(*command) as process:
             lines_until(process, step)
-            assert wait_until(partial(has_children, process.pid)), "no Ray"
-            time.sleep(random.random() * seconds)
+            assert wait_until(partial(has_children, process.pid), START_S), "no Ray"
+            time.sleep(random.random() * INDEX_STEPS[step])
             process.send_signal(signal.SIGTERM)
             status, said = ended(process)
         assert status in (0, 1), said  # it may have ended before
@@ -87,19 +93,14 @@ def test_a_signal_at_any_moment_of_index_leaves_nothing_and_the_next_run_ends_it
         if status:
             assert said.splitlines()[-1] == "stopped; run the same command again to resume"
     with ray_cluster(None):
-        for step in INDEX_STEPS:
+        for step in steps:
             out = tmp_path / f"killed {step}"
             report = build_index([str(source)], out, BuildOptions(vectors=vectors, shards=2))
             assert report.documents == ROWS
 
 
 @pytest.mark.parametrize(
-    "step",
-    [
-        pytest.param("calibrating", marks=pytest.mark.long),
-        pytest.param("opening the shards", marks=pytest.mark.long),
-        "indexing",
-    ],
+    "step", chosen(["calibrating", "opening the shards", "indexing"], {"indexing"})
 )
 def test_a_signal_at_any_step_of_the_demo_ends_it_with_all_that_it_started(
     tmp_path: Path, step: str
@@ -117,29 +118,6 @@ def test_a_signal_at_any_step_of_the_demo_ends_it_with_all_that_it_started(
     assert "Traceback" not in said and "***" not in said
     if (tmp_path / "index" / "manifest.json").exists():
         check_unlocked(tmp_path / "index")
-
-
-@pytest.fixture
-def url_despite_proxies(ready_index: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A server whose environment says to ask through a proxy that is not there."""
-    command = [*COMMAND, "serve", ready_index, "--port", 0, "--json"]
-    with monkeypatch.context() as patched:
-        for name in PROXIES:
-            patched.setenv(name, "socks5h://127.0.0.1:9")
-        with answering(command) as (url, process):
-            patched.undo()
-            yield url
-    assert process.returncode == 0
-
-
-def test_probes_of_its_own_use_no_proxy_and_a_second_server_says_at_once_who_has_the_index(
-    ready_index: Path, url_despite_proxies: str
-) -> None:
-    second = bitsift("serve", ready_index, "--port", 0, check=False)
-    assert second.returncode == 1
-    assert "open in another process (pid " in second.stderr
-    assert "starting" not in second.stderr  # no cluster is started for it
-    assert httpx.get(f"{url_despite_proxies}/readyz").is_success
 
 
 def test_a_host_that_is_none_is_named_and_the_next_server_starts_at_once(

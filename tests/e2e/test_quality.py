@@ -3,36 +3,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from bitsift.cluster.cli.main import app
 from bitsift.cluster.evaluation.judged import read_judged
+from tests.commands import bitsift, in_process
 
 XQUAD = Path(__file__).parents[1] / "data" / "xquad_en"
 DOCUMENTS = 300
-
-
-def bitsift(*arguments: object, status: int = 0) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "bitsift.cluster.cli", *map(str, arguments)],
-        capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
-    assert done.returncode == status, done.stderr
-    return done.stdout
-
-
-def in_process(*arguments: object) -> str:
-    """The same in this process, which has loaded the model's libraries once: 6 s of a processor."""
-    done = CliRunner().invoke(app, [*map(str, arguments)])
-    assert done.exit_code == 0, (done.output, done.exception)
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +33,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_eval_builds_measures_draws_and_removes(dataset: Path, tmp_path: Path) -> None:
     plot, saved = tmp_path / "stages.svg", tmp_path / "stages.json"
-    printed = bitsift("eval", dataset, "--shards", 2, "--plot", plot, "--out", saved, "--json")
+    printed = in_process("eval", dataset, "--shards", 2, "--plot", plot, "--out", saved, "--json")
     result: dict[str, Any] = json.loads(printed)
     assert json.loads(saved.read_text()) == result
     assert plot.read_text().startswith("<?xml")
@@ -80,7 +61,7 @@ def test_a_transform_is_kept_by_the_index_and_searched_through(
     text = json.loads((dataset / "corpus.jsonl").read_text().splitlines()[7])["text"]
     answer = json.loads(in_process("search", text, "--index", index, "--json"))
     assert answer["hits"][0]["text"] == text
-    bitsift(*arguments, "none", status=2)
+    assert bitsift(*arguments, "none", check=False).returncode == 2
 
 
 def test_the_doctor_looks_at_texts_with_real_queries(dataset: Path, tmp_path: Path) -> None:
@@ -103,9 +84,10 @@ def test_the_doctor_refuses_vectors_that_do_not_binarize(tmp_path: Path) -> None
     vectors = 1e-3 * random.standard_normal((3_000, 64))
     vectors[:, :2] += random.standard_normal((3_000, 2))
     np.save(tmp_path / "flat.npy", vectors.astype(np.float32))
-    printed = bitsift("doctor", "--vectors", tmp_path / "flat.npy", "--json", status=1)
-    result = json.loads(printed)
+    done = bitsift("doctor", "--vectors", tmp_path / "flat.npy", "--json", check=False)
+    assert done.returncode == 1
+    result = json.loads(done.stdout)
     assert result["recommended"] is None
     assert result["reason"].startswith("no setting reaches recall@10 0.98")
     assert (result["documents"], result["queries"]) == (2_700, 300)
-    bitsift("doctor", status=2)
+    assert bitsift("doctor", check=False).returncode == 2

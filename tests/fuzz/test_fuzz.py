@@ -1,4 +1,4 @@
-"""Twenty seconds of each fuzzer; ``python -m tests.fuzz`` runs them for longer."""
+"""Ten seconds of each fuzzer; ``python -m tests.fuzz`` runs them for longer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.fuzz.by_schema import fuzz_by_schema
 from tests.fuzz.cases import PATHS, cases
 from tests.fuzz.raw import Fuzzer
 
-SECONDS = 20
+SECONDS = 10
 SEED = 11
 
 

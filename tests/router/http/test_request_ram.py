@@ -22,6 +22,7 @@ from bitsift.router.http.documents_schema import (
 )
 from bitsift.router.http.gateway import ADMIN_BODY_BYTES_MAX, BODY_BYTES_MAX
 from tests.child_gateway import DIMENSION, Child, child_gateway
+from tests.sweeps import covering
 
 NOISE_BYTES = 8 << 20
 """What any request may add: pages of allocators, a thread's stack."""
@@ -56,8 +57,10 @@ def filled(start: bytes, piece: bytes, end: bytes, size_bytes: int) -> bytes:
     return start + piece * ((size_bytes - len(start) - len(end)) // len(piece)) + end
 
 
-@pytest.mark.parametrize("piece", DENSE, ids=NAMES)
-@pytest.mark.parametrize("start", [b'{"query":[', b'{"vector":[', b'{"include":[', b'{"queries":['])
+SEARCHES = [b'{"query":[', b'{"vector":[', b'{"include":[', b'{"queries":[']
+
+
+@pytest.mark.parametrize(("start", "piece"), covering(SEARCHES, DENSE))
 def test_a_search_that_is_refused(gateway: Child, start: bytes, piece: bytes) -> None:
     body = filled(start, piece, b"1]}", BODY_BYTES_MAX)
     assert growth(gateway, "/v1/search", body) <= 1.2 * (
@@ -73,8 +76,7 @@ def test_a_search_that_is_answered(gateway: Child) -> None:
     )
 
 
-@pytest.mark.parametrize("piece", DENSE, ids=NAMES)
-@pytest.mark.parametrize("start", [b"", b'{"query":[', b'{"vector":['])
+@pytest.mark.parametrize(("start", "piece"), covering([b"", b'{"query":[', b'{"vector":['], DENSE))
 def test_a_batch_that_is_refused_wholly_or_in_part(
     gateway: Child, start: bytes, piece: bytes
 ) -> None:
