@@ -12,20 +12,14 @@ import functools
 import lzma
 import os
 import socket
-import sys
-import zlib
 from collections.abc import Callable, Iterator
-from typing import IO, Protocol, cast
+from typing import IO, cast
 
 import fsspec
 
 from bitsift.cluster.sources.plan import Compression
 from bitsift.errors import InvalidRequest
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
+from bitsift.router.unpackers import BROKEN, Gzip, Unpacker, zstandard
 
 BLOCK_BYTES = 1 << 20
 """The most that is unpacked at once, whatever the stream says."""
@@ -47,48 +41,9 @@ class DamagedStream(Exception):
     line: int = 0
 
 
-class _Unpacker(Protocol):
-    """One member of a compressed stream; ``decompress`` gives ``max_length`` bytes at most."""
-
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def needs_input(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
-
-
-class _Gzip:
-    """zlib's unpacker with the interface of the others."""
-
-    def __init__(self) -> None:
-        self._inner = zlib.decompressobj(31)  # 31: gzip header, any window
-        self.needs_input = True
-
-    @property
-    def eof(self) -> bool:
-        return self._inner.eof
-
-    @property
-    def unused_data(self) -> bytes:
-        return self._inner.unused_data
-
-    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
-        unpacked = self._inner.decompress(self._inner.unconsumed_tail + data, max_length)
-        self.needs_input = not self._inner.unconsumed_tail and len(unpacked) < max_length
-        return unpacked
-
-
-def _zstandard() -> _Unpacker:
-    window_log_max = WINDOW_BYTES_MAX.bit_length() - 1
-    return zstd.ZstdDecompressor(options={_WINDOW_LOG_MAX: window_log_max})
-
-
-_WINDOW_LOG_MAX = zstd.DecompressionParameter.window_log_max
-_UNPACKERS: dict[Compression, Callable[[], _Unpacker]] = {
-    Compression.GZIP: _Gzip,
-    Compression.ZSTANDARD: _zstandard,
+_UNPACKERS: dict[Compression, Callable[[], Unpacker]] = {
+    Compression.GZIP: Gzip,
+    Compression.ZSTANDARD: functools.partial(zstandard, WINDOW_BYTES_MAX),
     Compression.BZIP2: bz2.BZ2Decompressor,
     Compression.XZ: functools.partial(lzma.LZMADecompressor, memlimit=WINDOW_BYTES_MAX),
 }
@@ -155,7 +110,7 @@ def read_blocks(path: str, compression: Compression) -> Iterator[bytes]:
 def _unpack(raw: Iterator[bytes], compression: Compression) -> Iterator[bytes]:
     """Unpacks one or several members in a row, as `cat a.gz b.gz` leaves them."""
     kind = compression.name.lower()
-    unpacker: _Unpacker | None = None
+    unpacker: Unpacker | None = None
     for data in _slices(raw, _PACKED_BYTES):
         while data or (unpacker is not None and not unpacker.needs_input):
             if unpacker is None:
@@ -165,7 +120,7 @@ def _unpack(raw: Iterator[bytes], compression: Compression) -> Iterator[bytes]:
                 unpacker = _UNPACKERS[compression]()
             try:
                 unpacked = unpacker.decompress(data, BLOCK_BYTES)
-            except (zlib.error, OSError, EOFError, lzma.LZMAError, zstd.ZstdError) as why:
+            except (*BROKEN, OSError, EOFError, lzma.LZMAError) as why:
                 raise DamagedStream(_reason(kind, why)) from why
             if unpacked:
                 yield unpacked

@@ -12,10 +12,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bitsift.errors import BitsiftError, UnsupportedMediaType
+from bitsift.errors import BitsiftError
 from bitsift.router.admission import Admission
 from bitsift.router.http.bodies import whole_body
+from bitsift.router.http.gate import values_of
 from bitsift.router.http.problems import problem, problem_of
+from bitsift.router.http.unpacking import RAM_BYTES_MAX as UNPACKING_RAM_BYTES_MAX
+from bitsift.router.http.unpacking import Unpacked, UnsupportedCoding, coding_of
 from bitsift.router.turns import Turns
 
 REQUESTS_MAX = 512
@@ -29,6 +32,8 @@ _SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'",
 }
+_BODILESS = ("GET", "HEAD", "DELETE")
+"""Methods whose bodies are not read."""
 _UNCOUNTED = ("/livez", "/readyz", "/metrics")
 """They are answered, too, when there are too many requests."""
 
@@ -77,6 +82,7 @@ class RequestLimits:
         self._smaller = smaller
         self._apart = apart
         self.admission = Admission("requests", REQUESTS_MAX, RAM_BYTES_MAX)
+        self._unpacking = Admission("compressed bodies", 0, UNPACKING_RAM_BYTES_MAX)
         self._turns = Turns(REQUESTS_PER_TURN)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,6 +93,8 @@ class RequestLimits:
             await self._admitted(scope, receive, send)
         except ClientDisconnect:
             return
+        except UnsupportedCoding as error:
+            await error.answer()(scope, receive, send)
         except BitsiftError as error:  # of this class: the application answers its own
             await problem_of(error)(scope, receive, send)
         except HTTPException as late:  # of the body
@@ -95,26 +103,26 @@ class RequestLimits:
 
     async def _admitted(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises ClientDisconnect, BitsiftError, HTTPException."""
-        announced = b"0"
-        for name, value in scope["headers"]:
-            if name == b"content-length":
-                announced = value
-            elif name == b"content-encoding" and value.strip().lower() != b"identity":
-                shown = value[:40].decode("latin-1")
-                raise UnsupportedMediaType(
-                    f"content-encoding {shown!r} is not supported; send the body uncompressed"
-                )
+        coding = coding_of(scope)
+        if coding is None or scope["method"] in _BODILESS:
+            await self._begun(scope, receive, send)
+            return
+        with self._unpacking.hold() as held:
+            await self._begun(scope, Unpacked(receive, coding, held), send)
+
+    async def _begun(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == self._apart:
             await self._app(scope, receive, send)
             return
-        if scope["method"] in ("GET", "HEAD", "DELETE"):
+        if scope["method"] in _BODILESS:
             await self._turns.take()
             with self.admission.call():
                 await self._app(scope, receive, send)
             return
         with self.admission.hold() as held:
             limit = self._limit(scope["path"])
-            body = await whole_body(receive, announced.decode("latin-1"), limit, held)
+            announced = "".join(values_of(scope["headers"], b"content-length"))
+            body = await whole_body(receive, announced, limit, held)
             await self._turns.take()
             with self.admission.call():
                 await self._app(scope, _replayed(body, receive), send)
