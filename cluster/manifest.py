@@ -33,6 +33,7 @@ class Manifest:
     """What was decided when the build started. ``request`` is what the build was asked to do.
 
     ``records`` counts the sources' records, good and bad, as the survey found them.
+    ``index_fields`` are those of ShardIdentity; absent in earlier manifests.
     ``calibrated_at`` is how many documents there were when the calibration was made: 0 for an index
     that was created empty. None, and absent in earlier manifests: it was made from the sources.
     """
@@ -47,10 +48,12 @@ class Manifest:
     records: int
     examples: tuple[str, ...] = ()
     calibrated_at: int | None = None
+    index_fields: tuple[str, ...] = ()
 
     def identity(self, shard: int) -> ShardIdentity:
         dimension = self.calibration.dimension
-        return ShardIdentity(self.uuid, shard, self.shards, dimension, padded(dimension))
+        width, chosen = padded(dimension), self.index_fields
+        return ShardIdentity(self.uuid, shard, self.shards, dimension, width, chosen)
 
     def encoder(self, backend: str = "auto") -> EncoderSpec | None:
         """The model that made the vectors, in exactly that state; None for precomputed ones."""
@@ -68,6 +71,7 @@ class Manifest:
             calibration=self.calibration,
             model=self.model,
             examples=self.examples,
+            index_fields=self.index_fields,
         )
 
 
@@ -110,13 +114,14 @@ def read_manifest(index: Path) -> Manifest:
     path = index / MANIFEST_FILE
     data = read_json(path)
     try:
-        data.setdefault("calibrated_at", None)
+        data = {"calibrated_at": None, "index_fields": (), **data}
         known = {field.name: data[field.name] for field in dataclasses.fields(Manifest)}
     except KeyError as error:
         raise Corrupt(f"{path} lacks {error}; restore it from a backup") from error
     known["calibration"] = Calibration.from_json(data["calibration"])
     known["model"] = None if data["model"] is None else ModelSpec.from_json(data["model"])
     known["examples"] = tuple(data["examples"])
+    known["index_fields"] = tuple(data["index_fields"])
     return Manifest(**known)
 
 

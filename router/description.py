@@ -55,7 +55,9 @@ class ModelSpec:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class IndexDescription:
-    """``model`` is None for an index of precomputed embeddings."""
+    """``model`` is None for an index of precomputed embeddings. ``index_fields`` are those that
+    filters find by an index, with what lies below them; () is all.
+    """
 
     name: str
     uuid: str
@@ -64,6 +66,7 @@ class IndexDescription:
     calibration: Calibration
     model: ModelSpec | None = None
     examples: tuple[str, ...] = ()
+    index_fields: tuple[str, ...] = ()
 
     @property
     def dimension(self) -> int:
@@ -80,4 +83,5 @@ class IndexDescription:
             "model": None if self.model is None else self.model.to_json(),
             "calibration_version": self.calibration.version,
             "examples": list(self.examples),
+            "index_fields": list(self.index_fields) or None,
         }

@@ -6,7 +6,6 @@ What each file holds, and since which version of the format, is said in store/fo
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import os
 import re
@@ -151,8 +150,9 @@ class ShardFile:
 
     def packed(self) -> bytes:
         """The bytes of the file, in the current format."""
-        facts = dataclasses.asdict(self.identity) | {"store": self.store}
-        return packed_json({**facts, **self.others})
+        facts = self.identity.facts() | {"store": self.store}
+        chosen = self.identity.index_fields
+        return packed_json({**facts, **({"index_fields": chosen} if chosen else {}), **self.others})
 
 
 def read_shard_file(folder: Path) -> ShardFile:
@@ -160,7 +160,9 @@ def read_shard_file(folder: Path) -> ShardFile:
     path = folder / SHARD_FILE
     version, data = _read_versioned(path)
     try:
+        data.setdefault("index_fields", ())
         known = {key: data.pop(key) for key in ShardIdentity.__dataclass_fields__}
+        known["index_fields"] = tuple(known["index_fields"])
         store = "store" if version.major == FORMAT_1.major else data.pop("store")
     except KeyError as error:
         raise Corrupt(f"{path} lacks {error}; restore it from a backup") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, cast
 
@@ -290,6 +290,8 @@ class ShardIdentity:
     """Which shard of which index a directory is, and the widths its rows have.
 
     ``dimension`` is the model's, ``width`` the same padded to a multiple of 8 (bytes per row).
+    ``index_fields`` are those that its field index has columns of, with what lies below them; ()
+    is all.
     """
 
     index_uuid: str
@@ -297,6 +299,11 @@ class ShardIdentity:
     shards: int
     dimension: int
     width: int
+    index_fields: tuple[str, ...] = ()
+
+    def facts(self) -> dict[str, Any]:
+        """What every release says of a shard."""
+        return {name: value for name, value in asdict(self).items() if name != "index_fields"}
 
 
 @dataclass(frozen=True, slots=True)

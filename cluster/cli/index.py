@@ -109,6 +109,10 @@ def create(
             "a .npy matrix for --dimensions. Default: dictionary glosses; no sample."
         ),
     ] = None,
+    index_fields: Annotated[
+        list[str] | None,
+        typer.Option(help="Metadata fields that filters find by an index. Default: all."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Make an empty index, to be served at once and filled while it answers."""
@@ -121,6 +125,7 @@ def create(
             dimensions=dimensions,
             shards=shards,
             sample=sample,
+            index_fields=index_fields or (),
             backend=loaded.settings.model.backend,
         )
     if json:

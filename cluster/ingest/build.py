@@ -130,6 +130,7 @@ class Build:
             "shards": self.shards,
             "transform": None if transform is Transform.NONE else transform.value,
             "fields": dict(self.plan.fields.named()),
+            "index_fields": list(self.options.index_fields) or None,
         }
 
     def run(self, on_progress: OnProgress = _quiet) -> BuildReport:
@@ -160,6 +161,7 @@ class Build:
             request=self._request(),
             records=look.records,
             examples=self.options.examples,
+            index_fields=tuple(self.options.index_fields),
         )
         self.destination.seal(manifest)
         return manifest

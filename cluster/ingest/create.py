@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from bitsift.cluster.ingest.options import BuildOptions, checked_build
 from bitsift.cluster.manifest import (
     Manifest,
     read_complete,
@@ -67,22 +68,26 @@ def create_index(
     dimensions: int | None = None,
     shards: int | None = None,
     sample: str | Path | None = None,
+    index_fields: Sequence[str] = (),
     backend: Backend = DEFAULTS.model.backend,
 ) -> CreateReport:
     """Make the empty index ``out``: of ``model``, or of precomputed vectors of ``dimensions``.
 
     ``sample`` is a source of texts for a model, a .npy matrix without one. ``shards`` None: one per
-    core. Raises InvalidRequest for what cannot be, for an unknown model, and where ``out`` is an
-    index or has other files in it; StorageFull, Unavailable when the model fails.
+    core. ``index_fields`` are those of the metadata that filters find by an index; () is all.
+    Raises InvalidRequest for what cannot be, for an unknown model, and where ``out`` is an index or
+    has other files in it; StorageFull, Unavailable when the model fails.
     """
     shards = shards or os.cpu_count() or 1
     check_shards(shards)
+    chosen = checked_build(BuildOptions(index_fields=index_fields)).index_fields
     _check_vectors(model, dimensions)
     out = Path(out).absolute()
     request = {
         "create": model or dimensions,
         "shards": shards,
         "sample": None if sample is None else str(sample),
+        "index_fields": list(chosen) or None,
     }
     if (out / MANIFEST_FILE).exists():
         return _finish(out, read_manifest(out), request)
@@ -104,6 +109,7 @@ def create_index(
         request=request | {"sampled": rows},
         records=0,
         calibrated_at=0,
+        index_fields=tuple(chosen),
     )
     make_index(out, manifest)
     return _finish(out, manifest, request)

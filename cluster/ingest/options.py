@@ -8,19 +8,43 @@ once, before a build touches anything.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from bitsift.checked import reasons
 from bitsift.cluster.manifest import SHARDS_MAX
 from bitsift.cluster.sources.plan import Fields
 from bitsift.config.tree import DEFAULTS, Backend, Index, Model
 from bitsift.errors import InvalidRequest
+from bitsift.filters.operands import path_of
+from bitsift.filters.tree import DOCUMENT_ID
+from bitsift.options import FIELD_CHARACTERS_MAX
 from bitsift.router.model.location import DEFAULT_MODEL
 from bitsift.shard_worker.codes import Transform
+from bitsift.shard_worker.fields.segment import FIELDS_MAX
+
+
+def _paths(names: Sequence[str]) -> tuple[str, ...]:
+    found = dict.fromkeys(path_of(name, "") for name in names)
+    if DOCUMENT_ID in found:
+        raise ValueError("id has an index always; metadata.id is a field of that name")
+    return tuple(found)
+
+
+IndexFields = Annotated[
+    Sequence[Annotated[str, Field(min_length=1, max_length=FIELD_CHARACTERS_MAX)]],
+    Field(
+        max_length=FIELDS_MAX,
+        description="Metadata fields that filters find by an index, with the fields below them. "
+        "Others are filtered by reading documents. Default: all.",
+    ),
+    AfterValidator(_paths),
+]
+"""Checked, they are paths as filters' trees have them."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +92,7 @@ class BuildOptions:
     examples: Annotated[
         tuple[str, ...], Field(description="Queries that the page offers as examples.")
     ] = ()
+    index_fields: IndexFields = ()
     max_rejects: Annotated[int, Index.model_fields["max_rejects"]] = DEFAULTS.index.max_rejects
     encoders: Annotated[int | None, Index.model_fields["encoders"]] = DEFAULTS.index.encoders
     backend: Annotated[Backend, Model.model_fields["backend"]] = DEFAULTS.model.backend

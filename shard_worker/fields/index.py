@@ -238,7 +238,9 @@ class FieldIndex:
         gone: Sequence[Segment],
         writing: AbstractContextManager[Any],
     ) -> None:
-        segment, blocks = build(first, stop - first, self.recent.of(first, stop))
+        segment, blocks = build(
+            first, stop - first, self.recent.of(first, stop), self._store.index_fields
+        )
         others = [it for it in self._segments if it not in gone]
         segments = tuple(sorted([*others, segment], key=lambda it: it.first))
         replaced = {(it.first, it.count): it.numbers for it in gone}

@@ -26,7 +26,8 @@ from bitsift.shard_worker.fields.column import (
 from bitsift.shard_worker.types import FieldFacts
 
 FIELDS_MAX = 256
-"""Fields of a segment, the first ones that occur; others are looked for in the documents."""
+"""Fields of a segment, the first ones that occur; others are looked for in the documents. So many
+may be chosen."""
 FIELD_BYTES_MAX = 256
 """Of a field's path, as UTF-8."""
 FIELDS_SAID_MAX = 100
@@ -101,13 +102,17 @@ def facts_of(segments: Sequence[Segment]) -> dict[str, FieldFacts]:
 
 
 def build(
-    first: int, count: int, documents: Iterable[Texts | None]
+    first: int,
+    count: int,
+    documents: Iterable[Texts | None],
+    chosen: Sequence[str] = (),
 ) -> tuple[Segment, dict[int, bytes]]:
     """The segment of the rows from ``first`` on, ``count`` of them, and its blocks by number.
 
-    ``documents`` has one for each row, None where it cannot be read.
+    ``documents`` has one for each row, None where it cannot be read. Fields have columns if they
+    are ``chosen`` or below one that is; () is all.
     """
-    making = _Making(count)
+    making = _Making(count, chosen)
     for row, texts in enumerate(documents):
         making.add(row, texts)
     assert making.rows == count, (making.rows, count)
@@ -123,8 +128,9 @@ def build(
 class _Making:
     """A segment while its documents are read."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, chosen: Sequence[str]) -> None:
         self._bytes_max = COLUMN_BYTES_MIN + COLUMN_BYTES_PER_ROW_MAX * count
+        self._chosen = frozenset(chosen)
         self.rows = 0
         self.builders: dict[str, Builder] = {}
         self.hashes: list[int] = []
@@ -159,11 +165,20 @@ class _Making:
             return True
         if name == DOCUMENT_ID:  # no filter names such a field
             return False
-        if (
-            len(self.builders) + len(self.unindexed) >= FIELDS_MAX
-            or len(utf8(name)) > FIELD_BYTES_MAX
-        ):
+        is_chosen = not self._chosen or self._is_chosen(name)
+        others = 0 if self._chosen and is_chosen else len(self.unindexed)  # these take no room
+        if len(self.builders) + others >= FIELDS_MAX or len(utf8(name)) > FIELD_BYTES_MAX:
             self.is_complete = False
             return False
-        self.builders[name] = Builder()
+        if is_chosen:
+            self.builders[name] = Builder()
+        else:
+            self.unindexed[name] = {"rows": 0}
+        return True
+
+    def _is_chosen(self, name: str) -> bool:
+        while name not in self._chosen:
+            name, dot, _ = name.rpartition(".")
+            if not dot:
+                return False
         return True

@@ -5,6 +5,8 @@ Rows that are in no segment are not wrong: a crash, or an older program, leaves 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from bitsift.shard_worker.fields.segment import Segment, build
 from bitsift.shard_worker.maintenance.findings import Finding, Findings, Remedy
 from bitsift.shard_worker.store import Store
@@ -34,7 +36,9 @@ def check_fields(store: Store, data: str, findings: Findings) -> None:
             segment = Segment.unpacked(first, count, catalogs[span])
             if segment is None:
                 continue  # of another release, which wrote it so
-            if set(segment.numbers) != spans[span] or not _is_of_documents(blocks, segment):
+            if set(segment.numbers) != spans[span] or not _is_of_documents(
+                blocks, segment, store.index_fields
+            ):
                 findings.add(data, DIFFERENT, Remedy.REPAIR)
 
 
@@ -43,7 +47,7 @@ def is_of_fields(finding: Finding) -> bool:
     return finding.problem in (DAMAGED, DIFFERENT)
 
 
-def _is_of_documents(blocks: FieldBlocks, segment: Segment) -> bool:
+def _is_of_documents(blocks: FieldBlocks, segment: Segment, chosen: Sequence[str]) -> bool:
     """Whether the sound blocks of a segment are those that its rows' documents make.
 
     True where one of those has been damaged since: it may well say what that one said.
@@ -52,7 +56,7 @@ def _is_of_documents(blocks: FieldBlocks, segment: Segment) -> bool:
     texts = list(blocks.texts(range(segment.first, segment.stop)))
     if any(said is None and row not in segment.unread for row, said in enumerate(texts)):
         return True
-    _, made = build(*span, texts)
+    _, made = build(*span, texts, chosen)
     with blocks.reading() as block:
         held = {number: block(span, number) for number in segment.numbers}
         return all(body is None or bytes(body) == made.get(number) for number, body in held.items())

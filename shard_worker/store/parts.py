@@ -37,8 +37,9 @@ def make_store(folder: Path, identity: ShardIdentity, counters: Counters, max_by
         ) as env:
             commits = Commits(env)
             with env.writing() as txn:
-                for key, facts in ((IDENTITY, identity), (FORMAT, CURRENT)):
-                    txn.put(key, pack_meta(dataclasses.asdict(facts)), db=env.databases[META])
+                said = ((IDENTITY, identity.facts()), (FORMAT, dataclasses.asdict(CURRENT)))
+                for key, facts in said:
+                    txn.put(key, pack_meta(facts), db=env.databases[META])
                 commits.commit(txn, counters)
     except (lmdb.Error, OSError) as error:
         raise StorageFull(f"{folder}: the store cannot be created ({error})") from error
@@ -99,7 +100,7 @@ class Parts:
     def _check_identity(self, identity: ShardIdentity) -> None:
         """A data file that was put in the place of another, or created again, is refused."""
         with self.env.begin() as txn:
-            found, expected = self.commits.meta_in(txn, IDENTITY), dataclasses.asdict(identity)
+            found, expected = self.commits.meta_in(txn, IDENTITY), identity.facts()
         if found != expected:
             raise FormatMismatch(
                 f"{self._path} belongs to shard {found.get('shard')} of index "

@@ -84,6 +84,7 @@ class Store:
         that of another shard, or in a format that this program does not read.
         """
         self.parts = Parts(folder, identity, max_bytes)
+        self.index_fields = identity.index_fields
         self.format = self.parts.format
         self.reader, self.versions = self.parts.reader, self.parts.versions
         self.tombstones = self.parts.tombstones

@@ -30,6 +30,7 @@ from bitsift.options import Mode, SearchOptions
 from bitsift.results import Answer
 from bitsift.router.model.spec import EncoderSpec
 from bitsift.shard_worker.codes import Calibration, normalize
+from bitsift.shard_worker.fields.segment import FIELDS_MAX
 from bitsift.shard_worker.layout import MANIFEST_FILE
 from bitsift.shard_worker.operations import Upsert, statuses
 from tests.tiny_model import build_tiny_model
@@ -163,6 +164,9 @@ def test_the_glosses_are_shipped() -> None:
         ({"dimensions": 64, "sample": "texts.jsonl"}, "has no vectors"),
         ({"model": "minilm", "sample": "wide.npy"}, "has to be texts"),
         ({"dimensions": 64, "sample": "bad.npy"}, "no usable document"),
+        ({"dimensions": 64, "index_fields": ["id"]}, "id has an index always"),
+        ({"dimensions": 64, "index_fields": ["$a"]}, "names that begin with"),
+        ({"dimensions": 64, "index_fields": ["a"] * (FIELDS_MAX + 1)}, "index_fields: "),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_made(
@@ -229,6 +233,22 @@ def test_a_sample_is_even_and_never_holds_more_than_it_may(count: int, most: int
     assert len(found) == count or len(found) >= most // 2
     every = found[1] if len(found) > 1 else max(count, 1)
     assert found == list(range(0, count, every)) or len(found) <= 1
+
+
+def test_the_fields_that_have_an_index_are_a_fact_of_it(tmp_path: Path) -> None:
+    index, names = tmp_path / "i", ["lang", "metadata.id", "by.name", "lang"]
+    create_index(index, dimensions=64, shards=1, index_fields=names)
+    manifest, _ = open_manifest(index)
+    assert manifest.index_fields == ("lang", "id", "by.name")
+    assert manifest.identity(0).index_fields == manifest.index_fields
+    assert manifest.describe().to_json()["index_fields"] == ["lang", "id", "by.name"]
+    with open_shard(index, manifest, 0) as shard:
+        assert shard.identity.index_fields == manifest.index_fields
+    with pytest.raises(InvalidRequest, match="an index already"):
+        create_index(index, dimensions=64, shards=1)
+    said = ["create", str(tmp_path / "j"), "--dimensions", "64", "--index-fields", "lang"]
+    assert CliRunner().invoke(app, said).exit_code == 0
+    assert read_manifest(tmp_path / "j").index_fields == ("lang",)
 
 
 def test_the_command_says_what_it_made(tmp_path: Path) -> None:

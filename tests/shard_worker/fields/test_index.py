@@ -7,6 +7,8 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import pytest
 from bitsift.cluster.maintenance.opened import open_shard as opened
 from bitsift.cluster.maintenance.verify import verify
 from bitsift.cluster.manifest import read_manifest
-from bitsift.errors import DeadlineExceeded
+from bitsift.errors import DeadlineExceeded, FormatMismatch
 from bitsift.filters.matching import matches
 from bitsift.filters.tree import Node
 from bitsift.shard_worker.deadline import Deadline
@@ -131,6 +133,28 @@ def test_whatever_befalls_a_shard_filters_pass_what_the_documents_say(
     for filter_ in filters:
         assert passing_ids(shard, filter_) == expected_ids(documents, filter_), filter_
     shard.close()
+
+
+def test_filters_on_fields_that_are_not_chosen_pass_what_the_documents_say(tmp_path: Path) -> None:
+    chance, folder = random.Random(9), tmp_path / "shard"
+    identity = replace(IDENTITY, index_fields=("a",))
+    Shard.create(folder, identity)
+    documents = random_documents(chance, [str(n) for n in range(150)])
+    with closing(Shard(folder, CALIBRATION, identity)) as shard:
+        put(shard, {**documents, "gone": {"a": 1}})
+        shard.save_bits()
+    for _ in range(2):
+        with closing(Shard(folder, CALIBRATION, identity)) as shard:
+            written(shard, Delete(["gone"]))
+            shard.compact()
+            chosen = {name for it in index_of(shard).segments for name in it.columns}
+            assert "a" in chosen
+            assert all(name in ("$id", "a") or name.startswith("a.") for name in chosen)
+            for filter_ in random_filters(chance, 60):
+                assert passing_ids(shard, filter_) == expected_ids(documents, filter_), filter_
+    assert verify_shard(folder, identity, CALIBRATION, lambda *_: None) == ()
+    with pytest.raises(FormatMismatch):
+        Shard(folder, CALIBRATION, IDENTITY)
 
 
 def test_housekeeping_seals_rows_when_there_are_enough(shard: Shard) -> None:

@@ -62,6 +62,25 @@ def of_field(*values: Any) -> Made:
     return Made({str(row): {"a": value} for row, value in enumerate(values)})
 
 
+def test_of_fields_that_are_not_chosen_only_the_rows_are_counted() -> None:
+    said = {"a": {"b": 1, "c": 2}, "ab": 3, "d": [4, 5]}
+    texts = [(str(row), orjson.dumps(said).decode()) for row in range(3)]
+    made, _ = build(0, 3, texts, ("a", "d"))
+    assert set(made.columns) == {"$id", "a", "a.b", "a.c", "d"}
+    assert made.facts["ab"] == {"rows": 3}
+    assert made.facts["d"] == {"rows": 3, "number": 2}
+    assert made.is_complete
+
+
+def test_fields_that_are_not_chosen_take_no_room_from_those_that_are() -> None:
+    many = {f"f{n:03}": n for n in range(FIELDS_MAX + 1)}
+    texts = [("0", orjson.dumps({**many, "a": 1}).decode())]
+    made, _ = build(0, 1, texts, ("a",))
+    assert set(made.columns) == {"$id", "a"}
+    assert len(made.facts) == FIELDS_MAX + 1
+    assert not made.is_complete
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_what_it_says_of_random_documents_and_filters_is_what_they_say(seed: int) -> None:
     chance = random.Random(seed)
