@@ -19,7 +19,7 @@ from bitsift.cluster.evaluation.stages import CodedDocuments, calibrate, exact_t
 from bitsift.errors import InvalidRequest
 from bitsift.shard_worker.codes import Transform, best_first
 from bitsift.shard_worker.search.adaptive import rows_to_read
-from bitsift.shard_worker.search.funnel import POOL_ADAPTIVE
+from bitsift.shard_worker.search.reading import POOL_ADAPTIVE
 from bitsift.shard_worker.types import POOL_FACTOR
 
 TOP_K = 10

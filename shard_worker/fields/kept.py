@@ -24,8 +24,6 @@ class Known:
         self.view: tuple[object, Bits, Bits] | None = None
         """The upper bound in another order of the rows: of what, made of which bits, and the bits.
         Kept for whoever makes it (search/filtered.py)."""
-        self.far = 0
-        """How many more searches take what passes to be far from them (search/filtered.py)."""
         self._lock = threading.Lock()
 
     @property

@@ -7,12 +7,12 @@ then compared follows from how many pass:
     none      nothing passes
     direct    so few that all of their int8 codes are read, and no bit is compared
     gather    few: their bits are brought together and scanned
-    test      many: all bits are scanned for more rows than are wanted, and those that pass are kept
-    scan      between: all bits are scanned, and rows that do not pass are skipped
-    probe     as ``test``, in as many lists more as rows are left out
+    scan      many: all bits are scanned, and rows that do not pass are skipped
+    probe     lists are visited, as many more as rows are left out
+    test      the nearest rows are tested by their documents
 
-Where the index does not know all (a field that is not indexed), documents are read: of all rows in
-doubt if those are few, else of the nearest, and where these are not enough, of all.
+The last is where the index does not know all (a field that is not indexed): documents are read, of
+all rows in doubt if those are few, else of the nearest, and where these are not enough, of all.
 """
 
 from __future__ import annotations
@@ -37,28 +37,24 @@ from bitsift.shard_worker.types import FilterPlan, Plan
 
 SETTLED_MAX = 2_048
 """Rows in doubt whose documents are all read before the search: some 20 ms, once for a filter."""
-OVERFETCHED_MAX = 8_192
-"""Rows that a scan keeps to test them. 1 M codes of 48 bytes: 800 rows 3.7 ms, 8,000 rows 4.3."""
+TESTED_MAX = 8_192
+"""The nearest rows, in doubt or not, that a scan keeps to read the documents of those in doubt."""
 GATHERED_BYTES_MAX = 32 << 20
 """Bits that are brought together for a search."""
-_GATHERED_SHARE = 1 / 8
-"""Up to this share bringing bits together is faster than a scan: at a tenth 2.3 ms against 3.7, at
-a fifth 4.2 (1 M codes of 48 bytes)."""
-_SKIPPED_SHARE = 0.6
-"""The same where rows that do not pass are skipped: that takes 7.1 ms at a half, 5.0 gathered."""
-_FAR_TURNS = 16
-"""Searches with a filter that are spared the ``test`` after too few of what it kept passed."""
-_MARGIN, _MORE = 1.25, 64
-"""What is kept beyond the expected number of rows that pass."""
+_GATHERED_SHARE = 1 / 5
+"""Up to this share bringing bits together is faster than a scan that passes rows over: at a fifth
+5.3 ms against 6.0, at a half 8.8 against 6.3 (1 M codes of 48 bytes, a busy core)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Wants:
     """What queries of one pass want: the ``count`` nearest rows, of so many lists as ``nprobe``
-    would be without a filter (None: of all), and all codes read of up to ``direct`` rows.
+    would be without a filter (None: of all), the ``wide`` nearest of those that are all compared,
+    and all codes read of up to ``direct`` rows.
     """
 
     count: int
+    wide: int
     nprobe: int | None
     direct: int
 
@@ -86,7 +82,7 @@ def pools_of(
             return found, FilterPlan(Plan.TEST, most.living, least.living)
         _settle_all(generation, node, known, check)
         limited = _limited(parts, known)
-    pools, plan = _pools(generation.index, parts, limited, known, queries, wants, deadlines)
+    pools, plan = _pools(generation.index, limited, queries, wants, deadlines)
     return pools, FilterPlan(plan, limited.living)
 
 
@@ -153,67 +149,39 @@ def holds(bits: Bits, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 def _pools(
     index: BinaryIndex,
-    whole: Parts,
     limited: Parts,
-    known: Known,
     queries: NDArray[np.uint8],
     wants: Wants,
     deadlines: Sequence[Deadline],
 ) -> tuple[list[Pool], Plan]:
-    """The nearest of ``limited``, which are the rows of ``whole`` that pass as far as is
-    ``known``, exactly.
-    """
-    plan, detail = _plan(len(whole), whole, limited.living, index.row_bytes, wants)
-    if plan is Plan.TEST and known.far:
-        known.far -= 1
-        plan = _skipping(limited.living, len(whole), index.row_bytes)
-    if plan is Plan.TEST:
-        kept = index.search(queries, detail, None, None, deadlines, whole)
-        bits, due = known.bounds.lower, min(wants.count, limited.living)
-        pools = [_kept(pool, holds(bits, pool.rows), wants.count) for pool in kept]
-        if all(len(pool) >= due for pool in pools):
-            return pools, plan
-        known.far = _FAR_TURNS
-        plan = _skipping(limited.living, len(whole), index.row_bytes)
+    """The nearest of the rows that are alive in ``limited``."""
+    plan, lists = _plan(limited, limited.living, index.row_bytes, wants)
     if plan is Plan.PROBE:
-        found = index.search(queries, wants.count, detail, wants.count, deadlines, limited)
+        found = index.search(queries, wants.count, lists, wants.count, deadlines, limited)
     elif plan is Plan.SCAN:
-        found = index.search(queries, wants.count, None, None, deadlines, limited)
+        found = index.search(queries, wants.wide, None, None, deadlines, limited)
     else:
-        count = limited.living if plan is Plan.DIRECT else wants.count
+        count = limited.living if plan is Plan.DIRECT else wants.wide
         found = index.search_gathered(queries, count, limited, deadlines)
     return found, plan
 
 
-def _skipping(passing: int, rows: int, row_bytes: int) -> Plan:
-    """The way that finds rows however far they are from a query."""
-    may_gather = _may_gather(passing, rows, row_bytes, _SKIPPED_SHARE)
-    return Plan.GATHER if may_gather else Plan.SCAN
-
-
-def _plan(rows: int, whole: Parts, passing: int, row_bytes: int, wants: Wants) -> tuple[Plan, int]:
-    """The cheapest way to the nearest of ``passing`` rows of ``rows``; lists to visit, or rows to
-    keep.
+def _plan(parts: Parts, passing: int, row_bytes: int, wants: Wants) -> tuple[Plan, int]:
+    """The cheapest way to the nearest of ``passing`` rows of ``parts``, and how many lists to
+    visit.
     """
     if not passing:
         return Plan.NONE, 0
     if passing <= wants.direct:
         return Plan.DIRECT, 0
-    share = passing / rows
-    if wants.nprobe is not None and whole.listed is not None:
-        lists, visited = whole.listed.lists, math.ceil(wants.nprobe / share)
+    share = passing / len(parts)
+    if wants.nprobe is not None and parts.listed is not None:
+        lists, visited = parts.listed.lists, math.ceil(wants.nprobe / share)
         if visited * 4 <= lists and visited / lists < share:
             return Plan.PROBE, visited
-    if _may_gather(passing, rows, row_bytes, _GATHERED_SHARE):
+    if share <= _GATHERED_SHARE and passing * row_bytes <= GATHERED_BYTES_MAX:
         return Plan.GATHER, 0
-    kept = math.ceil(wants.count / share * _MARGIN) + _MORE
-    if kept <= OVERFETCHED_MAX:
-        return Plan.TEST, kept
     return Plan.SCAN, 0
-
-
-def _may_gather(passing: int, rows: int, row_bytes: int, share: float) -> bool:
-    return passing <= share * rows and passing * row_bytes <= GATHERED_BYTES_MAX
 
 
 def _kept(pool: Pool, places: NDArray[np.bool_], count: int) -> Pool:
@@ -234,7 +202,7 @@ def _read_nearest(
     """The nearest rows that pass, where those in doubt are too many to read all of them: documents
     of the nearest ones are read. None where not enough of these pass.
     """
-    kept = max(2 * wants.count, min(OVERFETCHED_MAX, 4 * wants.count))
+    kept = max(2 * wants.count, min(TESTED_MAX, 4 * wants.count))
     nearest = generation.index.search(queries, kept, None, None, deadlines, limited)
     pools: list[Pool] = []
     for pool, deadline in zip(nearest, deadlines, strict=True):

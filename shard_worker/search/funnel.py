@@ -16,17 +16,17 @@ from bitsift.errors import Corrupt, DeadlineExceeded, ReplicaBehind
 from bitsift.filters.forms import tree_of
 from bitsift.options import Mode
 from bitsift.shard_worker.bits.index import Pool
-from bitsift.shard_worker.codes import Calibration, asymmetric_scores, best_first
+from bitsift.shard_worker.codes import Calibration, best_first
 from bitsift.shard_worker.deadline import Check
 from bitsift.shard_worker.generation import Generation
-from bitsift.shard_worker.search.adaptive import reads_max, rows_to_read
+from bitsift.shard_worker.search.adaptive import reads_max
 from bitsift.shard_worker.search.exhaustive import score_all
 from bitsift.shard_worker.search.filtered import Wants, any_of, holds, passing, pools_of
 from bitsift.shard_worker.search.precedence import Precedence
+from bitsift.shard_worker.search.reading import PoolReader, pool_rows, wide_pool_rows
 from bitsift.shard_worker.store import Store
 from bitsift.shard_worker.types import (
     EVERYTHING,
-    POOL_FACTOR,
     Candidates,
     Document,
     FilterPlan,
@@ -37,10 +37,6 @@ from bitsift.shard_worker.types import (
     Wanted,
 )
 
-POOL_ADAPTIVE, POOL_PER_HIT = 800, 16
-"""Rows that the Hamming stage keeps for a query whose reads are not fixed. Against 400, titles and
-XQuAD's questions asked of 28,672 WordNet glosses gain 0.010 recall@10, the test collections
-nothing; sorting them costs 0.1 ms more."""
 QUERIES_PER_PASS = 8
 """Queries that share a pass over the bits. FAISS compares four of 1,024 bits together, eleven of
 384. One that nobody waits for any more leaves the pass at its next step (hamming.py)."""
@@ -94,6 +90,7 @@ class Funnel:
         nprobe: int | None,
         enough: int,
         filter_text: str | None,
+        wide: int,
     ) -> Answers:
         """One pass over the bits for those of ``queries`` that somebody waits for."""
         places = [place for place, query in enumerate(queries) if query.deadline.is_open()]
@@ -109,7 +106,7 @@ class Funnel:
                 direct = min(
                     queries[p].reads or reads_max(queries[p].options.depth) for p in places
                 )
-                wants, node = Wants(count, nprobe, direct), tree_of(filter_text)
+                wants, node = Wants(count, wide, nprobe, direct), tree_of(filter_text)
                 try:
                     near, plan = pools_of(generation, node, bits, wants, deadlines)
                 except DeadlineExceeded as error:
@@ -145,34 +142,21 @@ class Funnel:
     ) -> Candidates:
         """Asymmetric scores choose the candidates of the pool; their int8 codes are read."""
         pool = _without(pool, generation.store.ids.rows_of(query.options.exclude))
-        vector = self._calibration.centered(query.vector)
-        estimates = asymmetric_scores(vector, pool.bits)
-        if plan is not None and plan.kind is Plan.DIRECT:
-            best = best_first(estimates, pool.rows, len(pool))
-        elif query.reads is None:
-            best = rows_to_read(vector, pool.bits, estimates, pool.rows, query.options.depth)
-        else:
-            best = best_first(estimates, pool.rows, query.reads)
-        reader, corrupt = generation.store.reader, generation.index.moment().lost
-        codes, intact = reader.read_codes(pool.rows[best], query.deadline.check)
-        if not intact.all():
-            damaged = pool.rows[best][~intact].tolist()
-            reader.note_damaged(damaged)
-            corrupt = corrupt.union(damaged)
-            best, codes = best[intact], codes[intact]
+        read = PoolReader(generation.store.reader, self._calibration, query, pool)
+        read.read(None if plan is None else plan.kind)
+        best, corrupt = read.places, generation.index.moment().lost.union(read.damaged)
         unknown = len(corrupt) if plan is None else max(len(corrupt), generation.damaged_rows())
-        scores = self._calibration.scores(query.vector, codes)
         return Candidates(
             shard=self._shard,
             origin=self.origin(generation),
             rows=pool.rows[best],
             distances=pool.distances[best],
             hamming_ranks=(best + 1).astype(np.int32),
-            estimates=estimates[best],
-            scores=scores,
-            codes=codes,
+            estimates=read.estimates,
+            scores=read.scores,
+            codes=read.codes,
             corrupt=unknown,
-            documents=self._likely_winners(generation, query, pool.rows[best], scores),
+            documents=self._likely_winners(generation, query, pool.rows[best], read.scores),
             plan=plan,
             rows_there=rows_there,
         )
@@ -279,8 +263,9 @@ def _filter_of(query: Query) -> str | None:
     return None if text is None else str(text)
 
 
-Kind = tuple[int, int | None, int, str | None]
-"""What queries of one pass have in common: rows to keep, lists to visit, hits due, filter."""
+Kind = tuple[int, int | None, int, str | None, int]
+"""What queries of one pass have in common: rows to keep, lists to visit, hits due, filter, rows to
+keep under it."""
 
 
 def _passes(
@@ -290,20 +275,18 @@ def _passes(
     kinds: dict[Kind, list[int]] = {}
     for place, query in enumerate(queries):
         if query.options.mode is not Mode.EXHAUSTIVE:
-            kind = _pool_rows(query), lists_to_visit(query), query.hits_due, _filter_of(query)
-            kinds.setdefault(kind, []).append(place)
+            kinds.setdefault(_kind(query, lists_to_visit(query)), []).append(place)
     for kind, places in kinds.items():
         for first in range(0, len(places), QUERIES_PER_PASS):
             yield kind, places[first : first + QUERIES_PER_PASS]
 
 
-def _pool_rows(query: Query) -> int:
-    """How many rows the Hamming stage keeps, those that are excluded among them."""
-    if query.reads is None:
-        rows = max(POOL_ADAPTIVE, POOL_PER_HIT * query.options.depth)
-    else:
-        rows = query.reads * POOL_FACTOR
-    return rows + len(query.options.exclude)
+def _kind(query: Query, nprobe: int | None) -> Kind:
+    """Rows that are excluded are kept, too."""
+    excluded, text = len(query.options.exclude), _filter_of(query)
+    count = pool_rows(query) + excluded
+    wide = count if text is None else wide_pool_rows(query) + excluded
+    return count, nprobe, query.hits_due, text, wide
 
 
 def _without(pool: Pool, rows: NDArray[np.int64]) -> Pool:

@@ -105,9 +105,11 @@ class RowReader:
     ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """``records`` as uint8 (n, width + 4), and which of them are those of their rows."""
         size, width, checksum = self.record_bytes, self.width, google_crc32c.value
-        if any(len(record) != size for record in records):
+        joined = b"".join(records)
+        if len(joined) != size * len(records):  # some are short, none is longer
             records = [record if len(record) == size else bytes(size) for record in records]
-        table = np.frombuffer(b"".join(records), dtype=np.uint8).reshape(-1, size)
+            joined = b"".join(records)
+        table = np.frombuffer(joined, dtype=np.uint8).reshape(-1, size)
         crcs = np.array([checksum(record[:width]) for record in records], dtype=np.uint32)
         stored = np.ascontiguousarray(table[:, width:]).view("<u4").ravel()
         return table, np.asarray(crcs ^ row_salt(rows) == stored)

@@ -18,7 +18,13 @@ from bitsift.shard_worker.codes import (
     query_bits,
 )
 from bitsift.shard_worker.search import adaptive
-from bitsift.shard_worker.search.adaptive import READS_MAX, READS_MIN, noise, reads
+from bitsift.shard_worker.search.adaptive import (
+    READS_MAX,
+    READS_MIN,
+    further_reads,
+    noise,
+    reads,
+)
 
 top_ks = st.integers(1, 120)
 sigmas = st.floats(0.05, 1.0)
@@ -105,6 +111,62 @@ def test_a_clear_margin_reads_the_least_and_a_flat_tail_the_most() -> None:
     assert reads(np.full(400, 4, dtype=np.float32), 0.5, 10) == READS_MAX
     between = np.linspace(9, 2, 400).astype(np.float32)
     assert READS_MIN < reads(between, 0.5, 10) < READS_MAX
+
+
+def read_and_unread(seed: int, rows: int, done: int, tau: float) -> tuple[np.ndarray, ...]:
+    """Estimates and scores of the best ``done`` rows by estimates, and the same of the others."""
+    random = np.random.default_rng(seed)
+    estimates = -np.sort(random.standard_normal(rows).astype(np.float32))
+    scores = (0.1 * estimates + tau * random.standard_normal(rows)).astype(np.float32)
+    return estimates[:done], scores[:done], estimates[done:], scores[done:]
+
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+@given(seeds, st.integers(0, 100), st.floats(0, 1), top_ks, st.floats(0, 0.5), st.floats(0, 0.5))
+def test_further_reads_are_among_the_unread_and_no_fewer_where_less_may_be_missed(
+    seed: int, done: int, tau: float, top_k: int, one: float, other: float
+) -> None:
+    estimates, scores, unread, _ = read_and_unread(seed, 400, done, tau)
+    strict, loose = sorted((one, other))
+    more = further_reads(estimates, scores, unread, top_k, strict)
+    assert 0 <= further_reads(estimates, scores, unread, top_k, loose) <= more <= len(unread)
+    if done < top_k:
+        assert more == len(unread)
+
+
+@given(seeds, st.sampled_from([3, 10, 25]), st.sampled_from([0.5, 2, 4]), st.floats(-1, 1))
+def test_estimates_that_say_all_need_no_further_reads_in_any_unit(
+    seed: int, top_k: int, scale: float, shift: float
+) -> None:
+    estimates, scores, unread, _ = read_and_unread(seed, 400, 50, 0.0)
+    moved = [(it * np.float32(scale) + np.float32(shift)) for it in (estimates, unread)]
+    assert further_reads(moved[0], scores, moved[1], top_k) <= 1  # the next may be equal
+
+
+def test_estimates_that_say_nothing_leave_all_rows_alike() -> None:
+    estimates, _, unread, _ = read_and_unread(0, 2_000, 100, 0.0)
+    scores = np.random.default_rng(1).standard_normal(100).astype(np.float32)
+    assert further_reads(estimates, scores, unread, 10) > 1_800
+    constant = np.full(100, 1, dtype=np.float32)
+    assert further_reads(constant, scores, np.full(1_900, 1, dtype=np.float32), 10) > 1_800
+
+
+@pytest.mark.parametrize("tau", [0.02, 0.05, 0.1, 0.3])
+def test_what_is_missed_after_further_reads_is_about_the_share_that_may_be(tau: float) -> None:
+    """Whatever the noise, which nobody is told: read on as far as it says, ask again, 40 times."""
+    missed, needed = [], []
+    for seed in range(40):
+        estimates, scores, unread, theirs = read_and_unread(seed, 4_000, 40, tau)
+        while more := further_reads(estimates, scores, unread, 10, 0.02):
+            estimates, unread = np.concatenate([estimates, unread[:more]]), unread[more:]
+            scores, theirs = np.concatenate([scores, theirs[:more]]), theirs[more:]
+        due = np.sort(np.concatenate([scores, theirs]))[-10]
+        missed.append((theirs >= due).sum() / 10)
+        needed.append(len(scores))
+    assert np.mean(missed) <= 0.03
+    assert np.mean(needed) < 4_000 * (0.1 if tau < 0.1 else 1)
 
 
 def test_equal_codes_have_no_noise_and_still_get_their_reads() -> None:
