@@ -8,9 +8,12 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
+from bitsift import results
 from bitsift.filters.forms import tree_of
 from bitsift.filters.tree import fields_of
+from bitsift.option_types import FacetLimit, Facets, Sort
 from bitsift.options import (
+    CURSOR_CHARACTERS_MAX,
     DOCUMENT_FIELDS,
     TIMEOUT_MAX_S,
     DocumentField,
@@ -22,7 +25,6 @@ from bitsift.write_results import StoredDocument
 
 LIMIT_MAX = 1_000
 """Documents of one page."""
-CURSOR_CHARACTERS_MAX = 64
 GET_IDS_MAX = 1_000
 """Documents that are read by their ids in one call."""
 
@@ -31,8 +33,8 @@ _Cursor = Annotated[
     str | None,
     Field(
         max_length=CURSOR_CHARACTERS_MAX,
-        description="The `cursor` of the answer before, with the same filter. Default: from the "
-        "beginning.",
+        description="The `cursor` of the answer before, with the same filter and sort. Default: "
+        "from the beginning.",
     ),
 ]
 
@@ -76,8 +78,8 @@ class GetOptions(_ReadOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CountOptions(_ReadOptions):
-    """Which documents are counted."""
+class PassingOptions(_ReadOptions):
+    """Which documents are meant."""
 
     filter: Annotated[
         Filter, Field(description="Only documents that pass, as in a search. Default: all.")
@@ -85,13 +87,28 @@ class CountOptions(_ReadOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ListOptions(CountOptions):
+class CountOptions(PassingOptions):
+    """Which documents are counted, and of which fields the values."""
+
+    facets: Facets = ()
+    facet_limit: FacetLimit = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListOptions(PassingOptions):
     """Which documents are listed, and how much of them."""
 
     limit: Annotated[
         int, Field(ge=1, le=LIMIT_MAX, description="Documents of this page, at most.")
     ] = 100
     cursor: _Cursor = None
+    sort: Annotated[
+        Sort,
+        Field(
+            description="Fields of the metadata that put the documents in order, `year:desc` for "
+            "descending. Default: an order that means nothing."
+        ),
+    ] = ()
     include: Annotated[
         Sequence[DocumentField],
         Field(max_length=len(DOCUMENT_FIELDS), description="Fields of the documents to return."),
@@ -99,7 +116,7 @@ class ListOptions(CountOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeleteOptions(CountOptions):
+class DeleteOptions(PassingOptions):
     """Which documents are deleted, some at a time."""
 
     limit: Annotated[
@@ -123,9 +140,10 @@ class DeleteOptions(CountOptions):
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """So many documents pass."""
+    """So many documents pass; ``facets`` where they were asked for."""
 
     count: int
+    facets: results.Facets | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,8 @@ from pydantic import (
 )
 
 from bitsift.filters.forms import PASSES_ALL, canonical
-from bitsift.filters.operands import FilterError, path_of, shown
+from bitsift.filters.operands import FilterError, shown
+from bitsift.option_types import FACETS_MAX, FacetLimit, Facets, MetadataField, Sort
 from bitsift.write_token import TOKEN_CHARACTERS_MAX, check_token
 
 if TYPE_CHECKING:
@@ -50,12 +51,16 @@ QUERIES_MAX = 100
 HITS_MAX = 10_000
 """Queries of one request times ``offset`` + ``top_k``; and times the ids of ``exclude``."""
 EXCLUDE_MAX = 1_000
-FIELD_CHARACTERS_MAX = 512
 GROUP_SIZE_MAX = 100
 GROUPED_DEPTH_MAX = 100
 """``offset`` + ``top_k`` of a search with ``group_by``."""
 LIKED_MAX = 100
 """Queries of one request times the ids of ``like`` and ``unlike``: each is read."""
+HIGHLIGHTED_MAX = 100
+"""Queries of one request times ``top_k``, with ``highlight``: the texts of all are encoded."""
+CURSOR_CHARACTERS_MAX = 8_192
+"""Eight of them for each hit on the pages before."""
+_CHARACTERS_PER_HIT = 8
 ID_CHARACTERS_MAX = 8_192
 """Of an id in an option; no longer one is found."""
 
@@ -102,15 +107,6 @@ def _canonical_filter(written: object) -> object:
     return None if text == PASSES_ALL else text
 
 
-def _checked_field(name: str | None) -> str | None:
-    if name is not None:
-        path_of(name, "")
-    return name
-
-
-_Field = Annotated[str, Field(min_length=1, max_length=FIELD_CHARACTERS_MAX)]
-MetadataField = Annotated[_Field | None, AfterValidator(_checked_field)]
-"""A field as filters name it."""
 _Id = Annotated[str, Field(min_length=1, max_length=ID_CHARACTERS_MAX)]
 
 Filter = Annotated[
@@ -162,6 +158,14 @@ class SearchOptions:
         int,
         Field(ge=0, le=DEPTH_MAX - 1, description="Number of best hits to skip, for paging."),
     ] = 0
+    cursor: Annotated[
+        str | None,
+        Field(
+            max_length=CURSOR_CHARACTERS_MAX,
+            description="The `cursor` of the answer before, with the same search: for the hits "
+            f"behind those, {DEPTH_MAX:,} on all pages together.",
+        ),
+    ] = None
     min_score: Annotated[
         float | None,
         Field(
@@ -214,6 +218,22 @@ class SearchOptions:
             description="Ids of documents that are no hits, whatever they score.",
         ),
     ] = ()
+    sort: Annotated[
+        Sort,
+        Field(
+            description="Fields of the metadata to put the hits of the answer in order by, "
+            "`year:desc` for descending; which hits there are, the score alone says.",
+        ),
+    ] = ()
+    highlight: Annotated[
+        bool,
+        Field(
+            description="Say which sentence of each hit's text is nearest to the query, which must "
+            "be a text: the model reads the texts for it.",
+        ),
+    ] = False
+    facets: Facets = ()
+    facet_limit: FacetLimit = 10
     candidates: Annotated[
         int | None,
         Field(
@@ -267,6 +287,11 @@ class SearchOptions:
 
     def __post_init__(self) -> None:
         """Raises ValueError where options contradict each other."""
+        if self.cursor is not None and (self.offset or self.group_by is not None):
+            raise ValueError(
+                "a cursor says where its page begins, of a search without group_by: leave offset "
+                "and group_by out, or page by offset alone"
+            )
         if self.depth > DEPTH_MAX:
             raise ValueError(
                 f"offset {self.offset} and top_k {self.top_k} are {self.depth:,} hits together, "
@@ -282,6 +307,11 @@ class SearchOptions:
     def depth(self) -> int:
         """How many of the best hits must be known: those skipped and those returned."""
         return self.offset + self.top_k
+
+    @property
+    def ranked(self) -> int:
+        """The same with those of the pages before the cursor, two more at most."""
+        return self.depth + len(self.cursor or "") // _CHARACTERS_PER_HIT
 
     @property
     def timeout_s(self) -> float:
@@ -325,10 +355,21 @@ class SearchRequest(SearchOptions):
             raise ValueError(
                 f"like and unlike have {liked} ids, over all queries, at most {LIKED_MAX} are read"
             )
-        if queries * self.depth > HITS_MAX:
+        if queries * self.ranked > HITS_MAX:
             raise ValueError(
-                f"{queries} queries of {self.depth} hits are more than {HITS_MAX:,} hits: lower "
+                f"{queries} queries of {self.ranked} hits are more than {HITS_MAX:,} hits: lower "
                 "top_k, or send fewer queries at once"
+            )
+        if self.highlight and self.query is None and not queries:
+            raise ValueError("highlight: there is nothing to be near to without a text as query")
+        if self.highlight and max(1, queries) * self.top_k > HIGHLIGHTED_MAX:
+            raise ValueError(
+                f"highlight is for {HIGHLIGHTED_MAX} hits at most, over all queries: lower top_k"
+            )
+        if queries * len(self.facets) > FACETS_MAX:
+            raise ValueError(
+                f"{queries} queries with {len(self.facets)} facets each, at most {FACETS_MAX} are "
+                "counted: they are the same for each query, so ask for them once"
             )
         if queries * len(self.exclude) > HITS_MAX:
             raise ValueError(

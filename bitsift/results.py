@@ -47,10 +47,22 @@ class Explanation:
 
 
 @dataclass(frozen=True, slots=True)
+class Highlight:
+    """The sentence of a hit's text that is nearest to the query: ``text[start:end]``, in code
+    points.
+    """
+
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
 class Hit:
     """A returned document. ``score`` estimates the cosine of query and document, in [-1, 1].
 
     ``vector``, where it is included, is decoded from the int8 code that the score was computed of.
+    ``highlight`` is there where it was asked for, and the text is not blank.
     """
 
     id: str
@@ -61,6 +73,7 @@ class Hit:
     shard: int
     explain: Explanation | None = None
     vector: Vector | None = None
+    highlight: Highlight | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +128,25 @@ class Total:
 
 
 @dataclass(frozen=True, slots=True)
+class FacetValue:
+    """So many documents have ``value``, a date as ``{"$date": "2026-01-31"}``: exactly so many
+    (``eq``), or at least (``gte``), where a shard is missing or did not count all of the field.
+    """
+
+    value: bool | int | float | str | dict[str, str]
+    count: int
+    relation: Literal["eq", "gte"]
+
+
+Facets = dict[str, tuple[FacetValue, ...]]
+"""Of each field the most frequent values, most frequent first, equal counts by value."""
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """The answer to one query, best hit first. ``total`` where it has a filter, ``filter`` where
-    that is explained.
+    that is explained, ``facets`` where they were asked for. ``cursor`` leads to the hits behind
+    these, where there may be any.
     """
 
     hits: tuple[Hit, ...]
@@ -126,3 +155,5 @@ class Answer:
     partial: bool = field(default=False)
     filter: tuple[FilterStage, ...] | None = None
     total: Total | None = None
+    facets: Facets | None = None
+    cursor: str | None = None

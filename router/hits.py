@@ -21,6 +21,7 @@ from bitsift.results import Explanation, HammingStage, Hit, ScoreStage, ShardFai
 from bitsift.router.answer_bytes import AnswerBytes
 from bitsift.router.grouping import Groups
 from bitsift.router.merge import Ranking
+from bitsift.router.paging import digest
 from bitsift.router.shards.fanout import FanOut
 from bitsift.shard_worker.codes import Calibration
 from bitsift.shard_worker.deadline import Deadline
@@ -64,7 +65,8 @@ def likely_hits(depth: int, shards: int) -> int:
 class Winners:
     """Finds the hits of one question in its ``ranking``, whose rows are of ``origins`` by shard.
 
-    ``sent`` are documents that came with the candidates. What could not be had is in ``failures``.
+    ``sent`` are documents that came with the candidates; ``seen`` are digests of the hits of pages
+    before (paging.py). What could not be had is in ``failures``.
     """
 
     shards: FanOut
@@ -74,7 +76,10 @@ class Winners:
     fields: frozenset[str]
     deadline_s: float
     exclude: frozenset[str] = frozenset()
+    seen: frozenset[bytes] = frozenset()
     failures: list[ShardFailure] = field(default_factory=list)
+    skipped: Sequence[str] = ()
+    """The ids of the hits that ``page`` skipped, but for those ``seen``."""
     size_bytes: int = 0
     """What was counted in the answer."""
 
@@ -83,8 +88,9 @@ class Winners:
     ) -> list[tuple[int, Document]]:
         """Places in the ranking with their documents, best first, equal scores by id.
 
-        The best ``offset`` of them are skipped. A damaged document is replaced by the next. Raises
-        InvalidRequest where ``answer`` has no room for them, Overloaded.
+        The best ``offset`` of them are skipped, or those ``seen``, ``offset`` at most. A damaged
+        document is replaced by the next. Raises InvalidRequest where ``answer`` has no room for
+        them, Overloaded.
         """
         depth = offset + top_k
         found = await self._first(depth, _ONLY_IDS if offset else None)
@@ -92,11 +98,19 @@ class Winners:
         if unread and len(found) > depth:  # equal scores are cut by id: those first
             ids = await self._fetch(unread, _ONLY_IDS)
             named = found | {p: it for p, it in ids.items() if isinstance(it, Document)}
-        chosen = self._cut(named, depth)[offset:]
+        chosen = self._behind(named, self._cut(named, depth), offset)[:top_k]
         if offset:  # of those skipped the ids are enough
             found = await self._fetch(chosen, None)
             chosen = [place for place in chosen if place in found]
         return await self._whole(found, chosen, depth, answer)
+
+    def _behind(
+        self, named: Mapping[int, Document | Unread], places: list[int], offset: int
+    ) -> list[int]:
+        if self.seen:
+            return [place for place in places if digest(_id(named[place])) not in self.seen]
+        self.skipped = [_id(named[place]) for place in places[:offset]]
+        return places[offset:]
 
     async def grouped(
         self, groups: Groups, count: int, answer: AnswerBytes

@@ -1,4 +1,5 @@
-"""Pages of documents over all shards, in the order of the hashes of their ids.
+"""Pages of documents over all shards, in the order of the hashes of their ids, or of fields of
+their metadata and then of those hashes.
 
 Each shard gives its first ones behind the cursor, and up to which hash it goes; what all of them
 have reached is the page. So a document is listed once, however many are written between two pages,
@@ -7,37 +8,43 @@ wherever a replica answers, and even where a reshard spreads them anew.
 
 from __future__ import annotations
 
-import base64
-import contextlib
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from bitsift.errors import InvalidRequest
-from bitsift.listing import ListOptions, Page
+import msgspec
+
+from bitsift.errors import InvalidRequest, RequestOutcome
+from bitsift.listing import Counted, CountOptions, ListOptions, Page
 from bitsift.results import Coverage
 from bitsift.router.answer_bytes import AnswerBytes
+from bitsift.router.cursors import CursorKind, cursor, reached
+from bitsift.router.facets import merged, paths_of, text_of
 from bitsift.router.multi_get import stored_document
 from bitsift.router.shards.fanout import FanOut
 from bitsift.router.shards.missing import of_missing
 from bitsift.shard_worker.deadline import Deadline
 from bitsift.shard_worker.search.listing import KEY_MAX, Listed, Listing
+from bitsift.shard_worker.search.sorting import Places
 from bitsift.shard_worker.types import Wanted
+from bitsift.shard_worker.wire.listing import PlacePart
+from bitsift.sorting import SortKey, sort_key_of, standing
 from bitsift.write_results import StoredDocument
 from bitsift.write_token import WriteToken
 
 PAGE_BYTES_MAX = 4 << 20
 """Documents of a page, as they are stored, of all shards together; but one of each at least."""
-_FORMAT = b"\x01"
-_KEY_BYTES, _MARK_BYTES = 8, 8
-_BROKEN = "cursor: this is no cursor of an earlier page: send it unchanged, or leave it out"
 
 
 async def count(
-    asked: FanOut, written: WriteToken | None, filter_text: str | None, deadline_s: float
-) -> int:
+    asked: FanOut, written: WriteToken | None, options: CountOptions, deadline_s: float
+) -> Counted:
     """How many documents pass. Raises as ``page``."""
-    listing = Listing(filter_text, deadline=Deadline(deadline_s))
-    return sum(listed.matching for listed in await _all(asked, listing, written))
+    listing = Listing(
+        text_of(options.filter), deadline=Deadline(deadline_s), facets=paths_of(options.facets)
+    )
+    parts = await _all(asked, listing, written)
+    counted = await merged(options, parts, is_whole=True)
+    return Counted(sum(listed.matching for listed in parts), counted)
 
 
 async def page(
@@ -52,41 +59,73 @@ async def page(
     Raises InvalidRequest (a cursor of another filter), Overloaded, and as ``of_missing`` unless
     every shard answers: a page has no gaps.
     """
-    filter_text = None if options.filter is None else str(options.filter)
-    after = _after(options.cursor, filter_text)
+    filter_text, keys = text_of(options.filter), [sort_key_of(text) for text in options.sort]
+    behind, after = _reached(options)
     wanted = Wanted(frozenset(options.include), PAGE_BYTES_MAX // len(asked))
-    deadline = Deadline(deadline_s)
-    listing = Listing(filter_text, after, options.limit, wanted, deadline=deadline)
-    parts = await _all(asked, listing, written)
-    upto = min(listed.upto for listed in parts)
-    ordered = sorted(
-        (key, shard, place)
-        for shard, listed in enumerate(parts)
-        for place, key in enumerate(listed.keys)
-        if key <= upto
+    listing = Listing(
+        filter_text,
+        after,
+        options.limit,
+        wanted,
+        deadline=Deadline(deadline_s),
+        sort=keys,
+        behind=behind,
     )
-    kept, upto = _cut(ordered, options.limit, upto, parts)
+    parts = await _all(asked, listing, written)
+    ends = [at for listed in parts if (at := _end(listed, keys)) is not None]
+    end = min(ends) if ends else None
+    ordered = sorted(
+        (at, shard, place)
+        for shard, listed in enumerate(parts)
+        for place, at in enumerate(_positions(listed, keys))
+        if end is None or not end < at
+    )
+    kept, is_cut = _cut(ordered, options.limit, parts)
     documents = tuple(_stored(parts[shard], shard, place) for _, shard, place in kept)
+    following = None
+    if is_cut:
+        _, shard, place = kept[-1]
+        following = _cursor(_places(parts[shard], place), parts[shard].keys[place], options)
+    elif end is not None:
+        last = parts[[_end(listed, keys) for listed in parts].index(end)]
+        following = _cursor(last.upto_places or (), last.upto, options)
     answer.take(sum(parts[shard].documents[place].size_bytes for _, shard, place in kept))
-    cursor = None if upto == KEY_MAX else _cursor(upto, filter_text)
-    return Page(documents, cursor, sum(listed.matching for listed in parts))
+    return Page(documents, following, sum(listed.matching for listed in parts))
 
 
-_Place = tuple[int, int, int]
-"""The hash of an id, the number of the shard, and where in what it lists."""
+_Position = tuple[tuple[Any, ...], int]
+"""Where a document stands in the order: by its places, and by the hash of its id."""
+_Place = tuple[_Position, int, int]
+"""That, the number of the shard, and where in what it lists."""
+
+
+def _places(listed: Listed, place: int) -> Places:
+    return listed.places[place] if listed.places else ()
+
+
+def _positions(listed: Listed, keys: Sequence[SortKey]) -> Iterator[_Position]:
+    for place, key in enumerate(listed.keys):
+        yield standing(_places(listed, place), keys), key
+
+
+def _end(listed: Listed, keys: Sequence[SortKey]) -> _Position | None:
+    """How far what is listed goes; None: to the end."""
+    if listed.upto_places is not None:
+        return standing(listed.upto_places, keys), listed.upto
+    return None if keys or listed.upto == KEY_MAX else ((), listed.upto)
 
 
 def _cut(
-    ordered: Sequence[_Place], limit: int, upto: int, parts: Sequence[Listed]
-) -> tuple[Sequence[_Place], int]:
-    """Those that are on the page, and up to which hash it goes: by number and by bytes."""
+    ordered: Sequence[_Place], limit: int, parts: Sequence[Listed]
+) -> tuple[Sequence[_Place], bool]:
+    """Those that are on the page, by number and by bytes, and whether others are not."""
     size_bytes = 0
-    for at, (key, shard, place) in enumerate(ordered):
+    for at, (position, shard, place) in enumerate(ordered):
         size_bytes += parts[shard].documents[place].size_bytes
         full = at >= limit or (at and size_bytes > PAGE_BYTES_MAX)
-        if full and key != ordered[at - 1][0]:
-            return ordered[:at], ordered[at - 1][0]
-    return ordered, upto
+        if full and position != ordered[at - 1][0]:
+            return ordered[:at], True
+    return ordered, False
 
 
 def _stored(listed: Listed, shard: int, place: int) -> StoredDocument:
@@ -97,29 +136,33 @@ def _stored(listed: Listed, shard: int, place: int) -> StoredDocument:
 async def _all(asked: FanOut, listing: Listing, written: WriteToken | None) -> list[Listed]:
     """What every shard lists. Raises where one of them does not."""
     found, failures = await asked.listed(listing, written)
+    for failure in failures:
+        if failure.error == InvalidRequest.__name__:  # so it is whoever else answers
+            raise InvalidRequest(failure.message).with_outcome(RequestOutcome.NOT_DONE)
     if failures:
         raise of_missing(Coverage(len(asked), len(found), tuple(failures)))
     return found
 
 
-def _mark(filter_text: str | None) -> bytes:
-    return hashlib.blake2b((filter_text or "").encode(), digest_size=_MARK_BYTES).digest()
+_payloads = msgspec.msgpack.Decoder(tuple[list[PlacePart], int])
 
 
-def _cursor(upto: int, filter_text: str | None) -> str:
-    data = _FORMAT + upto.to_bytes(_KEY_BYTES, "big") + _mark(filter_text)
-    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+def _cursor(places: Places, key: int, options: ListOptions) -> str:
+    payload = msgspec.msgpack.encode((places, key))
+    return cursor(CursorKind.LISTING, payload, _asked(options))
 
 
-def _after(cursor: str | None, filter_text: str | None) -> int:
-    """Behind which hash the page begins. Raises InvalidRequest."""
-    if cursor is None:
-        return -1
-    data = b""
-    with contextlib.suppress(ValueError):
-        data = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-    if len(data) != 1 + _KEY_BYTES + _MARK_BYTES or data[:1] != _FORMAT:
-        raise InvalidRequest(_BROKEN)
-    if data[1 + _KEY_BYTES :] != _mark(filter_text):
-        raise InvalidRequest("cursor: it is of another filter: send the filter of the first page")
-    return int.from_bytes(data[1 : 1 + _KEY_BYTES], "big")
+def _reached(options: ListOptions) -> tuple[Places | None, int]:
+    """Where the page begins: behind which places, none without an order, and which hash.
+
+    Raises InvalidRequest.
+    """
+    if options.cursor is None:
+        return None, -1
+    data = reached(CursorKind.LISTING, options.cursor, _asked(options), "filter or sort")
+    places, key = _payloads.decode(data)
+    return tuple(places) if options.sort else None, key
+
+
+def _asked(options: ListOptions) -> bytes:
+    return "\0".join([text_of(options.filter) or "", *options.sort]).encode()

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,22 @@ from bitsift.errors import (
     ShardUnavailable,
     Unavailable,
 )
-from bitsift.listing import CountOptions, GetOptions, ListOptions, Page
+from bitsift.listing import Counted, CountOptions, GetOptions, ListOptions, Page
 from bitsift.options import SearchOptions
-from bitsift.results import Answer, Coverage, FilterStage, Hit, Timings, Total
+from bitsift.results import (
+    Answer,
+    Coverage,
+    Facets,
+    FilterStage,
+    Hit,
+    ShardFailure,
+    Total,
+)
 from bitsift.router import listing
 from bitsift.router.answer_bytes import AnswerBytes, ReadMemory
 from bitsift.router.description import IndexDescription
+from bitsift.router.facets import both, facets_of, with_failures
+from bitsift.router.finish import finished, with_needed
 from bitsift.router.grouping import Groups
 from bitsift.router.hits import Winners, first_bytes, likely_hits, make_hit, vectors_of
 from bitsift.router.liked import Liked, moved, unlisted
@@ -34,10 +44,11 @@ from bitsift.router.merge import merge
 from bitsift.router.metrics import LEFT, Metrics
 from bitsift.router.model.query_vectors import QUERY_CACHE_DEFAULT, QueryEncoder, QueryVectors
 from bitsift.router.multi_get import multi_get, stored_document
+from bitsift.router.paging import behind, next_cursor, seen_by
 from bitsift.router.shadow.settings import ShadowSettings
 from bitsift.router.shadow.shadow import Shadow
 from bitsift.router.shards.fanout import FanOut
-from bitsift.router.shards.missing import of_missing
+from bitsift.router.summary import check_coverage, filter_stages, timings_of, total_of
 from bitsift.router.your_writes import shards_that_know
 from bitsift.shard_worker.deadline import Deadline
 from bitsift.shard_worker.types import FIELDS, Candidates, Message, Query
@@ -45,6 +56,12 @@ from bitsift.write_results import StoredDocument, StoredDocuments
 from bitsift.write_token import WriteToken
 
 _GONE = (Unavailable.__name__, ShardUnavailable.__name__)
+_OF_THE_ROUTER = {
+    option.name: option.default
+    for option in fields(SearchOptions)
+    if option.name in ("read_your_writes", "facets", "facet_limit", "cursor", "sort", "highlight")
+}
+"""Options that act in the router, with their defaults: shards are not sent them."""
 SENDING_SHARDS_MAX = 32
 """Up to so many shards send the documents of their own best along with the candidates, which saves
 a second round of calls; with more shards, many documents would be read in vain."""
@@ -66,6 +83,7 @@ class _Found:
     size_bytes: int
     fanned_out_s: float
     rescored_s: float
+    skipped: Sequence[str] = ()
 
 
 class SearchService:
@@ -154,27 +172,60 @@ class SearchService:
         started = time.monotonic()
         deadline_s = started + options.timeout_s
         self._check_queues(options)
+        first, seen = options, seen_by(options)
         options = unlisted(replace(options, vector=await self._moved(options, deadline_s, liked)))
+        options = with_needed(behind(options, seen) if seen else options)
         encoded = time.monotonic()
-        find = self._find if options.group_by is None else self._find_groups
-        found = await find(options, deadline_s, answer)
-        if found.lost_its_replica and time.monotonic() < deadline_s:  # others may have all of it
-            answer.give_back(found.size_bytes)
-            found = await find(options, deadline_s, answer)
-        _check_coverage(found.coverage, options)
+        finding = self._found(options, deadline_s, answer, seen)
+        if options.facets:
+            found, (facets, uncounted) = await both(finding, self._facets(options, deadline_s))
+            found = replace(found, coverage=with_failures(found.coverage, uncounted))
+        else:
+            found, facets = await finding, None
+        check_coverage(found.coverage, options)
+        vector = np.asarray(options.vector)
+        hits = await finished(found.hits, first, vector, self.query_vectors, deadline_s)
         stages = (started, encoded, found.fanned_out_s, found.rescored_s, time.monotonic())
         partial = bool(found.coverage.failures)
-        timings = _timings(*stages)
+        timings = timings_of(*stages)
+        following = next_cursor(first, seen, found.skipped, found.hits, partial=partial)
         if not partial and options.group_by is None:
             self.shadow.answered(options, found.gathered)
         return Answer(
-            found.hits,
+            hits,
             found.coverage,
             timings,
             partial=partial,
             filter=found.filter,
             total=found.total,
+            facets=facets,
+            cursor=following,
         )
+
+    async def _found(
+        self,
+        options: SearchOptions,
+        deadline_s: float,
+        answer: AnswerBytes,
+        seen: frozenset[bytes],
+    ) -> _Found:
+        async def find() -> _Found:
+            if options.group_by is not None:
+                return await self._find_groups(options, deadline_s, answer)
+            return await self._find(options, deadline_s, answer, seen=seen)
+
+        found = await find()
+        if found.lost_its_replica and time.monotonic() < deadline_s:  # others may have all of it
+            answer.give_back(found.size_bytes)
+            found = await find()
+        return found
+
+    async def _facets(
+        self, options: SearchOptions, deadline_s: float
+    ) -> tuple[Facets | None, Sequence[ShardFailure]]:
+        """The facets of all that passes, and why shards did not count."""
+        asked = await self._asked(options.read_your_writes, deadline_s)
+        return await facets_of(*asked, options, deadline_s)
 
     async def _find_groups(
         self, options: SearchOptions, deadline_s: float, answer: AnswerBytes
@@ -202,15 +253,15 @@ class SearchService:
         deadline_s: float,
         answer: AnswerBytes,
         groups: Groups | None = None,
+        seen: frozenset[bytes] = frozenset(),
     ) -> _Found:
         """Candidates of all shards, and the documents of the best, or of those that ``groups``
         choose: of the same shards, even if others take their place meanwhile.
         """
         asked, written = await self._asked(options.read_your_writes, deadline_s)
-        options = replace(options, read_your_writes=None)
         query = asked_of_each(options, len(asked), Deadline(deadline_s), sends=groups is None)
         gathered, coverage = await asked.search(query, written)
-        _check_coverage(coverage, options)
+        check_coverage(coverage, options)
         fanned_out_s = time.monotonic()
         ranking = merge(gathered, self.description.dimension).down_to(options.min_score)
         rescored_s = time.monotonic()
@@ -218,9 +269,8 @@ class SearchService:
             (part.shard, row): held for part in gathered for row, held in part.documents.items()
         }
         origins = {part.shard: part.origin for part in gathered}
-        fields = frozenset(options.include)
-        exclude = frozenset(options.exclude)
-        winners = Winners(asked, ranking, origins, sent, fields, deadline_s, exclude)
+        include, exclude = frozenset(options.include), frozenset(options.exclude)
+        winners = Winners(asked, ranking, origins, sent, include, deadline_s, exclude, seen)
         if groups is None:
             found = await winners.page(options.offset, options.top_k, answer)
         else:
@@ -232,11 +282,12 @@ class SearchService:
         )
         coverage = replace(coverage, failures=(*coverage.failures, *winners.failures))
         lost = any(failure.error in _GONE for failure in winners.failures)
-        plans = _filter_stages(gathered) if options.explain and options.filter else None
-        total = _total(gathered, coverage) if options.filter else None
+        plans = filter_stages(gathered) if options.explain and options.filter else None
+        total = total_of(gathered, coverage) if options.filter else None
         size_bytes = winners.size_bytes
+        times = fanned_out_s, rescored_s
         return _Found(
-            hits, coverage, plans, total, gathered, lost, size_bytes, fanned_out_s, rescored_s
+            hits, coverage, plans, total, gathered, lost, size_bytes, *times, winners.skipped
         )
 
     async def document(
@@ -252,8 +303,8 @@ class SearchService:
         """
         deadline_s = time.monotonic() + timeout_s
         asked, written = await self._asked(read_your_writes, deadline_s)
-        fields, left_s = FIELDS.union(include), deadline_s - time.monotonic()
-        shard, found = await asked.document(document_id, left_s, written, fields)
+        wanted, left_s = FIELDS.union(include), deadline_s - time.monotonic()
+        shard, found = await asked.document(document_id, left_s, written, wanted)
         (vector,) = await vectors_of([found], self.description.calibration)
         return stored_document(found, shard, vector)
 
@@ -263,12 +314,11 @@ class SearchService:
         asked = await self._asked(options.read_your_writes, deadline_s)
         return await multi_get(*asked, options, self.description.calibration, deadline_s, answer)
 
-    async def count(self, options: CountOptions) -> int:
+    async def count(self, options: CountOptions) -> Counted:
         """How many documents pass a filter. Raises as ``page`` in listing.py."""
         deadline_s = time.monotonic() + options.timeout_s
         asked = await self._asked(options.read_your_writes, deadline_s)
-        filter_text = None if options.filter is None else str(options.filter)
-        return await listing.count(*asked, filter_text, deadline_s)
+        return await listing.count(*asked, options, deadline_s)
 
     async def page(self, options: ListOptions, answer: AnswerBytes) -> Page:
         """Some documents that pass a filter; they are counted in ``answer``. Raises as there."""
@@ -329,45 +379,8 @@ def asked_of_each(
 
     Of a later page none knows which of its own are on it.
     """
+    options = replace(options, **_OF_THE_ROUTER)
     if options.offset or shards > SENDING_SHARDS_MAX or not sends:
         return Query(options, 0, deadline, message=Message())
     likely = likely_hits(options.top_k, shards)
     return Query(options, first_bytes(shards), deadline, likely, Message())
-
-
-def _total(gathered: Sequence[Candidates], coverage: Coverage) -> Total:
-    """How many documents pass the filter that all of ``gathered`` applied."""
-    plans = [part.plan for part in gathered if part.plan is not None]
-    is_exact = len(plans) == coverage.shards and not coverage.failures
-    is_exact &= all(plan.passing == plan.matching for plan in plans)
-    return Total(sum(plan.passing for plan in plans), "eq" if is_exact else "gte")
-
-
-def _filter_stages(gathered: Sequence[Candidates]) -> tuple[FilterStage, ...]:
-    """How each shard applied the filter."""
-    return tuple(
-        FilterStage(part.shard, part.plan.kind.value, part.plan.matching)
-        for part in gathered
-        if part.plan is not None
-    )
-
-
-def _check_coverage(coverage: Coverage, options: SearchOptions) -> None:
-    """Raises ``of_missing`` if no shard answered, or if completeness was required and missed."""
-    if coverage.failures and (options.require_complete or coverage.answered == 0):
-        raise of_missing(coverage)
-
-
-def _timings(
-    started: float, encoded: float, fanned_out: float, rescored: float, done: float
-) -> Timings:
-    def ms(start: float, end: float) -> float:
-        return round((end - start) * 1e3, 3)
-
-    return Timings(
-        encode=ms(started, encoded),
-        fan_out=ms(encoded, fanned_out),
-        rescore=ms(fanned_out, rescored),
-        texts=ms(rescored, done),
-        total=ms(started, done),
-    )

@@ -22,7 +22,7 @@ from bitsift.client.sending import (
     upsert_bodies,
 )
 from bitsift.errors import InvalidRequest, reason
-from bitsift.listing import Counted, CountOptions, Page
+from bitsift.listing import Counted, Page, PassingOptions
 from bitsift.options import SearchRequest
 from bitsift.results import Answer
 from bitsift.write_results import DeletedPage, Deletes, StoredDocument, StoredDocuments, Upserts
@@ -207,7 +207,7 @@ def _given(options: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _sent(asked: CountOptions) -> dict[str, object]:
+def _sent(asked: PassingOptions) -> dict[str, object]:
     return _given(asked.__dict__)
 
 

@@ -13,6 +13,7 @@ from bitsift.client.sending import sum_deletes
 from bitsift.client.session import Session
 from bitsift.listing import LIMIT_MAX, Page
 from bitsift.options import DOCUMENT_FIELDS, DocumentField, FilterForm, Included
+from bitsift.results import Facets
 from bitsift.write_results import DeletedPage, Deletes, StoredDocument, StoredDocuments
 
 T = TypeVar("T")
@@ -48,28 +49,46 @@ class Listings(Protocol):
         asked = {"filter": filter, "read_your_writes": token}
         return self._send(calls.count(asked)).count
 
+    def facets(
+        self,
+        fields: Sequence[str],
+        filter: FilterForm | None = None,
+        *,
+        limit: int = 10,
+        read_your_writes: str | None = None,
+    ) -> Facets:
+        """How many documents, or how many that pass ``filter``, have each value of ``fields``: of
+        each field the ``limit`` most frequent values. Raises InvalidRequest.
+        """
+        token = self._session.least(read_your_writes)
+        asked = {"filter": filter, "facets": list(fields), "facet_limit": limit}
+        return self._send(calls.count({**asked, "read_your_writes": token})).facets or {}
+
     def page(
         self,
         filter: FilterForm | None = None,
         *,
         limit: int = LIMIT_MAX,
         cursor: str | None = None,
+        sort: Sequence[str] = (),
         include: Sequence[DocumentField] = DOCUMENT_FIELDS,
         read_your_writes: str | None = None,
     ) -> Page:
         """Some of the documents, or of those that pass ``filter``, at most ``limit``.
 
-        Its ``cursor``, given with the same filter, leads to the next page. Raises InvalidRequest.
+        ``sort`` puts them in order, ``["year:desc"]``. ``cursor``, given with the same filter and
+        sort, leads to the next page. Raises InvalidRequest.
         """
         token = self._session.least(read_your_writes)
         asked = {"filter": filter, "limit": limit, "cursor": cursor, "include": list(include)}
+        asked["sort"] = list(sort)
         return self._send(calls.page({**asked, "read_your_writes": token}))
 
     def documents(
         self, filter: FilterForm | None = None, **options: Any
     ) -> Iterator[StoredDocument]:
-        """All documents, or all that pass ``filter``, page by page, in an order that means nothing:
-        ``options`` are those of ``page``.
+        """All documents, or all that pass ``filter``, page by page; ``options`` are those of
+        ``page``.
 
         One that is there all the time is yielded once, whatever is written meanwhile.
         """
@@ -127,18 +146,34 @@ class AsyncListings(Protocol):
         asked = {"filter": filter, "read_your_writes": token}
         return (await self._send(calls.count(asked))).count
 
+    async def facets(
+        self,
+        fields: Sequence[str],
+        filter: FilterForm | None = None,
+        *,
+        limit: int = 10,
+        read_your_writes: str | None = None,
+    ) -> Facets:
+        """As ``Client.facets``."""
+        token = self._session.least(read_your_writes)
+        asked = {"filter": filter, "facets": list(fields), "facet_limit": limit}
+        sent = calls.count({**asked, "read_your_writes": token})
+        return (await self._send(sent)).facets or {}
+
     async def page(
         self,
         filter: FilterForm | None = None,
         *,
         limit: int = LIMIT_MAX,
         cursor: str | None = None,
+        sort: Sequence[str] = (),
         include: Sequence[DocumentField] = DOCUMENT_FIELDS,
         read_your_writes: str | None = None,
     ) -> Page:
         """As ``Client.page``."""
         token = self._session.least(read_your_writes)
         asked = {"filter": filter, "limit": limit, "cursor": cursor, "include": list(include)}
+        asked["sort"] = list(sort)
         return await self._send(calls.page({**asked, "read_your_writes": token}))
 
     async def documents(

@@ -144,12 +144,13 @@ def as_json(node: Node) -> dict[str, Any]:
         case Not(of):
             return {_NOT: as_json(of)}
         case Test(field, Operator.EQ, operand):
-            return {name_of(field): _written(operand)}
+            return {name_of(field): value_as_json(operand)}
         case Test(field, operator, operand):
-            return {name_of(field): {f"${operator}": _written(operand)}}
+            return {name_of(field): {f"${operator}": value_as_json(operand)}}
 
 
-def _written(operand: Any) -> Any:
+def value_as_json(operand: Any) -> Any:
+    """An operand, or a value, as JSON has it."""
     if isinstance(operand, tuple):
-        return [_written(each) for each in operand]
+        return [value_as_json(each) for each in operand]
     return {DATE_KEY: str(operand)} if isinstance(operand, Date) else operand

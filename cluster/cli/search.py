@@ -22,7 +22,7 @@ from bitsift.cluster.cli.options import with_options
 from bitsift.cluster.cli.settings import configured, gateway
 from bitsift.config.sources import Loaded
 from bitsift.options import SearchOptions
-from bitsift.results import Answer, Hit
+from bitsift.results import Answer, FacetValue, Hit
 
 
 @configured("client")
@@ -70,6 +70,9 @@ def _print_answer(answer: Answer) -> None:
     if (total := answer.total) is not None:
         least = "" if total.relation == "eq" else "at least "
         out.print(f"{least}{total.value:,} pass the filter")
+    for field, values in (answer.facets or {}).items():
+        said = ", ".join(_said(value) for value in values)
+        out.print(f"{escape(field)}: {escape(said)}", soft_wrap=True)
     t = answer.timings_ms
     out.print(
         f"{t.total:.1f} ms: encode {t.encode:.1f}, fan out {t.fan_out:.1f}, "
@@ -78,9 +81,15 @@ def _print_answer(answer: Answer) -> None:
     )
 
 
+def _said(facet: FacetValue) -> str:
+    value = facet.value["$date"] if isinstance(facet.value, dict) else facet.value
+    least = "" if facet.relation == "eq" else "≥ "
+    return f"{value} ({least}{facet.count:,})"
+
+
 def _print_hit(rank: int, hit: Hit) -> None:
     title = f"[bold]{escape(hit.title)}[/bold]  " if hit.title else ""
-    text = escape(one_line(hit.text or ""))
+    text = escape(one_line(hit.highlight.text if hit.highlight else hit.text or ""))
     out.print(f"{rank:>3}  {hit.score:.4f}  {title}{text}", soft_wrap=True)
     if hit.explain is None:
         return

@@ -112,6 +112,8 @@ def _parts(answers: list[Result], *, several: bool) -> Iterator[bytes]:
             "partial": answer.partial,
             "filter": answer.filter,
             "total": answer.total,
+            "facets": answer.facets,
+            "cursor": answer.cursor,
         }
         yield b"]," + orjson.dumps(rest)[1:]
     if several:

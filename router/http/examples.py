@@ -16,7 +16,7 @@ _TOKEN = "AksJYv0sBWdoAAAAjxHMKKIBAAAA98p29BFQ"
 _HIT = {
     "id": "14405480-n", "score": 0.8946, "title": "arachnophobia",
     "text": "a morbid fear of spiders", "metadata": {"pos": "noun"}, "shard": 1, "explain": None,
-    "vector": None,
+    "vector": None, "highlight": None,
 }  # fmt: skip
 _STORED = {name: _HIT[name] for name in ("id", "title", "text", "metadata", "shard")} | {
     "vector": None,
@@ -30,6 +30,8 @@ _ANSWER = {
     "partial": False,
     "filter": None,
     "total": None,
+    "facets": None,
+    "cursor": "BAVYV5TEH5X2bK0XaRoBXIdL3rmRrpzx",
 }
 _PROBLEM = {
     "type": "bitsift:InvalidRequest", "title": "invalid request", "status": 422,
@@ -119,6 +121,7 @@ EXAMPLES: Mapping[str, Example] = {
         bodies={
             JSON: {
                 "a text": {"query": "fear of spiders", "top_k": 3},
+                "with facets": {"query": "fear of spiders", "facets": ["pos"], "facet_limit": 5},
                 "filtered": {"query": "fear of spiders", "filter": {"pos": {"$in": ["noun"]}}},
                 "several texts": {"queries": ["fear of spiders", "a small dog"], "top_k": 1},
                 "only ids, all shards or an error": {
@@ -171,7 +174,8 @@ EXAMPLES: Mapping[str, Example] = {
         },
     ),
     "POST /v1/documents/count": Example(
-        {"count": 42}, bodies={JSON: {"what passes": {"filter": {"pos": "noun"}}}}
+        {"count": 42, "facets": {"pos": [{"value": "noun", "count": 42, "relation": "eq"}]}},
+        bodies={JSON: {"what passes": {"filter": {"pos": "noun"}, "facets": ["pos"]}}},
     ),
     "POST /v1/documents/list": Example(
         {"documents": [_STORED], "cursor": None, "count": 1},

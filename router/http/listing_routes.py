@@ -51,7 +51,9 @@ def add_listing(app: FastAPI, service: SearchService) -> None:
         openapi_extra={"requestBody": _schema(COUNT)},
     )
     async def count(http: Request) -> Response:
-        """How many documents there are, or how many pass a `filter`."""
+        """How many documents there are, or how many pass a `filter`; with `facets`, how many of
+        them have each value of a field.
+        """
         refuse_unknown_parameters(http)
         options = COUNT.by_json(await http.body() or b"{}")
         with admission.call():
@@ -77,7 +79,7 @@ def add_listing(app: FastAPI, service: SearchService) -> None:
 
 
 async def _count(service: SearchService, options: CountOptions) -> Response:
-    return _json(orjson.dumps(Counted(await service.count(options))))
+    return _json(orjson.dumps(await service.count(options)))
 
 
 async def _several(service: SearchService, options: GetOptions) -> Response:

@@ -13,7 +13,14 @@ from fastapi import Request
 
 from bitsift.checked import checked_search_json
 from bitsift.errors import InvalidRequest
-from bitsift.options import HITS_MAX, LIKED_MAX, QUERIES_MAX, SearchOptions
+from bitsift.option_types import FACETS_MAX
+from bitsift.options import (
+    HIGHLIGHTED_MAX,
+    HITS_MAX,
+    LIKED_MAX,
+    QUERIES_MAX,
+    SearchOptions,
+)
 from bitsift.router.http.parameters import with_top_k
 from bitsift.router.http.schema import SMALL_BYTES_MAX, check_parts, search_schema
 from bitsift.router.json_scan import BrokenJson, Cutter, TooManyBrackets
@@ -82,13 +89,19 @@ def _checked(search: bytes) -> SearchOptions:
 def _check_sizes(searches: list[SearchOptions]) -> None:
     """As for the ``queries`` of one search. Raises InvalidRequest."""
     for what, count, most in (
-        ("hits", sum(search.depth for search in searches), HITS_MAX),
+        ("hits", sum(search.ranked for search in searches), HITS_MAX),
         ("excluded ids", sum(len(search.exclude) for search in searches), HITS_MAX),
         (
             "ids of like and unlike",
             sum(len(search.like) + len(search.unlike) for search in searches),
             LIKED_MAX,
         ),
+        (
+            "hits with highlight",
+            sum(search.top_k for search in searches if search.highlight),
+            HIGHLIGHTED_MAX,
+        ),
+        ("facets", sum(len(search.facets) for search in searches), FACETS_MAX),
     ):
         if count > most:
             raise InvalidRequest(

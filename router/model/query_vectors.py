@@ -39,6 +39,8 @@ class QueryEncoder(Protocol):
 
     def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
 
+    def encode_documents(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
+
 
 class QueryVectors:
     """Encodes one batch of distinct texts at a time, in a thread of its own; in one event loop.
@@ -66,6 +68,9 @@ class QueryVectors:
             weigh=_weight,
             observe=metrics.batches("encode"),
         )
+        self._passages: Batcher[str, NDArray[np.float32]] = Batcher(
+            self._encode_passages, BATCH_CHARACTERS_MAX, weigh=_weight, ends_when_left=True
+        )
 
     @property
     def encoder(self) -> QueryEncoder | None:
@@ -90,6 +95,14 @@ class QueryVectors:
         self._misses += 1
         return await self._batcher.submit(text)
 
+    async def of_passages(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
+        """The unit vector float32 (width,) of each of ``texts`` as a document has it.
+
+        In batches of their own, so that queries of others wait for one of them at most. Raises
+        Unavailable, Overloaded.
+        """
+        return list(await asyncio.gather(*map(self._passages.enqueue, texts)))
+
     @property
     def waiting(self) -> int:
         """How many texts wait for the encoder."""
@@ -98,7 +111,7 @@ class QueryVectors:
     @property
     def is_encoding(self) -> bool:
         """Whether texts wait for the encoder, or are being encoded."""
-        return not self._batcher.is_idle
+        return not (self._batcher.is_idle and self._passages.is_idle)
 
     def wait_s(self, text: str) -> float:
         """How long ``text`` would wait for its vector if asked for now; 0 if it is cached."""
@@ -134,6 +147,14 @@ class QueryVectors:
                 if len(text) <= REMEMBERED_CHARACTERS_MAX
             )
         return [units[text] for text in texts]
+
+    async def _encode_passages(self, texts: list[str]) -> list[NDArray[np.float32]]:
+        encoder = self._encoder
+        if encoder is None:
+            raise Unavailable("the encoder is still loading; try again in a few seconds")
+        loop = asyncio.get_running_loop()
+        encoded = await loop.run_in_executor(self._thread, encoder.encode_documents, texts)
+        return list(self._units(encoded))
 
     def _units(self, encoded: NDArray[Any]) -> NDArray[np.float32]:
         """Padded and turned as the index's own vectors are; shared, so not to be written to."""

@@ -92,7 +92,12 @@ class RemoteLink:
         self._check_has("listed", "lists no documents")
         with named_call([listing.deadline], self._cancel) as call:
             packed = await self._ask("listed", call, pack_listing(listing))
-        return await _unpacked(unpack_listed, packed)
+        found = await _unpacked(unpack_listed, packed)
+        if len(found.facets) != len(listing.facets):
+            raise Unavailable(f"{self._callee.name} is of a release without facets: update it")
+        if listing.sort and len(found.places) != len(found.documents):
+            raise Unavailable(f"{self._callee.name} is of a release that does not sort: update it")
+        return found
 
     def _cancel(self, call: str, places: list[int]) -> None:
         with contextlib.suppress(Overloaded):  # then it costs to its deadline

@@ -1,6 +1,7 @@
 """The field index of a shard: which rows pass a filter on ids and metadata.
 
     column.py   one field in one segment: its values in order, and where its rows are
+    contents.py what a column holds, value by value, with the rows of each
     segment.py  up to 65,536 rows: the columns of their fields, and a catalog
     bounds.py   which rows of a segment pass, as far as it knows: a lower and an upper bound
     index.py    FieldIndex: segments and the rows behind them, kept up by housekeeping

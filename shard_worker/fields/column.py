@@ -213,13 +213,14 @@ class Column:
             self._places[name] = dtype, count, at
             at += count * np.dtype(dtype).itemsize
 
-    def _part(self, name: str) -> NDArray[Any]:
+    def part(self, name: str) -> NDArray[Any]:
+        """One of the parts that the head of this file names, as it lies."""
         dtype, count, at = self._places[name]
         return np.frombuffer(self._packed, dtype, count, at)
 
     def present(self) -> Iterator[Rows]:
         """The rows that have the field, in pieces that may share rows."""
-        yield from (self._part(name) for name in _PARTS[:5])
+        yield from (self.part(name) for name in _PARTS[:5])
         for values in (self._ordered("number"), self._ordered("date"), self._strings()):
             yield from values.slice(0, len(values))
 
@@ -246,9 +247,9 @@ class Column:
         for operand in test.operand if isinstance(test.operand, tuple) else (test.operand,):
             if isinstance(operand, str):
                 if not equal or len(utf8(operand)) > STRING_BYTES_MAX:
-                    yield self._part("long")
+                    yield self.part("long")
             elif is_number(operand) and (not equal or exact_float(operand) is None):
-                yield self._part("inexact")
+                yield self.part("inexact")
 
     def _equal(self, operands: Iterable[Any]) -> Iterator[Rows]:
         strings: _Strings | None = None
@@ -258,7 +259,7 @@ class Column:
                 strings = strings or self._strings()
                 yield from strings.equal(utf8(operand))
             elif isinstance(operand, bool):
-                yield self._part("true" if operand else "false")
+                yield self.part("true" if operand else "false")
             elif isinstance(operand, Date):
                 yield from self._ordered("date").equal(operand.instant_us)
             elif operand is not None and (number := exact_float(operand)) is not None:
@@ -283,14 +284,14 @@ class Column:
         yield from values.slice(0, cut) if upper else values.slice(cut, len(values))
 
     def _ordered(self, kind: str) -> _Ordered:
-        return _Ordered(self._part(f"{kind}s"), self._places_of(kind))
+        return _Ordered(self.part(f"{kind}s"), self._places_of(kind))
 
     def _strings(self) -> _Strings:
-        text, lengths = self._part("string_bytes"), self._part("string_lengths")
+        text, lengths = self.part("string_bytes"), self.part("string_lengths")
         return _Strings(text, lengths, self._places_of("string"))
 
     def _places_of(self, kind: str) -> _Places:
-        codes, counts, rows = (self._part(f"{kind}_{part}") for part in ("codes", "counts", "rows"))
+        codes, counts, rows = (self.part(f"{kind}_{part}") for part in ("codes", "counts", "rows"))
         return codes, counts, rows
 
 

@@ -13,7 +13,7 @@ rows are among it; the search leaves them out.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -24,7 +24,15 @@ from numpy.typing import NDArray
 from bitsift.filters.matching import matches
 from bitsift.filters.tree import Node
 from bitsift.shard_worker.deadline import Check
-from bitsift.shard_worker.fields.bounds import Bounds, Unindexed, bounds_of, full, packed, put
+from bitsift.shard_worker.fields.bounds import (
+    Bounds,
+    ColumnOf,
+    Unindexed,
+    bounds_of,
+    full,
+    packed,
+    put,
+)
 from bitsift.shard_worker.fields.column import SEGMENT_ROWS_MAX, Column
 from bitsift.shard_worker.fields.kept import KeptFilters, Known
 from bitsift.shard_worker.fields.recent import RecentTexts
@@ -39,6 +47,7 @@ _GROWTH = 4
 """A segment takes in the one before it that has at most so many times its rows."""
 _CHECKED_ROWS = 1 << 8
 """Documents read between two looks at the deadline."""
+Take = Callable[[Segment, ColumnOf], None]
 _LARGE_CHARACTERS = 1 << 14
 """Of metadata: each test of a larger one, 1 ms or more, is preceded by a look at the deadline."""
 
@@ -144,16 +153,37 @@ class FieldIndex:
         self, node: Node, start: int, rows: int, check: Check
     ) -> list[tuple[Segment, Bounds]]:
         """Of each segment that has some of the rows ``start`` … ``rows``."""
+        found: list[tuple[Segment, Bounds]] = []
+
+        def begin() -> Take:
+            found.clear()
+            return lambda segment, column_of: found.append(
+                (segment, _of_segment(segment, column_of, node))
+            )
+
+        self.visit(start, rows, begin, check)
+        return found
+
+    def visit(self, start: int, rows: int, begin: Callable[[], Take], check: Check) -> None:
+        """Let what ``begin`` gives take each segment that has some of the rows ``start`` …
+        ``rows``, in order, with its columns, which are to be used at once.
+
+        Where segments change meanwhile it begins again. Rows that come in no segment are read.
+        """
         while True:
-            segments, found = self._segments, []
+            segments, take = self._segments, begin()
             with self._blocks.reading() as block:
                 for segment in segments:
                     if segment.stop > start and segment.first < rows:
                         check()
-                        found.append((segment, self._of_segment(segment, block, node)))
+                        take(segment, self._column_of(segment, block))
             if segments is self._segments:
-                return found
+                return
             # else a segment may have gone before its blocks were read
+
+    def texts(self, rows: Sequence[int]) -> Iterator[Texts | None]:
+        """Ids and metadata of the documents of ``rows``; None for a damaged one."""
+        return self._blocks.texts(rows)
 
     def _looked_at(self, node: Node, first: int, stop: int, check: Check) -> Bounds:
         """Of rows that are in no segment: their documents are read."""
@@ -167,7 +197,7 @@ class FieldIndex:
         count = stop - first
         return Bounds.exactly(packed([np.array(found, dtype=np.int64)], count), count)
 
-    def _of_segment(self, segment: Segment, block: Block, node: Node) -> Bounds:
+    def _column_of(self, segment: Segment, block: Block) -> ColumnOf:
         span = segment.first, segment.count
 
         def column_of(name: str) -> Column | None:
@@ -182,11 +212,7 @@ class FieldIndex:
                 raise Unindexed
             return Column(held)
 
-        bounds = bounds_of(node, column_of, segment.count)
-        if segment.unread:  # nobody knows what these say, so no filter finds them
-            unread = packed([np.array(segment.unread)], segment.count)
-            bounds = bounds.without(unread)
-        return bounds
+        return column_of
 
     # --- sealing ---------------------------------------------------------------------------
 
@@ -291,6 +317,14 @@ def _contiguous(segments: Sequence[Segment]) -> int:
             break
         stop = segment.stop
     return stop
+
+
+def _of_segment(segment: Segment, column_of: ColumnOf, node: Node) -> Bounds:
+    bounds = bounds_of(node, column_of, segment.count)
+    if segment.unread:  # nobody knows what these say, so no filter finds them
+        unread = packed([np.array(segment.unread)], segment.count)
+        bounds = bounds.without(unread)
+    return bounds
 
 
 def _passes(node: Node, texts: Texts, check: Check) -> bool:

@@ -16,12 +16,15 @@ from bitsift.errors import BitsiftError
 from bitsift.filters.forms import tree_of
 from bitsift.shard_worker.deadline import Check, Deadline
 from bitsift.shard_worker.generation import Generation
+from bitsift.shard_worker.search.facets import ValueCounts, facets
 from bitsift.shard_worker.search.filtered import passing
+from bitsift.shard_worker.search.sorting import Ordered, Places, first_in_order
 from bitsift.shard_worker.store import Store
 from bitsift.shard_worker.store.ids import places_above
 from bitsift.shard_worker.store.packing import id_keys
 from bitsift.shard_worker.store.replay import living_versions
 from bitsift.shard_worker.types import EVERYTHING, Document, Found, Unread, Wanted
+from bitsift.sorting import SortKey
 from bitsift.write_token import NOTHING, Reached
 
 WALKED_PER_ID = 20
@@ -48,18 +51,28 @@ class Listing:
     wanted: Wanted = EVERYTHING
     least: Reached = NOTHING
     deadline: Deadline = field(default_factory=Deadline)
+    facets: Sequence[str] = ()
+    sort: Sequence[SortKey] = ()
+    behind: Places | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
     """So many documents are ``matching``, in all; those ``documents`` that were listed, and the
-    hashes of their ids, ascending: all that there are up to the hash ``upto``.
+    hashes of their ids, ascending: all that there are up to the hash ``upto``. ``facets`` are the
+    counts of each field that was asked for.
+
+    Of a sorted listing ``places`` are those of each document, and ``upto_places`` with ``upto`` how
+    far it goes; None: to the end.
     """
 
     matching: int
     keys: Sequence[int] = ()
     documents: Sequence[Document] = ()
     upto: int = KEY_MAX
+    facets: Sequence[ValueCounts] = ()
+    places: Sequence[Places] = ()
+    upto_places: Places | None = None
 
 
 def listed(generation: Generation, listing: Listing) -> Listed:
@@ -71,11 +84,20 @@ def listed(generation: Generation, listing: Listing) -> Listed:
     check()
     flags = _passing(generation, listing.filter, check)
     matching = int(np.count_nonzero(flags))
+    counts = facets(generation.fields, flags, listing.facets, check) if listing.facets else ()
     if not listing.limit:
-        return Listed(matching)
+        return Listed(matching, facets=counts)
+    if listing.sort:
+        return _sorted(generation, flags, matching, listing)
     keys, rows = _first(generation.store, flags, matching, listing)
     page, upto = _page(keys, listing.limit)
-    return _read(generation.store, matching, (keys[:page], rows[:page]), upto, listing)
+    said = keys[:page].tolist()
+    sound, stop = _read(generation.store, rows[:page].tolist(), listing)
+    if stop < page:
+        upto = said[stop] - 1
+    sound = [(at, document) for at, document in sound if said[at] <= upto]
+    documents = [document for _, document in sound]
+    return Listed(matching, [said[at] for at, _ in sound], documents, upto, counts)
 
 
 def _passing(generation: Generation, filter_text: str | None, check: Check) -> NDArray[np.bool_]:
@@ -107,6 +129,72 @@ def _first(store: Store, flags: NDArray[np.bool_], matching: int, listing: Listi
     return keys, rows
 
 
+def _sorted(
+    generation: Generation, flags: NDArray[np.bool_], matching: int, listing: Listing
+) -> Listed:
+    """Those that stand first. Raises InvalidRequest where too much would have to be read."""
+    check, store = listing.deadline.check, generation.store
+    found = first_in_order(
+        generation.fields, flags, listing.sort, listing.behind, listing.limit, check
+    )
+    (keys, rows, groups), ended = _ranked(store, found, len(flags), listing)
+    sound, stop = _read(store, rows.tolist(), listing)
+    places = [found.places[group] for group in groups.tolist()]
+    documents = [document for _, document in sound]
+    said = [int(keys[at]) for at, _ in sound]
+    listed = Listed(matching, said, documents, places=[places[at] for at, _ in sound])
+    if ended is None and stop == len(rows):
+        return listed
+    if not len(rows):  # all of them are damaged
+        return replace(listed, upto_places=found.places[ended or 0])
+    return replace(listed, upto=int(keys[stop - 1]), upto_places=places[stop - 1])
+
+
+_Ranked = tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int64]]
+"""Hashes, rows, and the groups of those that stand alike."""
+
+
+def _ranked(
+    store: Store, found: Ordered, count: int, listing: Listing
+) -> tuple[_Ranked, int | None]:
+    """A page of ``found``, of ``count`` rows, in its order, and the group in which it ends: None
+    where that is all there is.
+
+    Of groups that are wholly on the page the ids are read; of the two at its ends, which may be
+    large, the id map says which come first.
+    """
+    sizes = np.bincount(found.groups, minlength=len(found.places))
+    pieces, left, group, more = list[_Ranked](), listing.limit, 0, False
+    if found.places and found.places[0] == listing.behind:
+        piece, more = _alike(store, found, count, 0, listing)
+        pieces, left, group = [piece], left - len(piece[0]), 1
+    whole = int(np.searchsorted(np.cumsum(sizes[group:]), left, "right")) if left > 0 else 0
+    mine = (found.groups >= group) & (found.groups < group + whole)
+    keys, rows = _named(store, found.rows[mine], listing.deadline.check)
+    groups = found.groups[mine][np.isin(found.rows[mine], rows)]
+    order = np.lexsort((keys, groups))
+    pieces.append((keys[order], rows[order], groups[order]))
+    left, group = left - int(np.count_nonzero(mine)), group + whole
+    if left > 0 and group < len(sizes):
+        piece, more = _alike(store, found, count, group, replace(listing, limit=left, after=-1))
+        pieces, group = [*pieces, piece], group + 1
+    keys, rows, groups = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
+    is_all = not more and group == len(sizes)
+    return (keys, rows, groups), None if is_all else group - 1
+
+
+def _alike(
+    store: Store, found: Ordered, count: int, group: int, listing: Listing
+) -> tuple[_Ranked, bool]:
+    """The first of a group, and whether there are more."""
+    rows = found.rows[found.groups == group]
+    flags = np.zeros(count, np.bool_)
+    flags[rows] = True
+    keys, rows = _first(store, flags, len(rows), listing)
+    page, _ = _page(keys, listing.limit)
+    return (keys[:page], rows[:page], np.full(page, group)), len(keys) > page
+
+
 def _named(store: Store, rows: NDArray[np.int64], check: Check) -> _Columns:
     """The hashes of the ids of ``rows`` (n,), by their documents."""
     found = store.reader.documents(rows.tolist(), _ONLY_IDS, check)
@@ -131,20 +219,21 @@ def _page(keys: NDArray[np.uint64], limit: int) -> tuple[int, int]:
     return int(keys.searchsorted(last, "right")), int(last)
 
 
-def _read(store: Store, matching: int, page: _Columns, upto: int, listing: Listing) -> Listed:
-    """The documents of ``page``, which goes up to the hash ``upto``, that have room: always one."""
-    keys, rows = page[0].tolist(), page[1].tolist()
+def _read(
+    store: Store, rows: list[int], listing: Listing
+) -> tuple[list[tuple[int, Document]], int]:
+    """The documents of ``rows`` that have room, always one, each with its number among them, and
+    how many were gone through.
+    """
     found = _with_room(store, rows, listing)
-    unread = [key for key, it in zip(keys, found, strict=True) if isinstance(it, Unread)]
-    if unread:
-        stop, upto = keys.index(unread[0]), unread[0] - 1
-        keys, rows, found = keys[:stop], rows[:stop], found[:stop]
-    broken = [row for row, it in zip(rows, found, strict=True) if isinstance(it, BitsiftError)]
+    stop = next((at for at, it in enumerate(found) if isinstance(it, Unread)), len(found))
+    broken = [rows[at] for at, it in enumerate(found) if isinstance(it, BitsiftError)]
     store.reader.note_damaged(broken)
-    sound = [place for place, it in enumerate(found) if isinstance(it, Document)]
-    versions = iter(living_versions(store, [rows[place] for place in sound]))
-    documents = [replace(it, version=next(versions)) for it in found if isinstance(it, Document)]
-    return Listed(matching, [keys[place] for place in sound], documents, upto)
+    sound = [at for at, it in enumerate(found[:stop]) if isinstance(it, Document)]
+    versions = iter(living_versions(store, [rows[at] for at in sound]))
+    documents = (it for it in found[:stop] if isinstance(it, Document))
+    dated = [replace(it, version=next(versions)) for it in documents]
+    return list(zip(sound, dated, strict=True)), stop
 
 
 def _with_room(store: Store, rows: list[int], listing: Listing) -> list[Found]:

@@ -27,8 +27,9 @@ from bitsift.cluster.cli import main as cli
 from bitsift.cluster.serving import local
 from bitsift.errors import InvalidRequest
 from bitsift.options import DIMENSION_MAX, HITS_MAX, NPROBE_MAX, Mode, SearchOptions, SearchRequest
-from bitsift.results import Answer, Coverage, Timings
+from bitsift.results import Answer, Coverage, Hit, Timings
 from bitsift.router.http.gateway import WEB_FOLDER
+from bitsift.router.paging import next_cursor
 from bitsift.router.service import SearchService
 from bitsift.router.shards.fanout import FanOut
 from bitsift.router.shards.local import LocalLink
@@ -40,11 +41,13 @@ from tests.gateways import Running
 
 DIMENSION = 64
 TEXT = "a text about number 7"
+HITS = [Hit(str(number), 0.5, None, None, None, 0) for number in range(10)]
 DEFAULTS_AND_SAMPLES: dict[str, tuple[Any, Any]] = {
     "query": (None, TEXT),
     "vector": (None, [0.5] * DIMENSION),
     "top_k": (10, 3),
     "offset": (0, 2),
+    "cursor": (None, next_cursor(SearchOptions(TEXT), frozenset(), (), HITS, partial=False)),
     "min_score": (None, -0.25),
     "filter": (None, '{"$and":[{"lang":"de"},{"year":{"$gte":2020}}]}'),
     "like": ((), ["7", "9"]),
@@ -53,6 +56,10 @@ DEFAULTS_AND_SAMPLES: dict[str, tuple[Any, Any]] = {
     "group_by": (None, "by.name"),
     "group_size": (1, 3),
     "exclude": ((), ["7", "nobody"]),
+    "sort": ((), ["year:desc", "by.name"]),
+    "highlight": (False, True),
+    "facets": ((), ["by.name", "year"]),
+    "facet_limit": (10, 3),
     "candidates": (None, 50),
     "mode": (Mode.AUTO, Mode.EXACT),
     "nprobe": (None, 4),

@@ -14,7 +14,8 @@ from bitsift.checked import checked_search
 from bitsift.errors import InvalidRequest
 from bitsift.filters.tree import sort_key
 from bitsift.filters.values import values_at
-from bitsift.options import FIELD_CHARACTERS_MAX, GROUP_SIZE_MAX, GROUPED_DEPTH_MAX
+from bitsift.option_types import FIELD_CHARACTERS_MAX
+from bitsift.options import GROUP_SIZE_MAX, GROUPED_DEPTH_MAX
 from bitsift.router.service import SearchService
 from tests.served_documents import ALL, EVERY_CODE, Served, serving
 

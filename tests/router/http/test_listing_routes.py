@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 from bitsift.errors import Overloaded, Unavailable
-from bitsift.listing import CURSOR_CHARACTERS_MAX, LIMIT_MAX
+from bitsift.listing import LIMIT_MAX
+from bitsift.options import CURSOR_CHARACTERS_MAX
 from bitsift.router import listing
 from bitsift.router.admission import Admission
 from bitsift.router.http.listing_routes import CALLS_MAX
@@ -173,7 +174,7 @@ def cursor_of(served: Served, written: Any) -> str:
         ({"limit": LIMIT_MAX + 1}, "limit: Input should be less than or equal to 1000"),
         ({"limit": 0}, "limit: Input should be greater than or equal to 1"),
         ({"cursor": "x" * CURSOR_CHARACTERS_MAX}, "this is no cursor of an earlier page"),
-        ({"cursor": "x" * (CURSOR_CHARACTERS_MAX + 1)}, "cursor: String should have at most 64"),
+        ({"cursor": "x" * (CURSOR_CHARACTERS_MAX + 1)}, "cursor: String should have at most 8192"),
         ({"cursor": "ä"}, "this is no cursor of an earlier page"),
         ({"cursor": ""}, "this is no cursor of an earlier page"),
         ({"cursor": base64.b64encode(b"\x02" + bytes(16)).decode()}, "this is no cursor"),

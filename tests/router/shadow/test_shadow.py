@@ -219,7 +219,8 @@ OF_GROUPS = {"group_by", "group_size"}
 """A grouped search is not asked again."""
 OF_THE_ANSWER = {
     "top_k", "offset", "min_score", "candidates", "mode", "nprobe", "timeout_ms",
-    "include", "explain", "require_complete", "read_your_writes",
+    "include", "explain", "require_complete", "read_your_writes", "facets", "facet_limit",
+    "cursor", "sort", "highlight",
 }  # fmt: skip
 
 

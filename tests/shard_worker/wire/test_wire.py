@@ -23,11 +23,13 @@ from bitsift.errors import (
     FormatMismatch,
     RequestOutcome,
 )
+from bitsift.filters.dates import Date
 from bitsift.options import Mode, SearchOptions
 from bitsift.shard_worker import deadline
 from bitsift.shard_worker.deadline import Deadline
 from bitsift.shard_worker.maintenance.backup import BackupFile, ShardCopy
 from bitsift.shard_worker.operations import Delete, Documents, Insert
+from bitsift.shard_worker.search.facets import ValueCounts
 from bitsift.shard_worker.search.listing import KEY_MAX, Listed, Listing
 from bitsift.shard_worker.types import (
     Candidates,
@@ -79,6 +81,7 @@ from bitsift.shard_worker.wire.write import (
     unpack_outcomes,
     unpack_writes,
 )
+from bitsift.sorting import SortKey
 from bitsift.write_status import WriteStatus
 from bitsift.write_token import Reached
 
@@ -137,18 +140,33 @@ def test_queries_keep_every_field() -> None:
 
 def test_listings_keep_every_field() -> None:
     fields = frozenset(["title"])
-    asked = Listing('{"a":1}', KEY_MAX, 7, Wanted(fields, 9), Reached(3, 1 << 63))
-    for listing in (asked, Listing()):
+    asked = Listing('{"a":1}', KEY_MAX, 7, Wanted(fields, 9), Reached(3, 1 << 63), facets=["a.b"])
+    places = ((1, True), (2, 1.0), (2, 5e-324), (3, b"\xff"), (4, -(1 << 62)), None)
+    keys = [SortKey("a"), SortKey("b.c", descending=True)]
+    ordered = Listing(after=7, limit=1, sort=keys, behind=places[:2])
+    for listing in (asked, ordered, Listing()):
         found = unpack_listing(pack_listing(listing))
         for field in dataclasses.fields(Listing):
             if field.name != "deadline":
-                assert getattr(found, field.name) == getattr(listing, field.name), field.name
+                ours, theirs = getattr(found, field.name), getattr(listing, field.name)
+                several = field.name in ("facets", "sort")
+                assert theirs == (type(theirs)(ours) if several else ours), field.name
     document = Document("five", "", "text", {"n": 1})
     for listed in (Listed(9, [0, KEY_MAX], [document, document], KEY_MAX - 1), Listed(0)):
         found_listed = unpack_listed(pack_listed(listed))
         assert (found_listed.matching, found_listed.upto) == (listed.matching, listed.upto)
         assert list(found_listed.keys) == list(listed.keys)
         assert list(found_listed.documents) == list(listed.documents)
+    sorted_ones = Listed(1, [5], [document], 5, places=[places], upto_places=places)
+    found_listed = unpack_listed(pack_listed(sorted_ones))
+    assert repr(found_listed.places) == repr([places])
+    assert repr(found_listed.upto_places) == repr(places)
+    values = [("x", 3), (True, 1), (1, 1), (1.5, 2), (1 << 63, 1), (Date(-1), 1)]
+    counted = Listed(9, facets=[ValueCounts(values, False), ValueCounts([])])
+    for found_facet, facet in zip(
+        unpack_listed(pack_listed(counted)).facets, counted.facets, strict=True
+    ):
+        assert repr(found_facet) == repr(facet)  # True and 1 are equal
 
 
 def test_a_filter_applied_in_a_way_that_is_not_known_here_is_not_explained() -> None:
@@ -340,9 +358,13 @@ def test_the_fields_of_each_structure_and_their_order_are_those_of_version_1() -
         "ReadPart": ("left_s", "replica", "generation", "rows", "fields", "bytes_max"),
         "UnreadPart": ("size_bytes",),
         "ListingPart": (
-            "filter", "after", "limit", "fields", "bytes_max", "term", "version",
+            "filter", "after", "limit", "fields", "bytes_max", "term", "version", "facets",
+            "sort", "behind",
         ),
-        "ListedPart": ("matching", "keys", "documents", "upto"),
+        "FacetPart": ("values", "counts", "is_exact"),
+        "ListedPart": (
+            "matching", "keys", "documents", "upto", "facets", "places", "upto_places",
+        ),
         "FoundPart": ("items",),
         "_DocumentsPart": STORED,
         "UpsertPart": STORED,
