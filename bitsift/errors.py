@@ -8,6 +8,8 @@ became of the request, unless the error itself says otherwise (``with_outcome``)
     ├─ Unauthorized          the caller must present a key        (401)                  not done
     ├─ Forbidden             the caller's key does not allow it   (403)                  not done
     ├─ NotFound              there is no such thing               (404)                  not done
+    ├─ Conflict              the condition of a write does not hold (409)               not done
+    │  └─ PreconditionFailed  the same of a header                (412)                  not done
     ├─ Overloaded            the caller must slow down            (429 + Retry-After)    not done
     ├─ StorageFull           the operator must add disk           (507; reads go on)     not done
     ├─ Unavailable           try again later                      (503 + Retry-After)    not done
@@ -145,6 +147,22 @@ class NotFound(BitsiftError):
 
     status = 404
     title = "not found"
+    outcome = RequestOutcome.NOT_DONE
+
+
+class Conflict(BitsiftError):
+    """The condition of a write does not hold; the caller must read what is there now."""
+
+    status = 409
+    title = "conflict"
+    outcome = RequestOutcome.NOT_DONE
+
+
+class PreconditionFailed(Conflict):
+    """The same where a header has the condition."""
+
+    status = 412
+    title = "precondition failed"
     outcome = RequestOutcome.NOT_DONE
 
 

@@ -9,7 +9,7 @@ from bitsift.errors import BitsiftError, RequestOutcome
 from bitsift.results import Vector
 from bitsift.write_status import WriteStatus
 
-_DELETE = (WriteStatus.DELETED, WriteStatus.MISSING, WriteStatus.FAILED)
+_DELETE = (WriteStatus.DELETED, WriteStatus.MISSING, WriteStatus.CONFLICT, WriteStatus.FAILED)
 DELETE_STATUSES = tuple(status.value for status in _DELETE)
 _INTERNAL = (*_DELETE[:2], WriteStatus.SUPERSEDED)
 UPSERT_STATUSES = tuple(status.value for status in WriteStatus if status not in _INTERNAL)
@@ -36,11 +36,15 @@ class WriteError:
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
-    """``id`` is None if the document has no valid one."""
+    """``id`` is None if the document has no valid one. ``version`` is that of the document which is
+    there now: after ``conflict`` always (None: there is none), and after ``created`` and
+    ``updated``; ``unchanged`` says it where the write had a condition.
+    """
 
     id: str | None
     status: WriteStatus
     error: WriteError | None = None
+    version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,7 @@ class Upserts:
     created: int = 0
     updated: int = 0
     unchanged: int = 0
+    conflict: int = 0
     rejected: int = 0
     failed: int = 0
     token: str | None = None
@@ -67,6 +72,7 @@ class Deletes:
     results: tuple[WriteResult, ...]
     deleted: int = 0
     missing: int = 0
+    conflict: int = 0
     failed: int = 0
     token: str | None = None
 

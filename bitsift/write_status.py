@@ -22,6 +22,8 @@ class WriteStatus(StrEnum):
     DELETED = "deleted"
     MISSING = "missing"
     """Nothing changed: there is no document with this id."""
+    CONFLICT = "conflict"
+    """Nothing changed: the write has a condition that does not hold."""
     REJECTED = "rejected"
     """Nothing changed, and nothing will until the caller changes the document: it is invalid, or
     its id is taken by a document that must not be replaced.

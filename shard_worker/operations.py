@@ -12,8 +12,9 @@ same operations, in whatever order, end up with the same documents.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,19 @@ from numpy.typing import NDArray
 from bitsift.errors import BitsiftError
 from bitsift.shard_worker.clock import NO_VERSION
 from bitsift.write_status import WriteStatus
+
+T = TypeVar("T")
+
+
+ABSENT = 0
+Condition = int | None
+"""What must be there for a document to be written or deleted: a document of this version, none
+(``ABSENT``), or whatever there is (None)."""
+
+
+def is_met(condition: Condition, held: int) -> bool:
+    """``held`` is the version of the document that is there, 0 or less where none is."""
+    return condition is None or condition == max(held, ABSENT)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,8 +76,20 @@ class Documents:
 class Upsert(Documents):
     """Store documents, in the place of those that have their ids; of several with one id the last.
 
-    CREATED, UPDATED or UNCHANGED.
+    CREATED, UPDATED or UNCHANGED; CONFLICT where its condition of ``expected``, which has one for
+    each document or none at all, does not hold.
     """
+
+    expected: Sequence[Condition] = ()
+
+    def without_conditions(self, places: Sequence[int]) -> Upsert:
+        """Those of its documents at ``places``, to be stored whatever is there."""
+
+        def of(column: Sequence[T]) -> list[T]:
+            return [column[place] for place in places]
+
+        texts = of(self.ids), of(self.titles), of(self.texts), of(self.metadata)
+        return Upsert(*texts, of(self.positions), self.codes[list(places)], self.version)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,10 +105,15 @@ class Insert(Documents):
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Delete the documents with these ids: DELETED or MISSING."""
+    """Delete the documents with these ids: DELETED or MISSING; CONFLICT as with an upsert."""
 
     ids: Sequence[str]
     version: int = NO_VERSION
+    expected: Sequence[Condition] = ()
+
+    def without_conditions(self, places: Sequence[int]) -> Delete:
+        """Those of its ids at ``places``, to be deleted whatever is there."""
+        return Delete([self.ids[place] for place in places], self.version)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -121,9 +152,32 @@ class Resume:
         return len(self.ids)
 
 
+class Statuses(list[WriteStatus]):
+    """The status of each document or id of an operation, and ``versions``: that of the document
+    which is there then; 0 where there is none, or the operation need not know.
+    """
+
+    def __init__(self, found: Iterable[WriteStatus] = (), versions: Iterable[int] = ()) -> None:
+        super().__init__(found)
+        self.versions = list(versions) or [NO_VERSION] * len(self)
+
+
 Operation = Upsert | Insert | Delete | Confirm | Resume
+ConditionalOperation = Upsert | Delete
 Outcome = list[WriteStatus] | BitsiftError
 """What became of an operation: the status of each of its documents or ids, or why it failed."""
+
+
+def has_conditions(operation: Operation) -> bool:
+    """Whether any of its documents has one."""
+    return isinstance(operation, ConditionalOperation) and any(
+        condition is not None for condition in operation.expected
+    )
+
+
+def versions_of(outcome: list[WriteStatus]) -> list[int]:
+    """The versions that an operation says of its documents."""
+    return outcome.versions if isinstance(outcome, Statuses) else [NO_VERSION] * len(outcome)
 
 
 def statuses(outcomes: Sequence[Outcome]) -> list[list[WriteStatus]]:

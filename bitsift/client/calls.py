@@ -168,6 +168,13 @@ def deletes(ids: str | Iterable[str]) -> Iterator[Call[Deletes]]:
         yield _write("/v1/documents/delete", _DELETES, body)
 
 
+def delete_if(ids: str | Iterable[str], if_version: str) -> Call[Deletes]:
+    """Delete one document in a version. Raises InvalidRequest."""
+    several = [ids] if isinstance(ids, str) else list(_several(ids, "ids"))
+    body = json_body({"ids": several, "if_version": if_version}, "ids")
+    return _write("/v1/documents/delete", _DELETES, body)
+
+
 def _write(path: str, answer: TypeAdapter[T], body: bytes) -> Call[T]:
     return Call("POST", path, answer, body, writes=True, timeout_s=WRITE_TIMEOUT_S)
 

@@ -130,10 +130,11 @@ class Client(Listings):
         """Add documents, replacing those with the same ids.
 
         Each is a mapping with id, text and optionally title, metadata, vector (numbers or a numpy
-        array). Returns one result per document, in order; all are durable by then. Change a
-        ``rejected`` document; one that ``failed`` with ``error.outcome`` ``not_done`` was not
-        written and may be added again. With ``unknown`` it may have been written: adding it again
-        is safe unless others write the same id.
+        array), and a condition: ``if_absent`` true, or ``if_version``. Returns one result per
+        document, in order; all are durable by then. Change a ``rejected`` document, read one with a
+        ``conflict``; one that ``failed`` with ``error.outcome`` ``not_done`` was not written and
+        may be added again. With ``unknown`` it may have been written: adding it again is safe
+        unless others write the same id.
 
         Documents are sent in calls of at most ``batch``. If all documents of a call fail alike,
         that BitsiftError is raised, with their ``outcome``. Earlier calls are stored
@@ -151,11 +152,14 @@ class Client(Listings):
         for call in calls.upserts(documents, batch):
             yield self._send(call)
 
-    def delete(self, ids: str | Iterable[str]) -> Deletes:
+    def delete(self, ids: str | Iterable[str], *, if_version: str | None = None) -> Deletes:
         """Delete documents by their ids; one result each, in order, all durable.
 
-        Fails as ``add`` does; a call takes at most 10,000 ids.
+        Fails as ``add`` does; a call takes at most 10,000 ids. With ``if_version`` one document is
+        deleted, if it is still in that version; else its status is ``conflict``.
         """
+        if if_version is not None:
+            return self._send(calls.delete_if(ids, if_version))
         return sum_deletes(self.delete_batches(ids))
 
     def delete_batches(self, ids: str | Iterable[str]) -> Iterator[Deletes]:
@@ -292,8 +296,10 @@ class AsyncClient(AsyncListings):
         for call in calls.upserts(documents, batch):
             yield await self._send(call)
 
-    async def delete(self, ids: str | Iterable[str]) -> Deletes:
+    async def delete(self, ids: str | Iterable[str], *, if_version: str | None = None) -> Deletes:
         """As ``Client.delete``."""
+        if if_version is not None:
+            return await self._send(calls.delete_if(ids, if_version))
         return sum_deletes([part async for part in self.delete_batches(ids)])
 
     async def delete_batches(self, ids: str | Iterable[str]) -> AsyncIterator[Deletes]:

@@ -76,6 +76,7 @@ def sum_upserts(parts: Iterable[Upserts]) -> Upserts:
         created=sum(part.created for part in kept),
         updated=sum(part.updated for part in kept),
         unchanged=sum(part.unchanged for part in kept),
+        conflict=sum(part.conflict for part in kept),
         rejected=sum(part.rejected for part in kept),
         failed=sum(part.failed for part in kept),
         token=joined_text(part.token for part in kept),
@@ -89,6 +90,7 @@ def sum_deletes(parts: Iterable[Deletes]) -> Deletes:
         results=tuple(result for part in kept for result in part.results),
         deleted=sum(part.deleted for part in kept),
         missing=sum(part.missing for part in kept),
+        conflict=sum(part.conflict for part in kept),
         failed=sum(part.failed for part in kept),
         token=joined_text(part.token for part in kept),
     )

@@ -6,7 +6,7 @@ import functools
 from typing import Annotated, Any, Literal, Protocol
 
 import orjson
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import FastAPI, Header, Query, Request, Response
 from starlette.convertors import StringConvertor, register_url_convertor
 
 from bitsift.errors import NotFound
@@ -25,10 +25,11 @@ from bitsift.router.http.documents_schema import (
     NDJSON,
     UPSERT_BYTES_MAX,
     Deleted,
+    Version,
     delete_body_schema,
     upsert_body_schema,
 )
-from bitsift.router.http.etags import tagged
+from bitsift.router.http.etags import condition_of, refuse_conflict, tagged
 from bitsift.router.http.media_types import content_type
 from bitsift.router.http.parameters import refuse_unknown_parameters
 from bitsift.router.http.schema import Problem
@@ -41,7 +42,7 @@ RAM_BYTES_MAX = 2 * RAM_PER_BYTE * UPSERT_BYTES_MAX
 """What bodies that are being read or written may take: two of the largest, 1 GiB."""
 READ_TIMEOUT_S = 5.0
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
-    code: {"model": Problem} for code in (404, 408, 413, 415, 422, 429, 500, 503, 507)
+    code: {"model": Problem} for code in (404, 408, 409, 412, 413, 415, 422, 429, 500, 503, 507)
 }
 
 
@@ -125,14 +126,24 @@ def add_documents(app: FastAPI, service: SearchService, writer: Writer) -> None:
             return _json(with_cursor(answer, cursor))
 
     @app.delete(one, response_model=Deleted, responses=_PROBLEMS)
-    async def delete(http: Request, document_id: str) -> Response:
-        """Delete one document; 404 if it does not exist."""
-        refuse_unknown_parameters(http)
+    async def delete(
+        http: Request,
+        document_id: str,
+        if_version: Annotated[Version | None, Query()] = None,
+        if_match: Annotated[str | None, Header()] = None,
+    ) -> Response:
+        """Delete one document; 404 if it does not exist.
+
+        With `if_version`, or its ETag as `If-Match`, only in that version: else 409, or 412.
+        """
+        refuse_unknown_parameters(http, ("if_version",), "there is if_version")
+        condition = {"if_version": condition_of(if_version, if_match)}
         with admission.call():
-            answer = await writer.delete(orjson.dumps({"ids": [document_id]}))
+            answer = await writer.delete(orjson.dumps({"ids": [document_id], **condition}))
         answer = orjson.loads(answer)
         (result,) = answer["results"]
         service.metrics.written("delete", {result["status"]: 1})
+        refuse_conflict(result, if_match)
         if result["status"] == "missing":
             raise NotFound(f"there is no document with id {document_id!r}")
         deleted = {"id": document_id, "status": "deleted", "token": answer["token"]}

@@ -30,6 +30,10 @@ DOCUMENT_RAM_BYTES = 64 << 20
 NDJSON = "application/x-ndjson"
 
 
+Version = Annotated[str, Field(pattern="^[0-9]{1,20}$", examples=["117701396989149184"])]
+"""As a document's answer says it: a number, in a string, since many JSON parsers would round it."""
+
+
 class DocumentBody(BaseModel):
     """One document. Numbers are accepted as ids and titles too."""
 
@@ -41,6 +45,10 @@ class DocumentBody(BaseModel):
     metadata: dict[str, Any] | None = None
     vector: list[float] | str | None = Field(
         None, description="precomputed embedding: numbers, or base64 of little-endian float32"
+    )
+    if_absent: bool = Field(False, description="write it only where there is no such document")
+    if_version: Version | None = Field(
+        None, description="write it only in the place of the document of this version"
     )
 
 
@@ -58,6 +66,9 @@ class DeleteBody(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     ids: Annotated[list[str], Field(max_length=DOCUMENTS_MAX)]
+    if_version: Version | None = Field(
+        None, description="delete it only in this version; with one id"
+    )
 
 
 class Deleted(BaseModel):

@@ -93,12 +93,15 @@ _CLUSTER = {
     },
 }  # fmt: skip
 _WRITTEN = {
-    "results": [{"id": "a1", "status": "created", "error": None}], "created": 1, "updated": 0,
-    "unchanged": 0, "rejected": 0, "failed": 0, "token": _TOKEN,
+    "results": [
+        {"id": "a1", "status": "created", "error": None, "version": "117701396989149184"}
+    ],
+    "created": 1, "updated": 0, "unchanged": 0, "conflict": 0, "rejected": 0, "failed": 0,
+    "token": _TOKEN,
 }  # fmt: skip
 _DELETED = {
-    "results": [{"id": "a1", "status": "deleted", "error": None}], "deleted": 1, "missing": 0,
-    "failed": 0, "token": _TOKEN, "cursor": None,
+    "results": [{"id": "a1", "status": "deleted", "error": None, "version": None}],
+    "deleted": 1, "missing": 0, "conflict": 0, "failed": 0, "token": _TOKEN, "cursor": None,
 }  # fmt: skip
 
 
@@ -153,7 +156,13 @@ EXAMPLES: Mapping[str, Example] = {
                         {"id": "a1", "title": "arachnid", "text": "eight legs",
                          "metadata": {"year": 2026}}
                     ]
-                }
+                },
+                "only where there is none, or in the place of a version": {
+                    "documents": [
+                        {"id": "a1", "text": "eight legs", "if_absent": True},
+                        {"id": "a2", "text": "six", "if_version": "117701396989149184"},
+                    ]
+                },
             },
             NDJSON: {"lines": '{"id": "a1", "text": "eight legs"}\n{"id": "a2", "text": "six"}\n'},
         },
@@ -163,6 +172,7 @@ EXAMPLES: Mapping[str, Example] = {
         bodies={
             JSON: {
                 "one": {"ids": ["a1"]},
+                "one in a version": {"ids": ["a1"], "if_version": "117701396989149184"},
                 "some of what passes a filter": {"filter": "year < 1900", "limit": 500},
             }
         },

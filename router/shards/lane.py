@@ -91,6 +91,11 @@ class Lane:
         """The first operation that the replica is not known to have."""
         return self.waiting[0] if self.waiting else None
 
+    @property
+    def late_since(self) -> float | None:
+        """When another replica had the first operation that this one is not known to have."""
+        return None if self.head is None else self.head.first_done_at
+
     def put(self, sending: Sending) -> None:
         self.waiting.append(sending)
         self.size_bytes += sending.size_bytes
@@ -105,6 +110,23 @@ class Lane:
     def is_sending(self, sending: Sending) -> bool:
         """Whether it is on its way now."""
         return sending in self._in_flight
+
+    def why_behind(self, laggard_s: float, bytes_max: int) -> str | None:
+        """Why the replica is to be left behind: it is ``laggard_s`` later than another, more than
+        ``bytes_max`` wait for it, or it will not do what another has done.
+        """
+        head = self.head
+        if head is None or head.first_done_at is None or self.is_fenced:
+            return None
+        error = head.failed.get(self.replica)
+        said = "it has not answered" if error is None else error.message
+        if error is not None and is_final(error):
+            return said
+        if time.monotonic() >= head.first_done_at + laggard_s:
+            return f"it is {laggard_s:.0f} s later than another ({said})"
+        if self.size_bytes > bytes_max:
+            return f"{self.size_bytes >> 20} MiB wait for it ({said})"
+        return None
 
     def remove(self, sending: Sending) -> None:
         """No replica shall have it."""

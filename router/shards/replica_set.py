@@ -12,7 +12,6 @@ from typing import Any, TypeVar, cast
 from bitsift.errors import (
     BitsiftError,
     DeadlineExceeded,
-    ReplicaBehind,
     RequestOutcome,
     ShardUnavailable,
     Unavailable,
@@ -20,12 +19,14 @@ from bitsift.errors import (
 )
 from bitsift.options import TIMEOUT_MAX_S, Mode
 from bitsift.router.shards.background import let_end
+from bitsift.router.shards.conditions import write_in_turn
 from bitsift.router.shards.hedging import HedgeBudget
 from bitsift.router.shards.link import ReplicaLink, ShardLink
-from bitsift.router.shards.newest import stored_newest
+from bitsift.router.shards.newest import held_newest, stored_newest
 from bitsift.router.shards.race import Attempt, Race, better_of_two
 from bitsift.router.shards.replica import Ask, Latest, Replica, ReplicaStatus
 from bitsift.router.shards.replica_writes import ReplicaWrites
+from bitsift.router.shards.seeing import note_lacks
 from bitsift.router.shards.standing import standings
 from bitsift.shard_worker.maintenance.backup import ShardCopy
 from bitsift.shard_worker.operations import Operation, Outcome
@@ -146,7 +147,7 @@ class ReplicaSet:
 
         async def ask(replica: Replica) -> Sequence[Candidates | BitsiftError]:
             answers = await replica.link.search(branched, timeout_s)
-            self._note_lacks(replica, queries, answers)
+            note_lacks(self._shard, replica, queries, answers)
             for answer in answers:
                 if isinstance(answer, Candidates):
                     self._origins[answer.origin.replica] = replica
@@ -160,23 +161,6 @@ class ReplicaSet:
                 deadline.cancel()
 
         return Attempt(ask, cancel)
-
-    def _note_lacks(
-        self,
-        replica: Replica,
-        queries: Sequence[Query],
-        answers: Sequence[Candidates | BitsiftError],
-    ) -> None:
-        """Raises ReplicaBehind where that is the answer to all queries: others may have it."""
-        lacking = [
-            (query.least(self._shard), answer)
-            for query, answer in zip(queries, answers, strict=True)
-            if isinstance(answer, ReplicaBehind)
-        ]
-        for version, _ in lacking:
-            replica.note_lack(version)
-        if len(lacking) == len(answers):
-            raise lacking[0][1]
 
     async def search_again(self, query: Query, origin: Origin) -> Candidates:
         """What the replica of ``origin`` finds for an ``exhaustive`` query; it is measured and
@@ -263,6 +247,15 @@ class ReplicaSet:
             ),
         )
 
+    async def held(self, ids: Sequence[str]) -> Sequence[int]:
+        """For each id the version of its document, 0 or less where there is none. Raises as
+        ``stored``.
+        """
+        if self.writes.quorums.read_from > 1:
+            return await held_newest(self.writes.readers, ids)
+        attempt = Attempt(lambda it: it.link.held(ids, self.writes.epoch))
+        return await self._race(lambda: attempt, TIMEOUT_MAX_S, _reads, self._budget)
+
     async def listed(self, listing: Listing) -> Listed:
         """From one replica, which may take any time: see search/listing.py."""
         timeout_s = listing.deadline.remaining_s()
@@ -326,7 +319,7 @@ class ReplicaSet:
     ) -> Sequence[Outcome]:
         """The epoch is that of the table, the term that of this coordinator."""
         self._check_any()
-        return await self.writes.write(operations)
+        return await write_in_turn(self.writes, operations)
 
     async def flushed(self) -> None:
         """Returns when every replica that is not behind has all that was written."""

@@ -13,8 +13,7 @@ again. A write that no replica could do stays in the queues if its outcome is un
 
 **One coordinator.** A coordinator that is new seals the replicas with the epoch of its table, which
 ends what an earlier one may do, and makes them equal, before it writes: what was in the earlier
-one's queues is lost with it (convergence.py). A replica refuses a coordinator with an older table;
-that one writes no more until it has a newer.
+one's queues is lost with it (convergence.py). A replica refuses one with an older table.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ from collections.abc import Iterable, Sequence
 
 from bitsift.errors import BitsiftError, Fenced, RequestOutcome, said_by
 from bitsift.router.shards.convergence import most_equal
-from bitsift.router.shards.lane import Lane, Sending, is_final
+from bitsift.router.shards.lane import Lane, Sending
 from bitsift.router.shards.missed import Missed
 from bitsift.router.shards.newest import Readers
 from bitsift.router.shards.quorums import Quorums
 from bitsift.router.shards.replica import Replica
 from bitsift.router.shards.verdicts import (
     combined,
-    given_up,
+    final,
     is_superseded,
     not_done,
     of_several,
@@ -143,7 +142,7 @@ class ReplicaWrites:
         """Make the replicas that are not behind equal, so that each has all that was acknowledged,
         by whichever writer. Nothing may be written meanwhile. Raises ShardUnavailable and Fenced.
         """
-        if not self._is_alone():
+        if not self.is_alone():
             await self._lead()
             if any(lane.is_fenced for lane in self._lanes.values()):
                 raise refused(self._shard)
@@ -164,18 +163,19 @@ class ReplicaWrites:
         """
         for missed in self.missed.values():
             missed.documents += sum(map(len, operations))
-        if self._is_alone():  # its own clock gives the versions
+        if self.is_alone():  # its own clock gives the versions
             return await self._write_alone(self._replicas[0], operations)
         await self._lead()
         self._check_room()
         found: list[Outcome | None] = [None] * len(operations)
-        places = list(range(len(operations)))
+        places, last = list(range(len(operations))), dict[int, int]()
         for _ in range(ATTEMPTS_MAX):
             sent = [self._send(operations[place]) for place in places]
             outcomes = await self._outcomes(sent)
             for place, sending, outcome in zip(places, sent, outcomes, strict=True):
                 found[place] = combined(found[place], outcome)
                 if isinstance(outcome, list):
+                    last[place] = sending.operation.version
                     self._acknowledged(sending.operation.version)
             places = [place for place in places if is_superseded(found[place])]
             if not places:
@@ -186,8 +186,27 @@ class ReplicaWrites:
                 for place in places:
                     found[place] = error.with_outcome(RequestOutcome.UNKNOWN)
                 break
-        given = given_up(ATTEMPTS_MAX)
-        return [given if one is None or is_superseded(one) else one for one in found]
+        return [final(one, last.get(place), ATTEMPTS_MAX) for place, one in enumerate(found)]
+
+    async def ready_for(self, ids: frozenset[str]) -> int:
+        """The epoch, when enough replicas have all that was written to ``ids``. Raises as write."""
+        await self._lead()
+        self._check_room()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAGGARD_S):
+                while any(self._is_open(lane, ids) for lane in self._lanes.values()):
+                    await self._progress.wait()
+                return self.epoch
+        raise not_done("the last write of the same documents is not done yet; try again")
+
+    def is_still_ready(self, epoch: int) -> bool:
+        """Whether no other coordinator can have written since."""
+        return self.epoch == epoch and self._leads and not self.is_alone()
+
+    def _is_open(self, lane: Lane, ids: frozenset[str]) -> bool:
+        """Whether something of these documents waits in it that too few replicas have."""
+        mine = [it.done for it in lane.waiting if not ids.isdisjoint(it.operation.ids)]
+        return any(sum(it in done for it in self._ask) < self.quorums.needed for done in mine)
 
     async def _write_alone(
         self, only: Replica, operations: Sequence[Operation]
@@ -205,7 +224,7 @@ class ReplicaWrites:
         term = self._term if self._leads else self.epoch
         self.reached = max(self.reached, Reached(term, version))
 
-    def _is_alone(self) -> bool:
+    def is_alone(self) -> bool:
         """Whether there is one replica, which was sent all that coordinators gave versions to."""
         return (
             len(self._replicas) == self._wanted == 1
@@ -265,7 +284,7 @@ class ReplicaWrites:
         for replica, lane in self._lanes.items():
             if len(self._ask) <= self.quorums.least:
                 break  # a write needs those that are left: they get it when they answer again
-            if replica not in self._behind and (why := self._why_behind(lane)) is not None:
+            if replica not in self._behind and (why := lane.why_behind(LAGGARD_S, LANE_BYTES_MAX)):
                 self._leave_behind(replica, why)
         self._set_timer()
         self._progress.set()
@@ -277,27 +296,12 @@ class ReplicaWrites:
         self._lanes[replica].close()
         self.missed.setdefault(replica.node, Missed()).behind = why
 
-    def _why_behind(self, lane: Lane) -> str | None:
-        head = lane.head
-        if head is None or head.first_done_at is None or lane.is_fenced:
-            return None
-        error = head.failed.get(lane.replica)
-        said = "it has not answered" if error is None else error.message
-        if error is not None and is_final(error):
-            return said
-        if time.monotonic() >= head.first_done_at + LAGGARD_S:
-            return f"it is {LAGGARD_S:.0f} s later than another ({said})"
-        if lane.size_bytes > LANE_BYTES_MAX:
-            return f"{lane.size_bytes >> 20} MiB wait for it ({said})"
-        return None
-
     def _set_timer(self) -> None:
         """One for all lanes: when the first of them would be too late."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        heads = [lane.head for lane in self._lanes.values()]
-        since = [head.first_done_at for head in heads if head is not None]
+        since = [lane.late_since for lane in self._lanes.values()]
         due = min((at for at in since if at is not None), default=None)
         if due is not None:
             wait_s = max(0.05, due + LAGGARD_S - time.monotonic())

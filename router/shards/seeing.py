@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from bitsift.errors import ReplicaBehind
+from bitsift.errors import BitsiftError, ReplicaBehind
 from bitsift.router.batching import Batcher
+from bitsift.router.shards.replica import Replica
 from bitsift.shard_worker.types import Candidates, Message, Query
 from bitsift.write_token import WriteToken
 
@@ -55,3 +56,23 @@ async def once_applied(ask: Callable[[], Awaitable[T]], deadline_s: float) -> T:
         if left_s <= PAUSE_S:
             raise behind
         await asyncio.sleep(PAUSE_S)
+
+
+def note_lacks(
+    shard: int,
+    replica: Replica,
+    queries: Sequence[Query],
+    answers: Sequence[Candidates | BitsiftError],
+) -> None:
+    """Raises ReplicaBehind where that is the answer of ``replica`` to all queries: others may have
+    it.
+    """
+    lacking = [
+        (query.least(shard), answer)
+        for query, answer in zip(queries, answers, strict=True)
+        if isinstance(answer, ReplicaBehind)
+    ]
+    for version, _ in lacking:
+        replica.note_lack(version)
+    if len(lacking) == len(answers):
+        raise lacking[0][1]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from bitsift.errors import BitsiftError, Fenced, RequestOutcome, ShardUnavailable
-from bitsift.shard_worker.operations import Outcome
+from bitsift.shard_worker.clock import NO_VERSION
+from bitsift.shard_worker.operations import Outcome, Statuses
 from bitsift.write_status import WriteStatus
 
 
@@ -19,12 +20,23 @@ def combined(before: Outcome | None, now: Outcome) -> Outcome:
     return now
 
 
+def final(outcome: Outcome | None, version: int | None, attempts: int) -> Outcome:
+    """What is answered, with the ``version`` in which it was done, after so many ``attempts``."""
+    if outcome is None or is_superseded(outcome):
+        return _given_up(attempts)
+    if not isinstance(outcome, list):
+        return outcome
+    gone = (WriteStatus.DELETED, WriteStatus.MISSING, WriteStatus.REJECTED)
+    stored = version or NO_VERSION
+    return Statuses(outcome, [NO_VERSION if it in gone else stored for it in outcome])
+
+
 def is_superseded(outcome: Outcome | None) -> bool:
     """Whether it must be tried again in a later version."""
     return isinstance(outcome, list) and WriteStatus.SUPERSEDED in outcome
 
 
-def given_up(attempts: int) -> BitsiftError:
+def _given_up(attempts: int) -> BitsiftError:
     """After so many versions."""
     said = f"others wrote the same documents {attempts} times in between; read them, try again"
     return ShardUnavailable(said)

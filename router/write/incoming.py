@@ -34,6 +34,7 @@ from bitsift.router.http.documents_schema import (
     RequestTooLarge,
 )
 from bitsift.router.json_scan import BrokenJson, Cutter, TooManyBrackets, has_more_parts
+from bitsift.router.write.conditions import expected, read_version
 from bitsift.router.write.document_rules import (
     RefusedDocument,
     checked_id,
@@ -45,9 +46,10 @@ from bitsift.router.write.document_rules import (
     without_surrogates,
 )
 from bitsift.shard_worker.codes import bad_rows
+from bitsift.shard_worker.operations import Condition
 
 _FIELDS = frozenset(DocumentBody.model_fields)
-_DELETIONS = ("ids", "filter")
+_DELETIONS = ("ids", "filter", "if_version")
 """What says which documents are deleted; by a filter they are found before the writer is asked."""
 _NAME_CHARACTERS = 40
 """Of an unknown name that an error shows, and compares."""
@@ -66,6 +68,7 @@ class Incoming:
     """A document to store. ``metadata`` is the text of a JSON object, "" for none.
 
     ``vector`` float32 (dimension,) is what the caller gave; None leaves it to the model.
+    ``expected`` must be there for it to be stored.
     """
 
     id: str
@@ -73,6 +76,7 @@ class Incoming:
     text: str
     metadata: str
     vector: NDArray[np.float32] | None
+    expected: Condition = None
 
     @property
     def size_bytes(self) -> int:
@@ -193,7 +197,7 @@ class DocumentReader:
                 f"title, text and metadata take {size:,} bytes, at most {DOCUMENT_BYTES_MAX:,} "
                 "are allowed: split the document"
             )
-        return Incoming(key, title, text, packed, vector)
+        return Incoming(key, title, text, packed, vector, expected(value))
 
     def _vector(self, value: object) -> NDArray[np.float32] | None:
         if value is None:
@@ -248,20 +252,30 @@ def _wrong_envelope(body: bytes) -> InvalidRequest:
     return wanted
 
 
-def read_ids(body: bytes) -> list[str]:
-    """The ids of ``{"ids": […]}``. Raises InvalidRequest, RequestTooLarge."""
+def read_deletion(body: bytes) -> tuple[list[str], list[Condition]]:
+    """The ids of ``{"ids": […]}``, and the condition of each, where they have some. Raises
+    InvalidRequest, RequestTooLarge.
+    """
     if has_more_parts(body, _IDS_PARTS_MAX):
         if _IDS.match(body) is None:
             raise InvalidRequest("ids: a list of strings is required")
         raise RequestTooLarge(f"ids: a call takes at most {DOCUMENTS_MAX:,}")
     try:
-        return DeleteBody.model_validate_json(body).ids
+        asked = DeleteBody.model_validate_json(body)
     except ValidationError as error:
         errors = error.errors(include_url=False, include_context=False, include_input=False)
         if any(one["type"] == "too_long" for one in errors):
             raise RequestTooLarge(f"ids: a call takes at most {DOCUMENTS_MAX:,}") from error
         whole = [one | {"loc": one["loc"] or ("body",)} for one in errors]
         raise InvalidRequest(reasons(whole, _DELETIONS)) from error
+    if asked.if_version is None:
+        return asked.ids, []
+    if len(asked.ids) != 1:
+        raise InvalidRequest(f"if_version: is of one document, and there are {len(asked.ids)} ids")
+    try:
+        return asked.ids, [read_version(asked.if_version)]
+    except RefusedDocument as error:
+        raise InvalidRequest(str(error)) from error
 
 
 def _id(value: dict[str, Any]) -> str:

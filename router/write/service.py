@@ -14,7 +14,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -24,12 +24,22 @@ from bitsift.errors import BitsiftError, InvalidRequest, RequestOutcome, reason
 from bitsift.router.description import IndexDescription
 from bitsift.router.shards.link import ShardLink
 from bitsift.router.write.call_token import CallToken
+from bitsift.router.write.conditions import conflict_with
 from bitsift.router.write.document_rules import model_text
 from bitsift.router.write.document_vectors import DocumentEncoder, DocumentVectors
-from bitsift.router.write.incoming import DocumentReader, Incoming, Item, read_ids
+from bitsift.router.write.incoming import DocumentReader, Incoming, Item, read_deletion
 from bitsift.router.write.shard_writes import ShardWrites
 from bitsift.router.write_gate import WriteGate
-from bitsift.shard_worker.operations import Confirm, Delete, Operation, Outcome, Upsert
+from bitsift.shard_worker.clock import NO_VERSION
+from bitsift.shard_worker.operations import (
+    Confirm,
+    Delete,
+    Operation,
+    Outcome,
+    Upsert,
+    is_met,
+    versions_of,
+)
 from bitsift.shard_worker.store.packing import content_digest
 from bitsift.shard_worker.types import GIVEN_VECTOR_POSITION, LIVE_POSITION
 from bitsift.write_results import (
@@ -46,7 +56,18 @@ SLICE_DOCUMENTS = 512
 SLICE_BYTES = 4 << 20
 """What goes to the shards at once, and so into one transaction: it ends before either."""
 SLICES_AT_ONCE = 2
-Verdict = WriteStatus | BitsiftError
+
+
+class Said(NamedTuple):
+    """What a shard says of one document: what became of it, and the version that is there then; 0
+    where none is, or it is not known.
+    """
+
+    status: WriteStatus
+    version: int = NO_VERSION
+
+
+Verdict = Said | BitsiftError
 """What became of one document: InvalidRequest where the caller must change it."""
 
 
@@ -107,6 +128,7 @@ class WriteService:
                     "id": result.id,
                     "status": result.status,
                     "error": result.error,
+                    "version": result.version,
                 },
                 option=orjson.OPT_APPEND_NEWLINE,
             )
@@ -117,10 +139,11 @@ class WriteService:
 
     async def delete(self, body: bytes) -> bytes:
         """The JSON of ``Deletes`` for the JSON of ``DeleteBody``. Raises as ``upsert`` does."""
-        ids = read_ids(body)
+        ids, conditions = read_deletion(body)
 
         def delete(places: Sequence[int]) -> Delete:
-            return Delete([ids[place] for place in places])
+            expected = [conditions[place] for place in places] if conditions else ()
+            return Delete([ids[place] for place in places], expected=expected)
 
         verdicts, token = dict[int, Verdict](), CallToken()
         for places, outcome in await self._write(ids, range(len(ids)), delete, token):
@@ -179,6 +202,7 @@ class WriteService:
         """Puts what became of each document into ``verdicts``, as soon as it is known."""
         ids = [document.id for document in documents]
         await self._confirm(documents, ids, verdicts, token)
+        await self._refuse(documents, ids, verdicts)
         new = [place for place in range(len(documents)) if place not in verdicts]
         codes, failed = await self._codes(documents, new)
         verdicts |= failed
@@ -201,7 +225,11 @@ class WriteService:
         They are asked first, which waits for no write: most documents are new. What they say then
         is a hint; UNCHANGED is what the write itself says.
         """
-        texts = [place for place, document in enumerate(documents) if document.vector is None]
+        texts = [
+            place
+            for place, document in enumerate(documents)
+            if document.vector is None and document.expected is None
+        ]
 
         def confirm(places: Sequence[int]) -> Confirm:
             return _confirm([documents[place] for place in places])
@@ -222,7 +250,27 @@ class WriteService:
                 verdicts |= _spread(places, outcome.with_outcome(RequestOutcome.NOT_DONE))
             else:
                 same = _unchanged(places, outcome)
-                verdicts |= dict.fromkeys(same, WriteStatus.UNCHANGED)
+                verdicts |= dict.fromkeys(same, Said(WriteStatus.UNCHANGED))
+
+    async def _refuse(
+        self, documents: Sequence[Incoming], ids: Sequence[str], verdicts: dict[int, Verdict]
+    ) -> None:
+        """Encode nothing whose condition does not hold; the write itself decides on the rest."""
+        texts = [
+            place
+            for place, document in enumerate(documents)
+            if document.vector is None and document.expected is not None
+        ]
+        shards = self.shards
+        parts = shards.by_owner(ids, texts)
+        asked = {shard: [ids[place] for place in places] for shard, places in parts.items()}
+        for shard, held in (await shards.held(asked)).items():
+            if isinstance(held, BitsiftError):
+                verdicts |= _spread(parts[shard], held.with_outcome(RequestOutcome.NOT_DONE))
+                continue
+            for place, version in zip(parts[shard], held, strict=True):
+                if not is_met(documents[place].expected, version):
+                    verdicts[place] = Said(WriteStatus.CONFLICT, max(version, NO_VERSION))
 
     async def _codes(
         self, documents: Sequence[Incoming], places: Sequence[int]
@@ -275,8 +323,8 @@ def _verdict_on(
     if item.error is not None:
         return item.error
     verdict = verdicts[last[item.id]]
-    superseded = last[item.id] != place and isinstance(verdict, WriteStatus)
-    return WriteStatus.UNCHANGED if superseded else verdict
+    superseded = last[item.id] != place and isinstance(verdict, Said)
+    return Said(WriteStatus.UNCHANGED) if superseded else verdict
 
 
 def _confirm(documents: Sequence[Incoming]) -> Confirm:
@@ -297,6 +345,7 @@ def _upsert(
             LIVE_POSITION if document.vector is None else GIVEN_VECTOR_POSITION for document in part
         ],
         codes=np.stack([codes[place] for place in places]),
+        expected=[document.expected for document in part],
     )
 
 
@@ -310,12 +359,16 @@ def _spread(places: Sequence[int], outcome: Outcome) -> dict[int, Verdict]:
     """A shard's statuses by the places of what it was sent; an error is that of all of them."""
     if isinstance(outcome, BitsiftError):
         return dict.fromkeys(places, outcome)
-    return dict(zip(places, outcome, strict=True))
+    said = map(Said, outcome, versions_of(outcome))
+    return dict(zip(places, said, strict=True))
 
 
 def _result(key: str | None, verdict: Verdict) -> WriteResult:
-    if isinstance(verdict, WriteStatus):
-        return WriteResult(key, verdict)
+    if isinstance(verdict, Said):
+        refused = verdict.status is WriteStatus.CONFLICT
+        error = WriteError.of(conflict_with(verdict.version)) if refused else None
+        version = str(verdict.version) if verdict.version > NO_VERSION else None
+        return WriteResult(key, verdict.status, error, version)
     rejected = isinstance(verdict, InvalidRequest)
     status = WriteStatus.REJECTED if rejected else WriteStatus.FAILED
     return WriteResult(key, status, WriteError.of(verdict))

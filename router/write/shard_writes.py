@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
 
 from bitsift.errors import (
     BitsiftError,
@@ -25,6 +26,7 @@ from bitsift.write_token import WriteToken, index_mark
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 OPERATIONS_PER_CALL_MAX = 8
 WRITE_TIMEOUT_S = 30.0
 FORESEE_TIMEOUT_S = 10.0
@@ -41,6 +43,7 @@ class ShardWrites:
 
     def __init__(self, links: Sequence[ShardLink]) -> None:
         self._links = tuple(links)
+        self._sets = [ReplicaSet.of(shard, link) for shard, link in enumerate(links)]
         self._placement = Placement(len(links))
         self._breakers = [Breaker(f"shard {shard}", MISSES_MAX) for shard in range(len(links))]
         self._writers = [
@@ -90,6 +93,15 @@ class ShardWrites:
         sets = [link for link in self._links if isinstance(link, ReplicaSet)]
         await asyncio.gather(*(link.flushed() for link in sets))
 
+    async def held(self, parts: Mapping[int, Sequence[str]]) -> dict[int, list[int] | BitsiftError]:
+        """For each shard the versions of documents of its own, 0 or less where there is none."""
+        return await _of_each({shard: self._held(shard, ids) for shard, ids in parts.items()})
+
+    async def _held(self, shard: int, ids: Sequence[str]) -> list[int]:
+        said = f"shard {shard} did not say within {FORESEE_TIMEOUT_S:.0f} s which documents it has"
+        async with limited(FORESEE_TIMEOUT_S, lambda: said, self._breakers[shard].missed):
+            return list(await self._sets[shard].held(ids))
+
     async def foresee(self, parts: Mapping[int, Operation]) -> dict[int, Outcome]:
         """For each shard what ``write`` would say now; errors are of asking: nothing was done."""
         found = await _of_each({shard: self._foresee(shard, part) for shard, part in parts.items()})
@@ -108,12 +120,12 @@ class ShardWrites:
         return found
 
 
-async def _of_each(calls: Mapping[int, Awaitable[Outcome]]) -> dict[int, Outcome]:
+async def _of_each(calls: Mapping[int, Awaitable[T]]) -> dict[int, T | BitsiftError]:
     """All calls at once, and what each gave: whatever one raises is its own shard's failure, and
     the results of the others, durable by then, are kept.
     """
     results = await asyncio.gather(*calls.values(), return_exceptions=True)
-    found: dict[int, Outcome] = {}
+    found: dict[int, T | BitsiftError] = {}
     for shard, result in zip(calls, results, strict=True):
         if isinstance(result, BaseException) and not isinstance(result, BitsiftError):
             log.error("shard %d failed unexpectedly", shard, exc_info=result)

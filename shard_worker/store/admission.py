@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
 from bitsift.errors import Corrupt
-from bitsift.shard_worker.clock import NO_VERSION
+from bitsift.shard_worker.clock import FIRST_VERSION, NO_VERSION
 from bitsift.shard_worker.operations import (
     Confirm,
     Delete,
@@ -18,7 +18,10 @@ from bitsift.shard_worker.operations import (
     Insert,
     Operation,
     Resume,
+    Statuses,
     Upsert,
+    has_conditions,
+    is_met,
 )
 from bitsift.shard_worker.store.deletions import Deletions, Touched
 from bitsift.shard_worker.store.ids import Lookup
@@ -28,6 +31,9 @@ from bitsift.shard_worker.store.tombstones import Tombstone
 from bitsift.shard_worker.store.versions import Versions
 from bitsift.shard_worker.types import GIVEN_VECTOR_POSITION
 from bitsift.write_status import WriteStatus
+
+_STAY = (WriteStatus.UNCHANGED, WriteStatus.CONFLICT)
+"""What is there stays."""
 
 
 def _none() -> NDArray[np.int64]:
@@ -46,11 +52,23 @@ class Admitted:
     stored: NDArray[np.int64]
     dead: NDArray[np.int64] = field(default_factory=_none)
     touched: Touched = field(default_factory=Touched)
+    held: Sequence[int] = ()
+    """The versions that were there, where the operation has conditions."""
 
     @property
     def changes(self) -> bool:
         """Whether anything is to be written."""
         return bool(len(self.stored) or len(self.dead) or len(self.touched.gone))
+
+    def said(self, version: int) -> Statuses:
+        """What is answered, where what is stored gets this ``version``."""
+        versions = [it if status in _STAY else NO_VERSION for it, status in self._was()]
+        for place in self.stored.tolist():
+            versions[place] = version
+        return Statuses(self.statuses, versions)
+
+    def _was(self) -> Iterable[tuple[int, WriteStatus]]:
+        return zip(self.held or [NO_VERSION] * len(self.statuses), self.statuses, strict=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,6 +104,13 @@ class _Admission:
         last = self.reader.newest_row_of(self.txn, self.lookup, document_id, self.keys[place])
         alive = last is not None and not self.reader.is_dead(self.txn, last)
         return last if alive else None, last
+
+    def held(self, row: int | None) -> int:
+        """The version of the document in ``row``; 0 for none."""
+        versions = self.stored.versions
+        if row is None:
+            return NO_VERSION
+        return max(FIRST_VERSION, NO_VERSION if versions is None else versions.of(self.txn, row))
 
     def deletion(self, document_id: str, place: int, last: int | None) -> Tombstone | None:
         """What is remembered of the deletion of an id that no living row has."""
@@ -150,11 +175,14 @@ def admit(stored: Stored, txn: lmdb.Transaction, lookup: Lookup, operation: Oper
             return _confirm(admission, operation)
         case Resume():
             return _resume(admission, operation)
-    if not (known | buried).any() and len(np.unique(keys)) == len(keys):
+    conditional = has_conditions(operation)
+    if not conditional and not (known | buried).any() and len(np.unique(keys)) == len(keys):
         every = np.arange(len(keys), dtype=np.int64)
         created, unseen = [WriteStatus.CREATED] * len(keys), isinstance(operation, Insert)
         return Admitted(created, keys, every, touched=Touched(revived=_none() if unseen else every))
-    return (_upsert if isinstance(operation, Upsert) else _insert)(admission, operation)
+    if isinstance(operation, Upsert):
+        return _upsert(admission, operation)
+    return _insert(admission, operation)
 
 
 def _places(places: Sequence[int]) -> NDArray[np.int64]:
@@ -166,10 +194,13 @@ def _delete(admission: _Admission, delete: Delete) -> Admitted:
     here is remembered as deleted too.
     """
     statuses, dead, gone = list[WriteStatus](), set[int](), list[int]()
+    conditional, helds = has_conditions(delete), list[int]()
     for place, document_id in enumerate(delete.ids):
         row, last = admission.find(document_id, place)
         if (late := admission.late(document_id, place, row, last)) is not None:
             statuses.append(late)
+        elif conditional and not is_met(delete.expected[place], admission.held(row)):
+            statuses.append(WriteStatus.CONFLICT)
         elif row is None or row in dead:
             statuses.append(WriteStatus.MISSING)
             if row is None and delete.version != NO_VERSION:
@@ -177,8 +208,11 @@ def _delete(admission: _Admission, delete: Delete) -> Admitted:
         else:
             statuses.append(WriteStatus.DELETED)
             dead.add(row)
+        if conditional:
+            helds.append(admission.held(row))
     touched = Touched(gone=_places(gone), changed=np.flatnonzero(admission.known))
-    return Admitted(statuses, admission.keys, _none(), _places(sorted(dead)), touched)
+    dying = _places(sorted(dead))
+    return Admitted(statuses, admission.keys, _none(), dying, touched, held=helds)
 
 
 def _confirm(admission: _Admission, confirm: Confirm) -> Admitted:
@@ -207,18 +241,24 @@ def _resume(admission: _Admission, resume: Resume) -> Admitted:
     return Admitted(statuses, admission.keys, _none())
 
 
-def _upsert(admission: _Admission, batch: Documents) -> Admitted:
+def _upsert(admission: _Admission, batch: Upsert) -> Admitted:
     """The same content is stored again only for a newer version: other copies of the shard have it,
     and what came in between must lose against it here as well.
     """
     last_places = {document_id: place for place, document_id in enumerate(batch.ids)}
     statuses = [WriteStatus.UNCHANGED] * len(batch)
     stored, dead, revived = list[int](), list[int](), list[int]()
+    held = [NO_VERSION] * len(batch) if has_conditions(batch) else []
     for document_id, place in last_places.items():
         row, last = admission.find(document_id, place)
         if (late := admission.late(document_id, place, row, last)) is not None:
             statuses[place] = late
             continue
+        if held:
+            held[place] = admission.held(row)
+            if not is_met(batch.expected[place], held[place]):
+                statuses[place] = WriteStatus.CONFLICT
+                continue
         same = row is not None and _is_same(admission, row, batch, place)
         if same and batch.version == NO_VERSION:
             continue
@@ -229,7 +269,7 @@ def _upsert(admission: _Admission, batch: Documents) -> Admitted:
             revived.append(place)
         else:
             dead.append(row)
-    return _stored(admission, statuses, stored, dead, revived)
+    return replace(_stored(admission, statuses, stored, dead, revived), held=held)
 
 
 def _stored(

@@ -191,7 +191,7 @@ class Store:
             if not any(part.changes for part in done):
                 return written  # nothing was changed, and nothing is synced
             tally = self._put_deletions(txn, operations, done, version, now_ms)
-            newest = self._newest_version(operations, version)
+            newest = max(self._kept(one, version) for one in operations)
             counters = self.counters.after(len(written.codes), written.dead, newest, tally)
             keys = _joined([part.keys[part.stored] for part in done])
             added = np.arange(first, counters.rows, dtype=np.int64)
@@ -224,8 +224,7 @@ class Store:
                 texts += [
                     (operation.ids[at], operation.metadata[at]) for at in part.stored.tolist()
                 ]
-                given = operation.version or version
-                versions.append(np.full(count, given, dtype=np.uint64))
+                versions.append(np.full(count, operation.version or version, dtype=np.uint64))
                 row += count
         together = _joined(codes) if codes else np.empty((0, self.reader.width), dtype=np.int8)
         if codes:
@@ -234,7 +233,13 @@ class Store:
         marks = self._marks(operations, done, version, now_ms)
         self.parts.writer.put_dead(txn, marks)
         dead = np.array(sorted(marks), dtype=np.int64)
-        return Written([part.statuses for part in done], together, dead, texts)
+        pairs = zip(operations, done, strict=True)
+        said = [part.said(self._kept(one, version)) for one, part in pairs]
+        return Written([*said], together, dead, texts)
+
+    def _kept(self, operation: Operation, version: int) -> int:
+        """The version that is kept of it: format 1 keeps none."""
+        return NO_VERSION if self.versions is None else operation.version or version
 
     def _marks(
         self,
@@ -251,12 +256,6 @@ class Store:
             for row in part.dead.tolist():
                 marks[row] = pack_deletion((given, now_ms), row) if deleted else b""
         return marks
-
-    def _newest_version(self, operations: Sequence[Operation], version: int) -> int:
-        """The greatest version that ``operations`` have, where the format keeps versions."""
-        if self.versions is None:
-            return NO_VERSION
-        return max((operation.version or version for operation in operations), default=version)
 
     def _put_deletions(
         self,

@@ -17,7 +17,10 @@ from bitsift.shard_worker.operations import (
     Operation,
     Outcome,
     Resume,
+    Statuses,
     Upsert,
+    has_conditions,
+    versions_of,
 )
 from bitsift.shard_worker.wire.frames import UNSTAMPED, Kind, Stamp, body_of, framed, head_of
 from bitsift.shard_worker.wire.structures import ErrorPart, Part, encode, error_of, error_part, raw
@@ -44,6 +47,20 @@ class InsertPart(_DocumentsPart, frozen=True, array_like=True, gc=False, tag="in
     """Documents whose ids must be free."""
 
 
+class UpsertIfPart(_DocumentsPart, frozen=True, array_like=True, gc=False, tag="upsert if"):
+    """The same with a condition for each: a shard of an earlier release must not pass it over."""
+
+    expected: tuple[int | None, ...] = ()
+
+
+class DeleteIfPart(Part, frozen=True, array_like=True, gc=False, tag="delete if"):
+    """Ids to delete, each with a condition."""
+
+    ids: list[str]
+    version: int
+    expected: list[int | None]
+
+
 class DeletePart(Part, frozen=True, array_like=True, gc=False, tag="delete"):
     """Ids to delete."""
 
@@ -68,12 +85,15 @@ class ResumePart(Part, frozen=True, array_like=True, gc=False, tag="resume"):
 
 
 class StatusesPart(Part, frozen=True, array_like=True, gc=False, tag="statuses"):
-    """What became of one operation, document by document."""
+    """What became of one operation, document by document, and the versions that are there then."""
 
     statuses: list[WriteStatus]
+    versions: tuple[int, ...] = ()
 
 
-OperationPart = UpsertPart | InsertPart | DeletePart | ConfirmPart | ResumePart
+OperationPart = (
+    UpsertIfPart | DeleteIfPart | UpsertPart | InsertPart | DeletePart | ConfirmPart | ResumePart
+)
 _operations = msgspec.msgpack.Decoder(list[OperationPart])
 _outcomes = msgspec.msgpack.Decoder(list[StatusesPart | ErrorPart])
 
@@ -87,12 +107,16 @@ def pack_writes(
 
 def _part(operation: Operation) -> OperationPart:
     match operation:
-        case Delete(ids, version):
+        case Delete(ids, version, expected):
+            if has_conditions(operation):
+                return DeleteIfPart(list(ids), version, list(expected))
             return DeletePart(list(ids), version)
         case Confirm(ids, digests, version):
             return ConfirmPart(list(ids), list(digests), version)
         case Resume(ids, positions, version):
             return ResumePart(list(ids), [int(position) for position in positions], version)
+        case Upsert() if has_conditions(operation):
+            return UpsertIfPart(*_columns(operation), tuple(operation.expected))
         case Upsert():
             return UpsertPart(*_columns(operation))
         case Insert():
@@ -119,20 +143,28 @@ def _operation(part: OperationPart) -> Operation:
     match part:
         case DeletePart():
             return Delete(part.ids, part.version)
+        case DeleteIfPart():
+            return Delete(part.ids, part.version, part.expected)
         case ConfirmPart():
             return Confirm(part.ids, part.digests, part.version)
         case ResumePart():
             return Resume(part.ids, part.positions, part.version)
-        case UpsertPart() | InsertPart():
-            p, kind = part, Upsert if isinstance(part, UpsertPart) else Insert
+        case UpsertPart() | InsertPart() | UpsertIfPart():
+            p = part
             codes = np.frombuffer(p.codes, np.int8).reshape(len(p.ids), -1 if p.ids else 0)
-            return kind(p.ids, p.titles, p.texts, p.metadata, p.positions, codes, p.version)
+            columns = p.ids, p.titles, p.texts, p.metadata, p.positions, codes, p.version
+            if isinstance(part, InsertPart):
+                return Insert(*columns)
+            return Upsert(*columns, part.expected if isinstance(part, UpsertIfPart) else ())
 
 
 def pack_outcomes(outcomes: Sequence[Outcome], stamp: Stamp = UNSTAMPED) -> bytes:
     """The statuses of each operation, or why it failed."""
     parts = [
-        error_part(one) if isinstance(one, BitsiftError) else StatusesPart(one) for one in outcomes
+        error_part(one)
+        if isinstance(one, BitsiftError)
+        else StatusesPart(one, tuple(versions_of(one)))
+        for one in outcomes
     ]
     return framed(Kind.OUTCOMES, encode(parts), stamp=stamp)
 
@@ -141,6 +173,6 @@ def unpack_outcomes(data: bytes) -> list[Outcome]:
     """What ``pack_outcomes`` was given. Raises FormatMismatch, Corrupt."""
     head_of(data, Kind.OUTCOMES)
     return [
-        error_of(part) if isinstance(part, ErrorPart) else part.statuses
+        error_of(part) if isinstance(part, ErrorPart) else Statuses(part.statuses, part.versions)
         for part in body_of(data, _outcomes)
     ]

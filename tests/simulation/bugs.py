@@ -11,9 +11,10 @@ from unittest import mock
 from bitsift.cluster.fleet.joining import Compared
 from bitsift.errors import BitsiftError
 from bitsift.results import Coverage
-from bitsift.router.shards import replica_writes, verdicts
+from bitsift.router.shards import conditions, replica_writes, verdicts
 from bitsift.router.shards.fanout import FanOut
 from bitsift.router.shards.lane import Lane, Sending
+from bitsift.router.shards.newest import Readers
 from bitsift.router.shards.quorums import Quorums
 from bitsift.router.shards.replica import Replica
 from bitsift.shard_worker.applied import Applied
@@ -181,6 +182,21 @@ def old_table_read() -> Any:
     return mock.patch.object(Quorums, "_majority", property(fewer))
 
 
+def condition_ignored() -> Any:
+    """A write is done whatever is there."""
+    return mock.patch.object(conditions, "is_met", return_value=True)
+
+
+def decided_by_one() -> Any:
+    """A condition is compared with what the first replica holds."""
+
+    async def held(table: Callable[[], Readers], ids: Sequence[str]) -> Sequence[int]:
+        readers = table()
+        return await readers.replicas[0].link.held(ids, readers.epoch)
+
+    return mock.patch.object(conditions, "held_newest", held)
+
+
 BUGS: tuple[Bug, ...] = (
     no_majority,
     tombstones_dropped,
@@ -196,5 +212,7 @@ BUGS: tuple[Bug, ...] = (
     term_ignored,
     forgotten_unsaid,
     shard_missing_untold,
+    condition_ignored,
+    decided_by_one,
     old_table_read,
 )

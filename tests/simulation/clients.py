@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bitsift.errors import BitsiftError, NotFound, RequestOutcome
-from bitsift.shard_worker.operations import Delete, Insert, Operation, Outcome
+from bitsift.errors import BitsiftError, NotFound, RequestOutcome, Unavailable
+from bitsift.shard_worker.operations import ABSENT, Delete, Insert, Operation, Outcome
 from bitsift.write_status import WriteStatus
 from bitsift.write_token import WriteToken
 from tests.simulation.history import History, Read, Write
@@ -49,6 +51,8 @@ class Clients:
                 done = await self._read(asked)
             case Kind.SEARCH:
                 done = await self._search(asked)
+            case Kind.SWAP:
+                done = await self._swap(asked)
             case _:
                 done = await self._write(asked)
         if self._now() > begun_s + ENDS_S:
@@ -118,13 +122,30 @@ class Clients:
 
     # --- writes ----------------------------------------------------------------------------
 
+    async def _swap(self, asked: Asked) -> bool:
+        """A document is read, and written if nobody has written it since."""
+        router, text, version = self._world.routers[asked.gateway], None, ABSENT
+        (key,) = asked.keys
+        with contextlib.suppress(NotFound):
+            try:
+                held = await router.shard.document(key)
+            except (Unavailable, TimeoutError):
+                return False
+            text, version = held.text, held.version
+        new = f"t{next(self._numbers)}"
+        operation = replace(upsert({key: new}), expected=[version])
+        swap = Write(key, new, self._now(), is_swap=True, expected=text)
+        return await self._do(asked.gateway, operation, [swap])
+
     async def _write(self, asked: Asked) -> bool:
+        return await self._do(asked.gateway, *self._operation(asked))
+
+    async def _do(self, gateway: str, operation: Operation, writes: list[Write]) -> bool:
         """A writer that ended answers nobody: after a while the gateway says that it is unknown."""
-        writer = self._world.routers[asked.gateway].writer
-        operation, writes = self._operation(asked)
+        writer = self._world.routers[gateway].writer
         for write in writes:
             self.history.add(write)
-        if not await self._passes(asked.gateway, writer.name):
+        if not await self._passes(gateway, writer.name):
             for write in writes:
                 write.is_not_done = True
             return False
@@ -134,7 +155,7 @@ class Clients:
                 await writer.goes_on()
         except TimeoutError:
             return False
-        if not await self._passes(writer.name, asked.gateway):
+        if not await self._passes(writer.name, gateway):
             return False
         self._learn(writes, outcome, isinstance(operation, Insert))
         if token is not None:
@@ -163,8 +184,16 @@ class Clients:
                 raise Broken("a client was told of a version that is not its business")
             if is_load:
                 self._learn_of_record(write, status, now)
+            elif write.is_swap:
+                self._learn_of_swap(write, status, now)
             else:
                 write.is_acknowledged, write.end = True, now
+
+    def _learn_of_swap(self, swap: Write, status: WriteStatus, now: float) -> None:
+        swap.is_not_done, swap.end = status is WriteStatus.CONFLICT, now
+        swap.is_acknowledged = not swap.is_not_done
+        if (why := self.history.broken_by_swap(swap)) is not None:
+            raise Broken(why)
 
     def _learn_of_record(self, write: Write, status: WriteStatus, now: float) -> None:
         """A bulk load takes the place of nothing. UNCHANGED is said of a record that came twice,

@@ -20,6 +20,9 @@ class Write:
     end: float = UNKNOWN_END
     is_acknowledged: bool = False
     is_not_done: bool = False
+    is_swap: bool = False
+    expected: str | None = None
+    """What a swap takes the place of."""
 
 
 @dataclass(slots=True)
@@ -96,6 +99,26 @@ class History:
             ]
             if (why := violation([*writes, *self._reads[key]])) is not None:
                 return f"{key!r}: {why}"
+        return None
+
+    def broken_by_swap(self, swap: Write) -> str | None:
+        """Why ``swap``, which was acknowledged or refused, cannot have been. No text comes back, so
+        that of two that expect the same text one is refused.
+        """
+        there = self.allowed(swap.key, swap.start, swap.end) - {swap.text}
+        told = f"{swap.key!r} from {swap.expected!r} to {swap.text!r} at {swap.start:.3f}"
+        if swap.is_not_done:
+            alone = there == {swap.expected}
+            return f"{told} was refused, where nothing else was" if alone else None
+        if swap.expected not in there:
+            return f"{told} was done, where one of {there} was"
+        same = (
+            it
+            for it in self._writes[swap.key]
+            if it.is_swap and it.is_acknowledged and it.expected == swap.expected
+        )
+        if swap.expected is not None and sum(1 for _ in same) > 1:
+            return f"{told} was done, and another from the same text"
         return None
 
     def is_invented(self, key: str, text: str, now: float) -> bool:

@@ -21,9 +21,12 @@ FAULTS_MIN, FAULTS_MAX = 6, 14
 
 
 class Kind(StrEnum):
-    """What a client may ask for. A load stores what is not there yet."""
+    """What a client may ask for. A load stores what is not there yet; a swap reads a document, and
+    writes it if it is still in that version.
+    """
 
     WRITE = "write"
+    SWAP = "swap"
     DELETE = "delete"
     LOAD = "load"
     READ = "read"
@@ -73,22 +76,27 @@ FAULTS = {
     "stale controller": ("",),
 }  # fmt: skip
 """What may befall which places."""
-_KINDS = [Kind.WRITE] * 8 + [Kind.READ] * 6 + [Kind.DELETE] * 3 + [Kind.LOAD] * 2 + [Kind.SEARCH]
+_OTHERS = [Kind.READ] * 6 + [Kind.DELETE] * 3 + [Kind.LOAD] * 2 + [Kind.SEARCH]
+_KINDS = [Kind.WRITE] * 8 + _OTHERS
+_SWAPPING = [Kind.WRITE] * 4 + [Kind.SWAP] * 4 + _OTHERS
+SWAPPING = 4
+"""One plan in so many has swaps."""
 
 
 def plan_of(seed: int) -> Plan:
     """The plan of a seed, always the same."""
     random = Random(seed)
     keys = KEYS[: random.randint(2, len(KEYS))]
-    asked = [_asked(random, keys) for _ in range(OPERATIONS)]
+    kinds = _KINDS if seed % SWAPPING else _SWAPPING
+    asked = [_asked(random, keys, kinds) for _ in range(OPERATIONS)]
     faults = [_fault(random) for _ in range(random.randint(FAULTS_MIN, FAULTS_MAX))]
     by_time = (sorted(asked, key=lambda it: it.at_s), sorted(faults, key=lambda it: it.at_s))
     return Plan(seed, tuple(by_time[0]), tuple(by_time[1]))
 
 
-def _asked(random: Random, keys: tuple[str, ...]) -> Asked:
+def _asked(random: Random, keys: tuple[str, ...], kinds: list[Kind]) -> Asked:
     at_s, gateway = random.uniform(0.5, LENGTH_S), random.choice(GATEWAYS)
-    kind, several = random.choice(_KINDS), random.random() < 0.2
+    kind, several = random.choice(kinds), random.random() < 0.2
     count = 2 if several and kind in (Kind.WRITE, Kind.DELETE, Kind.LOAD) else 1
     return Asked(at_s, gateway, kind, tuple(random.sample(keys, count)))
 

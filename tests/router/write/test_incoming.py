@@ -19,7 +19,7 @@ from bitsift.router.http.documents_schema import (
     ID_BYTES_MAX,
     RequestTooLarge,
 )
-from bitsift.router.write.incoming import DocumentReader, Incoming, Item, read_ids
+from bitsift.router.write.incoming import DocumentReader, Incoming, Item, read_deletion
 
 DIMENSION = 4
 MODEL = DocumentReader(DIMENSION, has_model=True)
@@ -180,12 +180,12 @@ def test_a_lone_surrogate_or_nan_in_one_line_leaves_the_others_alone() -> None:
 
 
 def test_ids_to_delete_are_a_list_of_strings() -> None:
-    assert read_ids(b'{"ids": ["a", "", "a"]}') == ["a", "", "a"]
+    assert read_deletion(b'{"ids": ["a", "", "a"]}') == (["a", "", "a"], [])
     for body in (b"", b"[]", b'{"ids": [5]}', b'{"ids": "a"}', b'{"ids": ["\\ud800"]}', b"{}"):
         with pytest.raises(InvalidRequest):
-            read_ids(body)
+            read_deletion(body)
     with pytest.raises(RequestTooLarge):
-        read_ids(json.dumps({"ids": ["a"] * (DOCUMENTS_MAX + 1)}).encode())
+        read_deletion(json.dumps({"ids": ["a"] * (DOCUMENTS_MAX + 1)}).encode())
 
 
 anything = st.recursive(
@@ -217,4 +217,4 @@ def test_whatever_a_document_is_it_is_read_or_refused_never_raised(documents: li
 )
 def test_a_deletion_that_is_misspelt_is_told_what_is_meant(body: bytes, said: str) -> None:
     with pytest.raises(InvalidRequest, match=re.escape(said)):
-        read_ids(body)
+        read_deletion(body)

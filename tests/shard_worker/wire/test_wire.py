@@ -372,7 +372,9 @@ def test_the_fields_of_each_structure_and_their_order_are_those_of_version_1() -
         "DeletePart": ("ids", "version"),
         "ConfirmPart": ("ids", "digests", "version"),
         "ResumePart": ("ids", "positions", "version"),
-        "StatusesPart": ("statuses",),
+        "UpsertIfPart": (*STORED, "expected"),
+            "DeleteIfPart": ("ids", "version", "expected"),
+            "StatusesPart": ("statuses", "versions"),
     }  # fmt: skip
     assert list(_COLUMNS) == ["rows", "distances", "hamming_ranks", "estimates", "scores"]
     assert _HEAD.format == "<2sBBdQQ16sd"
