@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from bitsift.errors import InvalidRequest, reason
 from bitsift.filters.values import DATE_KEY
-from bitsift.listing import CountOptions, DeleteOptions, GetOptions, ListOptions
+from bitsift.listing import CountOptions, DeleteOptions, GetOptions, ListOptions, UpdateOptions
 from bitsift.nearest import no_such_name
 from bitsift.options import SearchRequest
 
@@ -67,6 +67,7 @@ COUNT = Asked(CountOptions, "the count")
 GET = Asked(GetOptions, "the ids")
 LIST = Asked(ListOptions, "the listing")
 DELETE = Asked(DeleteOptions, "the deletion")
+UPDATE = Asked(UpdateOptions, "the update")
 
 
 def checked_search(values: Mapping[str, object]) -> SearchRequest:

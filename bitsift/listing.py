@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
@@ -135,7 +135,21 @@ class DeleteOptions(PassingOptions):
     @property
     def page(self) -> ListOptions:
         """The ids of those documents."""
-        return ListOptions(**self.__dict__, include=())
+        asked = {name: value for name, value in self.__dict__.items() if name != "metadata"}
+        return ListOptions(**asked, include=())
+
+
+METADATA_SAID = (
+    "A JSON merge patch (RFC 7386) of the metadata: null takes a field away, an object is merged "
+    "into what is there, anything else takes its place."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateOptions(DeleteOptions):
+    """Of which documents the metadata are changed, and how."""
+
+    metadata: Annotated[dict[str, Any], Field(description=METADATA_SAID)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ from bitsift.write_status import WriteStatus
 _DELETE = (WriteStatus.DELETED, WriteStatus.MISSING, WriteStatus.CONFLICT, WriteStatus.FAILED)
 DELETE_STATUSES = tuple(status.value for status in _DELETE)
 _INTERNAL = (*_DELETE[:2], WriteStatus.SUPERSEDED)
+_UPDATE = (WriteStatus.UPDATED, WriteStatus.UNCHANGED, WriteStatus.MISSING, WriteStatus.CONFLICT)
+UPDATE_STATUSES = (*(status.value for status in _UPDATE), "rejected", "failed")
 UPSERT_STATUSES = tuple(status.value for status in WriteStatus if status not in _INTERNAL)
 """What each kind of call counts, in the order of its answer."""
 
@@ -84,6 +86,42 @@ class DeletedPage(Deletes):
     """
 
     cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Updated:
+    """What became of the metadata of one document, and the version that it is then."""
+
+    id: str
+    status: WriteStatus
+    version: str | None
+    token: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Updates:
+    """One result for each document whose metadata was to be changed, in order, and how many there
+    are of each kind; ``token`` as above.
+    """
+
+    results: tuple[WriteResult, ...]
+    updated: int = 0
+    unchanged: int = 0
+    missing: int = 0
+    conflict: int = 0
+    rejected: int = 0
+    failed: int = 0
+    token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UpdatedPage(Updates):
+    """The same of some of the documents that a filter names: ``count`` passed it in all, when the
+    call began. ``cursor`` leads to the rest, None where nothing is left.
+    """
+
+    cursor: str | None = None
+    count: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import httpx
 from pydantic import TypeAdapter
 
-from bitsift.checked import COUNT, DELETE, GET, LIST
+from bitsift.checked import COUNT, DELETE, GET, LIST, UPDATE
 from bitsift.client.received import Problem, server_name
 from bitsift.client.sending import (
     WRITE_TIMEOUT_S,
@@ -25,7 +25,15 @@ from bitsift.errors import InvalidRequest, reason
 from bitsift.listing import Counted, Page, PassingOptions
 from bitsift.options import SearchRequest
 from bitsift.results import Answer
-from bitsift.write_results import DeletedPage, Deletes, StoredDocument, StoredDocuments, Upserts
+from bitsift.write_results import (
+    DeletedPage,
+    Deletes,
+    StoredDocument,
+    StoredDocuments,
+    Updated,
+    UpdatedPage,
+    Upserts,
+)
 
 T = TypeVar("T")
 Http = TypeVar("Http", httpx.Client, httpx.AsyncClient)
@@ -57,6 +65,8 @@ _UPSERTS = TypeAdapter(Upserts)
 _DELETES = TypeAdapter(Deletes)
 _STORED = TypeAdapter(StoredDocument)
 _DELETED_PAGE = TypeAdapter(DeletedPage)
+_UPDATED = TypeAdapter(Updated)
+_UPDATED_PAGE = TypeAdapter(UpdatedPage)
 _COUNTED = TypeAdapter(Counted)
 _PAGE = TypeAdapter(Page)
 _SEVERAL = TypeAdapter(StoredDocuments)
@@ -173,6 +183,19 @@ def delete_if(ids: str | Iterable[str], if_version: str) -> Call[Deletes]:
     several = [ids] if isinstance(ids, str) else list(_several(ids, "ids"))
     body = json_body({"ids": several, "if_version": if_version}, "ids")
     return _write("/v1/documents/delete", _DELETES, body)
+
+
+def patch(document_id: str, metadata: Mapping[str, Any], if_version: str | None) -> Call[Updated]:
+    """Change the metadata of one document. Raises InvalidRequest."""
+    body = json_body(_given({"metadata": dict(metadata), "if_version": if_version}), "metadata")
+    path = document_path(document_id)
+    return Call("PATCH", path, _UPDATED, body, writes=True, timeout_s=WRITE_TIMEOUT_S)
+
+
+def update_some(options: Mapping[str, object]) -> Call[UpdatedPage]:
+    """Change the metadata of some of the documents that pass a filter. Raises InvalidRequest."""
+    asked = UPDATE.by_values(_given(options))
+    return _write("/v1/documents/update", _UPDATED_PAGE, json_body(_sent(asked), "the update"))
 
 
 def _write(path: str, answer: TypeAdapter[T], body: bytes) -> Call[T]:

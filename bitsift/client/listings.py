@@ -1,20 +1,28 @@
-"""What both clients do with several documents: get them by ids; count, list and delete what passes
-a filter.
+"""What both clients do with several documents: get them by ids; count, list, delete and change what
+passes a filter.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from bitsift.client import calls
 from bitsift.client.calls import Call
-from bitsift.client.sending import sum_deletes
+from bitsift.client.sending import sum_deletes, sum_updates
 from bitsift.client.session import Session
 from bitsift.listing import LIMIT_MAX, Page
 from bitsift.options import DOCUMENT_FIELDS, DocumentField, FilterForm, Included
 from bitsift.results import Facets
-from bitsift.write_results import DeletedPage, Deletes, StoredDocument, StoredDocuments
+from bitsift.write_results import (
+    DeletedPage,
+    Deletes,
+    StoredDocument,
+    StoredDocuments,
+    Updated,
+    UpdatedPage,
+    Updates,
+)
 
 T = TypeVar("T")
 
@@ -118,6 +126,35 @@ class Listings(Protocol):
             if (cursor := part.cursor) is None:
                 return
 
+    def patch(
+        self, document_id: str, metadata: Mapping[str, Any], *, if_version: str | None = None
+    ) -> Updated:
+        """Change the metadata of one document by a merge patch (RFC 7386): None takes a field
+        away. Its text is not encoded again.
+
+        Raises NotFound, and Conflict where it is not in the version that ``if_version`` names.
+        """
+        return self._send(calls.patch(document_id, metadata, if_version))
+
+    def update_matching(self, filter: FilterForm, metadata: Mapping[str, Any]) -> Updates:
+        """Change the metadata of the documents that pass ``filter``, some in each call; one result
+        each. See ``patch`` and ``delete_matching``.
+        """
+        return sum_updates(self.update_matching_batches(filter, metadata))
+
+    def update_matching_batches(
+        self, filter: FilterForm, metadata: Mapping[str, Any]
+    ) -> Iterator[UpdatedPage]:
+        """The same, call by call, for any number of documents."""
+        cursor: str | None = None
+        while True:
+            asked = {"filter": filter, "metadata": dict(metadata), "cursor": cursor}
+            token = self._session.least(None)
+            part = self._send(calls.update_some({**asked, "read_your_writes": token}))
+            yield part
+            if (cursor := part.cursor) is None:
+                return
+
 
 class AsyncListings(Protocol):
     """Of a client of asyncio."""
@@ -199,6 +236,29 @@ class AsyncListings(Protocol):
             asked = {"filter": filter, "cursor": cursor}
             token = self._session.least(None)
             part = await self._send(calls.delete_some({**asked, "read_your_writes": token}))
+            yield part
+            if (cursor := part.cursor) is None:
+                return
+
+    async def patch(
+        self, document_id: str, metadata: Mapping[str, Any], *, if_version: str | None = None
+    ) -> Updated:
+        """As ``Client.patch``."""
+        return await self._send(calls.patch(document_id, metadata, if_version))
+
+    async def update_matching(self, filter: FilterForm, metadata: Mapping[str, Any]) -> Updates:
+        """As ``Client.update_matching``."""
+        return sum_updates([it async for it in self.update_matching_batches(filter, metadata)])
+
+    async def update_matching_batches(
+        self, filter: FilterForm, metadata: Mapping[str, Any]
+    ) -> AsyncIterator[UpdatedPage]:
+        """As ``Client.update_matching_batches``."""
+        cursor: str | None = None
+        while True:
+            asked = {"filter": filter, "metadata": dict(metadata), "cursor": cursor}
+            token = self._session.least(None)
+            part = await self._send(calls.update_some({**asked, "read_your_writes": token}))
             yield part
             if (cursor := part.cursor) is None:
                 return

@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 import orjson
 
 from bitsift.errors import InvalidRequest, reason
-from bitsift.write_results import Deletes, Upserts
+from bitsift.write_results import Deletes, Updates, Upserts
 from bitsift.write_token import check_token, joined_text
 
 BATCH_DOCUMENTS = 256
@@ -91,6 +91,21 @@ def sum_deletes(parts: Iterable[Deletes]) -> Deletes:
         deleted=sum(part.deleted for part in kept),
         missing=sum(part.missing for part in kept),
         conflict=sum(part.conflict for part in kept),
+        failed=sum(part.failed for part in kept),
+        token=joined_text(part.token for part in kept),
+    )
+
+
+def sum_updates(parts: Iterable[Updates]) -> Updates:
+    """Several results, one behind the other."""
+    kept = list(parts)
+    return Updates(
+        results=tuple(result for part in kept for result in part.results),
+        updated=sum(part.updated for part in kept),
+        unchanged=sum(part.unchanged for part in kept),
+        missing=sum(part.missing for part in kept),
+        conflict=sum(part.conflict for part in kept),
+        rejected=sum(part.rejected for part in kept),
         failed=sum(part.failed for part in kept),
         token=joined_text(part.token for part in kept),
     )

@@ -6,7 +6,7 @@ import dataclasses
 import threading
 
 from bitsift.options import SearchRequest
-from bitsift.write_results import Deletes, Upserts
+from bitsift.write_results import Deletes, Updated, Updates, Upserts
 from bitsift.write_token import joined_text
 
 
@@ -21,7 +21,7 @@ class Session:
 
     def note(self, answer: object) -> None:
         """Take the token of the answer to a write; any other has none."""
-        if self._remembers and isinstance(answer, Upserts | Deletes):
+        if self._remembers and isinstance(answer, Upserts | Deletes | Updated | Updates):
             with self._lock:
                 self.token = joined_text([self.token, answer.token])
 

@@ -32,7 +32,7 @@ from bitsift.write_token import joined_text
 STDIN = "-"
 ERRORS_KEPT_MAX = 1_000
 """Errors that are shown one by one, and listed by --json; the rest is counted."""
-_BAD = (WriteStatus.REJECTED, WriteStatus.FAILED)
+_BAD = (WriteStatus.CONFLICT, WriteStatus.REJECTED, WriteStatus.FAILED)
 _OUTCOMES = {
     RequestOutcome.NOT_DONE: "not done",
     RequestOutcome.UNKNOWN: "may or may not be done",
@@ -100,8 +100,8 @@ class _Report:
 
 def _said(status: WriteStatus, error: WriteError) -> str:
     """Why a document is not stored, or may not be: the two are never mixed up."""
-    if status is WriteStatus.REJECTED:
-        return f"rejected: {error.detail}"
+    if status is not WriteStatus.FAILED:
+        return f"{status}: {error.detail}"
     return f"failed, {_OUTCOMES[error.outcome]}: {error.detail}"
 
 
@@ -126,7 +126,8 @@ def add(
 ) -> None:
     """Add documents to a running cluster, replacing those with the same ids.
 
-    A line is {"id": …, "text": …, "title"?: …, "metadata"?: {…}, "vector"?: […]}. Documents that
+    A line is {"id": …, "text": …, "title"?: …, "metadata"?: {…}, "vector"?: […]}, and perhaps
+    a condition ("if_absent": true, or "if_version"). Documents that
     are already stored are left alone, so after a failure the same command can be run again, unless
     others write the same ids. Exit status 1 if any document was not, or may not have been, stored.
     """

@@ -9,12 +9,13 @@ import orjson
 from fastapi import FastAPI, Header, Query, Request, Response
 from starlette.convertors import StringConvertor, register_url_convertor
 
+from bitsift.checked import DELETE
 from bitsift.errors import NotFound
 from bitsift.options import ReadYourWrites
 from bitsift.router.admission import Admission
 from bitsift.router.http.answer_json import as_json
 from bitsift.router.http.bodies import RAM_PER_BYTE, whole_body
-from bitsift.router.http.delete_by_filter import has_filter, selected, with_cursor
+from bitsift.router.http.by_filter import counts_of, has_filter, selected, with_facts
 from bitsift.router.http.document_stream import (
     STREAMS_MAX,
     STREAMS_RAM_BYTES_MAX,
@@ -31,6 +32,7 @@ from bitsift.router.http.documents_schema import (
 )
 from bitsift.router.http.etags import condition_of, refuse_conflict, tagged
 from bitsift.router.http.media_types import content_type
+from bitsift.router.http.metadata_routes import add_metadata
 from bitsift.router.http.parameters import refuse_unknown_parameters
 from bitsift.router.http.schema import Problem
 from bitsift.router.service import SearchService
@@ -52,6 +54,8 @@ class Writer(LineWriter, Protocol):
     async def upsert(self, body: bytes) -> bytes: ...
 
     async def delete(self, body: bytes) -> bytes: ...
+
+    async def patch(self, body: bytes) -> bytes: ...
 
 
 class _DocumentId(StringConvertor):
@@ -97,7 +101,7 @@ def add_documents(app: FastAPI, service: SearchService, writer: Writer) -> None:
             body = await whole_body(http.receive, announced, UPSERT_BYTES_MAX, held)
             with admission.call():
                 answer = await writer.upsert(body)
-                service.metrics.written("upsert", _counts_of(answer))
+                service.metrics.written("upsert", counts_of(answer))
                 return _json(answer)
 
     @app.post(
@@ -119,11 +123,12 @@ def add_documents(app: FastAPI, service: SearchService, writer: Writer) -> None:
         with admission.hold(RAM_PER_BYTE * len(body)), admission.call():
             cursor = None
             if has_filter(body):
-                ids, cursor = await selected(service, body)
-                body = orjson.dumps({"ids": ids})
+                page = await selected(service, DELETE.by_json(body))
+                cursor = page.cursor
+                body = orjson.dumps({"ids": [it.id for it in page.documents]})
             answer = await writer.delete(body)
-            service.metrics.written("delete", _counts_of(answer))
-            return _json(with_cursor(answer, cursor))
+            service.metrics.written("delete", counts_of(answer))
+            return _json(with_facts(answer, cursor=cursor))
 
     @app.delete(one, response_model=Deleted, responses=_PROBLEMS)
     async def delete(
@@ -149,6 +154,8 @@ def add_documents(app: FastAPI, service: SearchService, writer: Writer) -> None:
         deleted = {"id": document_id, "status": "deleted", "token": answer["token"]}
         return _json(orjson.dumps(deleted))
 
+    add_metadata(app, service, writer, admission, one)
+
     @app.get(one, response_model=StoredDocument, responses=_PROBLEMS)
     async def get(
         http: Request,
@@ -165,15 +172,6 @@ def add_documents(app: FastAPI, service: SearchService, writer: Writer) -> None:
         refuse_unknown_parameters(http, known, said, ("include",))
         stored = await service.document(document_id, READ_TIMEOUT_S, read_your_writes, include)
         return await tagged(http, as_json(stored), stored.version, include)
-
-
-def _counts_of(answer: bytes) -> dict[str, int]:
-    """How many documents have which status, by the end of a writer's ``answer``: what comes before
-    are up to 10,000 results, which are not read for that.
-    """
-    tail: dict[str, Any] = orjson.loads(b"{" + answer[answer.rindex(b"],") + 2 :])
-    del tail["token"]
-    return tail
 
 
 def _json(body: bytes) -> Response:

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from bitsift.checked import DELETE
+from bitsift.checked import DELETE, UPDATE
 from bitsift.errors import RequestTooLarge as RequestTooLarge
+from bitsift.listing import METADATA_SAID
 
 DOCUMENTS_MAX = 10_000
 """Documents, or ids to delete, in one call; a stream takes any number."""
@@ -71,6 +72,21 @@ class DeleteBody(BaseModel):
     )
 
 
+class MetadataBody(BaseModel):
+    """A change of the metadata of one document."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    metadata: Annotated[dict[str, Any], Field(description=METADATA_SAID)]
+    if_version: Version | None = Field(None, description="change it only in this version")
+
+
+class PatchBody(MetadataBody):
+    """The same of several, by their ids; ``if_version`` with one id."""
+
+    ids: Annotated[list[str], Field(max_length=DOCUMENTS_MAX)]
+
+
 class Deleted(BaseModel):
     """The answer to ``DELETE /v1/documents/{id}``."""
 
@@ -93,4 +109,10 @@ def upsert_body_schema() -> dict[str, Any]:
 def delete_body_schema() -> dict[str, Any]:
     """The OpenAPI description of the body of a delete: ids, or a filter."""
     either = [DeleteBody.model_json_schema(), DELETE.adapter.json_schema()]
+    return {"required": True, "content": {"application/json": {"schema": {"anyOf": either}}}}
+
+
+def update_body_schema() -> dict[str, Any]:
+    """That of the body of an update: ids, or a filter."""
+    either = [PatchBody.model_json_schema(), UPDATE.adapter.json_schema()]
     return {"required": True, "content": {"application/json": {"schema": {"anyOf": either}}}}

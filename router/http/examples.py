@@ -177,6 +177,23 @@ EXAMPLES: Mapping[str, Example] = {
             }
         },
     ),
+    "POST /v1/documents/update": Example(
+        {
+            "results": [
+                {"id": "a1", "status": "updated", "error": None, "version": "117701396989149185"}
+            ],
+            "updated": 1, "unchanged": 0, "missing": 0, "conflict": 0, "rejected": 0, "failed": 0,
+            "token": _TOKEN, "cursor": None, "count": 1,
+        },
+        bodies={
+            JSON: {
+                "some of what passes a filter": {
+                    "filter": "year < 1900", "limit": 500, "metadata": {"old": True}
+                },
+                "a field taken away": {"ids": ["a1"], "metadata": {"draft": None}},
+            }
+        },
+    ),
     "POST /v1/documents/get": Example(
         {"documents": [_STORED], "missing": ["nobody"]},
         bodies={
@@ -196,6 +213,11 @@ EXAMPLES: Mapping[str, Example] = {
     ),
     "DELETE /v1/documents/{document_id}": Example(
         {"id": "14405480-n", "status": "deleted", "token": _TOKEN}, parameters=_ID
+    ),
+    "PATCH /v1/documents/{document_id}": Example(
+        {"id": "14405480-n", "status": "updated", "version": "117701396989149185", "token": _TOKEN},
+        bodies={JSON: {"a field changed": {"metadata": {"reviewed": True}}}},
+        parameters=_ID,
     ),
     "GET /v1/index": Example(_INDEX),
     "GET /v1/indexes": Example(

@@ -233,6 +233,9 @@ class RemoteWriter:
     async def delete(self, body: bytes) -> bytes:
         return bytes(await self._ask("delete", body))
 
+    async def patch(self, body: bytes) -> bytes:
+        return bytes(await self._ask("patch", body))
+
     async def _ask(self, method: str, data: bytes, *arguments: Any) -> Any:
         sendable = data if len(data) <= INLINE_BYTES_MAX else await put(data, WRITER)
         async with self.gate.turn():

@@ -12,23 +12,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from bitsift.errors import BitsiftError, InvalidRequest, RequestOutcome, reason
+from bitsift.errors import BitsiftError, RequestOutcome, reason
 from bitsift.router.description import IndexDescription
 from bitsift.router.shards.link import ShardLink
 from bitsift.router.write.call_token import CallToken
-from bitsift.router.write.conditions import conflict_with
 from bitsift.router.write.document_rules import model_text
 from bitsift.router.write.document_vectors import DocumentEncoder, DocumentVectors
 from bitsift.router.write.incoming import DocumentReader, Incoming, Item, read_deletion
+from bitsift.router.write.patches import Patching, read_patch
 from bitsift.router.write.shard_writes import ShardWrites
+from bitsift.router.write.verdicts import Said, Verdict, answer, counts, result, spread
 from bitsift.router.write_gate import WriteGate
 from bitsift.shard_worker.clock import NO_VERSION
 from bitsift.shard_worker.operations import (
@@ -38,15 +37,13 @@ from bitsift.shard_worker.operations import (
     Outcome,
     Upsert,
     is_met,
-    versions_of,
 )
 from bitsift.shard_worker.store.packing import content_digest
 from bitsift.shard_worker.types import GIVEN_VECTOR_POSITION, LIVE_POSITION
 from bitsift.write_results import (
     DELETE_STATUSES,
+    UPDATE_STATUSES,
     UPSERT_STATUSES,
-    WriteError,
-    WriteResult,
 )
 from bitsift.write_status import WriteStatus
 
@@ -56,19 +53,6 @@ SLICE_DOCUMENTS = 512
 SLICE_BYTES = 4 << 20
 """What goes to the shards at once, and so into one transaction: it ends before either."""
 SLICES_AT_ONCE = 2
-
-
-class Said(NamedTuple):
-    """What a shard says of one document: what became of it, and the version that is there then; 0
-    where none is, or it is not known.
-    """
-
-    status: WriteStatus
-    version: int = NO_VERSION
-
-
-Verdict = Said | BitsiftError
-"""What became of one document: InvalidRequest where the caller must change it."""
 
 
 class WriteService:
@@ -106,7 +90,7 @@ class WriteService:
         items = await asyncio.to_thread(self._reader.read_body, body)
         token = CallToken()
         verdicts = await self._store(items, token)
-        return _answer([item.id for item in items], verdicts, UPSERT_STATUSES, token)
+        return answer([item.id for item in items], verdicts, UPSERT_STATUSES, token)
 
     async def upsert_lines(
         self, block: bytes, first_line: int, only_errors: bool
@@ -120,7 +104,7 @@ class WriteService:
         items = await asyncio.to_thread(self._reader.read_lines, block, first_line)
         token = CallToken()
         verdicts = await self._store(items, token)
-        results = [_result(item.id, verdict) for item, verdict in zip(items, verdicts, strict=True)]
+        results = [result(item.id, verdict) for item, verdict in zip(items, verdicts, strict=True)]
         lines = [
             orjson.dumps(
                 {
@@ -135,7 +119,7 @@ class WriteService:
             for item, result in zip(items, results, strict=True)
             if not only_errors or result.error is not None
         ]
-        return b"".join(lines), _counts(results, UPSERT_STATUSES), token.text
+        return b"".join(lines), counts(results, UPSERT_STATUSES), token.text
 
     async def delete(self, body: bytes) -> bytes:
         """The JSON of ``Deletes`` for the JSON of ``DeleteBody``. Raises as ``upsert`` does."""
@@ -146,12 +130,20 @@ class WriteService:
             return Delete([ids[place] for place in places], expected=expected)
 
         verdicts, token = dict[int, Verdict](), CallToken()
-        for places, outcome in await self._write(ids, range(len(ids)), delete, token):
-            verdicts |= _spread(places, outcome)
+        for places, outcome in await self.write(ids, range(len(ids)), delete, token):
+            verdicts |= spread(places, outcome)
         said = [verdicts[place] for place in range(len(ids))]
-        return _answer(ids, said, DELETE_STATUSES, token)
+        return answer(ids, said, DELETE_STATUSES, token)
 
-    async def _write(
+    async def patch(self, body: bytes) -> bytes:
+        """The JSON of ``Updates`` for the JSON of ``PatchBody`` (patches.py). Raises as ``upsert``
+        does.
+        """
+        asked, token = read_patch(body), CallToken()
+        verdicts = await Patching(self, asked, token).done()
+        return answer(asked.ids, verdicts, UPDATE_STATUSES, token)
+
+    async def write(
         self,
         ids: Sequence[str],
         places: Sequence[int],
@@ -210,8 +202,8 @@ class WriteService:
         def upsert(places: Sequence[int]) -> Upsert:
             return _upsert(documents, places, codes)
 
-        for places, outcome in await self._write(ids, list(codes), upsert, token):
-            verdicts |= _spread(places, outcome)
+        for places, outcome in await self.write(ids, list(codes), upsert, token):
+            verdicts |= spread(places, outcome)
 
     async def _confirm(
         self,
@@ -240,14 +232,14 @@ class WriteService:
         likely: list[int] = []
         for shard, outcome in (await shards.foresee(asked)).items():
             if isinstance(outcome, BitsiftError):
-                verdicts |= _spread(parts[shard], outcome)
+                verdicts |= spread(parts[shard], outcome)
             else:
                 likely += _unchanged(parts[shard], outcome)
         if not likely:
             return
-        for places, outcome in await self._write(ids, likely, confirm, token):
+        for places, outcome in await self.write(ids, likely, confirm, token):
             if isinstance(outcome, BitsiftError):  # it would have changed nothing
-                verdicts |= _spread(places, outcome.with_outcome(RequestOutcome.NOT_DONE))
+                verdicts |= spread(places, outcome.with_outcome(RequestOutcome.NOT_DONE))
             else:
                 same = _unchanged(places, outcome)
                 verdicts |= dict.fromkeys(same, Said(WriteStatus.UNCHANGED))
@@ -266,7 +258,7 @@ class WriteService:
         asked = {shard: [ids[place] for place in places] for shard, places in parts.items()}
         for shard, held in (await shards.held(asked)).items():
             if isinstance(held, BitsiftError):
-                verdicts |= _spread(parts[shard], held.with_outcome(RequestOutcome.NOT_DONE))
+                verdicts |= spread(parts[shard], held.with_outcome(RequestOutcome.NOT_DONE))
                 continue
             for place, version in zip(parts[shard], held, strict=True):
                 if not is_met(documents[place].expected, version):
@@ -353,46 +345,3 @@ def _unchanged(places: Sequence[int], statuses: Sequence[WriteStatus]) -> list[i
     """Those of ``places`` whose status is UNCHANGED."""
     together = zip(places, statuses, strict=True)
     return [place for place, status in together if status is WriteStatus.UNCHANGED]
-
-
-def _spread(places: Sequence[int], outcome: Outcome) -> dict[int, Verdict]:
-    """A shard's statuses by the places of what it was sent; an error is that of all of them."""
-    if isinstance(outcome, BitsiftError):
-        return dict.fromkeys(places, outcome)
-    said = map(Said, outcome, versions_of(outcome))
-    return dict(zip(places, said, strict=True))
-
-
-def _result(key: str | None, verdict: Verdict) -> WriteResult:
-    if isinstance(verdict, Said):
-        refused = verdict.status is WriteStatus.CONFLICT
-        error = WriteError.of(conflict_with(verdict.version)) if refused else None
-        version = str(verdict.version) if verdict.version > NO_VERSION else None
-        return WriteResult(key, verdict.status, error, version)
-    rejected = isinstance(verdict, InvalidRequest)
-    status = WriteStatus.REJECTED if rejected else WriteStatus.FAILED
-    return WriteResult(key, status, WriteError.of(verdict))
-
-
-def _counts(results: Sequence[WriteResult], statuses: Sequence[str]) -> dict[str, int]:
-    counted = Counter(result.status.value for result in results)
-    return {status: counted[status] for status in statuses}
-
-
-def _answer(
-    ids: Sequence[str | None],
-    verdicts: Sequence[Verdict],
-    statuses: Sequence[str],
-    token: CallToken,
-) -> bytes:
-    """The JSON of all results. Raises the error that befell every one of them, if it is one and
-    its outcome is the same for all.
-    """
-    results = [_result(key, verdict) for key, verdict in zip(ids, verdicts, strict=True)]
-    body: dict[str, Any] = {"results": results, **_counts(results, statuses), "token": token.text}
-    if results and body["failed"] == len(results):
-        errors = [verdict for verdict in verdicts if isinstance(verdict, BitsiftError)]
-        (error, *others) = {(type(error), error.outcome): error for error in errors}.values()
-        if not others:
-            raise error
-    return orjson.dumps(body)

@@ -22,6 +22,7 @@ from bitsift.router.shards.placement import Placement
 from bitsift.router.shards.replica_set import ReplicaSet
 from bitsift.router.time_limit import limited
 from bitsift.shard_worker.operations import Operation, Outcome
+from bitsift.shard_worker.types import Found, Wanted
 from bitsift.write_token import WriteToken, index_mark
 
 log = logging.getLogger(__name__)
@@ -96,6 +97,26 @@ class ShardWrites:
     async def held(self, parts: Mapping[int, Sequence[str]]) -> dict[int, list[int] | BitsiftError]:
         """For each shard the versions of documents of its own, 0 or less where there is none."""
         return await _of_each({shard: self._held(shard, ids) for shard, ids in parts.items()})
+
+    async def stored(self, ids: Sequence[str], wanted: Wanted) -> dict[str, Found]:
+        """What is wanted of each document, of each shard within the bytes; an error is that of all
+        documents of its shard.
+        """
+        parts = self.by_owner(ids, range(len(ids)))
+        names = {shard: [ids[place] for place in places] for shard, places in parts.items()}
+        reads = {shard: self._stored(shard, mine, wanted) for shard, mine in names.items()}
+        found = dict[str, Found]()
+        for shard, of_shard in (await _of_each(reads)).items():
+            if isinstance(of_shard, BitsiftError):
+                found |= dict.fromkeys(names[shard], of_shard)
+            else:
+                found |= zip(names[shard], of_shard, strict=True)
+        return found
+
+    async def _stored(self, shard: int, ids: Sequence[str], wanted: Wanted) -> Sequence[Found]:
+        said = f"shard {shard} did not say within {FORESEE_TIMEOUT_S:.0f} s which documents it has"
+        async with limited(FORESEE_TIMEOUT_S, lambda: said, self._breakers[shard].missed):
+            return await self._sets[shard].stored(ids, wanted=wanted)
 
     async def _held(self, shard: int, ids: Sequence[str]) -> list[int]:
         said = f"shard {shard} did not say within {FORESEE_TIMEOUT_S:.0f} s which documents it has"

@@ -105,3 +105,6 @@ class WriterActor:
 
     async def delete(self, body: bytes) -> bytes:
         return await self._service.delete(body)
+
+    async def patch(self, body: bytes) -> bytes:
+        return await self._service.patch(body)

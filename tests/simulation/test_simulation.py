@@ -21,18 +21,20 @@ from tests.simulation.world import run, run_seeds
 FOUND_BY = {
     "no_majority": 1,
     "tombstones_dropped": 6,
-    "no_fencing": 1,
+    "no_fencing": 13,
     "clock_not_advanced": 2,
     "acknowledged_before_sync": 17,
     "served_too_early": 390,
     "hint_lost": 23,
     "duplicate_applied": 14,
     "epoch_ignored": 105,
-    "stale_read": 0,
+    "stale_read": 23,
     "token_ignored": 68,
     "term_ignored": 3011,
     "forgotten_unsaid": 37,
     "shard_missing_untold": 5,
+    "condition_ignored": 28,
+    "decided_by_one": 76,
 }
 """For each planted bug a seed that finds it: ``python -m tests.simulation --bug NAME``."""
 PLANS = {

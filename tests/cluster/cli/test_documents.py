@@ -66,7 +66,8 @@ def test_files_are_added_packed_or_not_and_added_again_change_nothing(
     said = json.loads(again.stdout)
     assert read_token(said.pop("token")).reached.keys() == {0, 1}
     assert said == {
-        "created": 0, "updated": 0, "unchanged": 301, "rejected": 0, "failed": 0, "errors": []
+        "created": 0, "updated": 0, "unchanged": 301, "conflict": 0, "rejected": 0, "failed": 0,
+        "errors": [],
     }  # fmt: skip
 
 

@@ -31,6 +31,7 @@ from bitsift.router.shards.local import LocalLink
 from bitsift.router.write.service import WriteService
 from bitsift.shard_worker.operations import Operation, Outcome
 from bitsift.shard_worker.types import Found
+from bitsift.write_results import UPSERT_STATUSES
 from bitsift.write_token import read_token
 from tests.fakes import BrokenLink, make_service, make_shards, make_writer
 from tests.gateways import Running
@@ -119,9 +120,10 @@ def test_a_document_is_added_found_shown_changed_and_deleted(gateway: Gateway) -
     assert answer.status_code == 200
     said = answer.json()
     assert read_token(said.pop("token")).reached.keys() == {0}
+    version = gateway.document("GET", "one").json()["version"]
     assert said == {
-        "results": [{"id": "one", "status": "created", "error": None}],
-        "created": 1, "updated": 0, "unchanged": 0, "rejected": 0, "failed": 0,
+        "results": [{"id": "one", "status": "created", "error": None, "version": version}],
+        "created": 1, "updated": 0, "unchanged": 0, "conflict": 0, "rejected": 0, "failed": 0,
     }  # fmt: skip
     found = httpx.post(f"{gateway.url}/v1/search", json={"query": "t spiders"}).json()
     assert found["hits"][0]["id"] == "one"
@@ -129,7 +131,7 @@ def test_a_document_is_added_found_shown_changed_and_deleted(gateway: Gateway) -
         **document,
         "shard": 0,
         "vector": None,
-        "version": gateway.document("GET", "one").json()["version"],
+        "version": version,
     }
     assert gateway.upsert(doc("one", "bees")).json()["updated"] == 1
     assert gateway.document("GET", "one").json()["text"] == "bees"
@@ -372,7 +374,7 @@ def test_a_stream_of_any_number_is_answered_line_by_line_and_with_totals(gateway
     assert results[3_001]["id"] == "last"
     assert read_token(last.pop("token")).reached.keys() == {0}
     assert last == {
-        "totals": {"created": 3_001, "updated": 0, "unchanged": 0, "rejected": 1, "failed": 0},
+        "totals": dict.fromkeys(UPSERT_STATUSES, 0) | {"created": 3_001, "rejected": 1},
         "error": None,
     }
 
@@ -389,7 +391,7 @@ def test_who_sends_all_before_it_reads_asks_for_errors_only(gateway: Gateway) ->
 
 
 def test_an_empty_stream_has_totals(gateway: Gateway) -> None:
-    nothing = dict.fromkeys(["created", "updated", "unchanged", "rejected", "failed"], 0)
+    nothing = dict.fromkeys(UPSERT_STATUSES, 0)
     assert gateway.stream(b"") == [{"totals": nothing, "error": None, "token": None}]
 
 
@@ -475,10 +477,12 @@ def test_results_come_while_the_stream_is_still_being_sent(gateway: Gateway) -> 
     duplex = Duplex(gateway.url)
     for i in range(3):
         duplex.send(b'{"id":"live%d","text":"x"}\n' % i)
-        assert duplex.line() == {
-            "line": i + 1, "id": f"live{i}", "status": "created", "error": None
+        answer = duplex.line()
+        shown = gateway.document("GET", f"live{i}").raise_for_status().json()
+        assert answer == {
+            "line": i + 1, "id": f"live{i}", "status": "created", "error": None,
+            "version": shown["version"],
         }  # fmt: skip
-        assert gateway.document("GET", f"live{i}").status_code == 200
     duplex.send(b"")
     assert duplex.line()["totals"]["created"] == 3
     duplex.close()

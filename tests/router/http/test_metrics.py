@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bitsift.errors import ShardUnavailable
 from bitsift.router import metrics_page
-from bitsift.router.http.document_routes import _counts_of
+from bitsift.router.http.by_filter import counts_of
 from bitsift.router.http.routes import ROUTE_SCOPES, template_of
 from bitsift.router.metrics_page import MetricsPage
 from bitsift.router.shadow.comparison import Compared
@@ -254,7 +254,7 @@ def test_the_counts_of_an_answer_are_read_from_its_end(ids: list[str], counts: l
     by_status = dict(zip(UPSERT_STATUSES, counts, strict=True))
     results = [{"id": it, "status": "created", "error": None} for it in ids]
     whole = {"results": results, **by_status, "token": "abc"}
-    assert _counts_of(orjson.dumps(whole)) == by_status
+    assert counts_of(orjson.dumps(whole)) == by_status
 
 
 def test_what_shards_hold_and_what_their_disks_have_left(

@@ -106,6 +106,7 @@ def test_a_write_that_is_not_done_yet_is_waited_for(
         for link in written.links:
             link.running.set()
         assert await waiting == [CONFLICT]
+        await written.shard.flushed()
         assert written.held(0, ["a"]) == ["two"]
         monkeypatch.setattr(replica_writes, "LAGGARD_S", 0.1)
         for link in written.links:
