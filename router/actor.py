@@ -15,7 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from bitsift.errors import InvalidRequest
-from bitsift.router import collector
+from bitsift.router import collector, tracing
 from bitsift.router.description import IndexDescription
 from bitsift.router.http.access import AccessSettings
 from bitsift.router.http.gateway import create_admin_app, create_app
@@ -72,6 +72,7 @@ class RouterActor:
         """
         share_quickly()
         access.log.apply()
+        tracing.start(access.otlp_endpoint)
         self._settings = settings
         self._min_ready_shards = min_ready_shards
         self._shards = PlacedShards(table, acks=acks)
@@ -201,6 +202,7 @@ class RouterActor:
         told = [task for server, _ in self._servers for task in server.server_state.tasks]
         if told:  # cancelled by now (cut_off.py)
             await asyncio.wait(told, timeout=TOLD_S)
+        await asyncio.to_thread(tracing.stop)
 
 
 def _listener(host: str, port: int) -> socket.socket:

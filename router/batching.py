@@ -11,6 +11,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from typing import Any, Generic, TypeVar, cast
 
 from bitsift.errors import Overloaded, RequestOutcome, Unavailable, reason
@@ -88,7 +89,8 @@ class Batcher(Generic[Item, Result]):
         self._queue.append((item, future, time.monotonic()))
         self.waiting += 1
         if len(self._workers) < self._lanes():
-            self._workers.add(asyncio.create_task(self._work()))
+            work = asyncio.create_task(self._work(), context=Context())  # it is for many requests
+            self._workers.add(work)
         return future
 
     @property

@@ -31,7 +31,7 @@ from bitsift.results import (
     ShardFailure,
     Total,
 )
-from bitsift.router import listing
+from bitsift.router import listing, tracing
 from bitsift.router.answer_bytes import AnswerBytes, ReadMemory
 from bitsift.router.description import IndexDescription
 from bitsift.router.facets import both, facets_of, with_failures
@@ -158,7 +158,8 @@ class SearchService:
             with contextlib.closing(AnswerBytes(self.memory)) as answer:
                 return await self.search(options, answer, liked)
         try:
-            found = await self._search(options, answer, liked or Liked())
+            with tracing.span("search", mode=options.mode.value, top_k=options.top_k):
+                found = await self._search(options, answer, liked or Liked())
         except BitsiftError as error:
             self.metrics.search_failed(options.mode, type(error).__name__)
             raise
@@ -173,7 +174,9 @@ class SearchService:
         deadline_s = started + options.timeout_s
         self._check_queues(options)
         first, seen = options, seen_by(options)
-        options = unlisted(replace(options, vector=await self._moved(options, deadline_s, liked)))
+        with tracing.span("encode"):
+            vector = await self._moved(options, deadline_s, liked)
+        options = unlisted(replace(options, vector=vector))
         options = with_needed(behind(options, seen) if seen else options)
         encoded = time.monotonic()
         finding = self._found(options, deadline_s, answer, seen)
@@ -260,10 +263,12 @@ class SearchService:
         """
         asked, written = await self._asked(options.read_your_writes, deadline_s)
         query = asked_of_each(options, len(asked), Deadline(deadline_s), sends=groups is None)
-        gathered, coverage = await asked.search(query, written)
+        with tracing.span("fan_out", shards=len(asked)):
+            gathered, coverage = await asked.search(query, written)
         check_coverage(coverage, options)
         fanned_out_s = time.monotonic()
-        ranking = merge(gathered, self.description.dimension).down_to(options.min_score)
+        with tracing.span("rescore"):
+            ranking = merge(gathered, self.description.dimension).down_to(options.min_score)
         rescored_s = time.monotonic()
         sent = {
             (part.shard, row): held for part in gathered for row, held in part.documents.items()
@@ -271,10 +276,11 @@ class SearchService:
         origins = {part.shard: part.origin for part in gathered}
         include, exclude = frozenset(options.include), frozenset(options.exclude)
         winners = Winners(asked, ranking, origins, sent, include, deadline_s, exclude, seen)
-        if groups is None:
-            found = await winners.page(options.offset, options.top_k, answer)
-        else:
-            found = await winners.grouped(groups, options.top_k, answer)
+        with tracing.span("texts"):
+            if groups is None:
+                found = await winners.page(options.offset, options.top_k, answer)
+            else:
+                found = await winners.grouped(groups, options.top_k, answer)
         vectors = await vectors_of([it for _, it in found], self.description.calibration)
         hits = tuple(
             make_hit(ranking, place, document, winners.fields, vector, explain=options.explain)

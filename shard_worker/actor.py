@@ -25,6 +25,7 @@ import ray
 from bitsift.errors import BitsiftError, RequestOutcome, ShardUnavailable, Unavailable
 from bitsift.shard_worker.codes import Calibration
 from bitsift.shard_worker.fencing import TableFence, check_epoch
+from bitsift.shard_worker.logs import write_logs
 from bitsift.shard_worker.maintenance.backup import copy_shard
 from bitsift.shard_worker.open_mark import OpenMark
 from bitsift.shard_worker.operations import Operation
@@ -90,6 +91,8 @@ class ShardActor:
         self._calibration = Calibration.from_json(calibration)
         self._identity = identity
         self._settings = settings
+        if settings is not None:
+            write_logs(settings.log_format)
         self._epoch = epoch
         self._settings_name = settings_name
         self._fence: TableFence | None = None

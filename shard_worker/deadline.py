@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitsift.errors import DeadlineExceeded
+from bitsift.shard_worker.logs import REQUEST_ID
 
 _BOOT = uuid.UUID(Path("/proc/sys/kernel/random/boot_id").read_text().strip()).bytes
 _WAITED_MAX_S = 120.0
@@ -34,10 +35,12 @@ class Deadline:
     ``cancel`` says that nobody waits any more, however much time is left.
     """
 
-    __slots__ = ("_cancelled", "_listeners", "at_s")
+    __slots__ = ("_cancelled", "_listeners", "at_s", "request")
 
     def __init__(self, at_s: float = math.inf) -> None:
         self.at_s = at_s
+        self.request = REQUEST_ID.get()
+        """Whom it is for, in logs."""
         self._cancelled = False
         self._listeners: dict[Callable[[], None], None] = {}  # in their order
 
@@ -81,6 +84,7 @@ class Deadline:
     def branch(self) -> Deadline:
         """The same moment for one of several attempts: given up with this one, or before it."""
         branch = Deadline(self.at_s)
+        branch.request = self.request
         self.on_cancel(branch.cancel)
         return branch
 

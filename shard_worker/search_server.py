@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from typing import cast
 
 from bitsift.errors import BitsiftError, Corrupt, Unavailable
+from bitsift.shard_worker.logs import working_for
 from bitsift.shard_worker.wire.envelopes import (
     HEAD_BYTES,
     SearchAddress,
@@ -107,12 +108,14 @@ class SearchServer:
         body = _read(requests, name_bytes + frame_bytes)
         if body is None:
             return None
+        name = body[:name_bytes].decode()
         try:
-            return answer_of(self._search(body[:name_bytes].decode(), body[name_bytes:]))
+            return answer_of(self._search(name, body[name_bytes:]))
         except BitsiftError as error:
             return refusal(error)
         except BaseException as error:  # a panic of a library too: the caller waits
-            log.exception("a search failed")
+            with working_for(name):
+                log.exception("a search failed")
             return refusal(error)
 
 

@@ -16,6 +16,7 @@ from bitsift.filters.forms import tree_of
 from bitsift.filters.tree import Node
 from bitsift.options import DOCUMENT_FIELDS, VECTOR, SearchOptions
 from bitsift.shard_worker.deadline import Deadline
+from bitsift.shard_worker.logs import Form
 from bitsift.write_token import NOTHING, Reached, read_token
 
 CANDIDATES_FIXED = 40
@@ -143,7 +144,8 @@ class ShardSettings:
     ``train_rows_min`` rows or more groups its bits into lists by itself. It is compacted when more
     than ``compact_share`` of its rows are dead. Its data file grows to at most ``store_bytes_max``.
     What was deleted less than ``tombstone_grace_s`` ago is remembered through compactions. It
-    takes searches on the first of ``search_ports`` that is free; 0 is any (search_server.py).
+    takes searches on the first of ``search_ports`` that is free; 0 is any (search_server.py). Its
+    log has lines of ``log_format``.
     """
 
     exact_budget_ms: float = 50.0
@@ -152,6 +154,7 @@ class ShardSettings:
     store_bytes_max: int = 1 << 40
     tombstone_grace_s: float = 7 * 86_400.0
     search_ports: range = range(1)
+    log_format: Form = "text"
 
 
 @dataclass(frozen=True, slots=True)

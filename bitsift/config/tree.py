@@ -148,11 +148,17 @@ class Serve(Section):
         "each router.",
     )
     log_format: Literal["text", "json"] = Field(
-        default="text", description="Form of the router's log; json has one object a line."
+        default="text",
+        description="Form of the logs of router, writer and shards; json has one object a line.",
     )
     access_log: bool = Field(
         default=False,
         description="Note each request in the router's log: route, status, time, id of the key.",
+    )
+    otlp_endpoint: Text | None = Field(
+        default=None,
+        examples=["http://localhost:4318"],
+        description="Send traces to this collector, by OTLP over HTTP; see docs/monitoring.md.",
     )
 
 

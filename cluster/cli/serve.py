@@ -147,7 +147,7 @@ def _serving(
         query_cache=settings.serve.query_cache,
         shadow=shadow_settings(settings.serve),
         min_ready_shards=settings.serve.min_ready_shards,
-        settings=shard_settings(settings.shards),
+        settings=shard_settings(settings.shards, settings.serve.log_format),
         on_step=say,
         **options,
     )

@@ -150,7 +150,10 @@ class Fleet:
         name = replica_name(uuid, shard, node)
         try:
             remote(ShardActor).options(**self._options(name, node)).remote(
-                *arguments, shard_settings(spec.shards), epoch, settings.of_replicas(spec)
+                *arguments,
+                shard_settings(spec.shards, spec.serve.log_format),
+                epoch,
+                settings.of_replicas(spec),
             )
         except ValueError as error:
             raise Unavailable(f"the previous actor {name} has not ended yet") from error
@@ -181,9 +184,8 @@ class Fleet:
 
         options = self._options(f"{WRITERS}/{node}", node, max_concurrency=CONNECTIONS_MAX)
         arguments = self._manifest.describe(), table, self._encoder(), self._acks()
-        return (
-            remote(WriterActor).options(**options).remote(*arguments, settings.of_writer(self.spec))
-        )
+        told = settings.of_writer(self.spec), self.spec.serve.log_format
+        return remote(WriterActor).options(**options).remote(*arguments, *told)
 
     def start_router(self, node: str, table: ReplicaTable, writer: Any) -> Any:
         from bitsift.router.actor import RouterActor

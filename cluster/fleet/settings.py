@@ -15,7 +15,7 @@ from bitsift.cluster.fleet.spec import ClusterSpec
 
 def of_replicas(spec: ClusterSpec) -> str:
     """Of each replica."""
-    return _digest(spec.shards.model_dump(mode="json"))
+    return _digest([spec.shards.model_dump(mode="json"), spec.serve.log_format])
 
 
 def of_routers(spec: ClusterSpec) -> str:
@@ -26,7 +26,8 @@ def of_routers(spec: ClusterSpec) -> str:
 
 def of_writer(spec: ClusterSpec) -> str:
     """Of the writer."""
-    return _digest([spec.model.model_dump(mode="json"), spec.serve.write_acks])
+    serve = spec.serve
+    return _digest([spec.model.model_dump(mode="json"), serve.write_acks, serve.log_format])
 
 
 def _digest(settings: Any) -> str:

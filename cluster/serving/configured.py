@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from bitsift.config.tree import PORT_MAX, Access, Serve, Shards
 from bitsift.errors import InvalidRequest
+from bitsift.shard_worker.logs import Form
 from bitsift.shard_worker.types import ShardSettings
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ SEARCH_PORTS = 1_000
 """More than a machine has shards, for the firewalls between machines."""
 
 
-def shard_settings(shards: Shards) -> ShardSettings:
+def shard_settings(shards: Shards, log_format: Form = "text") -> ShardSettings:
     """What each shard is told."""
     return ShardSettings(
         exact_budget_ms=shards.exact_budget_ms,
@@ -27,6 +28,7 @@ def shard_settings(shards: Shards) -> ShardSettings:
         store_bytes_max=shards.store_max,
         tombstone_grace_s=shards.tombstone_days * 86_400,
         search_ports=_search_ports(shards.search_port),
+        log_format=log_format,
     )
 
 
@@ -78,4 +80,5 @@ def access_settings(given: Access, serve: Serve) -> AccessSettings:
         admin_port=serve.admin_port,
         root_path=_root_path(serve.root_path),
         log=LogSettings(serve.log_format, serve.access_log),
+        otlp_endpoint=serve.otlp_endpoint,
     )

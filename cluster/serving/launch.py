@@ -31,6 +31,7 @@ from bitsift.shard_worker.actor import ShardActor
 from bitsift.shard_worker.layout import FolderLock, shard_folder
 from bitsift.shard_worker.types import ShardSettings
 from bitsift.shard_worker.wire.search import statuses_of
+from bitsift.write_acks import WriteAcks
 
 OPEN_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 10.0
@@ -302,7 +303,8 @@ def _start_router(
     actors: list[Any] = []
     started.callback(end_actors, actors)
     table = ReplicaTable.of(shards)
-    writer = _start(WriterActor, f"{manifest.uuid}/writer", index, table, encoder, **options)
+    told = index, table, encoder, WriteAcks.MAJORITY, "", access.log.form
+    writer = _start(WriterActor, f"{manifest.uuid}/writer", *told, **options)
     actors.append(writer)
     arguments = index, table, writer, encoder, query_cache, shadow, access, min_ready_shards
     router = _start(RouterActor, f"{manifest.uuid}/router", *arguments, **options)

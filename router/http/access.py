@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from bitsift.errors import InvalidRequest
+from bitsift.router import tracing
 from bitsift.router.http.authorization import Authorization
 from bitsift.router.http.destinations import BackupRoot
 from bitsift.router.http.documents_schema import NDJSON
@@ -24,7 +25,7 @@ from bitsift.router.logs import LogSettings
 
 CORS_MAX_AGE_S = 600
 _CORS_METHODS = ("GET", "POST", "PATCH", "DELETE")
-_CORS_HEADERS = ("authorization", "content-type", "x-api-key", "x-request-id")
+_CORS_HEADERS = ("authorization", "content-type", "traceparent", "x-api-key", "x-request-id")
 _CORS_SHOWN = ("Retry-After", "Server-Timing", "WWW-Authenticate", "X-Request-Id")
 
 
@@ -44,6 +45,7 @@ class AccessSettings:
     admin_port: int | None = None
     root_path: str = ""
     log: LogSettings = field(default_factory=LogSettings)
+    otlp_endpoint: str | None = None
 
     def check(self, host: str) -> None:
         """Raises InvalidRequest (or as ``read_keys`` does) if a gateway must not start like
@@ -64,6 +66,8 @@ class AccessSettings:
             self.tls.check()
         if self.backup_root is not None:
             BackupRoot.parse(self.backup_root)
+        if self.otlp_endpoint is not None:
+            _check_endpoint(self.otlp_endpoint)
         HostList(host, self.allowed_hosts)
         for origin in self.cors_origins:
             _check_origin(origin)
@@ -94,6 +98,17 @@ class AccessSettings:
         if self.tls is not None and self.tls.is_key_open:
             found.append(f"other users can read the TLS key {self.tls.key}: chmod 600 it")
         return found
+
+
+def _check_endpoint(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+        raise InvalidRequest(
+            f"--otlp-endpoint {url!r} is not the address of a collector: write it as "
+            "http://localhost:4318"
+        )
+    if not tracing.is_installed():
+        raise InvalidRequest(f"--otlp-endpoint needs OpenTelemetry: {tracing.INSTALL}")
 
 
 def _check_origin(origin: str) -> None:

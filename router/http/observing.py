@@ -10,9 +10,11 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from bitsift.router import tracing
 from bitsift.router.http.routes import template_of
-from bitsift.router.logs import REQUEST_ID, note_request
+from bitsift.router.logs import note_request
 from bitsift.router.metrics import Metrics
+from bitsift.shard_worker.logs import REQUEST_ID
 
 OTHER = "other"
 """The label of all methods and routes that there are none of."""
@@ -53,11 +55,15 @@ class Observing:
                 message = {**message, "headers": headers}
             await send(message)
 
+        route = template_of(scope["path"]) or OTHER
         try:
-            await self._app(scope, receive, noting)
+            with tracing.request(scope, route) as traced:
+                try:
+                    await self._app(scope, receive, noting)
+                finally:
+                    tracing.answered(traced, status, request_id.decode())
         finally:
             seconds = time.monotonic() - started_s
-            route = template_of(scope["path"]) or OTHER
             method = scope["method"] if scope["method"] in _METHODS else OTHER
             self._metrics.request(route, method, status, seconds)
             if self._logs:

@@ -19,6 +19,7 @@ from bitsift.errors import (
 )
 from bitsift.options import Mode
 from bitsift.results import Coverage, ShardFailure
+from bitsift.router import tracing
 from bitsift.router.batching import Batcher
 from bitsift.router.metrics import Metrics, Observe
 from bitsift.router.shards.link import ShardLink
@@ -268,6 +269,8 @@ class FanOut:
     ) -> tuple[dict[int, T], list[ShardFailure]]:
         """Await all at once until ``deadline_s`` (monotonic); any other exception is a failure."""
         tasks = {shard: asyncio.ensure_future(ask) for shard, ask in asks.items()}
+        for shard, task in tasks.items():
+            tracing.follow("shard", task, shard=shard)
         if not tasks:
             return {}, []
         budget_s = max(0.0, deadline_s - time.monotonic())

@@ -12,11 +12,13 @@ from typing import Any, TypeVar
 
 from bitsift.errors import BitsiftError, Overloaded, Unavailable
 from bitsift.options import Mode
+from bitsift.router import tracing
 from bitsift.router.shards.ray_calls import WRITER, Callee, asked, called, put, sent, shard_callee
 from bitsift.router.shards.remote_calls import named_call
 from bitsift.router.shards.search_channel import NoChannel, SearchChannel
 from bitsift.router.write_gate import WriteGate
 from bitsift.shard_worker.inventory import Entries, ReplicaFacts
+from bitsift.shard_worker.logs import REQUEST_ID
 from bitsift.shard_worker.maintenance.backup import ShardCopy
 from bitsift.shard_worker.maintenance.own_rows import RowCheck
 from bitsift.shard_worker.operations import Operation, Outcome, statuses
@@ -237,9 +239,14 @@ class RemoteWriter:
         return bytes(await self._ask("patch", body))
 
     async def _ask(self, method: str, data: bytes, *arguments: Any) -> Any:
-        sendable = data if len(data) <= INLINE_BYTES_MAX else await put(data, WRITER)
-        async with self.gate.turn():
-            return await called(getattr(self._actor, method), WRITER, sendable, *arguments)
+        with tracing.span("write", operation=method, bytes=len(data)):
+            sendable = data if len(data) <= INLINE_BYTES_MAX else await put(data, WRITER)
+            async with self.gate.turn():
+                request_id = REQUEST_ID.get()
+                if request_id and hasattr(self._actor, "for_request"):  # earlier ones have none
+                    told = request_id, method, sendable, *arguments
+                    return await called(self._actor.for_request, WRITER, *told)
+                return await called(getattr(self._actor, method), WRITER, sendable, *arguments)
 
 
 async def _unpacked(unpack: Callable[[bytes], T], data: bytes) -> T:

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 
 from bitsift.shard_worker.deadline import Deadline
+from bitsift.shard_worker.logs import name_for
 
 _PROCESS = secrets.token_hex(8)
 _NUMBERS = itertools.count()
@@ -19,12 +20,12 @@ _NUMBERS = itertools.count()
 def named_call(
     deadlines: Sequence[Deadline], cancel: Callable[[str, list[int]], object]
 ) -> Iterator[str]:
-    """A name for a call whose queries have ``deadlines``.
+    """A name for a call whose queries have ``deadlines``; it says for which requests they are.
 
     While the call lasts, ``cancel`` is called with the name and the places of the queries that
     were cancelled, those of one turn of the event loop together.
     """
-    name = f"{_PROCESS}-{next(_NUMBERS)}"
+    name = name_for(f"{_PROCESS}-{next(_NUMBERS)}", (deadline.request for deadline in deadlines))
     places: list[int] = []
     loop = asyncio.get_running_loop()
 

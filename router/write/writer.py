@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 from dataclasses import replace
+from typing import Any
 
 import ray
 
@@ -17,6 +18,7 @@ from bitsift.router.shards.placed import PlacedShards
 from bitsift.router.shards.placement import ReplicaTable
 from bitsift.router.write.service import WriteService
 from bitsift.router.write.shard_writes import WRITE_TIMEOUT_S
+from bitsift.shard_worker.logs import REQUEST_ID, Form, write_logs
 from bitsift.shard_worker.search.precedence import WRITES_NICE
 from bitsift.write_acks import WriteAcks
 
@@ -37,12 +39,14 @@ class WriterActor:
         encoder: EncoderSpec | None,
         acks: WriteAcks = WriteAcks.MAJORITY,
         settings: str = "",
+        log_format: Form = "text",
     ) -> None:
         """``table`` says where the shards are, until ``place`` is called.
 
         ``encoder`` is None for precomputed embeddings. ``acks`` is for shards with replicas.
         ``settings`` names those that a cluster's spec gave.
         """
+        write_logs(log_format)
         self._settings = settings
         os.nice(WRITES_NICE)
         self._shards = PlacedShards(table, acks=acks)
@@ -94,6 +98,11 @@ class WriterActor:
             for node, missed in link.writes.missed.items()
         }
         return WriterReport(missed, self._settings)
+
+    async def for_request(self, request_id: str, method: str, data: bytes, *arguments: Any) -> Any:
+        """``upsert``, ``upsert_lines`` or ``delete`` for a request, which its log lines name."""
+        REQUEST_ID.set(request_id)
+        return await getattr(self, method)(data, *arguments)
 
     async def upsert(self, body: bytes) -> bytes:
         return await self._service.upsert(body)

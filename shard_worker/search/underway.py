@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
 from bitsift.shard_worker.deadline import Deadline
+from bitsift.shard_worker.logs import working_for
 
 EARLY_MAX = 1_000
 """Calls remembered that were given up before they began, the oldest forgotten first."""
@@ -34,7 +35,8 @@ class Underway:
         for place in early:
             deadlines[place].cancel()
         try:
-            yield
+            with working_for(name):
+                yield
         finally:
             with self._lock:
                 del self._calls[name]

@@ -40,3 +40,8 @@ def test_shards_take_searches_on_a_thousand_ports_from_the_first(
 ) -> None:
     given = spec(tmp_path, shards={"search_port": first})
     assert list(shard_settings(given.shards).search_ports) == list(ports)
+
+
+def test_shards_write_their_logs_as_the_router_does(tmp_path: Path) -> None:
+    given = spec(tmp_path, serve={"log_format": "json"})
+    assert shard_settings(given.shards, given.serve.log_format).log_format == "json"

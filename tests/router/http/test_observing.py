@@ -19,8 +19,9 @@ from bitsift.cluster.serving.key_store import editing
 from bitsift.router.http.access import AccessSettings
 from bitsift.router.http.keys import Scope, new_key
 from bitsift.router.http.observing import REQUEST_ID_CHARACTERS_MAX
-from bitsift.router.logs import REQUEST_ID, JsonLines, LogSettings, access_log
+from bitsift.router.logs import LogSettings, access_log
 from bitsift.router.shards.local import LocalLink
+from bitsift.shard_worker.logs import REQUEST_ID, JsonLines
 from tests.fakes import HashEncoder, make_service, make_shards, make_writer
 from tests.gateways import Running
 
