@@ -22,7 +22,7 @@ from bitsift.config.tree import DEFAULTS, Backend, Index, Model
 from bitsift.errors import InvalidRequest
 from bitsift.filters.operands import path_of
 from bitsift.filters.tree import DOCUMENT_ID
-from bitsift.options import FIELD_CHARACTERS_MAX
+from bitsift.option_types import FIELD_CHARACTERS_MAX
 from bitsift.router.model.location import DEFAULT_MODEL
 from bitsift.shard_worker.codes import Transform
 from bitsift.shard_worker.fields.segment import FIELDS_MAX
