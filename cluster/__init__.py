@@ -17,6 +17,8 @@ query: that is the router's and the shards'.
     serving/        a served index: launch.py starts and stops Ray's actors, supervisor.py and
                     watch.py heal them, local.py searches an index in this process, without Ray,
                     key_store.py edits a key file
+    collection/     several indexes on one server: folders.py finds them, collection.py starts,
+                    creates and deletes them, aliases.py keeps what aliases mean
     fleet/          an index on many nodes: spec.py what it should be, observed.py what is seen of
                     it, decide.py what follows, enact.py does it; an agent.py on each node
     maintenance/    verify.py, backup.py, restore.py, export.py, compact.py and upgrade.py of a

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import socket
-import threading
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +12,7 @@ import ray
 import uvicorn
 from fastapi import FastAPI
 
-from bitsift.errors import InvalidRequest
+from bitsift.errors import BitsiftError, InvalidRequest
 from bitsift.router import collector, tracing
 from bitsift.router.description import IndexDescription
 from bitsift.router.http.access import AccessSettings
@@ -22,8 +20,12 @@ from bitsift.router.http.gateway import create_admin_app, create_app
 from bitsift.router.http.limits import HttpLimits
 from bitsift.router.http.protocol import Connections
 from bitsift.router.http.tls_door import protocol_of
+from bitsift.router.indexes import Indexes, Served
 from bitsift.router.model.query_vectors import QUERY_CACHE_DEFAULT
+from bitsift.router.model.shared import Encoders
 from bitsift.router.model.spec import EncoderSpec
+from bitsift.router.orders import Order, Orders
+from bitsift.router.others import OtherIndexes, Others
 from bitsift.router.reports import RouterReport
 from bitsift.router.service import SearchService
 from bitsift.router.shadow.settings import ShadowSettings
@@ -33,8 +35,6 @@ from bitsift.router.shards.placement import ReplicaTable
 from bitsift.router.shards.remote import RemoteWriter
 from bitsift.shard_worker.search.precedence import share_quickly
 from bitsift.write_acks import WriteAcks
-
-log = logging.getLogger(__name__)
 
 BACKLOG = 2_048
 """Connections that the kernel holds until they are accepted."""
@@ -60,6 +60,7 @@ class RouterActor:
         min_ready_shards: int | None = None,
         acks: WriteAcks = WriteAcks.MAJORITY,
         settings: str = "",
+        several: bool = False,
     ) -> None:
         """``table`` says where the shards are, until ``place`` is called; ``writer`` is the
         WriterActor of the same shards. ``settings`` names those that a cluster's spec gave.
@@ -68,7 +69,8 @@ class RouterActor:
         ``query_cache`` is how many vectors of queries are remembered, ``shadow`` how many searches
         are asked again to measure recall, ``min_ready_shards`` what /readyz waits for
         (readiness.py). ``access`` says who may ask for what, ``acks`` how many
-        replicas have what was acknowledged.
+        replicas have what was acknowledged. With ``several`` there may be other indexes, which
+        ``place_others`` says.
         """
         share_quickly()
         access.log.apply()
@@ -79,22 +81,17 @@ class RouterActor:
         shards = FanOut(self._shards.links)
         self._service = SearchService(description, shards, None, query_cache, shadow)
         self._writer = RemoteWriter(writer)
+        default = Served(description.name, self._service, self._writer)
+        self._indexes = Indexes(default)
+        self._indexes.is_whole = not several
+        self._orders = Orders() if several else None
+        encoders = Encoders(collector.settle)
+        self._others = Others(self._indexes, encoders, query_cache, shadow)
         self._access = access
         self._servers: list[tuple[uvicorn.Server, asyncio.Task[None]]] = []
         self._urls: tuple[str, str | None] | None = None
         if encoder is not None:
-            loading = threading.Thread(target=self._load_encoder, args=(encoder,), daemon=True)
-            loading.start()
-
-    def _load_encoder(self, spec: EncoderSpec) -> None:
-        try:
-            encoder = spec.load()
-            encoder.warm_up()
-            collector.settle()
-            self._service.encoder = encoder
-        except BaseException as error:  # anything: it must reach the operator
-            self._service.query_vectors.failure = f"{type(error).__name__}: {error}"
-            log.exception("the encoder cannot be loaded")
+            encoders.give(encoder, self._service.query_vectors)
 
     async def listen(
         self, host: str, port: int, admin_port: int | None = None
@@ -121,12 +118,15 @@ class RouterActor:
         return os.getpid()
 
     def _listen(self, host: str, port: int, access: AccessSettings) -> tuple[str, str | None]:
-        app = create_app(self._service, self._writer, access, host, self._min_ready_shards)
+        indexes, orders = self._indexes, self._orders
+        app = create_app(
+            self._service, self._writer, access, host, self._min_ready_shards, indexes, orders
+        )
         listener = _listener(host, port)
         if access.admin_port is None:
             return self._start(app, listener, host), None
         try:
-            admin_app = create_admin_app(self._service, access)
+            admin_app = create_admin_app(self._service, access, indexes, orders)
             admin_listener = _listener(access.admin_host, access.admin_port)
         except BaseException:
             listener.close()
@@ -175,6 +175,20 @@ class RouterActor:
     async def write_through(self, writer: Any) -> None:
         """``writer`` takes the place of the WriterActor that was given before."""
         self._writer.hand_over(writer)
+
+    async def place_others(self, told: OtherIndexes) -> None:
+        """Answer for these besides the default index from now on."""
+        self._others.place(told)
+
+    async def next_order(self, wait_s: float) -> Order | None:
+        """What a caller wants of the set of indexes; None if nobody does for ``wait_s``."""
+        assert self._orders is not None
+        return await self._orders.next(wait_s)
+
+    async def order_done(self, number: int, answer: Any, error: BitsiftError | None) -> None:
+        """What came of an order."""
+        assert self._orders is not None
+        self._orders.done(number, answer, error)
 
     async def loading(self, total: int | None) -> None:
         """Announce that a load of ``total`` records is filling the shards; None: it has ended."""

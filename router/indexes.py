@@ -43,6 +43,8 @@ class Indexes:
     def __init__(self, default: Served) -> None:
         self.default = default
         self.aliases: Mapping[str, str] = {}
+        self.is_whole = True
+        """False until the others are placed, where there may be any."""
         self._served = {default.name: default}
         self._broken: Mapping[str, str] = {}
 
@@ -54,6 +56,7 @@ class Indexes:
         """
         self._served = {one.name: one for one in (self.default, *others)}
         self._broken = dict(broken)
+        self.is_whole = True
         self.aliases = dict(aliases)
 
     def all(self) -> Iterator[tuple[str, Served | str]]:
@@ -74,6 +77,8 @@ class Indexes:
             return self._served[name]
         if name in self._broken:
             raise Unavailable(f"the index {name!r} is not served: {self._broken[name]}")
+        if not self.is_whole:
+            raise Unavailable("the router has just started; try again in a second")
         if name != asked:
             raise NotFound(f"{asked!r} is an alias of the index {name!r}, which is not there")
         known = {**self._served, **self._broken, **self.aliases}

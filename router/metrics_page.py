@@ -17,6 +17,7 @@ from prometheus_client import Metric, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from bitsift.router.indexes import Indexes, Served
 from bitsift.router.service import SearchService
 from bitsift.router.shadow.estimates import Estimate
 from bitsift.router.shards.background import let_end
@@ -34,16 +35,19 @@ ANSWER_TIMEOUT_S = 2.0
 LOCAL = "local"
 """The label of the only node of a server without a cluster."""
 _REPLICA = ("shard", "node")
+_OF_SERVER = ("process_", "bitsift_build", "bitsift_http_", "bitsift_event_loop_")
+"""How names begin of what is counted once for all indexes."""
 
 
 class MetricsPage:
-    """The text of /metrics. Lives in the service's event loop."""
+    """The text of /metrics. Lives in the event loop of the ``indexes``.
 
-    def __init__(self, service: SearchService) -> None:
-        self._service = service
-        self._states: Sequence[ShardState] = ()
-        self._asked_s = -FRESH_S
-        self._asking: asyncio.Task[None] | None = None
+    Series of the default index have no label ``index``; those of the others have their names.
+    """
+
+    def __init__(self, indexes: Indexes) -> None:
+        self._indexes = indexes
+        self._looks: dict[Served, _Look] = {}
         self._writing: asyncio.Task[bytes] | None = None
 
     async def text(self) -> bytes:
@@ -57,12 +61,30 @@ class MetricsPage:
         self._writing = None
 
     async def _text(self) -> bytes:
-        await self._ask()
-        now = _Now(self._service, self._states)
-        counted = self._service.metrics.registry
-        return await asyncio.to_thread(lambda: generate_latest(counted) + generate_latest(now))
+        served = [one for _, one in self._indexes.all() if isinstance(one, Served)]
+        self._looks = {one: self._looks.get(one) or _Look(one.service) for one in served}
+        await asyncio.gather(*(look.ask() for look in self._looks.values()))
+        parts = {
+            None if one is self._indexes.default else one.name: look.collectors()
+            for one, look in self._looks.items()
+        }
+        return await asyncio.to_thread(generate_latest, _Merged(parts))
 
-    async def _ask(self) -> None:
+
+class _Look:
+    """At one index."""
+
+    def __init__(self, service: SearchService) -> None:
+        self._service = service
+        self._states: Sequence[ShardState] = ()
+        self._asked_s = -FRESH_S
+        self._asking: asyncio.Task[None] | None = None
+
+    def collectors(self) -> tuple[Collector, ...]:
+        """What was counted of it, and how it is now."""
+        return self._service.metrics.registry, _Now(self._service, self._states)
+
+    async def ask(self) -> None:
         """Have the replicas asked, unless they have just been, and wait for a moment."""
         if self._asking is None and time.monotonic() > self._asked_s + FRESH_S:
             self._asking = asyncio.create_task(self._ask_all())
@@ -76,6 +98,27 @@ class MetricsPage:
             self._asked_s = time.monotonic()
         finally:
             self._asking = None
+
+
+class _Merged(Collector):
+    """Each family once, with the samples of all indexes: the names of the others are labels."""
+
+    def __init__(self, parts: Mapping[str | None, Sequence[Collector]]) -> None:
+        """``None`` is the default index."""
+        self._parts = parts
+
+    def collect(self) -> Iterator[Metric]:
+        families = {family.name: family for part in self._parts[None] for family in part.collect()}
+        for name, collectors in self._parts.items():
+            if name is None:
+                continue
+            for family in (family for part in collectors for family in part.collect()):
+                if not family.name.startswith(_OF_SERVER):
+                    families[family.name].samples += [
+                        sample._replace(labels={"index": name, **sample.labels})
+                        for sample in family.samples
+                    ]
+        yield from families.values()
 
 
 class _Now(Collector):

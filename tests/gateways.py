@@ -19,6 +19,7 @@ from bitsift.router.http.protocol import Connections
 from bitsift.router.http.tls import TlsFiles
 from bitsift.router.http.tls_door import protocol_of
 from bitsift.router.indexes import Indexes
+from bitsift.router.orders import Orders
 from bitsift.router.service import SearchService
 from bitsift.router.shards.local import LocalLink
 from bitsift.router.write.service import WriteService
@@ -42,6 +43,7 @@ class Running:
         drain_s: int | None = None,
         tls: TlsFiles | None = None,
         indexes: Indexes | None = None,
+        orders: Orders | None = None,
     ) -> None:
         """``drain_s`` is how long it waits for answers when it stops; None: for ever."""
         self.service = service
@@ -51,7 +53,7 @@ class Running:
         self.url = f"{scheme}://127.0.0.1:{listener.getsockname()[1]}"
         self.server = uvicorn.Server(
             uvicorn.Config(
-                create_app(service, writer, access, indexes=indexes),
+                create_app(service, writer, access, indexes=indexes, orders=orders),
                 log_level="critical",
                 http=protocol_of(self.connections, tls),  # type: ignore[arg-type]
                 ws="none",

@@ -20,7 +20,7 @@ from bitsift.cluster.cli.main import app
 from bitsift.cluster.fleet.spec import read_spec
 from bitsift.results import Answer
 from bitsift.router.http.gateway import create_app
-from bitsift.router.http.routes import ROUTE_SCOPES
+from bitsift.router.http.routes import ROUTE_SCOPES, split_index
 from tests.fakes import make_service, make_shards, make_writer
 from tests.gateways import Running, running_empty
 
@@ -183,9 +183,10 @@ def routes(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 
 @every_page
 def test_a_route_of_a_page_exists(page: Path, routes: set[str]) -> None:
-    named = set(re.findall(r"/v1/[a-z_]+(?:/[a-z_]+)*", page.read_text()))
+    written = re.findall(r"/v1/[a-z_]+(?:/[a-z_]+)*", page.read_text())
+    named = {split_index("GET", path)[1] for path in written}
     known = {part for route in routes for part in prefixes(route)}
-    assert {name for name in named if name not in known and not is_document(name)} == set()
+    assert {name for name in named if name not in known and not is_named(name)} == set()
 
 
 def prefixes(route: str) -> Iterator[str]:
@@ -194,9 +195,9 @@ def prefixes(route: str) -> Iterator[str]:
     yield from ("/".join(parts[:end]) for end in range(3, len(parts) + 1))
 
 
-def is_document(route: str) -> bool:
-    """Whether it is a document's, whose last part is its id."""
-    return route.startswith("/v1/documents/")
+def is_named(route: str) -> bool:
+    """Whether its last part is the id of a document, or an alias."""
+    return route.startswith(("/v1/documents/", "/v1/aliases/"))
 
 
 @pytest.fixture(scope="module")

@@ -26,17 +26,38 @@ if TYPE_CHECKING:
 
 @configured("serve", "access", "shards", "model", "ray")
 def serve(
-    index_folder: Annotated[Path, typer.Argument(metavar="INDEX", help="A finished index.")],
     loaded: Loaded,
+    indexes: Annotated[
+        list[Path] | None, typer.Argument(metavar="INDEX…", help="Finished indexes.")
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            "--indexes-root",
+            metavar="FOLDER",
+            help="Serve every index in this folder; new ones are made there.",
+        ),
+    ] = None,
+    default: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The index that answers where a request names none. Default: the first INDEX, or "
+            "the only one.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Serve an index over HTTP, with a search page at /. Ctrl-C stops everything it started.
+    """Serve indexes over HTTP, with a search page at /. Ctrl-C stops everything it started.
 
+    The first answers /v1/search; each answers /v1/indexes/NAME/search, by the name of its folder.
     If other machines can reach it, every caller needs a key: see bitsift keys.
     """
     say_sources(loaded)
     settings = loaded.settings
     with until_stopped() as ending:
+        from bitsift.cluster.collection.collection import Collection
+        from bitsift.cluster.collection.folders import index_folders
         from bitsift.cluster.manifest import open_manifest
         from bitsift.cluster.serving.claim import marked
         from bitsift.cluster.serving.launch import check_free
@@ -46,14 +67,21 @@ def serve(
         # An open door, a wrong folder, and one in use are refused before a cluster is started.
         with origins_named(loaded, "serve", "access"):
             access = checked_access(settings)
+        name, folders = index_folders(indexes or (), root, default)
+        index_folder = folders[name]
         manifest = open_manifest(index_folder)[0]
         _check_shards(loaded, manifest)
 
         @contextlib.contextmanager
         def start(again: str | None) -> Iterator[Serving]:
+            others = None
+            if root is not None or len(folders) > 1:
+                told = shard_settings(settings.shards), settings.model.backend, say
+                others = Collection(name, folders, root, processes, *told)
+            options = {"access": access, "others": others}
             with (
                 ray_cluster(settings.ray.address, say, healing=True),
-                _serving(index_folder, settings, json, again, access=access) as serving,
+                _serving(index_folder, settings, json, again, **options) as serving,
             ):
                 yield serving
 

@@ -23,8 +23,9 @@ def remove_index(index: Path) -> None:
     """
     for number in range(read_manifest(index).shards):
         folder = shard_folder(index, number)
-        remove_leftovers(folder, None)
-        _remove(folder, _SHARD_FILE)
+        if folder.is_dir():  # else it was removed before
+            remove_leftovers(folder, None)
+            _remove(folder, _SHARD_FILE)
     _remove(index, _INDEX_FILE)
 
 

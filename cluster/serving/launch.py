@@ -10,7 +10,7 @@ import os
 import time
 import urllib.parse
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,12 @@ import ray
 
 from bitsift.cluster.interrupts import shielded
 from bitsift.cluster.manifest import Manifest, open_manifest, read_manifest
+from bitsift.cluster.serving.others import OtherIndexesOwner, StartedIndex
 from bitsift.cluster.serving.ray_cluster import OnStep, quiet
 from bitsift.cluster.serving.ray_environment import FAIL_OVER
 from bitsift.config.tree import DEFAULTS
 from bitsift.errors import BitsiftError, Unavailable
 from bitsift.router.http.access import AccessSettings
-from bitsift.router.model.spec import EncoderSpec
 from bitsift.router.shadow.settings import ShadowSettings
 from bitsift.router.shards.placement import ReplicaTable
 from bitsift.router.shards.ray_calls import ROUTER, SHARDS, Callee, asked, is_gone, sent
@@ -152,6 +152,7 @@ class Serving:
     started: contextlib.ExitStack
     admin_url: str | None = None
     """Where the admin routes are, if they have a port of their own."""
+    others: OtherIndexesOwner | None = None
 
     def stop(self) -> None:
         """Stop listening, finish what is in flight, release the shard directories."""
@@ -164,13 +165,21 @@ class Serving:
 
     def abandon(self) -> None:
         """Leave the actors to whoever ends their processes: ``stop`` has nothing to do then."""
+        if self.others is not None:
+            self.others.abandon()
         self.started.pop_all()
 
     def names(self) -> dict[str, str]:
         """How people name each actor, by its id in Ray's table of actors."""
-        named = {"the router": self.router, "the writer": self.writer}
-        named |= {f"shard {number}": actor for number, actor in enumerate(self.shards)}
-        return {actor._actor_id.hex(): name for name, actor in named.items()}
+        names = {self.router._actor_id.hex(): "the router"}
+        names |= StartedIndex(self.shards, self.writer).names()
+        return names if self.others is None else names | self.others.names()
+
+    def tell_others(self) -> None:
+        """Have the router answer for the other indexes. Raises BitsiftErrors."""
+        if self.others is not None:
+            placing = sent(self.router.place_others, ROUTER, self.others.told())
+            asked(placing, ROUTER, OPEN_TIMEOUT_S)
 
     def listen_again(self) -> Any:
         """A reference to the router's pid, once it listens on its addresses.
@@ -245,6 +254,7 @@ def serve(
     settings: ShardSettings = ShardSettings(),  # noqa: B008 (frozen)
     loading: bool = False,
     access: AccessSettings = AccessSettings(),  # noqa: B008 (frozen)
+    others: OtherIndexesOwner | None = None,
     on_step: OnStep = quiet,
 ) -> Serving:
     """Serve an index on the connected Ray cluster: a finished one, unless it is ``loading``.
@@ -254,62 +264,88 @@ def serve(
     many searches are asked again to measure recall; by default none.
     ``min_ready_shards`` is what /readyz waits for; None: until every shard was opened or failed.
     A shard that cannot be opened is named in every answer's coverage; it does not stop the rest.
-    ``access`` says who may ask for what. Raises NotFound, Unavailable, FormatMismatch, or
+    ``access`` says who may ask for what. ``others`` are indexes that the same router answers for.
+    Raises NotFound, Unavailable, FormatMismatch, or
     InvalidRequest when the port is taken, or when other machines could ask without a key; then
     everything it started has been stopped.
     """
     access.check(host)
     manifest = read_manifest(index) if loading else open_manifest(index)[0]
+    if others is not None:
+        manifest = replace(manifest, name=index.resolve().name)
     check_free(index, manifest)
     started = contextlib.ExitStack()
     try:
-        shards: list[Any] = []
-        started.callback(stop_shards, shards)
+        if others is not None:
+            started.callback(others.stop)
+            others.start()
         on_step(f"starting {manifest.shards} shards")
-        for number in range(manifest.shards):
-            name = f"{manifest.uuid}/shard-{number:05d}"
-            shards.append(_start_shard(index, manifest, number, settings, name))
-        encoder = manifest.encoder(backend)
-        router, writer = _start_router(
-            started, manifest, shards, encoder, query_cache, shadow, access, min_ready_shards
-        )
+        one = start_index(started, index, manifest, settings, backend)
+        router = _start_router(
+            started, manifest, one, backend, query_cache, shadow, access, min_ready_shards,
+            others is not None,
+        )  # fmt: skip
         if loading:
             router.loading.remote(manifest.records)
+        serving = Serving("", router, one.writer, one.shards, started, None, others)
+        serving.tell_others()
         on_step(f"listening on {host}:{port}")
         url, admin_url = _listen(started, router, host, port, access.admin_port)
-        return Serving(url, router, writer, shards, started, admin_url)
+        return replace(serving, url=url, admin_url=admin_url)
     except BaseException:
         with shielded():
             started.close()
         raise
 
 
+def start_index(
+    started: contextlib.ExitStack,
+    index: Path,
+    manifest: Manifest,
+    settings: ShardSettings,
+    backend: str,
+) -> StartedIndex:
+    """The shards and the writer of an index; ``started`` ends them. Raises Unavailable."""
+    from bitsift.router.http.limits import CONNECTIONS_MAX
+    from bitsift.router.write.writer import WriterActor
+
+    shards: list[Any] = []
+    started.callback(stop_shards, shards)
+    for number in range(manifest.shards):
+        name = f"{manifest.uuid}/shard-{number:05d}"
+        shards.append(_start_shard(index, manifest, number, settings, name))
+    options = {"max_concurrency": CONNECTIONS_MAX, **failing_over()}
+    writer = _start(
+        WriterActor, f"{manifest.uuid}/writer", manifest.describe(), ReplicaTable.of(shards),
+        manifest.encoder(backend), WriteAcks.MAJORITY, "", settings.log_format, **options,
+    )  # fmt: skip
+    started.callback(end_actors, [writer])
+    return StartedIndex(shards, writer)
+
+
 def _start_router(
     started: contextlib.ExitStack,
     manifest: Manifest,
-    shards: list[Any],
-    encoder: EncoderSpec | None,
+    one: StartedIndex,
+    backend: str,
     query_cache: int,
     shadow: ShadowSettings,
     access: AccessSettings,
     min_ready_shards: int | None,
-) -> tuple[Any, Any]:
-    """The router, and the writer that it passes writes to; ``started`` ends both."""
+    several: bool,
+) -> Any:
+    """The router of an index; ``started`` ends it."""
     from bitsift.router.actor import RouterActor
     from bitsift.router.http.limits import CONNECTIONS_MAX
-    from bitsift.router.write.writer import WriterActor
 
-    index, options = manifest.describe(), {"max_concurrency": CONNECTIONS_MAX, **failing_over()}
-    actors: list[Any] = []
-    started.callback(end_actors, actors)
-    table = ReplicaTable.of(shards)
-    told = index, table, encoder, WriteAcks.MAJORITY, "", access.log.form
-    writer = _start(WriterActor, f"{manifest.uuid}/writer", *told, **options)
-    actors.append(writer)
-    arguments = index, table, writer, encoder, query_cache, shadow, access, min_ready_shards
-    router = _start(RouterActor, f"{manifest.uuid}/router", *arguments, **options)
-    actors.append(router)
-    return router, writer
+    options = {"max_concurrency": CONNECTIONS_MAX, **failing_over()}
+    router = _start(
+        RouterActor, f"{manifest.uuid}/router", manifest.describe(), one.table, one.writer,
+        manifest.encoder(backend), query_cache, shadow, access, min_ready_shards,
+        WriteAcks.MAJORITY, "", several, **options,
+    )  # fmt: skip
+    started.callback(end_actors, [router])
+    return router
 
 
 def _listen(

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from bitsift.cluster.interrupts import Ending
 from bitsift.cluster.serving.claim import Marked
 from bitsift.cluster.serving.launch import Serving
+from bitsift.cluster.serving.others import do_next_order
 from bitsift.cluster.serving.own_ray import OwnRay
 from bitsift.cluster.serving.ray_cluster import OnStep
 from bitsift.cluster.serving.supervisor import Actor, Seen, Step, Supervisor
@@ -107,6 +108,8 @@ class _Watch:
         """Raises ClusterLost if everything must be restarted, Unavailable if all must end."""
         self._asking.set()
         threading.Thread(target=self._ask_gcs, name="ask-gcs", daemon=True).start()
+        if self._serving.others is not None:
+            threading.Thread(target=self._do_orders, name="orders", daemon=True).start()
         try:
             while True:
                 ending.sleep(LOOK_S)
@@ -168,6 +171,7 @@ class _Watch:
         try:
             pid = asked(self._listening, ROUTER)
             if self._router_pid not in (None, pid):
+                self._serving.tell_others()
                 self._journal.add(f"the router listens again on {self._serving.url} (pid {pid})")
             self._router_pid = pid
         except BitsiftError as error:
@@ -182,6 +186,16 @@ class _Watch:
         if news != self._told:
             self._serving.tell(self._journal.events)
             self._told = news
+
+    def _do_orders(self) -> None:
+        """Runs in its own thread while the cluster is watched."""
+        serving, others = self._serving, self._serving.others
+        assert others is not None
+        while self._asking.is_set():
+            try:
+                do_next_order(serving.router, others, serving.tell_others)
+            except BitsiftError:  # the router is away: whoever waited for an order is, too
+                time.sleep(ASK_GCS_S)
 
     def _ask_gcs(self) -> None:
         """Runs in its own thread while the cluster is watched."""

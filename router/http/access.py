@@ -24,7 +24,7 @@ from bitsift.router.http.tls import TlsFiles
 from bitsift.router.logs import LogSettings
 
 CORS_MAX_AGE_S = 600
-_CORS_METHODS = ("GET", "POST", "PATCH", "DELETE")
+_CORS_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _CORS_HEADERS = ("authorization", "content-type", "traceparent", "x-api-key", "x-request-id")
 _CORS_SHOWN = ("Retry-After", "Server-Timing", "WWW-Authenticate", "X-Request-Id")
 

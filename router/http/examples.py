@@ -231,6 +231,26 @@ EXAMPLES: Mapping[str, Example] = {
             ]
         }
     ),
+    "POST /v1/indexes": Example(
+        {"name": "articles", "model": "minilm", "dimension": 384, "shards": 2},
+        bodies={
+            JSON: {
+                "of a model": {"name": "articles", "model": "minilm", "shards": 2},
+                "of your own vectors": {"name": "pictures", "dimensions": 512},
+            }
+        },
+    ),
+    "DELETE /v1/indexes/{name}": Example(
+        {"name": "articles", "status": "deleted", "aliases": []}, parameters={"name": "articles"}
+    ),
+    "PUT /v1/aliases/{alias}": Example(
+        {"alias": "live", "index": "articles-2"},
+        bodies={JSON: {"what it means": {"index": "articles-2"}}},
+        parameters={"alias": "live"},
+    ),
+    "DELETE /v1/aliases/{alias}": Example(
+        {"alias": "live", "index": None}, parameters={"alias": "live"}
+    ),
     "GET /v1/cluster": Example(_CLUSTER),
     "GET /metrics": Example(
         "# HELP bitsift_searches_total Searches by mode and outcome.\n"

@@ -24,6 +24,7 @@ from bitsift.router.http.compression import Compression
 from bitsift.router.http.cut_off import CutOff
 from bitsift.router.http.document_routes import DOCUMENTS_PATH, Writer, add_documents
 from bitsift.router.http.field_facts import field_facts
+from bitsift.router.http.index_changes import add_index_changes
 from bitsift.router.http.index_routes import add_indexes
 from bitsift.router.http.listing_routes import add_listing
 from bitsift.router.http.metrics_routes import add_metrics
@@ -37,6 +38,7 @@ from bitsift.router.http.search_routes import add_search
 from bitsift.router.http.shell import AnswerHeaders, RequestLimits
 from bitsift.router.indexes import Indexes, Served
 from bitsift.router.loop_lag import LoopLag
+from bitsift.router.orders import Orders
 from bitsift.router.service import SearchService
 from bitsift.shard_worker.types import ShardStatus
 
@@ -66,11 +68,13 @@ def create_app(
     host: str = _LOOPBACK,
     min_ready_shards: int | None = None,
     indexes: Indexes | None = None,
+    orders: Orders | None = None,
 ) -> FastAPI:
     """The application, served on ``host``. Bad input is a 422 problem document, never a 500.
 
     ``service`` and ``writer`` are those of the default index, ``indexes`` has it and others; None:
-    it is the only one. With ``access.admin_port`` the admin routes are in ``create_admin_app``.
+    it is the only one. ``orders`` changes which there are; None: nobody can.
+    With ``access.admin_port`` the admin routes are in ``create_admin_app`` instead.
     ``min_ready_shards`` is what /readyz waits for (readiness.py).
     """
     indexes = indexes or Indexes(Served(service.description.name, service, writer))
@@ -101,7 +105,9 @@ def create_app(
         add_admin(app, asked, access.backup_root)
     _add_status(app, asked)
     add_indexes(app, indexes)
-    add_metrics(app, service)
+    if access.admin_port is None:
+        add_index_changes(app, indexes, orders)
+    add_metrics(app, indexes)
     _add_live(app)
     _add_ready(app, service, Readiness(min_ready_shards))
     _add_page(app)
@@ -110,7 +116,10 @@ def create_app(
 
 
 def create_admin_app(
-    service: SearchService, access: AccessSettings, indexes: Indexes | None = None
+    service: SearchService,
+    access: AccessSettings,
+    indexes: Indexes | None = None,
+    orders: Orders | None = None,
 ) -> FastAPI:
     """The admin routes alone, for the port of their own."""
     indexes = indexes or Indexes(Served(service.description.name, service, None))
@@ -120,7 +129,8 @@ def create_admin_app(
     add_access(app, access, access.admin_host)
     _surround(app, service, access)
     add_admin(app, indexes.service, access.backup_root)
-    add_metrics(app, service)
+    add_index_changes(app, indexes, orders)
+    add_metrics(app, indexes)
     _add_live(app)
     return app
 

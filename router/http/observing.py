@@ -21,7 +21,7 @@ OTHER = "other"
 UNANSWERED = 499
 """The status of a request whose caller went away before it was answered."""
 REQUEST_ID_CHARACTERS_MAX = 64
-_METHODS = frozenset({"GET", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS"})
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _HEADER = b"x-request-id"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:+/=@-]{1,%d}" % REQUEST_ID_CHARACTERS_MAX)
 

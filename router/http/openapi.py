@@ -38,6 +38,7 @@ _BY_STATUS = {str(error.status): error for error in _ERRORS}
 _TAGS = {
     "search": "Find documents by meaning.",
     "documents": "Add, change, delete and show documents.",
+    "indexes": "List, create and delete indexes, and switch aliases.",
     "status": "How the index and the server are.",
     "admin": "Backups, compaction, checks and repairs.",
 }
@@ -89,6 +90,7 @@ def _operations(schema: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, An
 def _tag(path: str) -> str:
     parts = path.strip("/").split("/")
     named = parts[1] if parts[0] == "v1" else ""
+    named = "indexes" if named == "aliases" else named
     return named if named in _TAGS else "status"
 
 

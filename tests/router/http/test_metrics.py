@@ -22,6 +22,7 @@ from bitsift.errors import ShardUnavailable
 from bitsift.router import metrics_page
 from bitsift.router.http.by_filter import counts_of
 from bitsift.router.http.routes import ROUTE_SCOPES, template_of
+from bitsift.router.indexes import Indexes, Served
 from bitsift.router.metrics_page import MetricsPage
 from bitsift.router.shadow.comparison import Compared
 from bitsift.router.shards.local import LocalLink
@@ -327,10 +328,11 @@ def test_a_silent_shard_is_waited_for_shortly_and_asked_once_by_all_who_look(
 
     async def scenario() -> None:
         service = make_service([LocalLink(shards[0]), silent], calibration)
-        page = MetricsPage(service)
+        page = MetricsPage(Indexes(Served("a", service, None)))
         texts = await asyncio.gather(*(page.text() for _ in range(50)))
         assert len(set(texts)) == 1
-        was_asked = page._asking
+        (look,) = page._looks.values()
+        was_asked = look._asking
         assert was_asked is not None, "the page came only when the shard had been given up"
         await asyncio.gather(*(page.text() for _ in range(50)))
         assert silent.asked == 1
@@ -349,7 +351,8 @@ def test_who_stops_waiting_for_a_page_leaves_it_to_the_others(tmp_path: Path) ->
     shards, calibration = make_shards(tmp_path, np.empty((0, 32), np.float32), 32, 1)
 
     async def scenario() -> None:
-        page = MetricsPage(make_service([LocalLink(shards[0])], calibration))
+        service = make_service([LocalLink(shards[0])], calibration)
+        page = MetricsPage(Indexes(Served("a", service, None)))
         first, second = (asyncio.create_task(page.text()) for _ in range(2))
         await asyncio.sleep(0)
         first.cancel()

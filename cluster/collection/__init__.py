@@ -1,0 +1,1 @@
+"""Several indexes on one server, besides its default one."""
