@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
 
+import orjson
 import typer
 from rich.markup import escape
 
@@ -20,12 +22,25 @@ def count(loaded: Loaded, json: Json = False, **options: Any) -> None:
     """Count the documents of a running cluster, or those that pass a filter."""
     from bitsift.client import Client
 
+    fields, limit = options.pop("facets"), options.pop("facet_limit")
     with Client(required_gateway(loaded)) as client:
-        found = client.count(**options)
+        found = Counted(client.count(**options))
+        if fields:
+            found = replace(found, facets=client.facets(fields, limit=limit, **options))
     if json:
-        print_json(Counted(found))
-    else:
-        out.print(str(found))
+        print_json(found)
+        return
+    out.print(str(found.count))
+    for field, values in (found.facets or {}).items():
+        for it in values:
+            least = "" if it.relation == "eq" else "at least "
+            said = f"{field}  {one_line(_shown(it.value))}  {least}{it.count:,}"
+            out.print(said, markup=False, soft_wrap=True)
+
+
+def _shown(value: bool | int | float | str | dict[str, str]) -> str:
+    """A value as a filter has it."""
+    return value if isinstance(value, str) else orjson.dumps(value).decode()
 
 
 @configured("client")
@@ -40,7 +55,8 @@ def list_documents(
 ) -> None:
     """List documents of a running cluster, or those that pass a filter, a page at a time.
 
-    Their order means nothing. The cursor of a page, given with the same filter, leads to the next.
+    Without --sort their order means nothing. The cursor of a page, given with the same filter and
+    order, leads to the next.
     """
     from bitsift.client import Client
 

@@ -104,7 +104,6 @@ def test_unusable_settings_are_refused_with_their_remedy(place: Path) -> None:
         ("--cors", {"cors_origins": ["*"]}),
         ("--allowed-host", {"allowed_hosts": ["a:1"]}),
         ("--backup-root", {"backup_root": "http://127.0.0.1/"}),
-        ("--otlp-endpoint", {"otlp_endpoint": "localhost:4318"}),
         ("--insecure", {"admin_host": "0.0.0.0", "admin_port": 0}),
         ("are the same", {"admin_port": 8000}),
     ]

@@ -45,3 +45,21 @@ def test_shards_take_searches_on_a_thousand_ports_from_the_first(
 def test_shards_write_their_logs_as_the_router_does(tmp_path: Path) -> None:
     given = spec(tmp_path, serve={"log_format": "json"})
     assert shard_settings(given.shards, given.serve.log_format).log_format == "json"
+
+
+@pytest.mark.parametrize("address", ["localhost:4318", "ftp://a", "http://", "http://a/?b=c"])
+def test_an_address_that_takes_no_traces_is_refused(tmp_path: Path, address: str) -> None:
+    wrong = spec(tmp_path, serve={"otlp_endpoint": address})
+    with pytest.raises(InvalidRequest, match="is not the address of a collector"):
+        access_settings(wrong.access, wrong.serve).check("127.0.0.1")
+    right = spec(tmp_path, serve={"otlp_endpoint": "http://localhost:4318"})
+    access = access_settings(right.access, right.serve)
+    access.check("127.0.0.1")
+    assert access.otlp_endpoint == "http://localhost:4318"
+
+
+def test_traces_need_what_sends_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bitsift.router.tracing.is_installed", lambda: False)
+    given = spec(tmp_path, serve={"otlp_endpoint": "http://localhost:4318"})
+    with pytest.raises(InvalidRequest, match="pip install"):
+        access_settings(given.access, given.serve).check("127.0.0.1")

@@ -164,7 +164,7 @@ def test_every_body_may_be_compressed(gateway: Running, coding: str) -> None:
     assert send("/v1/documents", {"documents": [document]})["created"] == 1
     assert httpx.get(f"{gateway.url}/v1/documents/of {coding}").json()["text"] == document["text"]
     assert send("/v1/documents/delete", {"ids": [document["id"]]})["deleted"] == 1
-    assert send("/v1/documents/count", {}) == {"count": 3}
+    assert send("/v1/documents/count", {})["count"] == 3
 
 
 @pytest.mark.parametrize("coding", CODINGS)
