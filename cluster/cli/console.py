@@ -18,6 +18,7 @@ from rich.markup import escape
 
 from bitsift.cluster.interrupts import Ending, terminable
 from bitsift.errors import BitsiftError, InvalidRequest
+from bitsift.results import Facets, FacetValue
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -41,6 +42,18 @@ def as_utf8(argument: str) -> str:
         return os.fsencode(argument).decode()
     except UnicodeError:
         return argument
+
+
+def print_facets(facets: Facets | None) -> None:
+    """A line for each field: its values, and how many documents have each."""
+    for field, values in (facets or {}).items():
+        out.print(escape(f"{field}: {', '.join(map(_facet_said, values))}"), soft_wrap=True)
+
+
+def _facet_said(facet: FacetValue) -> str:
+    value = facet.value["$date"] if isinstance(facet.value, dict) else facet.value
+    least = "" if facet.relation == "eq" else "≥ "
+    return f"{value} ({least}{facet.count:,})"
 
 
 def one_line(text: str) -> str:

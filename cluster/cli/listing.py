@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated, Any
 
-import orjson
 import typer
 from rich.markup import escape
 
-from bitsift.cluster.cli.console import Json, one_line, out, print_json
+from bitsift.cluster.cli.console import Json, one_line, out, print_facets, print_json
 from bitsift.cluster.cli.options import with_options
 from bitsift.cluster.cli.settings import configured, required_gateway
 from bitsift.config.sources import Loaded
@@ -24,23 +22,13 @@ def count(loaded: Loaded, json: Json = False, **options: Any) -> None:
 
     fields, limit = options.pop("facets"), options.pop("facet_limit")
     with Client(required_gateway(loaded)) as client:
-        found = Counted(client.count(**options))
-        if fields:
-            found = replace(found, facets=client.facets(fields, limit=limit, **options))
+        counted = client.count(**options)
+        facets = client.facets(fields, limit=limit, **options) if fields else None
     if json:
-        print_json(found)
+        print_json(Counted(counted, facets))
         return
-    out.print(str(found.count))
-    for field, values in (found.facets or {}).items():
-        for it in values:
-            least = "" if it.relation == "eq" else "at least "
-            said = f"{field}  {one_line(_shown(it.value))}  {least}{it.count:,}"
-            out.print(said, markup=False, soft_wrap=True)
-
-
-def _shown(value: bool | int | float | str | dict[str, str]) -> str:
-    """A value as a filter has it."""
-    return value if isinstance(value, str) else orjson.dumps(value).decode()
+    out.print(str(counted))
+    print_facets(facets)
 
 
 @configured("client")
@@ -56,7 +44,7 @@ def list_documents(
     """List documents of a running cluster, or those that pass a filter, a page at a time.
 
     Without --sort their order means nothing. The cursor of a page, given with the same filter and
-    order, leads to the next.
+    sort, leads to the next.
     """
     from bitsift.client import Client
 

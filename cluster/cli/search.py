@@ -16,13 +16,14 @@ from bitsift.cluster.cli.console import (
     err,
     one_line,
     out,
+    print_facets,
     print_json,
 )
 from bitsift.cluster.cli.options import with_options
 from bitsift.cluster.cli.settings import configured, gateway
 from bitsift.config.sources import Loaded
 from bitsift.options import SearchOptions
-from bitsift.results import Answer, FacetValue, Hit
+from bitsift.results import Answer, Hit
 
 
 @configured("client")
@@ -70,21 +71,13 @@ def _print_answer(answer: Answer) -> None:
     if (total := answer.total) is not None:
         least = "" if total.relation == "eq" else "at least "
         out.print(f"{least}{total.value:,} pass the filter")
-    for field, values in (answer.facets or {}).items():
-        said = ", ".join(_said(value) for value in values)
-        out.print(f"{escape(field)}: {escape(said)}", soft_wrap=True)
+    print_facets(answer.facets)
     t = answer.timings_ms
     out.print(
         f"{t.total:.1f} ms: encode {t.encode:.1f}, fan out {t.fan_out:.1f}, "
         f"rescore {t.rescore:.1f}, texts {t.texts:.1f}; "
         f"{answer.coverage.answered} of {answer.coverage.shards} shards answered"
     )
-
-
-def _said(facet: FacetValue) -> str:
-    value = facet.value["$date"] if isinstance(facet.value, dict) else facet.value
-    least = "" if facet.relation == "eq" else "≥ "
-    return f"{value} ({least}{facet.count:,})"
 
 
 def _print_hit(rank: int, hit: Hit) -> None:

@@ -124,6 +124,9 @@ EXAMPLES: Mapping[str, Example] = {
         bodies={
             JSON: {
                 "a text": {"query": "fear of spiders", "top_k": 3},
+                "the sentence that matters, the newest first": {
+                    "query": "fear of spiders", "highlight": True, "sort": ["year:desc"],
+                },
                 "with facets": {"query": "fear of spiders", "facets": ["pos"], "facet_limit": 5},
                 "filtered": {"query": "fear of spiders", "filter": {"pos": {"$in": ["noun"]}}},
                 "several texts": {"queries": ["fear of spiders", "a small dog"], "top_k": 1},
@@ -206,7 +209,12 @@ EXAMPLES: Mapping[str, Example] = {
     ),
     "POST /v1/documents/list": Example(
         {"documents": [_STORED], "cursor": None, "count": 1},
-        bodies={JSON: {"the first page": {"filter": "number exists", "limit": 100}}},
+        bodies={
+            JSON: {
+                "the first page": {"filter": "number exists", "limit": 100},
+                "in order": {"sort": ["number:desc"]},
+            }
+        },
     ),
     "GET /v1/documents/{document_id}": Example(
         _STORED, parameters=_ID

@@ -11,7 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from bitsift.filters.tree import DOCUMENT_ID
 from bitsift.filters.values import values_of
@@ -64,6 +66,13 @@ class Segment:
     def numbers(self) -> range:
         """Of its blocks: the catalog is 0."""
         return range(len(self.columns) + 1)
+
+    def own(self, marks: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """What ``marks``, of all rows or of the first ones, say of its rows: bool (count,)."""
+        found = np.zeros(self.count, dtype=np.bool_)
+        part = marks[self.first : self.stop]
+        found[: len(part)] = part
+        return found
 
     def packed(self) -> bytes:
         names = sorted(self.columns, key=lambda name: self.columns[name])

@@ -94,9 +94,7 @@ class _Counting:
     def _take(self, segment: Segment, column_of: ColumnOf) -> None:
         self._leave(self._done, segment.first)
         self._done = segment.stop
-        mine = np.zeros(segment.count, dtype=np.bool_)
-        part = self._passing[segment.first : segment.stop]  # a segment may go on
-        mine[: len(part)] = part
+        mine = segment.own(self._passing)
         if not mine.any():
             return
         for place, name in enumerate(self._fields):

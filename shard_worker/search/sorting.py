@@ -134,9 +134,7 @@ class _Seeking:
     def _take(self, segment: Segment, column_of: ColumnOf) -> None:
         self._leave(self._done, segment.first)
         self._done = segment.stop
-        mine = np.zeros(segment.count, dtype=np.bool_)
-        part = self._passing[segment.first : segment.stop]  # a segment may go on
-        mine[: len(part)] = part
+        mine = segment.own(self._passing)
         if not mine.any():
             return
         try:
