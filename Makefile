@@ -22,7 +22,7 @@ TEST_FAST = PYTEST_DEBUG_TEMPROOT=$(FAST_ROOT) $(PYTEST) -n $(FAST_JOBS) -m "not
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo install test test-fast crash-test simulate chaos images rehearse lint format docs bench bench-40m constraints clean
+.PHONY: help demo install test test-fast crash-test simulate chaos images rehearse lint format docs bench bench-40m bench-peers constraints clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -80,6 +80,9 @@ bench: $(VENV)/.installed-dev ## measure this machine; results go to benchmarks/
 
 bench-40m: $(VENV)/.installed-dev ## the headline run: 40 million x 1,024 here; 60 GB of disk, hours
 	$(BIN)/python benchmarks/forty_million.py
+
+bench-peers: $(VENV)/.installed-dev ## beside LanceDB and Qdrant Edge, each in an environment of its own in .peers; 12 GB of disk, half an hour
+	$(BIN)/python -m benchmarks.peers
 
 constraints: ## rewrite constraints.txt from a clean resolution
 	@PYTHON="$(PYTHON)" bash .ci/constraints
