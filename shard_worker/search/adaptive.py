@@ -140,9 +140,9 @@ def further_reads(
     if len(scores) < max(top_k, _LINE_POINTS_MIN):
         return len(unread)
     x, y = estimates.astype(np.float64), scores.astype(np.float64)
-    x_mean, y_mean = x.mean(), y.mean()
+    x_mean = x.sum() / len(x)
     x -= x_mean
-    y -= y_mean
+    y -= y.sum() / len(y)
     slope = max(0.0, float(x @ y) / max(float(x @ x), _SIGMA_MIN))
     off = y - slope * x
     spread = max(float(np.sqrt(off @ off / (len(y) - 2))), _SIGMA_MIN)

@@ -86,19 +86,24 @@ class PoolReader:
                 self._read_further(depth)
 
     def _read_further(self, depth: int) -> None:
+        first = done = int(np.count_nonzero(~self._unread))
         most = max(WIDER * READS_MAX, reads_max(depth))
-        while self._unread.any() and (done := int(np.count_nonzero(~self._unread))) < most:
-            unread = self._best(2 * done)
+        unread = self._best(most)
+        while len(unread) and done < most:
             more = further_reads(self.estimates, self.scores, self._estimates[unread], depth)
             if done + more > reads_max(depth) and len(self._estimates) < len(self._pool):
                 self._estimate(len(self._pool))
+                unread = self._best(most)
                 continue
             if not more:
                 break
-            self._read(unread[: min(more, done, most - done)])
-        order = best_first(self.estimates, self._pool.rows[self.places], len(self.places))
-        self.places, self.scores = self.places[order], self.scores[order]
-        self.codes = self.codes[order]
+            step = min(more, done, most - done)
+            self._read(unread[:step])
+            unread, done = unread[step:], done + step
+        if done > first:
+            order = best_first(self.estimates, self._pool.rows[self.places], len(self.places))
+            self.places, self.scores = self.places[order], self.scores[order]
+            self.codes = self.codes[order]
 
     def _estimate(self, rows: int) -> None:
         """Order the ``rows`` nearest rows of the pool by estimates."""
