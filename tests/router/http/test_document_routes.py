@@ -516,7 +516,7 @@ def test_a_sender_that_goes_away_leaves_room_for_others_and_is_no_error(
 def test_the_routes_are_described(gateway: Gateway) -> None:
     paths = httpx.get(f"{gateway.url}/openapi.json").json()["paths"]
     assert set(paths["/v1/documents"]) == {"post"}
-    assert set(paths["/v1/documents/{document_id}"]) == {"get", "delete"}
+    assert set(paths["/v1/documents/{document_id}"]) == {"get", "patch", "delete"}
     assert "post" in paths["/v1/documents/delete"]
     content = paths["/v1/documents"]["post"]["requestBody"]["content"]
     assert set(content) == {"application/json", NDJSON}

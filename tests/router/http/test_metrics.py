@@ -152,7 +152,7 @@ def test_requests_are_counted_by_route_method_and_status(gateway: Running) -> No
     httpx.get(f"{gateway.url}/v1/documents/3")
     httpx.head(f"{gateway.url}/v1/documents/nobody")
     httpx.get(f"{gateway.url}/nothing/here")
-    httpx.request("PATCH", f"{gateway.url}/v1/search")
+    httpx.request("PUT", f"{gateway.url}/v1/search")
     name, route = "bitsift_http_requests_total", "/v1/search"
     assert value(gateway, name, route=route, method="POST", status="200") == 3
     assert value(gateway, name, route=route, method="POST", status="422") == 1
@@ -249,7 +249,7 @@ def test_documents_are_counted_by_what_became_of_them(gateway: Running) -> None:
         assert found == count, (operation, status)
 
 
-@given(st.lists(st.text()), st.lists(st.integers(0, 10**6), min_size=5, max_size=5))
+@given(st.lists(st.text()), st.lists(st.integers(0, 10**6), min_size=6, max_size=6))
 def test_the_counts_of_an_answer_are_read_from_its_end(ids: list[str], counts: list[int]) -> None:
     ids = [text.encode("utf-8", "replace").decode() for text in ids]
     by_status = dict(zip(UPSERT_STATUSES, counts, strict=True))

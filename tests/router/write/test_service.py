@@ -266,7 +266,7 @@ def test_an_empty_call_is_answered_with_nothing(index: Index) -> None:
         "failed": 0, "token": None,
     }  # fmt: skip
     assert index.delete() == {
-        "results": [], "deleted": 0, "missing": 0, "failed": 0, "token": None,
+        "results": [], "deleted": 0, "missing": 0, "conflict": 0, "failed": 0, "token": None,
     }  # fmt: skip
 
 
