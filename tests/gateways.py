@@ -18,7 +18,7 @@ from bitsift.router.http.limits import HttpLimits
 from bitsift.router.http.protocol import Connections
 from bitsift.router.http.tls import TlsFiles
 from bitsift.router.http.tls_door import protocol_of
-from bitsift.router.indexes import Indexes
+from bitsift.router.indexes import Indexes, Served
 from bitsift.router.orders import Orders
 from bitsift.router.service import SearchService
 from bitsift.router.shards.local import LocalLink
@@ -47,13 +47,14 @@ class Running:
     ) -> None:
         """``drain_s`` is how long it waits for answers when it stops; None: for ever."""
         self.service = service
+        self.indexes = indexes or Indexes(Served(service.description.name, service, writer))
         self.connections = Connections(limits or HttpLimits())
         listener = socket.create_server(("127.0.0.1", 0))
         scheme = "http" if tls is None else "https"
         self.url = f"{scheme}://127.0.0.1:{listener.getsockname()[1]}"
         self.server = uvicorn.Server(
             uvicorn.Config(
-                create_app(service, writer, access, indexes=indexes, orders=orders),
+                create_app(service, writer, access, indexes=self.indexes, orders=orders),
                 log_level="critical",
                 http=protocol_of(self.connections, tls),  # type: ignore[arg-type]
                 ws="none",

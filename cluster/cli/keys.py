@@ -35,6 +35,13 @@ def new(
     expires: Annotated[
         str | None, typer.Option(metavar="TIME", help="Lifetime: 12h, 90d, 4w. Default: unlimited.")
     ] = None,
+    index: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="An index, or an alias, that it is for; repeatable. Default: all of the server.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Create a key, add it to FILE (created if missing), and print it once."""
@@ -42,7 +49,7 @@ def new(
     from bitsift.router.http.keys import new_key
 
     until = None if expires is None else datetime.now(UTC) + parse_lifetime(expires)
-    key, text = new_key(name, scope, until and until.replace(microsecond=0))
+    key, text = new_key(name, scope, until and until.replace(microsecond=0), index or ())
     with editing(keys) as kept:
         kept.append(key)
     if json:
@@ -66,11 +73,12 @@ def list_keys(keys: Keys, json: Json = False) -> None:
     if json:
         print_json({"keys": found})
         return
-    table = Table("id", "scope", "name", "created", "expires")
+    table = Table("id", "scope", "indexes", "name", "created", "expires")
     for fact in found:
         until = fact["expires"] or "never"
         table.add_row(
-            fact["id"], fact["scope"], fact["name"], fact["created"],
+            fact["id"], fact["scope"], ", ".join(fact["indexes"]) or "all", fact["name"],
+            fact["created"],
             f"{until} (expired)" if fact["expired"] else until,
         )  # fmt: skip
     out.print(table, markup=False)

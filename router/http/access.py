@@ -21,6 +21,7 @@ from bitsift.router.http.hosts import ANY_HOST, HostList, is_loopback
 from bitsift.router.http.keys import KeyRing, read_keys
 from bitsift.router.http.paths import Allow
 from bitsift.router.http.tls import TlsFiles
+from bitsift.router.indexes import Indexes
 from bitsift.router.logs import LogSettings
 
 CORS_MAX_AGE_S = 600
@@ -122,7 +123,9 @@ def _check_origin(origin: str) -> None:
         )
 
 
-def add_access(app: FastAPI, access: AccessSettings, host: str, ndjson_path: str = "") -> None:
+def add_access(
+    app: FastAPI, access: AccessSettings, host: str, indexes: Indexes, ndjson_path: str = ""
+) -> None:
     """Surround ``app``, served on ``host``, with what the settings ask for. Raises as ``check``.
 
     From outside to inside: host and origin, CORS, OPTIONS, key, type of the body. ``ndjson_path``
@@ -130,7 +133,7 @@ def add_access(app: FastAPI, access: AccessSettings, host: str, ndjson_path: str
     """
     app.add_middleware(JsonOnly, also={ndjson_path: NDJSON})
     if access.keys is not None:
-        app.add_middleware(Authorization, keys=KeyRing(access.keys))
+        app.add_middleware(Authorization, keys=KeyRing(access.keys), indexes=indexes)
     app.add_middleware(Allow)
     if access.cors_origins:
         app.add_middleware(

@@ -14,17 +14,21 @@ from bitsift.errors import BitsiftError, Forbidden, Unauthorized
 from bitsift.router.http.gate import values_of
 from bitsift.router.http.keys import KEY_PATTERN, Key, KeyRing
 from bitsift.router.http.problems import problem
-from bitsift.router.http.routes import methods_of, needed_scope
+from bitsift.router.http.routes import is_of_index, methods_of, needed_scope
+from bitsift.router.indexes import Indexes
 
 _URL_NAMES = frozenset({"api_key", "api-key", "apikey", "x-api-key", "access_token"})
+
+_DESCRIPTIONS = ("/docs", "/openapi.json", "/static-offline-docs/")
 
 
 class Authorization:
     """Lets a request pass if it has a key with the scope that its route needs."""
 
-    def __init__(self, app: ASGIApp, keys: KeyRing) -> None:
+    def __init__(self, app: ASGIApp, keys: KeyRing, indexes: Indexes) -> None:
         self._app = app
         self._keys = keys
+        self._indexes = indexes
 
     async def __call__(self, scope: Request, receive: Receive, send: Send) -> None:
         """Answer with a problem (401, 403, 405), or go on."""
@@ -59,8 +63,25 @@ class Authorization:
             raise Forbidden(
                 f"this needs a key of scope {needed}; key {key.id} has scope {key.scope}"
             )
+        if key.indexes:
+            self._check_index(key, scope)
         scope.setdefault("state", {})["key"] = key.id
         return None
+
+    def _check_index(self, key: Key, scope: Request) -> None:
+        """Raises Forbidden where a key that is for some indexes asks anything else."""
+        listed, path = ", ".join(key.indexes), scope["path"]
+        if path.startswith(_DESCRIPTIONS):
+            return
+        if not is_of_index(path):
+            raise Forbidden(f"this is of the whole server; key {key.id} is for {listed} only")
+        asked = scope.get("index")
+        if asked in key.indexes:
+            return
+        name = self._indexes.name_of(asked)
+        if name not in key.indexes:
+            raise Forbidden(f"this asks the index {name}; key {key.id} is for {listed} only")
+        scope["index"] = name  # whatever an alias means by the time that the body has come
 
     def _key_of(self, scope: Request) -> Key:
         presented = _presented(scope)

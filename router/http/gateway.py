@@ -96,7 +96,7 @@ def create_app(
         smaller={"/v1/admin/": ADMIN_BODY_BYTES_MAX},
         apart=DOCUMENTS_PATH,
     )
-    add_access(app, access, host, ndjson_path=DOCUMENTS_PATH)
+    add_access(app, access, host, indexes, ndjson_path=DOCUMENTS_PATH)
     _surround(app, service, access)
     add_search(app, asked)
     add_listing(app, asked)
@@ -126,7 +126,7 @@ def create_admin_app(
     app = FastAPI(title="Bitsift admin", openapi_url=None, responses=_PROBLEMS)
     app.add_middleware(ByIndex, indexes=indexes)
     app.add_middleware(RequestLimits, body_bytes_max=ADMIN_BODY_BYTES_MAX, smaller={}, apart="")
-    add_access(app, access, access.admin_host)
+    add_access(app, access, access.admin_host, indexes)
     _surround(app, service, access)
     add_admin(app, indexes.service, access.backup_root)
     add_index_changes(app, indexes, orders)

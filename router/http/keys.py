@@ -23,7 +23,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, ConfigDict, StringConstraints, TypeAdapter, ValidationError
+from pydantic import (
+    AwareDatetime,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+)
 
 from bitsift.errors import BitsiftError, Corrupt, InvalidRequest, NotFound, Unavailable
 
@@ -31,7 +38,8 @@ log = logging.getLogger(__name__)
 
 KEYS_MAX = 100
 NAME_CHARACTERS_MAX = 100
-KEY_FILE_BYTES_MAX = 64 << 10
+KEY_INDEXES_MAX = 8
+KEY_FILE_BYTES_MAX = 128 << 10
 RECHECK_S = 1.0
 """How long a revoked key may keep working: the first request after this time checks the file."""
 KEY_PATTERN = re.compile(r"bitsift_([0-9a-f]{8})_[0-9a-f]{64}")
@@ -53,9 +61,15 @@ class Scope(StrEnum):
 _ORDER = tuple(Scope)
 
 
+_IndexName = Annotated[str, StringConstraints(min_length=1, max_length=NAME_CHARACTERS_MAX)]
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What is kept of a key; ``sha256`` is in hex. The key itself is kept nowhere."""
+    """What is kept of a key; ``sha256`` is in hex. The key itself is kept nowhere.
+
+    ``indexes`` are the names or aliases of those that it is for; none: all, and the server itself.
+    """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
@@ -65,6 +79,7 @@ class Key:
     created: AwareDatetime
     expires: AwareDatetime | None
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] = field(repr=False)
+    indexes: Annotated[tuple[_IndexName, ...], Field(max_length=KEY_INDEXES_MAX)] = ()
 
     def is_expired(self, now: datetime) -> bool:
         """Whether its time is over at ``now``, which has a time zone."""
@@ -85,14 +100,22 @@ _FILE = TypeAdapter(KeyFile)
 _Fingerprint = tuple[int, int, int, int, int]
 
 
-def new_key(name: str, scope: Scope, expires: datetime | None) -> tuple[Key, str]:
+def new_key(
+    name: str, scope: Scope, expires: datetime | None, indexes: Sequence[str] = ()
+) -> tuple[Key, str]:
     """A key to keep, and its text, which is to be shown once. Raises InvalidRequest."""
+    if len(indexes) > KEY_INDEXES_MAX:
+        raise InvalidRequest(f"a key is for at most {KEY_INDEXES_MAX} indexes, or for all")
+    if not all(0 < len(one) <= NAME_CHARACTERS_MAX and one.isprintable() for one in indexes):
+        raise InvalidRequest(
+            f"the name of an index has 1 to {NAME_CHARACTERS_MAX} characters, all printable"
+        )
     if len(name) > NAME_CHARACTERS_MAX or not name.isprintable():
         raise InvalidRequest(f"a name has at most {NAME_CHARACTERS_MAX} characters, all printable")
     key_id = secrets.token_hex(4)
     text = f"bitsift_{key_id}_{secrets.token_hex(32)}"
     created = datetime.now(UTC).replace(microsecond=0)
-    return Key(key_id, name, scope, created, expires, _digest(text)), text
+    return Key(key_id, name, scope, created, expires, _digest(text), tuple(indexes)), text
 
 
 def read_keys(path: Path) -> tuple[Key, ...]:
@@ -105,10 +128,16 @@ def read_keys(path: Path) -> tuple[Key, ...]:
 
 
 def key_file_bytes(keys: Sequence[Key]) -> bytes:
-    """The content of a file that holds ``keys``. Raises InvalidRequest for more than KEYS_MAX."""
+    """The content of a file that holds ``keys``. Raises InvalidRequest for too many.
+
+    Keys for all indexes are written as they were before there were others.
+    """
     if len(keys) > KEYS_MAX:
         raise InvalidRequest(f"a key file holds at most {KEYS_MAX} keys; revoke one first")
-    return _FILE.dump_json(KeyFile(1, tuple(keys)), indent=2) + b"\n"
+    data = _FILE.dump_json(KeyFile(1, tuple(keys)), indent=2, exclude_defaults=True) + b"\n"
+    if len(data) > KEY_FILE_BYTES_MAX:
+        raise InvalidRequest("the names of the indexes of all keys are too long for a key file")
+    return data
 
 
 class KeyRing:

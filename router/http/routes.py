@@ -72,6 +72,11 @@ def split_index(method: str, path: str) -> tuple[str | None, str]:
     return None, path.removesuffix(slash)
 
 
+def is_of_index(path: str) -> bool:
+    """Whether ``path`` is a route that asks an index, and not one of the server."""
+    return path.startswith("/v1/") and path.split("/")[2] not in _OF_SERVER
+
+
 def needed_scope(method: str, path: str) -> Scope | None:
     """The scope of a key that a request needs; None where it needs no key."""
     route = f"{'GET' if method == 'HEAD' else method} {path}"

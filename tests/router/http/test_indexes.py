@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,9 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from bitsift.cluster.serving.key_store import editing
+from bitsift.router.http.access import AccessSettings
+from bitsift.router.http.keys import Scope, new_key
 from bitsift.router.http.routes import ROUTE_SCOPES, split_index
 from bitsift.router.indexes import Indexes, Served
 from bitsift.router.shards.local import LocalLink
@@ -19,6 +23,14 @@ from tests.gateways import Running
 
 DIMENSION = 64
 NDJSON = {"content-type": "application/x-ndjson"}
+
+
+@dataclass(frozen=True)
+class Keyed:
+    """A gateway, and the texts of the keys that it knows."""
+
+    running: Running
+    texts: dict[str, str]
 
 
 def texts_of(name: str) -> list[str]:
@@ -188,6 +200,56 @@ def test_a_request_goes_on_where_it_began_when_an_alias_is_switched() -> None:
         assert (indexes.service.name, indexes.writer.name) == ("b", "b")  # type: ignore[attr-defined]
         assert indexes.find("live").name == "c"
     assert indexes.service.name == "a"  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def keyed(gateway: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyed]:
+    """The same indexes for callers with keys."""
+    path = tmp_path_factory.mktemp("keys") / "keys.json"
+    texts: dict[str, str] = {}
+    with editing(path) as kept:
+        for name, scope, only in (
+            ("all", Scope.ADMIN, ()), ("second", Scope.ADMIN, ("second",)),
+            ("alias", Scope.READ, ("other",)),
+        ):  # fmt: skip
+            key, texts[name] = new_key(name, scope, None, only)
+            kept.append(key)
+    first, second = (gateway.indexes.find(name) for name in ("first", "second"))
+    indexes = Indexes(first)
+    indexes.place([second], {}, {"other": "second"})
+    running = Running(first.service, first.writer, AccessSettings(keys=path), indexes=indexes)
+    yield Keyed(running, texts)
+    running.stop()
+
+
+@pytest.mark.parametrize(
+    ("key", "method", "path", "status"),
+    [("second", "POST", "/v1/indexes/second/search", 200),
+     ("second", "POST", "/v1/indexes/other/search", 200),
+     ("second", "POST", "/v1/indexes/second/admin/compact", 200),
+     ("second", "GET", "/v1/indexes/second", 200), ("second", "GET", "/openapi.json", 200),
+     ("second", "GET", "/livez", 200),
+     ("second", "POST", "/v1/search", 403), ("second", "POST", "/v1/indexes/first/search", 403),
+     ("second", "GET", "/v1/indexes", 403), ("second", "DELETE", "/v1/indexes/second", 403),
+     ("second", "POST", "/v1/indexes", 403), ("second", "PUT", "/v1/aliases/other", 403),
+     ("second", "GET", "/metrics", 403), ("second", "GET", "/v1/nothing", 403),
+     ("alias", "POST", "/v1/indexes/other/search", 200),
+     ("alias", "POST", "/v1/indexes/second/search", 403),
+     ("alias", "POST", "/v1/indexes/other/documents", 403),
+     ("all", "POST", "/v1/search", 200), ("all", "POST", "/v1/indexes/second/search", 200)],
+)  # fmt: skip
+def test_a_key_for_an_index_opens_its_routes_and_nothing_else(
+    keyed: Keyed, key: str, method: str, path: str, status: int
+) -> None:
+    headers = {"authorization": f"Bearer {keyed.texts[key]}", "content-type": "application/json"}
+    body = b'{"query": "a"}' if path.endswith("search") else b"{}"
+    content = body if method in ("POST", "PUT") else None
+    answer = httpx.request(
+        method, f"{keyed.running.url}{path}", headers=headers, content=content, timeout=60
+    )
+    assert answer.status_code == status, answer.text
+    if status == 403 and "scope" not in answer.text:
+        assert f"is for {'other' if key == 'alias' else 'second'} only" in answer.json()["detail"]
 
 
 def standing(name: str) -> Any:

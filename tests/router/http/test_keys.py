@@ -12,6 +12,7 @@ from bitsift.errors import BitsiftError, Corrupt, InvalidRequest, NotFound
 from bitsift.router.http.keys import (
     KEY_CHARACTERS,
     KEY_FILE_BYTES_MAX,
+    KEY_INDEXES_MAX,
     KEY_PATTERN,
     KEYS_MAX,
     NAME_CHARACTERS_MAX,
@@ -238,3 +239,17 @@ def test_a_secret_that_kubernetes_mounted_for_the_group_of_a_pod_is_no_file_of_o
     monkeypatch.setattr(os, "getgroups", lambda: [10_001])
     found = os.stat_result((0o100000 | mode, 1, 1, 1, owner, group, 1, 0, 0, 0))
     assert others_may_use(found) == is_refused
+
+
+def test_a_key_may_be_for_some_indexes_and_a_file_without_them_is_as_before(path: Path) -> None:
+    some, _ = new_key("", Scope.READ, None, [f"index-{i}" for i in range(KEY_INDEXES_MAX)])
+    every, _ = new_key("", Scope.READ, None)
+    assert b"indexes" not in key_file_bytes([every])  # a server of an earlier release reads it
+    write(path, some, every)
+    assert read_keys(path) == (some, every)
+    for wrong in (["a"] * (KEY_INDEXES_MAX + 1), [""], ["a" * (NAME_CHARACTERS_MAX + 1)], ["\n"]):
+        with pytest.raises(InvalidRequest):
+            new_key("", Scope.READ, None, wrong)
+    long = new_key("", Scope.READ, None, ["ü" * NAME_CHARACTERS_MAX] * KEY_INDEXES_MAX)[0]
+    with pytest.raises(InvalidRequest, match="too long for a key file"):
+        key_file_bytes([long] * KEYS_MAX)
