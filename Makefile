@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 # `python -m pip`: a script's first line breaks where the folder's path is long or has a space.
 PIP := $(BIN)/python -m pip
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Images of containers set it. Each process would compile all that it imports, a model's libraries twice as long.
+unexport PYTHONDONTWRITEBYTECODE
 # Test files at a time, in the order of their names: the long ones come early. Most tests wait more than they compute;
 # those that start whole servers keep two cores busy by twos. JOBS=0 runs all one by one.
 JOBS ?= 4
