@@ -26,6 +26,7 @@ from bitsift.cluster.cli import (
     search,
     serve,
     settings,
+    update,
 )
 from bitsift.cluster.cli.console import (
     USAGE_ERROR,
@@ -195,6 +196,7 @@ app.command("eval")(quality.evaluate)
 app.command()(documents.add)
 app.command()(documents.delete)
 app.command()(documents.get)
+app.command()(update.update)
 app.command()(listing.count)
 app.command("list")(listing.list_documents)
 app.command()(maintenance.verify)

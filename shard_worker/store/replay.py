@@ -6,6 +6,7 @@ they are done, whether some come twice, and what was written there in between: t
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -115,8 +116,12 @@ def deletes(store: Store, since: int = NO_VERSION) -> Iterator[Sequence[Delete]]
 
 
 def living_versions(store: Store, rows: Sequence[int]) -> list[int]:
-    """Of living ``rows``; none (0) where the store keeps none."""
+    """Of living ``rows``; none (0) where the store keeps none. Those of a block are read once."""
     if store.versions is None:
         return [NO_VERSION] * len(rows)
-    with store.parts.env.begin() as txn:
-        return [max(FIRST_VERSION, store.versions.of(txn, row)) for row in rows]
+    found, size = dict[int, int](), store.reader.block_rows
+    for _, some in itertools.groupby(sorted(set(rows)), lambda row: row // size):
+        mine = list(some)
+        versions = store.row_versions(mine[0], mine[-1] + 1)
+        found |= {row: max(FIRST_VERSION, int(versions[row - mine[0]])) for row in mine}
+    return [found[row] for row in rows]

@@ -29,7 +29,7 @@ FOUND_BY = {
     "duplicate_applied": 14,
     "epoch_ignored": 105,
     "stale_read": 23,
-    "token_ignored": 68,
+    "token_ignored": 42,
     "term_ignored": 3011,
     "forgotten_unsaid": 37,
     "shard_missing_untold": 5,

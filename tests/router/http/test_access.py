@@ -155,7 +155,7 @@ def test_a_route_that_nobody_declared_needs_an_admin_key(
     ("method", "path", "allowed"),
     [("PUT", "/v1/search", "GET, HEAD, OPTIONS, POST"), ("PUT", "/v1/documents", "OPTIONS, POST"),
      ("DELETE", "/v1/index", "GET, HEAD, OPTIONS"), ("TRACE", "/", "GET, HEAD, OPTIONS"),
-     ("POST", "/v1/documents/a", "DELETE, GET, HEAD, OPTIONS"),
+     ("POST", "/v1/documents/a", "DELETE, GET, HEAD, OPTIONS, PATCH"),
      ("GET", "/v1/admin/backup", "OPTIONS, POST")],
 )  # fmt: skip
 def test_a_method_that_a_path_does_not_have_is_a_405_for_every_key(

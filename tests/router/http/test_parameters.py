@@ -66,7 +66,7 @@ def test_a_field_that_is_like_no_other_is_refused_with_all_there_are(
         ("POST", "/v1/search?top_k=3", {"query": "a"}, "options of a POST are in its body"),
         ("POST", "/v1/documents?result=errors", {"documents": []}, "did you mean results?"),
         ("POST", "/v1/documents/delete?ids=3", {"ids": []}, "this route takes none"),
-        ("DELETE", "/v1/documents/3?force=1", None, "this route takes none"),
+        ("DELETE", "/v1/documents/3?force=1", None, "there is if_version"),
         ("GET", "/v1/documents/3?read_your_write=x", None, "did you mean read_your_writes?"),
     ],
 )
