@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Protocol
 
 import orjson
@@ -65,7 +66,7 @@ def add_metadata(
             options = UPDATE.by_json(body)
             page = await selected(service, options)
             ids = [document.id for document in page.documents]
-            asked = orjson.dumps({"ids": ids, "metadata": options.metadata})
+            asked = _packed({"ids": ids, "metadata": options.metadata})
             facts = {"cursor": page.cursor, "count": page.count}
             return _json(with_facts(await written(asked), **facts))
 
@@ -94,7 +95,7 @@ def add_metadata(
             asked = _change(body)
             version = condition_of(asked.if_version, if_match)
             whole = {"ids": [document_id], "metadata": asked.metadata, "if_version": version}
-            answer = orjson.loads(await written(orjson.dumps(whole)))
+            answer = orjson.loads(await written(_packed(whole)))
         (result,) = answer["results"]
         refuse_conflict(result, if_match)
         if result["status"] == "missing":
@@ -103,6 +104,11 @@ def add_metadata(
             raise InvalidRequest(result["error"]["detail"])
         facts = {name: result[name] for name in ("id", "status", "version")}
         return _json(orjson.dumps({**facts, "token": answer["token"]}))
+
+
+def _packed(asked: dict[str, Any]) -> bytes:
+    """For the writer; orjson refuses integers over 64 bits, which metadata may hold."""
+    return json.dumps(asked).encode()
 
 
 def _change(body: bytes) -> MetadataBody:

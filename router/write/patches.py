@@ -7,6 +7,7 @@ read again.
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -105,6 +106,15 @@ def merged(target: Any, patch: Any) -> Any:
     return found
 
 
+def is_same(one: Any, other: Any) -> bool:
+    """Whether two JSON values are: to Python true is 1, and 1.0 too."""
+    return _sorted(one) == _sorted(other)
+
+
+def _sorted(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)  # orjson refuses integers over 64 bits
+
+
 class Patching:
     """One call. Lives in one event loop."""
 
@@ -158,7 +168,7 @@ class Patching:
             self._verdicts[name] = FormatMismatch(said)
         elif self._version not in (NO_VERSION, found.version):
             self._verdicts[name] = Said(WriteStatus.CONFLICT, found.version)
-        elif (metadata := merged(found.metadata, self._patch)) == found.metadata:
+        elif is_same(metadata := merged(found.metadata, self._patch), found.metadata):
             self._verdicts[name] = Said(WriteStatus.UNCHANGED, found.version)
         else:
             try:

@@ -105,6 +105,17 @@ def test_a_mistake_is_a_422_that_says_where(served: Served, body: Any, said: str
     assert said in refused.json()["detail"]
 
 
+def test_integers_over_64_bits_are_metadata_too(served: Served) -> None:
+    served.write({"a": {}})
+    url = f"{served.running.url}/v1/documents/a"
+    body = b'{"metadata": {"large": 123456789012345678901234567890}}'
+    for said in ("updated", "updated"):  # what is stored is read as the nearest float
+        answer = httpx.patch(url, content=body, headers={"content-type": "application/json"})
+        assert (answer.status_code, answer.json()["status"]) == (200, said), answer.text
+    assert httpx.get(url).json()["metadata"]["large"] == pytest.approx(1.2345678901234568e29)
+    assert update(served, filter="id = a", metadata={"large": 1 << 70}).json()["updated"] == 1
+
+
 def test_text_cannot_be_changed_without_its_vector(served: Served) -> None:
     served.write({"a": {}})
     url = f"{served.running.url}/v1/documents/a"

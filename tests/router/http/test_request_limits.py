@@ -77,7 +77,7 @@ def test_head_is_answered_as_get_is_without_the_body(gateway: Running, path: str
         ("DELETE", "/v1/search", "GET, HEAD, OPTIONS, POST"),
         ("PUT", "/v1/documents", "OPTIONS, POST"),
         ("HEAD", "/v1/documents", "OPTIONS, POST"),
-        ("PATCH", "/v1/documents/a", "DELETE, GET, HEAD, OPTIONS"),
+        ("PUT", "/v1/documents/a", "DELETE, GET, HEAD, OPTIONS, PATCH"),
         ("POST", "/livez", "GET, HEAD, OPTIONS"),
         ("POST", "/", "GET, HEAD, OPTIONS"),
         ("GET", "/v1/admin/compact", "OPTIONS, POST"),

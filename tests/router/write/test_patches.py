@@ -133,6 +133,9 @@ def test_text_code_and_position_stay_and_nothing_is_encoded(
         {"x": 9, "deep": {"z": [1]}},
     ]
     assert answer["results"][1]["version"] == str(after[0].version)
+    for value in (1, True, 1.0):  # equal to Python, and not in JSON
+        assert patched.patch(["c"], {"one": value})["updated"] == 1
+        assert orjson.dumps(patched.held("c").metadata["one"]) == orjson.dumps(value)
     again = patched.patch(["a"], {"x": 9})["results"][0]
     assert (again["status"], again["version"]) == ("unchanged", str(after[0].version))
 
