@@ -109,9 +109,8 @@ def test_integers_over_64_bits_are_metadata_too(served: Served) -> None:
     served.write({"a": {}})
     url = f"{served.running.url}/v1/documents/a"
     body = b'{"metadata": {"large": 123456789012345678901234567890}}'
-    for said in ("updated", "updated"):  # what is stored is read as the nearest float
-        answer = httpx.patch(url, content=body, headers={"content-type": "application/json"})
-        assert (answer.status_code, answer.json()["status"]) == (200, said), answer.text
+    answer = httpx.patch(url, content=body, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["status"]) == (200, "updated"), answer.text
     assert httpx.get(url).json()["metadata"]["large"] == pytest.approx(1.2345678901234568e29)
     assert update(served, filter="id = a", metadata={"large": 1 << 70}).json()["updated"] == 1
 
