@@ -93,18 +93,15 @@ class ShardActor:
         self._settings = settings
         if settings is not None:
             write_logs(settings.log_format)
-        self._epoch = epoch
-        self._settings_name = settings_name
+        self._epoch, self._settings_name = epoch, settings_name
         self._fence: TableFence | None = None
         self._shard: Shard | None = None
         self._mark: OpenMark | None = None
         self._state: ReplicaState | None = None
         self._reason: str | None = None
-        self._underway = Underway()
-        self._digest = OwnDigest()
-        self._one_search = threading.Lock()
+        self._underway, self._digest = Underway(), OwnDigest()
+        self._one_search, self._stopping = threading.Lock(), threading.Event()
         self._server: SearchServer | None = None
-        self._stopping = threading.Event()
         threading.Thread(target=self._open, name="open", daemon=True).start()
 
     def _open(self) -> None:
