@@ -258,8 +258,8 @@ class Index(Section):
 
 
 class Client(Section):
-    """Which gateway to ask when no index is named: `bitsift search`, `status`, `add`, `delete`,
-    `get`, `backup`, `compact`, `verify`, `repair`.
+    """Which gateway to ask when no index is named: `bitsift search`, `status`, `count`, `list`,
+    `add`, `update`, `delete`, `get`, `backup`, `compact`, `verify`, `repair`.
     """
 
     url: Annotated[Text | None, Named()] = Field(

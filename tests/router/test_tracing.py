@@ -115,7 +115,9 @@ with tracing.request({"method": "GET", "headers": []}, "/"), tracing.span("x") a
 tracing.stop()
 assert not [name for name in sys.modules if name.startswith("opentelemetry")]
 """
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2], timeout=60
+    )
 
 
 class Collector(ThreadingHTTPServer):

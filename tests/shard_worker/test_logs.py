@@ -83,13 +83,13 @@ def test_a_batch_is_for_no_request_alone() -> None:
     seen = []
 
     async def run(items: list[int]) -> list[int]:
-        seen.append(REQUEST_ID.get())
+        seen.append(REQUEST_ID.get(""))
         return items
 
     async def ask() -> None:
         REQUEST_ID.set("a")
         assert await Batcher(run, 9).submit(1) == 1
-        assert REQUEST_ID.get() == "a"
+        assert REQUEST_ID.get("") == "a"
 
     asyncio.run(ask())
     assert seen == [""]
