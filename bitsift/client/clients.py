@@ -23,13 +23,13 @@ from tenacity import AsyncRetrying, Retrying
 from bitsift.client import calls
 from bitsift.client.arguments import takes_options, takes_queries_and_options
 from bitsift.client.batch import Batch
-from bitsift.client.calls import Call, connect
+from bitsift.client.calls import Call
+from bitsift.client.connected import Connected
 from bitsift.client.jobs import OnProgress, followed, followed_async, unheard
 from bitsift.client.listings import AsyncListings, Listings
-from bitsift.client.received import answer_of, error_of_transport, server_name
+from bitsift.client.received import answer_of, error_of_transport
 from bitsift.client.retries import retrying
 from bitsift.client.sending import BATCH_DOCUMENTS, sum_deletes, sum_upserts
-from bitsift.client.session import Session
 from bitsift.errors import BitsiftError
 from bitsift.options import SearchOptions, SearchRequest
 from bitsift.results import Answer
@@ -38,7 +38,7 @@ from bitsift.write_results import Deletes, StoredDocument, Upserts
 T = TypeVar("T")
 
 
-class Client(Listings):
+class Client(Connected[httpx.Client], Listings):
     """A gateway at ``url``. ``timeout_s`` bounds one HTTP call. Safe to share between threads.
 
     ``api_key`` None takes ``BITSIFT_API_KEY`` from the environment, if set. With
@@ -47,17 +47,7 @@ class Client(Listings):
     InvalidRequest for a malformed URL or key.
     """
 
-    def __init__(
-        self,
-        url: str,
-        api_key: str | None = None,
-        *,
-        timeout_s: float = 60.0,
-        read_your_writes: bool = False,
-    ) -> None:
-        self._http = connect(httpx.Client, url, api_key, timeout_s)
-        self._session = Session(remembers=read_your_writes)
-        self._server = server_name(self._http.base_url)
+    _kind = httpx.Client
 
     def __enter__(self) -> Self:
         return self
@@ -209,20 +199,10 @@ class Client(Listings):
         return answer_of(answer, call.answer, self._server)
 
 
-class AsyncClient(AsyncListings):
+class AsyncClient(Connected[httpx.AsyncClient], AsyncListings):
     """The same for asyncio."""
 
-    def __init__(
-        self,
-        url: str,
-        api_key: str | None = None,
-        *,
-        timeout_s: float = 60.0,
-        read_your_writes: bool = False,
-    ) -> None:
-        self._http = connect(httpx.AsyncClient, url, api_key, timeout_s)
-        self._session = Session(remembers=read_your_writes)
-        self._server = server_name(self._http.base_url)
+    _kind = httpx.AsyncClient
 
     async def __aenter__(self) -> Self:
         return self

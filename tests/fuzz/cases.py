@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 from dataclasses import dataclass
 from urllib.parse import quote
+
+import zstandard
 
 DIMENSION = 64
 PATHS = [
@@ -55,6 +58,11 @@ _FILTERS: list[object] = [
     {"k": {"$date": "2026-01-31"}}, {"id": {"$prefix": "a"}}, {"k": {"$all": [1, 0.5]}}, {}, None,
     "k = 1 and not (k.x exists or id in [a1, 'a2'])", "k >= 2026-01-31", "k = '", '{"k": 1}',
 ]  # fmt: skip
+_WAYS: list[dict[str, object]] = [
+    {}, {"group_by": "k"}, {"group_by": "k.x", "group_size": 3}, {"like": ["a1", "a2"]},
+    {"unlike": ["a3"], "like": ["a4"], "keep_liked": True}, {"exclude": ["a1"], "explain": True},
+    {"facets": ["k", "k.x"]}, {"min_score": 0.1, "mode": "exhaustive"}, {"include": ["vector"]},
+]  # fmt: skip
 _NASTY: list[object] = [
     None, True, False, 0, -1, 1, 2**31, 2**63, 2**64, 10**400, 1e308, -0.0, 0.5, "", " ", "\0", "a",
     "\ud800", "\N{SPIDER WEB}" * 9, "e\u0301", "\u202e", "x" * 9_000, "/", "://", "../..", [], {},
@@ -100,8 +108,8 @@ class _Cases:
     def _good(self) -> Case:
         """A request as it is meant."""
         path = self._dice.choice(_POSTS[:-1])
-        body = self._json(self._body(path))
-        return Case((_request("POST", path, body),), is_whole=True)
+        body, coding = self._packed(self._json(self._body(path)))
+        return Case((_request("POST", path, body, coding=coding),), is_whole=True)
 
     def _wrong_json(self) -> Case:
         path = self._dice.choice(_POSTS)
@@ -115,7 +123,11 @@ class _Cases:
         if path == "/v1/documents" and self._dice.random() < 0.4:
             kind = KINDS[1]
             body = b"\n".join(self._flipped(body) for _ in range(self._dice.randint(1, 5)))
-        whole = _request("POST", path, body, kind, chunked=self._dice.random() < 0.3)
+        body, coding = self._packed(body)
+        if coding and self._dice.random() < 0.5:
+            body = self._flipped(body)
+        chunked = self._dice.random() < 0.3
+        whole = _request("POST", path, body, kind, chunked=chunked, coding=coding)
         return Case(self._pieces(whole), is_whole=True)
 
     def _wrong_head(self) -> Case:
@@ -157,6 +169,15 @@ class _Cases:
             parts.append(self._noise().pieces[0])
         return Case(self._pieces(b"".join(parts)), is_whole=False)
 
+    def _packed(self, body: bytes) -> tuple[bytes, str]:
+        """Some bodies are compressed: with their coding."""
+        coding = self._dice.choice(["gzip", "zstd", "", "", "", ""])
+        if coding == "gzip":
+            body = gzip.compress(body)
+        elif coding == "zstd":
+            body = zstandard.compress(body)
+        return body, coding
+
     def _pieces(self, data: bytes) -> tuple[bytes, ...]:
         if self._dice.random() < 0.7 or len(data) < 2:
             return (data,)
@@ -171,6 +192,7 @@ class _Cases:
                  {"vector": [dice.random() for _ in range(DIMENSION)]}]
             )  # fmt: skip
             asked |= {"top_k": dice.randint(1, 20), "include": ["title"]}
+            asked |= dice.choice(_WAYS)
             return asked | ({"filter": dice.choice(_FILTERS)} if dice.random() < 0.5 else {})
         if path == "/v1/search/batch":
             return {"searches": [self._body("/v1/search") for _ in range(dice.randint(0, 4))]}
@@ -231,9 +253,16 @@ class _Cases:
 
 
 def _request(
-    method: str, path: str, body: bytes, kind: str = KINDS[0], chunked: bool = False
+    method: str,
+    path: str,
+    body: bytes,
+    kind: str = KINDS[0],
+    chunked: bool = False,
+    coding: str = "",
 ) -> bytes:
     framing = b"transfer-encoding: chunked" if chunked else b"content-length: %d" % len(body)
+    if coding:
+        framing += b"\r\ncontent-encoding: " + coding.encode()
     if chunked:
         body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
     return b"%b %b HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: %b\r\n%b\r\n\r\n%b" % (

@@ -5,12 +5,14 @@ The router and the writer are one process here, so a budget is that of both toge
 
 from __future__ import annotations
 
+import gzip
 import time
 from collections.abc import Iterator
 
 import httpx
 import orjson
 import pytest
+import zstandard
 
 from bitsift.router.http import bodies
 from bitsift.router.http.document_stream import STREAM_RAM_BYTES
@@ -21,6 +23,7 @@ from bitsift.router.http.documents_schema import (
     UPSERT_BYTES_MAX,
 )
 from bitsift.router.http.gateway import ADMIN_BODY_BYTES_MAX, BODY_BYTES_MAX
+from bitsift.router.http.unpacking import WINDOW_BYTES_MAX
 from tests.child_gateway import DIMENSION, Child, child_gateway
 from tests.sweeps import covering
 
@@ -36,12 +39,13 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
         yield child
 
 
-def growth(gateway: Child, path: str, body: bytes, kind: str = "application/json") -> int:
+def growth(
+    gateway: Child, path: str, body: bytes, kind: str = "application/json", coding: str = "identity"
+) -> int:
     """Bytes of RAM at the peak of one request over those before it."""
     before = gateway.ask("reset")["rss_bytes"]
-    response = httpx.post(
-        f"{gateway.url}{path}", content=body, headers={"content-type": kind}, timeout=120
-    )
+    headers = {"content-type": kind, "content-encoding": coding}
+    response = httpx.post(f"{gateway.url}{path}", content=body, headers=headers, timeout=120)
     assert response.status_code in (200, 400, 413, 422), response.text[:500]
     until = time.monotonic() + 30
     while not (after := gateway.ask("state"))["admissions_idle"]:  # the answer comes before that
@@ -191,3 +195,11 @@ def test_what_is_no_body(gateway: Child, kind: str) -> None:
     else:
         httpx.request("GET", f"{gateway.url}/livez", content=b"x" * (64 << 20), timeout=60)
     assert gateway.ask("state")["peak_bytes"] - before <= 1.2 * NOISE_BYTES
+
+
+@pytest.mark.parametrize("coding", ["gzip", "zstd"])
+def test_a_bomb_takes_what_a_body_of_its_route_may_take(gateway: Child, coding: str) -> None:
+    data = b" " * (64 << 20)
+    bomb = gzip.compress(data) if coding == "gzip" else zstandard.compress(data)
+    most = bodies.RAM_PER_BYTE * BODY_BYTES_MAX + WINDOW_BYTES_MAX + NOISE_BYTES
+    assert growth(gateway, "/v1/search", bomb, coding=coding) <= most < len(data)
