@@ -47,6 +47,15 @@ def working_for(name: str) -> Iterator[None]:
         REQUEST_ID.reset(token)
 
 
+def works_for(request_id: str) -> None:
+    """What is logged in this context is for the request from now on.
+
+    A function, because Ray sends an actor's class by value: a ContextVar that its methods name
+    cannot be sent.
+    """
+    REQUEST_ID.set(request_id)
+
+
 class JsonLines(logging.Formatter):
     """One object a line: time, level, logger, message; request_id (of work for several
     requests request_ids), facts and error if there are.

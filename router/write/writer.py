@@ -18,7 +18,7 @@ from bitsift.router.shards.placed import PlacedShards
 from bitsift.router.shards.placement import ReplicaTable
 from bitsift.router.write.service import WriteService
 from bitsift.router.write.shard_writes import WRITE_TIMEOUT_S
-from bitsift.shard_worker.logs import REQUEST_ID, Form, write_logs
+from bitsift.shard_worker.logs import Form, works_for, write_logs
 from bitsift.shard_worker.search.precedence import WRITES_NICE
 from bitsift.write_acks import WriteAcks
 
@@ -101,7 +101,7 @@ class WriterActor:
 
     async def for_request(self, request_id: str, method: str, data: bytes, *arguments: Any) -> Any:
         """``upsert``, ``upsert_lines`` or ``delete`` for a request, which its log lines name."""
-        REQUEST_ID.set(request_id)
+        works_for(request_id)
         return await getattr(self, method)(data, *arguments)
 
     async def upsert(self, body: bytes) -> bytes:

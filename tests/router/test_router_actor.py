@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ray import cloudpickle
 
 from bitsift.router.actor import RouterActor
 from bitsift.router.description import IndexDescription, ModelSpec
@@ -15,6 +16,8 @@ from bitsift.router.model.encoder import Encoder
 from bitsift.router.model.spec import EncoderSpec
 from bitsift.router.reports import RouterReport
 from bitsift.router.shards.placement import ReplicaTable
+from bitsift.router.write.writer import WriterActor
+from bitsift.shard_worker.actor import ShardActor
 from bitsift.shard_worker.codes import Calibration
 from bitsift.shard_worker.search.precedence import SWITCH_INTERVAL_S
 from tests.commands import wait_until
@@ -78,3 +81,9 @@ def test_a_router_says_whether_it_can_answer_and_with_what_it_was_started(
     assert wait_until(lambda: asyncio.run(router.encoder_failure()), 10)
     failed = asyncio.run(scenario(router))
     assert (failed.is_loaded, failed.failure) == (False, "Panic: no memory")
+
+
+@pytest.mark.parametrize("actor", [RouterActor, WriterActor, ShardActor], ids=lambda it: str(it))
+def test_ray_can_send_the_class_of_each_actor(actor: Any) -> None:
+    """By value: what its methods name from their modules goes along, and a ContextVar cannot."""
+    assert cloudpickle.dumps(actor.__ray_metadata__.modified_class)
