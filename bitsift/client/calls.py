@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
+from urllib.parse import quote, unquote
 
 import httpx
 from pydantic import TypeAdapter
@@ -37,6 +38,10 @@ from bitsift.write_results import (
 
 T = TypeVar("T")
 Http = TypeVar("Http", httpx.Client, httpx.AsyncClient)
+CHANGE_TIMEOUT_S = 600.0
+"""As long as a server has for it."""
+_INDEXES = "/v1/indexes"
+_OF_INDEX = re.compile(rf"(.*){_INDEXES}/([^/?#]+)/?")
 KEY_VARIABLE = "BITSIFT_API_KEY"
 _TRUSTS_NOBODY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """For plain HTTP, which shakes hands with nobody: reading the authorities takes 20 ms a client."""
@@ -83,16 +88,36 @@ class Call(Generic[T]):
     writes: bool = False
     timeout_s: float | None = None
     """None: the client's."""
+    of_server: bool = False
+    """Asked of the server, and not of one of its indexes."""
 
-    def request(self, http: httpx.Client | httpx.AsyncClient) -> httpx.Request:
-        """The request to ``http``'s gateway."""
+    def request(
+        self, http: httpx.Client | httpx.AsyncClient, index: str | None = None
+    ) -> httpx.Request:
+        """The request to ``http``'s gateway, for this index; None: the default one."""
+        path = self.path
+        if index is not None and not self.of_server:
+            path = f"{_INDEXES}/{_quoted(index)}/{path.removeprefix('/v1/')}"
         headers = {} if self.body is None else {"Content-Type": "application/json"}
         timeout = http.timeout
         if self.timeout_s is not None:  # for the answer: a host that is away is noticed as soon
             timeout = httpx.Timeout(self.timeout_s, connect=timeout.connect, pool=timeout.pool)
         return http.build_request(
-            self.method, self.path, content=self.body, headers=headers, timeout=timeout
+            self.method, path, content=self.body, headers=headers, timeout=timeout
         )
+
+
+def addressed(url: str, index: str | None) -> tuple[str, str | None]:
+    """The gateway and the index that are meant by ``url``, which may be that of an index. Raises
+    InvalidRequest where ``index`` is another.
+    """
+    found = _OF_INDEX.fullmatch(str(url))  # what is no text is refused later
+    if found is None:
+        return url, index
+    name = unquote(found[2])
+    if index not in (None, name):
+        raise InvalidRequest(f"the URL is that of the index {name!r}, and not of {index!r}")
+    return found[1], name
 
 
 def connect(kind: type[Http], url: str, api_key: str | None, timeout_s: float) -> Http:
@@ -140,6 +165,51 @@ def search_batch(requests: Sequence[SearchRequest]) -> Call[BatchResults]:
 def index() -> Call[dict[str, Any]]:
     """What is searched."""
     return Call("GET", "/v1/index", _OBJECT)
+
+
+def indexes() -> Call[dict[str, Any]]:
+    """All of the server."""
+    return Call("GET", _INDEXES, _OBJECT, of_server=True)
+
+
+def create_index(
+    name: str, model: str | None, dimensions: int | None, shards: int | None
+) -> Call[dict[str, Any]]:
+    """An empty one."""
+    given = {"name": name, "model": model, "dimensions": dimensions, "shards": shards}
+    return _change("POST", _INDEXES, json_body(_given(given), "the index"))
+
+
+def delete_index(name: str, *, with_aliases: bool) -> Call[dict[str, Any]]:
+    """One with its files."""
+    also = "?with_aliases=true" if with_aliases else ""
+    return _change("DELETE", f"{_INDEXES}/{_quoted(name)}{also}")
+
+
+def set_alias(alias: str, index: str) -> Call[dict[str, Any]]:
+    """What it means."""
+    return _change("PUT", _alias(alias), json_body({"index": index}, "index"))
+
+
+def delete_alias(alias: str) -> Call[dict[str, Any]]:
+    """It means nothing any more."""
+    return _change("DELETE", _alias(alias))
+
+
+def _alias(name: str) -> str:
+    return f"/v1/aliases/{_quoted(name)}"
+
+
+def _quoted(name: str) -> str:
+    if name in ("", ".", "..") or "/" in name:
+        raise InvalidRequest(f"{name!r} is no name of an index or alias")
+    return quote(name, safe="")
+
+
+def _change(method: str, path: str, body: bytes | None = None) -> Call[dict[str, Any]]:
+    return Call(
+        method, path, _OBJECT, body, writes=True, timeout_s=CHANGE_TIMEOUT_S, of_server=True
+    )
 
 
 def cluster() -> Call[dict[str, Any]]:

@@ -25,6 +25,7 @@ from bitsift.client.arguments import takes_options, takes_queries_and_options
 from bitsift.client.batch import Batch
 from bitsift.client.calls import Call
 from bitsift.client.connected import Connected
+from bitsift.client.indexes import AsyncIndexes, Indexes
 from bitsift.client.jobs import OnProgress, followed, followed_async, unheard
 from bitsift.client.listings import AsyncListings, Listings
 from bitsift.client.received import answer_of, error_of_transport
@@ -38,8 +39,11 @@ from bitsift.write_results import Deletes, StoredDocument, Upserts
 T = TypeVar("T")
 
 
-class Client(Connected[httpx.Client], Listings):
+class Client(Connected[httpx.Client], Indexes, Listings):
     """A gateway at ``url``. ``timeout_s`` bounds one HTTP call. Safe to share between threads.
+
+    ``index`` is the name or an alias of one of several indexes that it has, or ``url`` ends with
+    ``/v1/indexes/NAME``; else the default one is asked.
 
     ``api_key`` None takes ``BITSIFT_API_KEY`` from the environment, if set. With
     ``read_your_writes`` each search and ``get`` sees all that this client has written before, on
@@ -182,7 +186,7 @@ class Client(Connected[httpx.Client], Listings):
 
     def _follow(self, call: Call[dict[str, Any]], on_progress: OnProgress) -> dict[str, Any]:
         try:
-            answer = self._http.send(call.request(self._http), stream=True)
+            answer = self._http.send(call.request(self._http, self._index), stream=True)
             with contextlib.closing(answer):
                 if answer.is_success:
                     return followed(answer.iter_lines(), on_progress, self._server)
@@ -193,13 +197,13 @@ class Client(Connected[httpx.Client], Listings):
 
     def _once(self, call: Call[T]) -> T:
         try:
-            answer = self._http.send(call.request(self._http))
+            answer = self._http.send(call.request(self._http, self._index))
         except httpx.RequestError as error:
             raise error_of_transport(error, self._server, writes=call.writes) from error
         return answer_of(answer, call.answer, self._server)
 
 
-class AsyncClient(Connected[httpx.AsyncClient], AsyncListings):
+class AsyncClient(Connected[httpx.AsyncClient], AsyncIndexes, AsyncListings):
     """The same for asyncio."""
 
     _kind = httpx.AsyncClient
@@ -314,7 +318,7 @@ class AsyncClient(Connected[httpx.AsyncClient], AsyncListings):
 
     async def _follow(self, call: Call[dict[str, Any]], on_progress: OnProgress) -> dict[str, Any]:
         try:
-            answer = await self._http.send(call.request(self._http), stream=True)
+            answer = await self._http.send(call.request(self._http, self._index), stream=True)
             async with contextlib.aclosing(answer):
                 if answer.is_success:
                     return await followed_async(answer.aiter_lines(), on_progress, self._server)
@@ -325,7 +329,7 @@ class AsyncClient(Connected[httpx.AsyncClient], AsyncListings):
 
     async def _once(self, call: Call[T]) -> T:
         try:
-            answer = await self._http.send(call.request(self._http))
+            answer = await self._http.send(call.request(self._http, self._index))
         except httpx.RequestError as error:
             raise error_of_transport(error, self._server, writes=call.writes) from error
         return answer_of(answer, call.answer, self._server)

@@ -265,7 +265,8 @@ class Client(Section):
     url: Annotated[Text | None, Named()] = Field(
         default=None,
         examples=["http://127.0.0.1:8000"],
-        description="URL of a running gateway, such as http://127.0.0.1:8000.",
+        description="URL of a running gateway, such as http://127.0.0.1:8000; with "
+        "/v1/indexes/NAME behind it, that of one of its indexes.",
     )
 
 

@@ -18,6 +18,7 @@ from bitsift.cluster.cli import (
     cluster,
     documents,
     index,
+    indexes,
     keys,
     listing,
     maintenance,
@@ -188,6 +189,7 @@ app.command()(serve.serve)
 app.command()(serve.demo)
 app.command()(settings.config)
 app.add_typer(keys.app, name="keys")
+app.add_typer(indexes.app, name="indexes")
 app.add_typer(cluster.app, name="cluster")
 app.command()(bench.bench)
 app.command()(bench.plan)

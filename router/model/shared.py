@@ -6,12 +6,11 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bitsift.router.model.query_vectors import QueryVectors
+from bitsift.router.model.query_vectors import QueryEncoder, QueryVectors
 from bitsift.router.model.spec import EncoderSpec
 
 log = logging.getLogger(__name__)
@@ -20,7 +19,7 @@ log = logging.getLogger(__name__)
 class SharedEncoder:
     """An encoder for several threads: one at a time."""
 
-    def __init__(self, encoder: Any) -> None:
+    def __init__(self, encoder: QueryEncoder) -> None:
         self._encoder = encoder
         self._lock = threading.Lock()
         self.backend = getattr(encoder, "backend", None)
@@ -28,8 +27,11 @@ class SharedEncoder:
 
     def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
         with self._lock:
-            vectors: NDArray[np.float32] = self._encoder.encode_queries(texts)
-            return vectors
+            return self._encoder.encode_queries(texts)
+
+    def encode_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        with self._lock:
+            return self._encoder.encode_documents(texts)
 
 
 class Encoders:

@@ -65,6 +65,11 @@ def test_a_model_is_loaded_once_for_all_indexes_that_have_it(indexes: Indexes) -
     assert wait_until(lambda: all(one.encoder for one in found))
     assert len({id(one.encoder) for one in found}) == 1
     assert CountedModel.loaded == 1
+    (encoder,) = {one.encoder for one in found}
+    assert encoder is not None
+    for name in ("encode_queries", "encode_documents"):
+        expected = getattr(HashEncoder(64), name)(["a"])
+        assert np.array_equal(getattr(encoder, name)(["a"]), expected)
 
 
 def test_a_model_that_cannot_be_loaded_is_the_trouble_of_its_index(indexes: Indexes) -> None:

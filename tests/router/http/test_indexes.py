@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,8 +12,12 @@ from typing import Any
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from typer.testing import CliRunner
 
+from bitsift.client import AsyncClient, Client, calls
+from bitsift.cluster.cli import indexes as commands
 from bitsift.cluster.serving.key_store import editing
+from bitsift.errors import InvalidRequest
 from bitsift.router.http.access import AccessSettings
 from bitsift.router.http.keys import Scope, new_key
 from bitsift.router.http.routes import ROUTE_SCOPES, split_index
@@ -96,7 +101,7 @@ def test_documents_are_written_to_the_index_that_the_path_names(gateway: Running
     assert ask(gateway, "GET", "/v1/documents/a/b").status_code == 404
     for prefix, count in (("/v1", 10), ("/v1/indexes/second", 12)):
         counted = ask(gateway, "POST", f"{prefix}/documents/count", {})
-        assert counted.json() == {"count": count}
+        assert counted.json()["count"] == count
         page = ask(gateway, "POST", f"{prefix}/documents/list", {"limit": 100}).json()
         assert len(page["documents"]) == count
     assert ask(gateway, "DELETE", f"{path}/a/b").json()["status"] == "deleted"
@@ -250,6 +255,54 @@ def test_a_key_for_an_index_opens_its_routes_and_nothing_else(
     assert answer.status_code == status, answer.text
     if status == 403 and "scope" not in answer.text:
         assert f"is for {'other' if key == 'alias' else 'second'} only" in answer.json()["detail"]
+
+
+def test_both_clients_ask_the_index_that_they_are_given(gateway: Running) -> None:
+    of_second = f"{gateway.url}/v1/indexes/second"
+    for client in (
+        Client(gateway.url, index="second"), Client(gateway.url, index="other"), Client(of_second),
+        Client(f"{of_second}/", index="second"),
+    ):  # fmt: skip
+        with client:
+            assert client.search("second number 4", top_k=1).hits[0].text == "second number 4"
+            assert client.get("4").text == "second number 4"
+            assert len(client.indexes()) == 4
+            (call,) = calls.deletes(["a"])
+            assert calls.delete_index("x", with_aliases=False).timeout_s == calls.CHANGE_TIMEOUT_S
+            assert call.request(client._http, "ü").url.path == "/v1/indexes/ü/documents/delete"
+            with pytest.raises(InvalidRequest, match="--indexes-root"):
+                client.create_index("x", dimensions=64)
+
+    async def scenario() -> None:
+        async with AsyncClient(gateway.url, index="second") as client:
+            assert (await client.get("4")).text == "second number 4"
+            assert len(await client.indexes()) == 4
+            for change in (
+                client.create_index("x", dimensions=64), client.set_alias("x", "second"),
+                client.delete_index("second", with_aliases=True), client.delete_alias("x"),
+            ):  # fmt: skip
+                with pytest.raises(InvalidRequest, match="--indexes-root"):
+                    await change
+
+    asyncio.run(scenario())
+    with pytest.raises(InvalidRequest, match="not of 'first'"):
+        Client(of_second, index="first")
+    with pytest.raises(InvalidRequest, match="no name of an index"), Client(gateway.url) as client:
+        client.delete_index("../a")
+
+
+def test_the_command_lists_the_indexes_of_a_server_and_says_what_cannot_be(
+    gateway: Running,
+) -> None:
+    listed = CliRunner().invoke(commands.app, ["list", "--url", gateway.url])
+    assert listed.exit_code == 0
+    assert "first (default)" in listed.stdout
+    for arguments in (
+        ["create", "x", "--dimensions", "64"], ["delete", "second"], ["alias", "x", "second"],
+        ["alias", "x", "--drop"], ["alias", "x"],
+    ):  # fmt: skip
+        refused = CliRunner().invoke(commands.app, [*arguments, "--url", gateway.url])
+        assert isinstance(refused.exception, InvalidRequest), refused
 
 
 def standing(name: str) -> Any:
