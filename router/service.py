@@ -56,7 +56,7 @@ from bitsift.write_results import StoredDocument, StoredDocuments
 from bitsift.write_token import WriteToken
 
 _GONE = (Unavailable.__name__, ShardUnavailable.__name__)
-_OF_THE_ROUTER = {
+_OF_THE_ROUTER: dict[str, Any] = {
     option.name: option.default
     for option in fields(SearchOptions)
     if option.name in ("read_your_writes", "facets", "facet_limit", "cursor", "sort", "highlight")

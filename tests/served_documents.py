@@ -20,7 +20,7 @@ from tests.gateways import Running
 
 DIMENSION, SHARDS = 64, 3
 ALL = 1_000
-EVERY_CODE = {"candidates": 1_000}
+EVERY_CODE: dict[str, Any] = {"candidates": 1_000}
 """The funnel is told to read so many codes that its ranking is that of all."""
 
 

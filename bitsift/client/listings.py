@@ -88,8 +88,8 @@ class Listings(Protocol):
         sort, leads to the next page. Raises InvalidRequest.
         """
         token = self._session.least(read_your_writes)
-        asked = {"filter": filter, "limit": limit, "cursor": cursor, "include": list(include)}
-        asked["sort"] = list(sort)
+        asked: dict[str, object] = {"filter": filter, "limit": limit, "cursor": cursor}
+        asked |= {"sort": list(sort), "include": list(include)}
         return self._send(calls.page({**asked, "read_your_writes": token}))
 
     def documents(
@@ -209,8 +209,8 @@ class AsyncListings(Protocol):
     ) -> Page:
         """As ``Client.page``."""
         token = self._session.least(read_your_writes)
-        asked = {"filter": filter, "limit": limit, "cursor": cursor, "include": list(include)}
-        asked["sort"] = list(sort)
+        asked: dict[str, object] = {"filter": filter, "limit": limit, "cursor": cursor}
+        asked |= {"sort": list(sort), "include": list(include)}
         return await self._send(calls.page({**asked, "read_your_writes": token}))
 
     async def documents(

@@ -25,7 +25,7 @@ _INTEGERS = range(-(1 << 63), 1 << 64)
 @dataclass(frozen=True, slots=True, eq=False)
 class Held:
     """The ``values`` of one type, ascending, and each pair of a value's place and a row that has
-    it: ``places`` and ``rows``, int64 (n,), by place and then by row.
+    it: ``places`` and ``rows``, int64 (n,), by place unless each row has one.
     """
 
     values: Any
@@ -86,11 +86,22 @@ def stored(column: Column) -> list[Held]:
     moments, texts = _pairs(column, "date", dates), _pairs(column, "string", strings)
     said = _said(dates, strings)
     if len(said):
-        known = said[texts.places] >= 0
-        by_string = said[texts.places[known]] * SEGMENT_ROWS_MAX + texts.rows[known]
-        pairs = moments.places * SEGMENT_ROWS_MAX + moments.rows
-        moments = moments.only(~np.isin(pairs, by_string))
+        known = texts.only(said[texts.places] >= 0)
+        read = Held(dates, said[known.places], known.rows)
+        moments = moments.only(_unread(moments, read, len(column.part("date_codes"))))
     return [_bools(column), _pairs(column, "number", column.part("numbers")), texts, moments]
+
+
+def _unread(moments: Held, read: Held, count: int) -> NDArray[np.bool_]:
+    """Which of ``moments`` no string of the row reads as; those that are ``read`` are among them.
+    A row of ``count`` has one at most; 0: some have several.
+    """
+    if count:
+        of_row = np.full(count, -1, np.int64)
+        of_row[read.rows] = read.places
+        return np.asarray(of_row[moments.rows] != moments.places)
+    pairs, known = (it.places * SEGMENT_ROWS_MAX + it.rows for it in (moments, read))
+    return np.isin(pairs, known, invert=True)
 
 
 def ordered(column: Column) -> list[Held]:
@@ -124,8 +135,7 @@ def _pairs(column: Column, kind: str, values: Any) -> Held:
     codes, size = column.part(f"{kind}_codes"), len(values)
     if len(codes):
         rows = np.flatnonzero(codes < size)
-        order = np.argsort(codes[rows], kind="stable")
-        return Held(values, codes[rows][order].astype(np.int64), rows[order])
+        return Held(values, codes[rows].astype(np.int64), rows)
     counts, rows = column.part(f"{kind}_counts"), column.part(f"{kind}_rows").astype(np.int64)
     places = np.arange(size, dtype=np.int64)
     return Held(values, np.repeat(places, counts) if len(counts) else places, rows)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bitsift.filters.tree import Value, sort_key
 from bitsift.shard_worker.deadline import Check
 from bitsift.shard_worker.fields.bounds import ColumnOf, Unindexed
-from bitsift.shard_worker.fields.contents import stored, stored_values, unkept
+from bitsift.shard_worker.fields.contents import Held, stored, stored_values, unkept
 from bitsift.shard_worker.fields.index import FieldIndex, Take
 from bitsift.shard_worker.fields.segment import Segment
 
@@ -111,9 +111,17 @@ class _Counting:
                 known[unsure] = False
                 self._doubtful[place].append(segment.first + np.flatnonzero(mine & ~known))
             for held in stored(column):
-                counts = np.bincount(held.places[known[held.rows]])
-                for at in np.flatnonzero(counts).tolist():
-                    self.tallies[place].add(held.value(at), int(counts[at]))
+                self._add(self.tallies[place], held, np.bincount(held.places[known[held.rows]]))
+
+    @staticmethod
+    def _add(tally: Tally, held: Held, counts: NDArray[np.int64]) -> None:
+        """``counts`` are by places. So many values as are not kept anyway are not looked at."""
+        found = np.flatnonzero(counts)
+        if len(found) > VALUES_MAX:
+            tally.is_exact = False
+            found = found[np.argpartition(-counts[found], VALUES_MAX)[:VALUES_MAX]]
+        for at in found.tolist():
+            tally.add(held.value(at), int(counts[at]))
 
     def _leave(self, first: int, stop: int) -> None:
         rows = first + np.flatnonzero(self._passing[first:stop])

@@ -188,52 +188,48 @@ class _Seeking:
                 check()
             metadata = orjson.loads(texts[1]) if texts is not None and texts[1] else {}
             placed.append(tuple(place_in(metadata, key) for key in self._keys))
-        each = np.arange(len(rows))
+        each = np.arange(len(rows), dtype=np.int64)
         self.found.append(
             (rows, [([one[k] for one in placed], each) for k in range(len(self._keys))])
         )
 
 
-def _ordered(
-    found: Sequence[
-        tuple[NDArray[np.int64], Sequence[tuple[list[Place | None], NDArray[np.int64]]]]
-    ],
-    keys: Sequence[SortKey],
-    behind: Places | None,
-) -> Ordered:
+def _ordered(found: Sequence[_Part], keys: Sequence[SortKey], behind: Places | None) -> Ordered:
     rows = np.concatenate([part for part, _ in found])
-    ranks, names, limits = [], list[list[Place | None]](), list[int]()
-    for at, key in enumerate(keys):
-        known = {place for _, placed in found for place in placed[at][0]}
-        known |= {behind[at]} if behind is not None else set()
-        there: list[Place | None] = sorted(
-            (place for place in known if place is not None), reverse=key.descending
-        )
-        there.append(None)
-        rank = {place: number for number, place in enumerate(there)}
-        parts = [
-            np.array([rank[place] for place in placed[at][0]], np.int64)[placed[at][1]]
-            if placed[at][0]
-            else np.empty(0, np.int64)
-            for _, placed in found
-        ]
-        ranks.append(np.concatenate(parts))
-        names.append(there)
-        limits.append(-1 if behind is None else rank[behind[at]])
-    kept = _not_before(ranks, limits) if behind is not None else np.ones(len(rows), np.bool_)
-    rows, ranks = rows[kept], [each[kept] for each in ranks]
+    columns = [
+        _ranked([placed[at] for _, placed in found], key, () if behind is None else (behind[at],))
+        for at, key in enumerate(keys)
+    ]
+    ranks = [each for each, _ in columns]
+    if behind is not None:
+        limits = [there.index(place) for place, (_, there) in zip(behind, columns, strict=True)]
+        kept = _not_before(ranks, limits)
+        rows, ranks = rows[kept], [each[kept] for each in ranks]
     order = np.lexsort(ranks[::-1])
     rows, ranks = rows[order], [each[order] for each in ranks]
     starts = np.zeros(len(rows), np.bool_)
     for each in ranks:
         starts[1:] |= each[1:] != each[:-1]
-    groups = np.cumsum(starts)
-    firsts = np.flatnonzero(np.concatenate([[True], starts[1:]])) if len(rows) else []
+    firsts = [0, *np.flatnonzero(starts).tolist()] if len(rows) else []
     places = [
-        tuple(there[int(each[first])] for there, each in zip(names, ranks, strict=True))
+        tuple(there[each[first]] for each, (_, there) in zip(ranks, columns, strict=True))
         for first in firsts
     ]
-    return Ordered(rows, groups, places)
+    return Ordered(rows, np.cumsum(starts, dtype=np.int64), places)
+
+
+def _ranked(
+    parts: Sequence[_Placed], key: SortKey, more: Places
+) -> tuple[NDArray[np.int64], list[Place | None]]:
+    """For each row of ``parts`` the number of its place among all of these and ``more``, in order,
+    and these.
+    """
+    known = {place for places, _ in parts for place in places}.union(more)
+    sound = (place for place in known if place is not None)
+    there: list[Place | None] = [*sorted(sound, reverse=key.descending), None]
+    rank = {place: number for number, place in enumerate(there)}
+    found = [np.array([rank[it] for it in places], np.int64)[numbers] for places, numbers in parts]
+    return np.concatenate(found), there
 
 
 def _not_before(ranks: Sequence[NDArray[np.int64]], limits: Sequence[int]) -> NDArray[np.bool_]:

@@ -267,6 +267,8 @@ class SlowEncoder:
         time.sleep(0.5)
         return np.ones((len(texts), DIMENSION), dtype=np.float32)
 
+    encode_documents = encode_queries
+
 
 def test_a_query_not_encoded_in_time_is_a_deadline_not_a_hang(tmp_path: Path) -> None:
     with serving(tmp_path, clustered(20), 1) as (service, _):

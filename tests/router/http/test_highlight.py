@@ -71,7 +71,8 @@ def test_the_nearest_sentence_of_each_text_is_said(served: Served) -> None:
 
 def test_the_text_need_not_be_included_and_other_options_go_with_it(served: Served) -> None:
     whole = {hit["id"]: hit["highlight"] for hit in served.search(highlight=True)["hits"]}
-    for options in ({"include": []}, {"include": ["title"], "explain": True}, {"mode": "exact"}):
+    several: list[dict[str, Any]] = [{"include": []}, {"include": ["title"], "explain": True}]
+    for options in (*several, {"mode": "exact"}):
         for hit in served.search(highlight=True, **options)["hits"]:
             assert hit["highlight"] == whole[hit["id"]]
             if "include" in options:

@@ -24,6 +24,7 @@ from bitsift.errors import (
     RequestOutcome,
 )
 from bitsift.filters.dates import Date
+from bitsift.filters.tree import Value
 from bitsift.options import Mode, SearchOptions
 from bitsift.shard_worker import deadline
 from bitsift.shard_worker.deadline import Deadline
@@ -161,7 +162,14 @@ def test_listings_keep_every_field() -> None:
     found_listed = unpack_listed(pack_listed(sorted_ones))
     assert repr(found_listed.places) == repr([places])
     assert repr(found_listed.upto_places) == repr(places)
-    values = [("x", 3), (True, 1), (1, 1), (1.5, 2), (1 << 63, 1), (Date(-1), 1)]
+    values: list[tuple[Value, int]] = [
+        ("x", 3),
+        (True, 1),
+        (1, 1),
+        (1.5, 2),
+        (1 << 63, 1),
+        (Date(-1), 1),
+    ]
     counted = Listed(9, facets=[ValueCounts(values, False), ValueCounts([])])
     for found_facet, facet in zip(
         unpack_listed(pack_listed(counted)).facets, counted.facets, strict=True
