@@ -57,7 +57,7 @@ def add_search(app: FastAPI, service: SearchService) -> None:
     @app.get("/v1/search", response_model=Answer)
     async def search_by_url(
         http: Request,
-        parameters: Annotated[UrlSearch, Query()],
+        parameters: Annotated[UrlSearch, Query()],  # type: ignore[valid-type] # made of the options
     ) -> Response:
         """The same for one query, for links and curl."""
         refuse_unknown_parameters(http, known, _ALL, URL_LISTS)

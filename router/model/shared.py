@@ -33,11 +33,6 @@ class SharedEncoder:
         with self._lock:
             return self._encoder.encode_documents(texts)
 
-    def encode_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        with self._lock:
-            vectors: NDArray[np.float32] = self._encoder.encode_documents(texts)
-            return vectors
-
 
 class Encoders:
     """Of one process. A model that no index has any more is given up."""
