@@ -83,7 +83,9 @@ def test_a_router_says_whether_it_can_answer_and_with_what_it_was_started(
     assert (failed.is_loaded, failed.failure) == (False, "Panic: no memory")
 
 
-@pytest.mark.parametrize("actor", [RouterActor, WriterActor, ShardActor], ids=lambda it: str(it))
+@pytest.mark.parametrize(
+    "actor", [RouterActor, WriterActor, ShardActor], ids=["router", "writer", "shard"]
+)
 def test_ray_can_send_the_class_of_each_actor(actor: Any) -> None:
     """By value: what its methods name from their modules goes along, and a ContextVar cannot."""
     assert cloudpickle.dumps(actor.__ray_metadata__.modified_class)
