@@ -23,4 +23,4 @@ def as_insert(batch: Documents, **changed: Any) -> Insert:
 
 def as_upsert(batch: Documents) -> Upsert:
     """The same documents as a live write brings them."""
-    return Upsert(**{name: getattr(batch, name) for name in Upsert.__dataclass_fields__})
+    return Upsert(**{name: getattr(batch, name) for name in Documents.__dataclass_fields__})

@@ -80,7 +80,7 @@ class JsonOnly:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with a problem, or go on."""
-        if scope["type"] == "http" and scope["method"] in ("POST", "PUT"):
+        if scope["type"] == "http" and scope["method"] == "POST":
             wanted = self._wanted.get(scope["path"], (JSON,))
             given = values_of(scope["headers"], b"content-type")
             if len(given) != 1 or media_type(given[0]) not in wanted:

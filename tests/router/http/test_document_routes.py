@@ -521,4 +521,6 @@ def test_the_routes_are_described(gateway: Gateway) -> None:
     content = paths["/v1/documents"]["post"]["requestBody"]["content"]
     assert set(content) == {"application/json", NDJSON}
     items = content["application/json"]["schema"]["properties"]["documents"]["items"]
-    assert set(items["properties"]) == {"id", "title", "text", "metadata", "vector"}
+    assert set(items["properties"]) == {
+        "id", "title", "text", "metadata", "vector", "if_absent", "if_version",
+    }  # fmt: skip

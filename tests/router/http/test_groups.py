@@ -90,9 +90,9 @@ def test_a_value_that_all_near_documents_have_hides_no_other(
     rounds = list[int]()
     find = SearchService._find
 
-    async def noted(service: SearchService, options: Any, *rest: Any) -> Any:
+    async def noted(service: SearchService, options: Any, *rest: Any, **more: Any) -> Any:
         rounds.append(options.top_k)
-        return await find(service, options, *rest)
+        return await find(service, options, *rest, **more)
 
     monkeypatch.setattr(SearchService, "_find", noted)
     ranking = served.ids(mode="exhaustive", top_k=ALL)

@@ -99,7 +99,7 @@ def test_options_says_what_may_be_asked(gateway: Running, route: str) -> None:
     allowed = answer.headers["allow"].split(", ")
     assert {method, "OPTIONS"} <= set(allowed)
     assert set(allowed) == methods_of(path)
-    refused = httpx.request("PUT", f"{gateway.url}{path}")
+    refused = httpx.request("PROPFIND", f"{gateway.url}{path}")
     assert refused.status_code == 405
     assert set(refused.headers["allow"].split(", ")) == methods_of(path)
 

@@ -152,7 +152,7 @@ def test_requests_are_counted_by_route_method_and_status(gateway: Running) -> No
     httpx.get(f"{gateway.url}/v1/documents/3")
     httpx.head(f"{gateway.url}/v1/documents/nobody")
     httpx.get(f"{gateway.url}/nothing/here")
-    httpx.request("PUT", f"{gateway.url}/v1/search")
+    httpx.request("PROPFIND", f"{gateway.url}/v1/search")
     name, route = "bitsift_http_requests_total", "/v1/search"
     assert value(gateway, name, route=route, method="POST", status="200") == 3
     assert value(gateway, name, route=route, method="POST", status="422") == 1

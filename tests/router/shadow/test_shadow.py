@@ -144,7 +144,7 @@ def test_modes_and_ways_of_filters_have_estimates_of_their_own(tmp_path: Path) -
 
         asyncio.run(ask_all())
         kinds = [(one.mode, one.plan) for one in service.shadow.estimates.all()]
-        assert kinds == [("auto", "unfiltered"), ("exact", "direct"), ("exact", "test")]
+        assert kinds == [("auto", "unfiltered"), ("exact", "direct"), ("exact", "scan")]
         assert all(one.recall_at_10.mean >= 0.5 for one in service.shadow.estimates.all())
 
 
