@@ -17,6 +17,8 @@ PATHS = [
     "/v1/documents", "/v1/documents?results=errors", "/v1/documents/delete", "/v1/documents/a1",
     "/v1/admin/compact", "/v1/admin/backup", "/v1/admin/verify", "/v1/admin/repair",
     "/v1/documents/a1?read_your_writes=x", "/openapi.json", "/docs", "/static/app.js",
+    "/v1/documents/get", "/v1/documents/update", "/v1/indexes", "/v1/indexes/a1",
+    "/v1/indexes/a1/search?q=a", "/v1/indexes/a1/documents/list", "/v1/aliases/a1",
     "/static/../shell.py", "/nothing", "//", "/v1/documents/%2e%2e", "/v1/documents/%ff%00",
 ]  # fmt: skip
 METHODS = [
@@ -51,7 +53,8 @@ _HEADERS = [
 ]  # fmt: skip
 _POSTS = [
     "/v1/search", "/v1/search/batch", "/v1/documents", "/v1/documents/delete",
-    "/v1/documents/count", "/v1/documents/list", "/v1/admin/backup",
+    "/v1/documents/count", "/v1/documents/list", "/v1/documents/get", "/v1/documents/update",
+    "/v1/indexes", "/v1/admin/backup",
 ]  # fmt: skip
 _FILTERS: list[object] = [
     {"k": 1}, {"k": {"$in": [1, "a", None]}}, {"$or": [{"k.x": {"$gt": 0.1}}, {"$not": {"k": {}}}]},
@@ -61,8 +64,11 @@ _FILTERS: list[object] = [
 _WAYS: list[dict[str, object]] = [
     {}, {"group_by": "k"}, {"group_by": "k.x", "group_size": 3}, {"like": ["a1", "a2"]},
     {"unlike": ["a3"], "like": ["a4"], "keep_liked": True}, {"exclude": ["a1"], "explain": True},
-    {"facets": ["k", "k.x"]}, {"min_score": 0.1, "mode": "exhaustive"}, {"include": ["vector"]},
+    {"facets": ["k", "k.x"]}, {"sort": ["k.x:desc", "k"]}, {"cursor": "AAAA"}, {"highlight": True},
+    {"min_score": 0.1, "mode": "exhaustive"}, {"include": ["vector"]},
 ]  # fmt: skip
+_LISTINGS: list[dict[str, object]] = [{}, {"facets": ["k"]}, {"sort": ["k:desc"]}, {"limit": 2}]
+_CONDITIONS: list[dict[str, object]] = [{}, {}, {"if_absent": True}, {"if_version": "1"}]
 _NASTY: list[object] = [
     None, True, False, 0, -1, 1, 2**31, 2**63, 2**64, 10**400, 1e308, -0.0, 0.5, "", " ", "\0", "a",
     "\ud800", "\N{SPIDER WEB}" * 9, "e\u0301", "\u202e", "x" * 9_000, "/", "://", "../..", [], {},
@@ -199,7 +205,17 @@ class _Cases:
         if path == "/v1/documents":
             return {"documents": [self._document() for _ in range(dice.randint(0, 5))]}
         if path in ("/v1/documents/count", "/v1/documents/list"):
-            return {"filter": dice.choice(_FILTERS)}
+            listed: dict[str, object] = {"filter": dice.choice(_FILTERS)}
+            return listed | dice.choice(_LISTINGS)
+        if path == "/v1/documents/get":
+            return {"ids": [f"a{dice.randrange(50)}" for _ in range(dice.randint(0, 5))]}
+        if path == "/v1/documents/update":
+            changed: dict[str, object] = {"metadata": dice.choice([{"k": 1}, {"k": None}, {}])}
+            if dice.random() < 0.5:
+                return changed | {"ids": ["a1", "a2"]}
+            return changed | {"filter": dice.choice(_FILTERS), "limit": 3}
+        if path == "/v1/indexes":
+            return {"name": f"i{dice.randrange(9)}", "dimensions": DIMENSION}
         if path == "/v1/documents/delete" and dice.random() < 0.1:
             return {"filter": dice.choice(_FILTERS), "limit": 3}
         if path == "/v1/documents/delete":
@@ -212,6 +228,7 @@ class _Cases:
             "id": f"a{dice.randrange(50)}",
             "text": "b" * dice.randrange(99),
         }
+        document |= dice.choice(_CONDITIONS)
         if dice.random() < 0.5:
             document |= {"title": "t", "metadata": {"k": [1, None, {"x": 0.5}]}}
         if dice.random() < 0.5:
