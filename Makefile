@@ -15,9 +15,9 @@ JOBS ?= 4
 FAST_JOBS ?= $(if $(filter 0 1 2,$(JOBS)),$(JOBS),3)
 SERVER_JOBS ?= $(if $(filter 0 1,$(JOBS)),$(JOBS),2)
 SERVER_TESTS := tests/chaos tests/e2e
-PYTEST = $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
-# Whole servers are at the mercy of the machine and of Ray: a test of them that fails is tried once more, and listed.
-SECOND_TRY := --reruns 1 -r R
+# Threads, processes and Ray are at the mercy of a busy machine: a test that fails is tried once more, and listed.
+SECOND_TRY := --reruns 1 -r fEsR
+PYTEST = $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder $(SECOND_TRY)
 # The fast ones write to RAM where there is 1 GiB of it: 14,000 calls of fsync. The others write to the disk.
 FAST_ROOT = $(shell df -Pk /dev/shm 2>/dev/null | awk 'END { print ($$4 > 1048576 ? "/dev/shm" : "/tmp") }')
 TEST_FAST = PYTEST_DEBUG_TEMPROOT=$(FAST_ROOT) $(PYTEST) -n $(FAST_JOBS) -m "not slow and not long" tests/shard_worker tests/router tests/cluster tests/client tests/config tests/test_*.py
@@ -39,7 +39,7 @@ install: $(VENV)/.installed-dev ## make .venv: Bitsift and everything to work on
 test: $(VENV)/.installed-dev ## run every test in three parts, the fast ones first, having installed the Debian packages they need
 	@sh .ci/packages test
 	$(TEST_FAST)
-	$(PYTEST) -n $(SERVER_JOBS) $(SECOND_TRY) -m "slow and not long" $(SERVER_TESTS)
+	$(PYTEST) -n $(SERVER_JOBS) -m "slow and not long" $(SERVER_TESTS)
 	$(PYTEST) -n $(JOBS) -m "slow and not long" tests $(SERVER_TESTS:%=--ignore=%)
 
 test-fast: $(VENV)/.installed-dev ## the tests without Ray, a browser, a model or a sweep; a minute and a half

@@ -75,7 +75,7 @@ def test_what_make_test_runs_first_and_what_it_runs_then_are_all_tests() -> None
     first, servers, others = makefile.partition("\ntest: ")[2].splitlines()[2:5]
     assert first == "\t$(TEST_FAST)"
     slow = '-m "slow and not long"'
-    assert servers == f"\t$(PYTEST) -n $(SERVER_JOBS) $(SECOND_TRY) {slow} $(SERVER_TESTS)"
+    assert servers == f"\t$(PYTEST) -n $(SERVER_JOBS) {slow} $(SERVER_TESTS)"
     assert others == f"\t$(PYTEST) -n $(JOBS) {slow} tests $(SERVER_TESTS:%=--ignore=%)"
 
 
