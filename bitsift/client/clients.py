@@ -30,7 +30,7 @@ from bitsift.client.jobs import OnProgress, followed, followed_async, unheard
 from bitsift.client.listings import AsyncListings, Listings
 from bitsift.client.received import answer_of, error_of_transport
 from bitsift.client.retries import retrying
-from bitsift.client.sending import BATCH_DOCUMENTS, sum_deletes, sum_upserts
+from bitsift.client.sending import BATCH_DOCUMENTS, summed
 from bitsift.errors import BitsiftError
 from bitsift.options import SearchOptions, SearchRequest
 from bitsift.results import Answer
@@ -134,7 +134,7 @@ class Client(Connected[httpx.Client], Indexes, Listings):
         that BitsiftError is raised, with their ``outcome``. Earlier calls are stored
         (``add_batches`` yields their results as they arrive); later ones were not sent.
         """
-        return sum_upserts(self.add_batches(documents, batch=batch))
+        return summed(Upserts, self.add_batches(documents, batch=batch))
 
     def add_batches(
         self,
@@ -154,7 +154,7 @@ class Client(Connected[httpx.Client], Indexes, Listings):
         """
         if if_version is not None:
             return self._send(calls.delete_if(ids, if_version))
-        return sum_deletes(self.delete_batches(ids))
+        return summed(Deletes, self.delete_batches(ids))
 
     def delete_batches(self, ids: str | Iterable[str]) -> Iterator[Deletes]:
         """The same, call by call, for any number of ids."""
@@ -268,7 +268,7 @@ class AsyncClient(Connected[httpx.AsyncClient], AsyncIndexes, AsyncListings):
         batch: int = BATCH_DOCUMENTS,
     ) -> Upserts:
         """As ``Client.add``."""
-        return sum_upserts([part async for part in self.add_batches(documents, batch=batch)])
+        return summed(Upserts, [part async for part in self.add_batches(documents, batch=batch)])
 
     async def add_batches(
         self,
@@ -284,7 +284,7 @@ class AsyncClient(Connected[httpx.AsyncClient], AsyncIndexes, AsyncListings):
         """As ``Client.delete``."""
         if if_version is not None:
             return await self._send(calls.delete_if(ids, if_version))
-        return sum_deletes([part async for part in self.delete_batches(ids)])
+        return summed(Deletes, [part async for part in self.delete_batches(ids)])
 
     async def delete_batches(self, ids: str | Iterable[str]) -> AsyncIterator[Deletes]:
         """As ``Client.delete_batches``."""

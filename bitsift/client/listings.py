@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from bitsift.client import calls
 from bitsift.client.calls import Call
-from bitsift.client.sending import sum_deletes, sum_updates
+from bitsift.client.sending import summed
 from bitsift.client.session import Session
 from bitsift.listing import LIMIT_MAX, Page
 from bitsift.options import DOCUMENT_FIELDS, DocumentField, FilterForm, Included
@@ -113,7 +113,7 @@ class Listings(Protocol):
         Which pass is decided call by call: one that is changed meanwhile may be deleted though it
         passes no more. Raises InvalidRequest for a filter without a condition on a field.
         """
-        return sum_deletes(self.delete_matching_batches(filter))
+        return summed(Deletes, self.delete_matching_batches(filter))
 
     def delete_matching_batches(self, filter: FilterForm) -> Iterator[DeletedPage]:
         """The same, call by call, for any number of documents."""
@@ -140,7 +140,7 @@ class Listings(Protocol):
         """Change the metadata of the documents that pass ``filter``, some in each call; one result
         each. See ``patch`` and ``delete_matching``.
         """
-        return sum_updates(self.update_matching_batches(filter, metadata))
+        return summed(Updates, self.update_matching_batches(filter, metadata))
 
     def update_matching_batches(
         self, filter: FilterForm, metadata: Mapping[str, Any]
@@ -227,7 +227,7 @@ class AsyncListings(Protocol):
 
     async def delete_matching(self, filter: FilterForm) -> Deletes:
         """As ``Client.delete_matching``."""
-        return sum_deletes([part async for part in self.delete_matching_batches(filter)])
+        return summed(Deletes, [part async for part in self.delete_matching_batches(filter)])
 
     async def delete_matching_batches(self, filter: FilterForm) -> AsyncIterator[DeletedPage]:
         """As ``Client.delete_matching_batches``."""
@@ -248,7 +248,7 @@ class AsyncListings(Protocol):
 
     async def update_matching(self, filter: FilterForm, metadata: Mapping[str, Any]) -> Updates:
         """As ``Client.update_matching``."""
-        return sum_updates([it async for it in self.update_matching_batches(filter, metadata)])
+        return summed(Updates, [it async for it in self.update_matching_batches(filter, metadata)])
 
     async def update_matching_batches(
         self, filter: FilterForm, metadata: Mapping[str, Any]

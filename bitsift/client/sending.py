@@ -7,7 +7,8 @@ import json
 import sys
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import fields
+from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 import orjson
@@ -16,6 +17,7 @@ from bitsift.errors import InvalidRequest, reason
 from bitsift.write_results import Deletes, Updates, Upserts
 from bitsift.write_token import check_token, joined_text
 
+Written = TypeVar("Written", Upserts, Deletes, Updates)
 BATCH_DOCUMENTS = 256
 """Default number of documents per call: a model of a hundred million parameters takes a minute."""
 BATCH_BYTES = 8 << 20
@@ -68,46 +70,18 @@ def _token(text: Any) -> str:
         raise InvalidRequest(f"read_your_writes: {reason(error)}") from error
 
 
-def sum_upserts(parts: Iterable[Upserts]) -> Upserts:
-    """Several results, one behind the other."""
+def summed(kind: type[Written], parts: Iterable[Written]) -> Written:
+    """The answers of several calls as one: results one behind the other, each count in all."""
     kept = list(parts)
-    return Upserts(
+    counts = {
+        field.name: sum(getattr(part, field.name) for part in kept)
+        for field in fields(kind)
+        if field.name not in ("results", "token")
+    }
+    return kind(
         results=tuple(result for part in kept for result in part.results),
-        created=sum(part.created for part in kept),
-        updated=sum(part.updated for part in kept),
-        unchanged=sum(part.unchanged for part in kept),
-        conflict=sum(part.conflict for part in kept),
-        rejected=sum(part.rejected for part in kept),
-        failed=sum(part.failed for part in kept),
         token=joined_text(part.token for part in kept),
-    )
-
-
-def sum_deletes(parts: Iterable[Deletes]) -> Deletes:
-    """Several results, one behind the other."""
-    kept = list(parts)
-    return Deletes(
-        results=tuple(result for part in kept for result in part.results),
-        deleted=sum(part.deleted for part in kept),
-        missing=sum(part.missing for part in kept),
-        conflict=sum(part.conflict for part in kept),
-        failed=sum(part.failed for part in kept),
-        token=joined_text(part.token for part in kept),
-    )
-
-
-def sum_updates(parts: Iterable[Updates]) -> Updates:
-    """Several results, one behind the other."""
-    kept = list(parts)
-    return Updates(
-        results=tuple(result for part in kept for result in part.results),
-        updated=sum(part.updated for part in kept),
-        unchanged=sum(part.unchanged for part in kept),
-        missing=sum(part.missing for part in kept),
-        conflict=sum(part.conflict for part in kept),
-        rejected=sum(part.rejected for part in kept),
-        failed=sum(part.failed for part in kept),
-        token=joined_text(part.token for part in kept),
+        **counts,
     )
 
 

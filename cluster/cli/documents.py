@@ -13,7 +13,7 @@ import typer
 from rich.markup import escape
 from rich.progress import Progress, TextColumn
 
-from bitsift.client.sending import BATCH_DOCUMENTS, IDS_MAX, sum_deletes
+from bitsift.client.sending import BATCH_DOCUMENTS, IDS_MAX, summed
 from bitsift.cluster.cli.console import Json, as_utf8, err, out, print_json
 from bitsift.cluster.cli.settings import configured, required_gateway
 from bitsift.cluster.interrupts import terminable
@@ -223,9 +223,9 @@ def delete(
         first = wanted[sum(len(part.results) for part in parts)]
         befell = _of_a_call(error, "ids", IDS_MAX)
         parts.append(Deletes((WriteResult(first, WriteStatus.FAILED, befell),)))
-        _show(sum_deletes(parts), json)
+        _show(summed(Deletes, parts), json)
         raise
-    answer = sum_deletes(parts)
+    answer = summed(Deletes, parts)
     _show(answer, json)
     if answer.failed:
         raise typer.Exit(1)
@@ -240,7 +240,7 @@ def _delete_matching(url: str, filter: str, json: bool) -> None:
             for part in client.delete_matching_batches(filter):
                 parts.append(part)
     finally:  # what was deleted is said, whatever ends it
-        answer = sum_deletes(parts)
+        answer = summed(Deletes, parts)
         _show(answer, json)
     if answer.failed:
         raise typer.Exit(1)

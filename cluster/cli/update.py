@@ -8,7 +8,7 @@ import orjson
 import typer
 from rich.markup import escape
 
-from bitsift.client.sending import sum_updates
+from bitsift.client.sending import summed
 from bitsift.cluster.cli.console import Json, as_utf8, err, out, print_json
 from bitsift.cluster.cli.settings import configured, required_gateway
 from bitsift.cluster.interrupts import terminable
@@ -73,7 +73,7 @@ def _update_matching(url: str, filter: str, patch: dict[str, Any], json: bool) -
             for part in client.update_matching_batches(filter, patch):
                 parts.append(part)
     finally:  # what was changed is said, whatever ends it
-        answer = sum_updates(parts)
+        answer = summed(Updates, parts)
         _show(answer, json)
     if answer.failed or answer.rejected:
         raise typer.Exit(1)
