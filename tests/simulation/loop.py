@@ -53,6 +53,7 @@ class VirtualLoop:
         self._ready: deque[_Turn] = deque()
         self._timers: list[tuple[float, int, _Turn]] = []
         self._numbers = itertools.count()
+        self._tasks = itertools.count()
         self.turns = 0
         """Callbacks so far: the same for the same seed, or something is not deterministic."""
 
@@ -92,9 +93,11 @@ class VirtualLoop:
 
     def _end_all(self) -> None:
         while tasks := asyncio.all_tasks(self._self):
-            for task in tasks:
+            # A set of tasks has the order of their addresses.
+            ordered = sorted(tasks, key=asyncio.Task.get_name)
+            for task in ordered:
                 task.cancel()
-            self._run_until(asyncio.gather(*tasks, return_exceptions=True))
+            self._run_until(asyncio.gather(*ordered, return_exceptions=True))
 
     # --- what asyncio asks of a loop ---------------------------------------------------------
 
@@ -122,7 +125,7 @@ class VirtualLoop:
         return asyncio.Future(loop=self._self)
 
     def create_task(self, coro: Any, *, name: str | None = None, context: Any = None) -> Any:
-        return asyncio.Task(coro, loop=self._self, name=name)
+        return asyncio.Task(coro, loop=self._self, name=name or f"{next(self._tasks):09}")
 
     def get_debug(self) -> bool:
         return False
