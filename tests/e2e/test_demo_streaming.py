@@ -25,7 +25,7 @@ from tests.browser import chromium
 from tests.commands import DEMO, answering, bitsift, family, wait_until
 from tests.e2e.sockets import documented, kind, listening, sockets
 
-WORDS = 6_000
+WORDS = 4_000
 LOAD_S = 120
 
 
@@ -109,7 +109,7 @@ def watch_the_page(url: str, profile: Path) -> None:
         browser.get(f"{url}/")
         browser.execute_script("window.sameDocument = true")
         wait = WebDriverWait(browser, LOAD_S)
-        wait.until(lambda b: "of 6,000 texts are loaded" in b.find_element(By.ID, "loading").text)
+        wait.until(lambda b: "of 4,000 texts are loaded" in b.find_element(By.ID, "loading").text)
         example = browser.find_element(By.CSS_SELECTOR, "[data-example]")
         bar = browser.find_element(By.TAG_NAME, "progress")
         before = float(str(bar.get_property("value")))

@@ -46,6 +46,7 @@ def test_eval_builds_measures_draws_and_removes(dataset: Path, tmp_path: Path) -
     assert stages["final"]["ndcg@10"] >= 0.995 * stages["fp32"]["ndcg@10"]
 
 
+@pytest.mark.long  # in process: tests/cluster/evaluation/test_evaluate.py
 def test_a_transform_is_kept_by_the_index_and_searched_through(
     dataset: Path, tmp_path: Path
 ) -> None:

@@ -230,13 +230,18 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
-def test_no_flipped_bit_changes_an_answer_without_a_word(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("anywhere", "in_structure"), [(20, 10), pytest.param(120, 60, marks=pytest.mark.long)]
+)
+def test_no_flipped_bit_changes_an_answer_without_a_word(
+    tmp_path: Path, anywhere: int, in_structure: int
+) -> None:
     index, copy, documents = tmp_path / "index", tmp_path / "copy", 400
     flips.build_index(index, documents)
     expected = json.loads(json.dumps(flips.ask(index, documents)))
     every = list(flips.structure(index))
-    chosen = np.random.default_rng(3).choice(len(every), 20, replace=False)
-    tried = [*flips.places(index, 40, seed=2), *(every[at] for at in chosen)]
+    chosen = np.random.default_rng(3).choice(len(every), in_structure, replace=False)
+    tried = [*flips.places(index, anywhere, seed=2), *(every[at] for at in chosen)]
     outcomes = {flip: flips.classify(index, copy, flip, documents, expected) for flip in tried}
     words = Counter(outcome.split(":", 1)[0] for outcome in outcomes.values())
     assert words[flips.SILENT] == 0, outcomes

@@ -60,6 +60,7 @@ async def receive() -> dict[str, object]:
     return {}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("settings")
 def test_many_questions_leave_no_cycles(service: SearchService) -> None:
     async def request() -> Response:
@@ -69,6 +70,7 @@ def test_many_questions_leave_no_cycles(service: SearchService) -> None:
     assert cycles(request) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("settings")
 def test_a_slow_request_leaves_no_cycles() -> None:
     async def slow() -> Response:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from tests.simulation.summary import Summary
 from tests.simulation.world import run_seeds
 
-SEEDS = 600
-BLOCK = 100
+SEEDS = 300
+BLOCK = 50
 OPERATIONS_MIN, FAULTS_MIN = 100, 5
 HALVES = range(0, SEEDS // 2, BLOCK), range(SEEDS // 2, SEEDS, BLOCK)
 """Where the blocks of each file begin."""

@@ -158,7 +158,9 @@ def test_the_glosses_are_shipped() -> None:
         ({"dimensions": 31}, "32 to 4096 can be used"),
         ({"dimensions": 4_097}, "32 to 4096 can be used"),
         ({"dimensions": 64, "shards": 4_097}, "between 1 and 4096"),
-        ({"model": "no/such/model"}, "'no/such/model' cannot be loaded"),
+        pytest.param(
+            {"model": "no/such/model"}, "'no/such/model' cannot be loaded", marks=pytest.mark.slow
+        ),
         ({"dimensions": 64, "sample": "nothing.npy"}, "nothing.npy"),
         ({"dimensions": 64, "sample": "wide.npy"}, "vectors of 96 dimensions"),
         ({"dimensions": 64, "sample": "texts.jsonl"}, "has no vectors"),

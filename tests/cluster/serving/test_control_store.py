@@ -47,6 +47,7 @@ def busy_asking() -> Iterator[None]:
             thread.join(60)
 
 
+@pytest.mark.slow
 def test_a_store_that_ends_is_said_and_ends_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control_store, "_TIMEOUT_S", 1.0)
     with ray_cluster(None, healing=True):

@@ -379,6 +379,7 @@ def test_a_stream_of_any_number_is_answered_line_by_line_and_with_totals(gateway
     }
 
 
+@pytest.mark.slow
 def test_who_sends_all_before_it_reads_asks_for_errors_only(gateway: Gateway) -> None:
     """60,000 answers would not fit between the two: neither side would go on."""
     vector = json.dumps([1.0] * DIMENSION)

@@ -202,6 +202,7 @@ def test_a_caller_that_hangs_up_ends_the_job(tmp_path: Path, opened: contextlib.
         assert client.verify()["is_sound"]
 
 
+@pytest.mark.slow
 def test_a_job_that_does_not_end_is_ended_and_the_next_one_runs(
     tmp_path: Path, opened: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,6 +96,7 @@ def test_answers_are_those_of_single_calls_to_the_last_bit(gateway: Running) -> 
     assert together[3]["filter"] is not None
 
 
+@pytest.mark.slow
 def test_large_answers_are_the_same_too(gateway: Running) -> None:
     searches = [{"query": text, "top_k": 60} for text in TEXTS[:20]]
     wrong = {"query": " "}
@@ -143,6 +144,7 @@ def test_what_is_wrong_with_the_whole_is_a_422(gateway: Running, body: bytes) ->
     assert "searches" in answer.json()["detail"], answer.text
 
 
+@pytest.mark.slow
 def test_a_batch_has_so_many_searches_hits_and_ids_at_most(gateway: Running) -> None:
     def status(searches: list[dict[str, Any]]) -> int:
         body = {"searches": searches}

@@ -95,6 +95,7 @@ def true_scores(calibration: Calibration, units: np.ndarray, vector: np.ndarray)
 # --- what is measured ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shards", [1, 3])
 def test_what_an_approximate_search_misses_is_what_brute_force_says(
     tmp_path: Path, shards: int
@@ -176,6 +177,7 @@ def test_writes_in_between_are_no_misses(tmp_path: Path, what: str) -> None:
         assert only(service).recall_at_10.mean == only(service).rank_biased_overlap.mean == 1
 
 
+@pytest.mark.slow
 def test_a_compaction_in_between_is_no_comparison(tmp_path: Path) -> None:
     with opened(tmp_path, points(200), 1) as ((shard,), calibration):
         service = make_service([LocalLink(shard)], calibration, ALL)

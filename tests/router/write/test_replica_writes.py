@@ -645,7 +645,7 @@ EACH_FAILS = st.lists(st.sampled_from(["", "", "before", "after"]), min_size=3, 
 
 
 @settings(
-    max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+    max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
 )
 @given(
     steps=st.lists(
