@@ -82,6 +82,8 @@ class BuildReport:
 
     ``documents`` are in the index; ``encoded`` of them were encoded or quantized by this attempt,
     the others by earlier ones. ``clipped_values`` lay outside the calibrated range.
+    ``passed_over`` lists files below the sources that were not read: path and reason, first ones
+    only.
     """
 
     documents: int
@@ -94,6 +96,7 @@ class BuildReport:
     float32_bytes: int
     shard_documents: tuple[int, ...]
     already_complete: bool = False
+    passed_over: tuple[dict[str, str], ...] = ()
 
 
 def packed_manifest(manifest: Manifest) -> bytes:
@@ -164,8 +167,10 @@ def read_complete(index: Path) -> BuildReport | None:
         data = read_json(index / COMPLETE_FILE)
     except NotFound:
         return None
-    known = {field.name: data[field.name] for field in dataclasses.fields(BuildReport)}
+    names = [field.name for field in dataclasses.fields(BuildReport)]
+    known = {name: data[name] for name in names if name in data}  # an earlier release said less
     known["shard_documents"] = tuple(known["shard_documents"])
+    known["passed_over"] = tuple(known.get("passed_over", ()))
     return BuildReport(**known)
 
 

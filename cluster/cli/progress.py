@@ -60,6 +60,8 @@ class IndexProgress:
 
     def __call__(self, stage: IndexStage) -> None:
         now = time.monotonic()
+        if stage.note and not self._quiet:
+            self._console.print(stage.note, markup=False, highlight=False, soft_wrap=True)
         if stage.stage == "index" and self._started is None:
             self._started, self._first = now, stage.documents
         seconds = now - self._started if self._started is not None else 0.0

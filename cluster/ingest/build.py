@@ -135,6 +135,8 @@ class Build:
 
     def run(self, on_progress: OnProgress = _quiet) -> BuildReport:
         """All of it, on the connected Ray cluster."""
+        if self.plan.passed_over:
+            on_progress(IndexStage("survey", 0, None, 0, self.plan.passed_over_said))
         manifest = self.prepare(on_progress)
         with self.destination.open(manifest) as actors:
             return self.load(manifest, actors, on_progress)
@@ -194,6 +196,7 @@ class Build:
             disk_bytes=sum(status.disk_bytes for status in statuses),
             float32_bytes=documents * manifest.calibration.dimension * 4,
             shard_documents=tuple(status.documents for status in statuses),
+            passed_over=self.plan.passed_over_listed,
         )
         self.destination.complete(report)
         return report

@@ -11,12 +11,14 @@ class IndexStage:
     """How far a build is; ``stage`` is survey, calibrate or index.
 
     ``documents`` counts records seen; ``total`` is None until the sources have been surveyed.
+    ``note`` is a line for people, said once.
     """
 
     stage: str
     documents: int
     total: int | None
     rejects: int
+    note: str = ""
 
 
 OnProgress = Callable[[IndexStage], None]

@@ -4,11 +4,9 @@
 no Ray) and `cluster.datasource` (all files, through Ray Data).
 
 What a source may be
-* a file: .jsonl .ndjson .csv .tsv .parquet .pq .npy .txt .md .markdown, and all but parquet and
-  npy also compressed: .gz .zst .bz2 .xz
-* a folder: every such file below it. Hidden files are skipped; files with other endings are
-  counted in the plan. A folder that holds corpus.jsonl is a BEIR folder, wherever it lies: of
-  it and of all below it only the corpus is read.
+* a file of a format in `kinds`, most of them also compressed
+* a folder: the files below it that `listing` finds and `selection` chooses. What is not read is
+  listed in the plan, with the reason. JSON files that hold no records are passed over too.
 * synthetic:10M,dim=1024,seed=0: so many made-up vectors (`cluster.synthetic`), ids 0, 1, 2 …
 * a URL that fsspec opens (s3://… where s3fs is installed), file or folder; npy must be local.
 
@@ -21,53 +19,31 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import PurePosixPath
 
+from bitsift.cluster.sources.json_files import with_layout
+from bitsift.cluster.sources.kinds import SUPPORTED, kind_of
+from bitsift.cluster.sources.listing import Found, list_folder, list_url
+from bitsift.cluster.sources.partitions import with_partitions
 from bitsift.cluster.sources.plan import (
     FILES_MAX,
-    Compression,
     Fields,
     Format,
+    PassedOver,
     SourceFile,
     SourcePlan,
 )
 from bitsift.cluster.sources.probe import probe
-from bitsift.cluster.sources.streams import filesystem_of, is_url, size_of
+from bitsift.cluster.sources.selection import select
+from bitsift.cluster.sources.streams import is_url, size_of
 from bitsift.cluster.sources.synthetic import PREFIX, SyntheticSpec
 from bitsift.errors import InvalidRequest
 
 __all__ = ["SUPPORTED", "Fields", "SourceFile", "SourcePlan", "plan_sources"]
 
 DETECT_ALL = Fields()
-_FORMATS = {
-    ".jsonl": Format.JSON_LINES,
-    ".ndjson": Format.JSON_LINES,
-    ".csv": Format.CSV,
-    ".tsv": Format.TSV,
-    ".parquet": Format.PARQUET,
-    ".pq": Format.PARQUET,
-    ".npy": Format.VECTORS,
-    ".txt": Format.TEXT,
-    ".md": Format.MARKDOWN,
-    ".markdown": Format.MARKDOWN,
-}
-_SEEKABLE = (Format.PARQUET, Format.VECTORS)  # read from the middle, so never compressed
-_BEIR_CORPUS = "corpus.jsonl"
-SUPPORTED = (
-    f"{' '.join(_FORMATS)}, all but parquet and npy also with "
-    f"{' '.join(ending.value for ending in Compression if ending.value)}, "
-    "or a folder of such files"
-)
-
-
-@dataclass(frozen=True)
-class _Found:
-    """A file before it was opened; `name` is its path below the source, with slashes."""
-
-    path: str
-    name: str
-    size_bytes: int
+_REASONS_SHOWN = 3
 
 
 def plan_sources(
@@ -87,22 +63,27 @@ def plan_sources(
         raise InvalidRequest(f"no source given; a source is {SUPPORTED}")
     _require_distinct(fields)
     matrices = _matrix_paths(vectors)
-    found: dict[str, _Found] = {}
-    ignored = 0
+    found: dict[str, Found] = {}
+    passed: list[PassedOver] = []
     for path in paths:
-        chosen, skipped = _find(path)
-        found.update((item.path, item) for item in chosen if item.path not in matrices)
-        ignored += skipped
+        chosen, skipped = _find(path, fields)
+        found.update(
+            (item.path, item)
+            for item in chosen
+            if item.path not in matrices and (item.is_named or item.path not in found)
+        )
+        passed += skipped
     if len(found) > FILES_MAX:
         raise InvalidRequest(
             f"{len(found)} source files are too many; at most {FILES_MAX} are allowed"
         )
     files = _named_apart([_source_file(found[path]) for path in sorted(found)])
-    files = _pair(files, matrices)
-    files = [probe(file, fields) for file in files]
+    files = _pair(with_partitions(files), matrices)
+    files = [probe(with_layout(file), fields) for file in files]
     width = _common_width(files, fields)
     planned = (replace(file, index=index, width=width) for index, file in enumerate(files))
-    return SourcePlan(tuple(planned), fields, width, ignored)
+    listed = {item.path: item for item in passed if item.path not in found}
+    return SourcePlan(tuple(planned), fields, width, tuple(listed[path] for path in sorted(listed)))
 
 
 def _require_distinct(fields: Fields) -> None:
@@ -128,116 +109,40 @@ def _absolute(path: str) -> str:
     return path if is_url(path) else os.path.abspath(os.path.expanduser(path))
 
 
-def _find(source: str | os.PathLike[str]) -> tuple[list[_Found], int]:
-    """The files of one source, and how many files of a folder were passed over."""
+def _find(source: str | os.PathLike[str], fields: Fields) -> tuple[list[Found], list[PassedOver]]:
+    """The files of one source that are read, and those that are passed over."""
     path = _absolute(os.fspath(source))
     if path.startswith(PREFIX):
-        return [_Found(path, path, 0)], 0
+        return [Found(path, path, 0, is_named=True)], []
     if is_url(path):
-        listing = _list_url(path)
+        listing = list_url(path)
     elif os.path.isdir(path):
-        listing = _list_folder(path)
+        listing = list_folder(path)
     elif os.path.isfile(path):
         listing = None
     else:
         problem = "is not a file or folder" if os.path.exists(path) else "does not exist"
         raise InvalidRequest(f"{path} {problem}; a source is {SUPPORTED}")
     if listing is None:
-        _kind_of(path)  # a file that is named must be readable, not passed over
-        return [_Found(path, PurePosixPath(path).name, size_of(path))], 0
-    listing = [item for item in listing if not _is_hidden(item.name)]
-    listing = _without_beir_extras(listing)
-    chosen = [item for item in listing if _is_supported(item.name)]
+        kind_of(path)  # a file that is named must be readable, not passed over
+        return [Found(path, PurePosixPath(path).name, size_of(path), is_named=True)], []
+    chosen, passed = select(listing[0], fields)
+    passed = [*listing[1], *passed]
     if not chosen:
-        raise InvalidRequest(
-            f"{path} contains no supported file ({len(listing)} others); supported: {SUPPORTED}"
-        )
-    return chosen, len(listing) - len(chosen)
+        raise InvalidRequest(_nothing_in(path, passed))
+    return chosen, passed
 
 
-def _list_folder(folder: str) -> list[_Found]:
-    listing = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            path = os.path.join(parent, name)
-            if os.path.isfile(path):
-                relative = os.path.relpath(path, folder).replace(os.sep, "/")
-                listing.append(_Found(path, relative, os.path.getsize(path)))
-    return listing
+def _nothing_in(folder: str, passed: list[PassedOver]) -> str:
+    reasons = "; ".join(f"{item.path}: {item.reason}" for item in passed[:_REASONS_SHOWN])
+    if len(passed) > _REASONS_SHOWN:
+        reasons += f"; and {len(passed) - _REASONS_SHOWN} others"
+    found = f" ({reasons})" if passed else ""
+    return f"{folder} contains no file to read{found}; supported: {SUPPORTED}"
 
 
-def _list_url(url: str) -> list[_Found] | None:
-    """The files below a URL, or None where it is a file itself."""
-    filesystem = filesystem_of(url)
-    try:
-        root = filesystem._strip_protocol(url).rstrip("/")
-        if filesystem.isfile(root):
-            return None
-        details = filesystem.find(root, detail=True)
-    except Exception as error:  # each driver has its own errors: no network, no rights, no bucket
-        raise InvalidRequest(f"cannot list {url}: {error}") from error
-    if not details:
-        raise InvalidRequest(f"{url} does not exist; a source is {SUPPORTED}")
-    return [
-        _Found(
-            filesystem.unstrip_protocol(path),
-            path.removeprefix(root).lstrip("/"),
-            int(detail["size"]),
-        )
-        for path, detail in details.items()
-    ]
-
-
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") for part in name.split("/"))
-
-
-def _without_beir_extras(listing: list[_Found]) -> list[_Found]:
-    """Leaves out everything in a BEIR folder but its corpus: queries, judgements."""
-    corpora: dict[str, _Found] = {}
-    for item in sorted(listing, key=lambda item: item.name):
-        path = PurePosixPath(item.name)
-        endings = {_BEIR_CORPUS + compression.value for compression in Compression}
-        if path.name in endings:
-            corpora.setdefault(str(path.parent), item)  # unpacked sorts before packed
-    kept = []
-    for item in listing:
-        parents = {str(parent) for parent in PurePosixPath(item.name).parents}
-        owners = parents & corpora.keys()
-        outermost = min(owners, key=len) if owners else None
-        if outermost is None or corpora[outermost] is item:
-            kept.append(item)
-    return kept
-
-
-def _kind_of(path: str) -> tuple[Format, Compression]:
-    """What the name of a file says about it. Raises InvalidRequest where that is nothing."""
-    if path.startswith(PREFIX):
-        return Format.SYNTHETIC, Compression.NONE
-    name = PurePosixPath(path)
-    compression = Compression.NONE
-    if name.suffix.lower() in {item.value for item in Compression if item.value}:
-        compression = Compression(name.suffix.lower())
-        name = name.with_suffix("")
-    kind = _FORMATS.get(name.suffix.lower())
-    if kind is None:
-        raise InvalidRequest(f"{path} has an unsupported ending; supported: {SUPPORTED}")
-    if kind in _SEEKABLE and compression is not Compression.NONE:
-        raise InvalidRequest(f"{path} cannot be read compressed: unpack it first")
-    return kind, compression
-
-
-def _is_supported(name: str) -> bool:
-    try:
-        _kind_of(name)
-    except InvalidRequest:
-        return False
-    return True
-
-
-def _source_file(found: _Found) -> SourceFile:
-    kind, compression = _kind_of(found.path)
+def _source_file(found: Found) -> SourceFile:
+    kind, compression = kind_of(found.path)
     try:
         found.path.encode()
     except UnicodeEncodeError as error:

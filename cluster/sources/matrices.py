@@ -17,6 +17,7 @@ from bitsift.cluster.sources.parquet import BATCH_BYTES
 from bitsift.cluster.sources.plan import Format, SourceFile, SourcePlan
 from bitsift.cluster.sources.synthetic import SyntheticSpec, synthetic_block
 from bitsift.cluster.sources.vectors import Vectors, checked_vectors, open_matrix, vector_column
+from bitsift.router.write.document_rules import metadata_text
 
 _ROW_DIGITS = 10
 
@@ -83,7 +84,7 @@ def _table(file: SourceFile, numbers: npt.NDArray[np.int64], vectors: Vectors) -
         ids,
         empty,
         empty,
-        empty,
+        pa.repeat(pa.scalar(metadata_text(dict(file.partitions))), count),
         vector_column(vectors, keep),
         pa.nulls(count, pa.string()) if reasons is None else pa.array(reasons, pa.string()),
     ]

@@ -15,18 +15,24 @@ Invariants
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 POSITION_BITS = 40  # 2**40 records in a file, 2**23 files in a plan: a position fits an int64
 FILES_MAX = 1 << (63 - POSITION_BITS)
+REPORTED_MAX = 10_000
+"""Files that are passed over in the report of a build."""
+LISTED_MAX = 20
+"""Files that are passed over and shown one by one; of the others, how many for which reason."""
 
 
 class Format(StrEnum):
     """How the records of a file are laid out."""
 
     JSON_LINES = "json lines"
+    JSON = "json"
     CSV = "csv"
     TSV = "tsv"
     PARQUET = "parquet"
@@ -84,6 +90,7 @@ class SourceFile:
     after: the path below the folder that was given. `records` is known for Parquet and matrices.
     `row_groups` are the row counts of a Parquet file's row groups. `vectors` is the npy file
     whose row i belongs to record i. `memory_bytes` estimates the file's size as Arrow tables.
+    `partitions` are the fields that the folders above it name, as in `lang=en/year=2020/`.
     """
 
     index: int
@@ -98,6 +105,7 @@ class SourceFile:
     vectors: str | None = None
     width: int | None = None
     memory_bytes: int = 0
+    partitions: tuple[tuple[str, str | int | None], ...] = ()
 
     @property
     def carries_vectors(self) -> bool:
@@ -112,18 +120,26 @@ class SourceFile:
 
 
 @dataclass(frozen=True)
+class PassedOver:
+    """A file or folder below a source that is not read, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class SourcePlan:
     """All files of one indexing run, in their fixed order.
 
     `fields` is what the caller asked for; `files[i].fields` is what was found in each file.
     `expected_width` is the dimension of the precomputed embeddings, or None if a model encodes the
-    texts. `ignored_files` counts files in folders whose ending is not supported.
+    texts. `passed_over` is what lies below the sources and is not read, sorted by path.
     """
 
     files: tuple[SourceFile, ...]
     fields: Fields
     expected_width: int | None = None
-    ignored_files: int = 0
+    passed_over: tuple[PassedOver, ...] = ()
 
     @property
     def size_bytes(self) -> int:
@@ -136,6 +152,22 @@ class SourcePlan:
         return sum(file.memory_bytes for file in self.files)
 
     @property
+    def passed_over_listed(self) -> tuple[dict[str, str], ...]:
+        """For a report in JSON: path and reason of at most REPORTED_MAX."""
+        return tuple(asdict(item) for item in self.passed_over[:REPORTED_MAX])
+
+    @property
+    def passed_over_said(self) -> str:
+        """For people: what is passed over, and why; "" for nothing. At most LISTED_MAX lines."""
+        if not self.passed_over:
+            return ""
+        lines = [f"passed over: {len(self.passed_over):,}"]
+        lines += [f"  {item.path}: {item.reason}" for item in self.passed_over[:LISTED_MAX]]
+        rest = Counter(item.reason for item in self.passed_over[LISTED_MAX:])
+        lines += [f"  and {count:,} others: {reason}" for reason, count in rest.most_common()]
+        return "\n".join(lines)
+
+    @property
     def fingerprint(self) -> str:
         """32 hex digits that change when a file is added, removed, renamed or resized.
 
@@ -144,6 +176,14 @@ class SourcePlan:
         """
         digest = hashlib.blake2b(digest_size=16)
         for file in self.files:
-            parts = (file.path, file.size_bytes, file.fields, file.vectors, file.width)
+            parts: tuple[object, ...] = (
+                file.path,
+                file.size_bytes,
+                file.fields,
+                file.vectors,
+                file.width,
+            )
+            if file.partitions:
+                parts += (file.partitions,)
             digest.update(repr(parts).encode("utf-8", "surrogateescape"))
         return digest.hexdigest()

@@ -18,7 +18,7 @@ from bitsift.cluster.sources.parquet import open_parquet, read_batches, rows_of_
 from bitsift.cluster.sources.plan import Compression, Fields, Format, SourceFile
 from bitsift.cluster.sources.readers import read_documents
 from bitsift.cluster.sources.records import TEXT_FIELDS, Record, count_records, read_records
-from bitsift.cluster.sources.streams import DamagedStream, expansion, read_blocks
+from bitsift.cluster.sources.streams import DamagedStream, expansion
 from bitsift.cluster.sources.synthetic import SyntheticSpec
 from bitsift.cluster.sources.vectors import is_vector_type, open_matrix, stack_vectors
 from bitsift.errors import InvalidRequest
@@ -104,8 +104,6 @@ def _detect(role: str, found: dict[str, bool], taken: set[str]) -> str | None:
 
 def _first_rows(file: SourceFile) -> list[Record]:
     """The first records that are rows. Empty only where the file has no records at all."""
-    if file.format is Format.JSON_LINES:
-        _refuse_array(file)
     rows: list[Record] = []
     first_reason: str | None = None
     records = read_records(file)
@@ -122,17 +120,6 @@ def _first_rows(file: SourceFile) -> list[Record]:
     if not rows and first_reason is not None:
         raise InvalidRequest(f"no record at the start of {file.path} can be read ({first_reason})")
     return rows
-
-
-def _refuse_array(file: SourceFile) -> None:
-    """One line of a printed array may well be an object, so look at how the file begins."""
-    try:
-        head = next(read_blocks(file.path, file.compression), b"").lstrip()
-    except DamagedStream:
-        return
-    first_line = head.partition(b"\n")[0]
-    if head.startswith(b"[") and not first_line.rstrip().endswith(b"]"):
-        raise InvalidRequest(f"{file.path} contains a JSON array: write one JSON object per line")
 
 
 def _found_in_rows(rows: list[Record]) -> dict[str, bool]:

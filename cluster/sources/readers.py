@@ -87,7 +87,7 @@ def _read_rows(files: Sequence[SourceFile], batch_rows: int) -> Iterator[pa.Tabl
         matrix = _companion(file)
         first = 0  # the number of the record that opens the batch
         for number, record in _numbered(file):
-            batch.add(file, reader, number, record)
+            batch.add(file, reader, number, _with_partitions(record, file))
             if len(batch) >= batch_rows or batch.size_bytes >= BATCH_BYTES:
                 yield batch.table(
                     None if matrix is None else slice_matrix(matrix, first, number + 1)
@@ -99,6 +99,13 @@ def _read_rows(files: Sequence[SourceFile], batch_rows: int) -> Iterator[pa.Tabl
             batch = DocumentBatch(file.width)
     if len(batch):
         yield batch.table()
+
+
+def _with_partitions(record: Record, file: SourceFile) -> Record:
+    """The same record with the fields that its folders name; its own fields come first."""
+    if not file.partitions or record.row is None:
+        return record
+    return record._replace(row={**dict(file.partitions), **record.row})
 
 
 def _numbered(file: SourceFile) -> Iterator[tuple[int, Record]]:
@@ -129,7 +136,8 @@ def _read_parquet(file: SourceFile, batch_rows: int, first: int, stop: int) -> I
             for offset in range(begin, end):
                 reason = reasons.get(offset)
                 row = rows[offset] if reason is None else None
-                batch.add(file, reader, start + offset, Record(start + offset + 1, row, reason))
+                record = Record(start + offset + 1, row, reason)
+                batch.add(file, reader, start + offset, _with_partitions(record, file))
             part = None
             if matrix is not None:
                 part = slice_matrix(matrix, start + begin, start + end)

@@ -24,12 +24,18 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from bitsift.cluster.sources.json_values import cut_values
 from bitsift.cluster.sources.plan import Fields, Format, SourceFile
-from bitsift.cluster.sources.streams import LINE_BYTES_MAX, DamagedStream, read_blocks, read_lines
+from bitsift.cluster.sources.streams import (
+    LINE_BYTES_MAX,
+    TOO_LONG,
+    DamagedStream,
+    read_blocks,
+    read_lines,
+)
 from bitsift.errors import InvalidRequest
 from bitsift.router.write.document_rules import RefusedDocument, parse_json
 
-TOO_LONG = f"record is longer than {LINE_BYTES_MAX >> 20} MiB"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _HEADING = re.compile(r" {0,3}#{1,6}[ \t]+(.*?)(?:[ \t]+#+)?[ \t]*$")
 _UNDERLINE = re.compile(r" {0,3}(?:=+|-{2,})[ \t]*$")
@@ -51,7 +57,7 @@ class Record(NamedTuple):
 
 
 def read_records(file: SourceFile) -> Iterator[Record]:
-    """All records of a JSON lines, CSV, TSV, text or Markdown file, in order.
+    """All records of a JSON, JSON lines, CSV, TSV, text or Markdown file, in order.
 
     Raises DamagedStream at the point where a file is cut off or damaged; InvalidRequest where it
     cannot be opened or its header is unusable.
@@ -62,13 +68,15 @@ def read_records(file: SourceFile) -> Iterator[Record]:
     blocks = _without_mark(read_blocks(file.path, file.compression))
     if file.format is Format.JSON_LINES:
         yield from _json_records(blocks)
+    elif file.format is Format.JSON:
+        yield from _cut_records(blocks)
     else:
         delimiter = "," if file.format is Format.CSV else "\t"
         yield from _csv_records(blocks, delimiter, file)
 
 
 def count_records(file: SourceFile) -> int:
-    """How many records a JSON lines, CSV or TSV file has, broken ones included.
+    """How many records a JSON, JSON lines, CSV or TSV file has, broken ones included.
 
     Reads the whole file, without parsing JSON. Of a damaged file it counts what can be read.
     """
@@ -111,6 +119,11 @@ def _json_records(blocks: Iterator[bytes]) -> Iterator[Record]:
     except DamagedStream as damage:
         damage.line = number + 1
         raise
+
+
+def _cut_records(blocks: Iterator[bytes]) -> Iterator[Record]:
+    for line, data, reason in cut_values(blocks):
+        yield Record(line, None, reason) if data is None else _second_look(line, data)
 
 
 def _json_record(number: int, value: object, size_bytes: int, *, is_suspect: bool) -> Record:

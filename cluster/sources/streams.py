@@ -25,6 +25,7 @@ BLOCK_BYTES = 1 << 20
 """The most that is unpacked at once, whatever the stream says."""
 LINE_BYTES_MAX = 16 << 20
 """As over HTTP. A line of JSON may take 25 times its size as Python objects: ``[[],[],[], …``"""
+TOO_LONG = f"record is longer than {LINE_BYTES_MAX >> 20} MiB"
 WINDOW_BYTES_MAX = 128 << 20
 """RAM that a stream may ask for to be unpacked. ``xz -9`` asks for 65 MiB, ``zstd -19`` for 8, with
 --long or --ultra -22 for 128, the most that zstd itself unpacks unasked; --long=31 for 2 GiB."""

@@ -133,13 +133,18 @@ def test_precomputed_embeddings_need_no_model(tmp_path: Path) -> None:
     vectors[13] = np.nan
     np.save(tmp_path / "corpus.npy", vectors)
     rows = [orjson.dumps({"id": f"v{i}", "text": f"text {i}", "n": i}) for i in range(700)]
-    (tmp_path / "corpus.jsonl").write_bytes(b"\n".join(rows))
+    source = tmp_path / "repository"
+    source.mkdir()
+    (source / "corpus.jsonl").write_bytes(b"\n".join(rows))
+    (source / "README.md").write_text("words")
     index = tmp_path / "index"
     done = bitsift(
-        "index", tmp_path / "corpus.jsonl", "--vectors", tmp_path / "corpus.npy",
+        "index", source, "--vectors", tmp_path / "corpus.npy",
         "--out", index, "--shards", 2, "--json",
     )  # fmt: skip
-    assert orjson.loads(done.stdout)["documents"] == 699
+    report = orjson.loads(done.stdout)
+    assert report["documents"] == 699
+    assert [item["path"] for item in report["passed_over"]] == [str(source / "README.md")]
     refused = bitsift("search", "words", "--index", index).exception
     assert isinstance(refused, InvalidRequest)
     assert "search with a vector" in refused.message

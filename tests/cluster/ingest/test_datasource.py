@@ -51,7 +51,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> SourcePlan:
     pq.write_table(table, folder / "d.parquet", row_group_size=100)
     for number in range(122):
         (folder / f"e{number:03d}.md").write_text(f"# title {number}\n" if number else " ")
-    return plan_sources([folder])
+    return plan_sources([folder, *folder.glob("*.md")])
 
 
 def plain(plan: SourcePlan) -> list[dict[str, Any]]:

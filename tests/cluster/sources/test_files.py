@@ -3,6 +3,7 @@
 import gzip
 import os
 import pickle
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fsspec
@@ -12,7 +13,17 @@ import pytest
 
 from bitsift.cluster.sources import files
 from bitsift.cluster.sources.files import plan_sources
-from bitsift.cluster.sources.plan import Compression, Format, SourceFile
+from bitsift.cluster.sources.plan import (
+    LISTED_MAX,
+    REPORTED_MAX,
+    Compression,
+    Fields,
+    Format,
+    PassedOver,
+    SourceFile,
+    SourcePlan,
+)
+from bitsift.cluster.sources.readers import read_documents
 from bitsift.errors import InvalidRequest
 
 
@@ -60,15 +71,110 @@ def test_a_plan_survives_pickling(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(plan)) == plan
 
 
-def test_a_folder_gives_all_supported_files_below_it_and_counts_the_others(tmp_path: Path) -> None:
+def passed_over(plan: SourcePlan, folder: Path) -> dict[str, str]:
+    return {item.path.removeprefix(f"{folder}/"): item.reason for item in plan.passed_over}
+
+
+def test_a_folder_gives_all_supported_files_below_it_and_lists_the_others(tmp_path: Path) -> None:
     write_lines(tmp_path / "deep" / "er" / "a.jsonl", [DOCUMENT])
     write_lines(tmp_path / ".hidden" / "b.jsonl", [DOCUMENT])
+    write_lines(tmp_path / "_temporary" / "0" / "b.jsonl", [DOCUMENT])
     write_lines(tmp_path / ".c.jsonl", [DOCUMENT])
-    (tmp_path / "readme.md").write_text("# hello\nworld")
+    (tmp_path / "_SUCCESS").write_bytes(b"")
     (tmp_path / "picture.png").write_bytes(b"png")
+    (tmp_path / "d.zip").write_bytes(b"PK")
+    (tmp_path / "linked").symlink_to(tmp_path / "deep")
+    (tmp_path / "broken.jsonl").symlink_to(tmp_path / "nowhere")
     plan = plan_sources([tmp_path])
-    assert names(plan.files) == ["deep/er/a.jsonl", "readme.md"]
-    assert plan.ignored_files == 1
+    assert names(plan.files) == ["deep/er/a.jsonl"]
+    hidden = "its name begins with . or _"
+    assert passed_over(plan, tmp_path) == {
+        ".c.jsonl": hidden,
+        ".hidden": hidden,
+        "_SUCCESS": hidden,
+        "_temporary": hidden,
+        "broken.jsonl": "neither a file nor a folder, or a link to nothing",
+        "d.zip": "unsupported ending: an archive: unpack it first",
+        "linked": "a link to a folder: name the folder itself",
+        "picture.png": "unsupported ending",
+    }
+
+
+def test_json_files_that_hold_records_are_read_whatever_their_layout(tmp_path: Path) -> None:
+    """inputs.md B4: they were passed over without a word."""
+    (tmp_path / "a.json").write_text('[\n  {"text": "1"},\n  {"text": "2"}\n]')
+    write_lines(tmp_path / "b.jsonl", [DOCUMENT])
+    (tmp_path / "c.json.gz").write_bytes(gzip.compress(b'{"text": "4"}\n{"text": "5"}\n'))
+    (tmp_path / "d.json").write_text('{"text": "6",\n "more": {}}')
+    (tmp_path / "e.jsonl").write_text('[{"text": "7"},\n {"text": "8"}]')
+    (tmp_path / "package.json").write_text('{"name": "n", "version": 1}')
+    (tmp_path / "list.json").write_text("[1, 2]")
+    (tmp_path / "none.json").write_text("[]")
+    plan = plan_sources([tmp_path])
+    tables = [table for file in plan.files for table in read_documents(file)]
+    texts = [text for table in tables for text in table["text"].to_pylist()]
+    assert texts == ["1", "2", "words", "4", "5", "6", "7", "8"]
+    assert passed_over(plan, tmp_path) == {
+        "list.json": "no JSON object in it",
+        "none.json": "an empty JSON file",
+        "package.json": "one JSON object without a text, so no record",
+    }
+
+
+def test_a_json_file_that_is_named_is_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "package.json").write_text('{"name": "n", "version": 1}')
+    with pytest.raises(InvalidRequest, match=r"no field called text.*found: name, version"):
+        plan_sources([tmp_path / "package.json"])
+
+
+def test_texts_beside_tables_are_passed_over_and_texts_alone_are_read(tmp_path: Path) -> None:
+    """inputs.md E17: the README and the licence of a dataset's repository became documents."""
+    for name in ("README.md", "LICENSE.txt", "requirements.txt"):
+        (tmp_path / name).write_text("words")
+    assert len(plan_sources([tmp_path]).files) == 3
+    (tmp_path / "data").mkdir()
+    write_lines(tmp_path / "data" / "train.jsonl", [DOCUMENT])
+    plan = plan_sources([tmp_path])
+    assert names(plan.files) == ["data/train.jsonl"]
+    listed = passed_over(plan, tmp_path)
+    assert sorted(listed) == ["LICENSE.txt", "README.md", "requirements.txt"]
+    assert set(listed.values()) == {
+        "a text file beside tables: name it, or a folder of texts alone, to index it"
+    }
+    plan = plan_sources([tmp_path, tmp_path / "README.md"])
+    assert names(plan.files) == ["README.md", "data/train.jsonl"]
+    assert sorted(passed_over(plan, tmp_path)) == ["LICENSE.txt", "requirements.txt"]
+
+
+def test_what_is_passed_over_is_said_with_its_reason_up_to_so_many_lines(tmp_path: Path) -> None:
+    write_lines(tmp_path / "a.jsonl", [DOCUMENT])
+    assert plan_sources([tmp_path]).passed_over_said == ""
+    for number in range(LISTED_MAX + 1):
+        (tmp_path / f"{number:02}.png").write_bytes(b"")
+    first, *lines, last = plan_sources([tmp_path]).passed_over_said.split("\n")
+    assert first == f"passed over: {LISTED_MAX + 1}"
+    assert lines[0] == f"  {tmp_path}/00.png: unsupported ending"
+    assert len(lines) == LISTED_MAX
+    assert last == "  and 1 others: unsupported ending"
+
+
+def test_a_report_has_so_many_files_that_are_passed_over_at_most() -> None:
+    passed = tuple(PassedOver(str(number), "why") for number in range(REPORTED_MAX + 1))
+    listed = SourcePlan((), Fields(), None, passed).passed_over_listed
+    assert len(listed) == REPORTED_MAX
+    assert listed[0] == {"path": "0", "reason": "why"}
+
+
+def test_a_folder_that_cannot_be_listed_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def walk(folder: str, onerror: Callable[[OSError], None]) -> Iterator[None]:
+        onerror(PermissionError(13, "Permission denied", f"{folder}/closed"))
+        yield from ()
+
+    monkeypatch.setattr(os, "walk", walk)
+    with pytest.raises(InvalidRequest, match=r"cannot list .*/closed: Permission denied"):
+        plan_sources([tmp_path])
 
 
 @pytest.mark.parametrize("ending", ["", ".gz"])
@@ -144,14 +250,35 @@ def test_a_load_has_so_many_source_files_at_most(
 
 def test_an_empty_folder_says_what_is_supported(tmp_path: Path) -> None:
     (tmp_path / "picture.png").write_bytes(b"png")
-    with pytest.raises(InvalidRequest, match=r"no supported file \(1 others\).*\.parquet"):
+    with pytest.raises(InvalidRequest, match=r"no file to read \(.*picture.png: .*\.parquet"):
         plan_sources([tmp_path])
 
 
-@pytest.mark.parametrize("name", ["a.pdf", "a.json", "a", "a.gz"])
+@pytest.mark.parametrize("name", ["a.png", "a", "a.gz"])
 def test_an_unsupported_ending_says_what_is_supported(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"{}")
     with pytest.raises(InvalidRequest, match=r"unsupported ending; supported: \.jsonl"):
+        plan_sources([tmp_path / name])
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("a.faiss", "numpy.save"),
+        ("a.usearch", "numpy.save"),
+        ("a.pkl", "may run code"),
+        ("a.PT", "may run code"),
+        ("a.xlsx", "as CSV"),
+        ("a.zip", "unpack it"),
+        ("a.tar.gz", "unpack it"),
+        ("a.jsonl.lz4", "use gzip"),
+        ("a.pdf", "extract its text"),
+    ],
+)
+def test_a_file_that_is_not_read_says_what_to_do(tmp_path: Path, name: str, hint: str) -> None:
+    """inputs.md H30."""
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(InvalidRequest, match=rf"{name} has an unsupported ending: .*{hint}"):
         plan_sources([tmp_path / name])
 
 
@@ -253,8 +380,15 @@ def test_a_source_behind_a_url_is_read_through_fsspec() -> None:
     memory = fsspec.filesystem("memory")
     memory.pipe("/bucket/corpus.jsonl", orjson.dumps(DOCUMENT))
     memory.pipe("/bucket/queries.jsonl", orjson.dumps(DOCUMENT))
+    memory.pipe("/bucket/_temporary/0/corpus.jsonl", orjson.dumps(DOCUMENT))
+    memory.pipe("/bucket/.git/config", b"x")
     plan = plan_sources(["memory://bucket"])
     assert [file.path for file in plan.files] == ["memory:///bucket/corpus.jsonl"]
+    assert [item.path.removeprefix("memory:///bucket/") for item in plan.passed_over] == [
+        ".git",
+        "_temporary",
+        "queries.jsonl",
+    ]
     assert plan_sources(["memory://bucket/queries.jsonl"]).files[0].size_bytes > 0
 
 
