@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from bitsift.cluster.sources.columns import BATCH_BYTES
 from bitsift.cluster.sources.documents import SCHEMA
-from bitsift.cluster.sources.parquet import BATCH_BYTES
 from bitsift.cluster.sources.plan import Format, SourceFile, SourcePlan
 from bitsift.cluster.sources.synthetic import SyntheticSpec, synthetic_block
 from bitsift.cluster.sources.vectors import Vectors, checked_vectors, open_matrix, vector_column

@@ -14,7 +14,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from bitsift.cluster.sources.parquet import open_parquet, read_batches, rows_of_batch
+from bitsift.cluster.sources.columns import rows_of_batch
+from bitsift.cluster.sources.parquet import open_parquet, read_batches
 from bitsift.cluster.sources.plan import Compression, Fields, Format, SourceFile
 from bitsift.cluster.sources.readers import read_documents
 from bitsift.cluster.sources.records import TEXT_FIELDS, Record, count_records, read_records

@@ -18,9 +18,10 @@ from typing import Any
 import numpy.typing as npt
 import pyarrow as pa
 
+from bitsift.cluster.sources.columns import BATCH_BYTES, rows_of_batch
 from bitsift.cluster.sources.documents import DocumentBatch, RowReader
 from bitsift.cluster.sources.matrices import read_matrix
-from bitsift.cluster.sources.parquet import BATCH_BYTES, read_batches, rows_of_batch
+from bitsift.cluster.sources.parquet import read_batches
 from bitsift.cluster.sources.plan import Format, SourceFile
 from bitsift.cluster.sources.records import Record, read_records
 from bitsift.cluster.sources.streams import DamagedStream, size_of
@@ -129,7 +130,7 @@ def _read_parquet(file: SourceFile, batch_rows: int, first: int, stop: int) -> I
             batch.add(file, reader, start, Record(start + 1, None, damage))
             yield batch.table()
             continue
-        rows, reasons = rows_of_batch(columns, wanted, file.fields.vector)
+        rows, reasons = rows_of_batch(columns, wanted, file.fields.vector, file.fields.id)
         vectors = None if file.fields.vector is None else columns.column(file.fields.vector)
         for begin, end in _shares(rows):
             batch = DocumentBatch(file.width)

@@ -4,11 +4,14 @@ import datetime
 import decimal
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from tests.source_files import fresh, read, rejects
 
@@ -42,6 +45,50 @@ def test_parquet_types_become_json(tmp_path: Path) -> None:
         "nested": {"a": [1, None]},
         "nan": None,
     }
+
+
+KEY = uuid.UUID("12345678-1234-5678-1234-567812345678")
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        (pa.ExtensionArray.from_storage(pa.uuid(), pa.array([KEY.bytes], pa.binary(16))), str(KEY)),
+        (pa.array([KEY.bytes], pa.binary(16)), str(KEY)),
+        (pa.array([b"\xff\x00\x01"], pa.binary(3)), "ff0001"),
+        (pa.array([decimal.Decimal(10**37 + 1)], pa.decimal128(38, 0)), f"{10**37 + 1}"),
+        (pa.array([decimal.Decimal("1.10")], pa.decimal128(10, 2)), "1.10"),
+        (pa.array([datetime.date(2020, 1, 2)], pa.date32()), "2020-01-02"),
+        (pa.array([datetime.date(2020, 1, 2)], pa.date64()), "2020-01-02"),
+        (pa.array([datetime.datetime(2020, 1, 2)], pa.timestamp("s")), "2020-01-02T00:00:00"),
+        (pa.array([-128], pa.int8()), "-128"),
+        (pa.array([2**64 - 1], pa.uint64()), f"{2**64 - 1}"),
+        (pa.array([7.0], pa.float64()), "7"),
+        (pa.array([7.0], pa.float32()), "7"),
+        (pa.array([np.float16(7)], pa.float16()), "7"),
+        (pa.array([7.5], pa.float64()), "7.5"),
+        (pa.array([7], pa.int64()).dictionary_encode(), "7"),
+        (pa.array(["7"], pa.string_view()), "7"),
+        (pa.array([b"7"], pa.large_binary()), "7"),
+    ],
+)
+def test_an_id_is_the_natural_string_of_its_type(
+    tmp_path: Path, ids: pa.Array, expected: str
+) -> None:
+    """inputs.md E16: all records of such files were refused."""
+    path = fresh(tmp_path, ".parquet")
+    pq.write_table(pa.table({"id": ids, "text": ["words"]}), path)
+    assert [(row["id"], row["reject"]) for row in read(path)] == [(expected, None)]
+
+
+def test_a_float_that_cannot_hold_its_id_exactly_is_refused(tmp_path: Path) -> None:
+    path = fresh(tmp_path, ".parquet")
+    ids = pa.array([2.0**24, 2.0**24 - 1], pa.float32())
+    pq.write_table(pa.table({"id": ids, "text": ["a", "b"]}), path)
+    rows = read(path)
+    (reject,) = rejects(rows)
+    assert reject == (1, "id 16777216.0 is not exact as a float: write ids as strings")
+    assert rows[1]["id"] == "16777215"
 
 
 def test_invalid_utf8_in_parquet_rejects_its_row_only(tmp_path: Path) -> None:

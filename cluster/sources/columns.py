@@ -1,0 +1,123 @@
+"""Columns: the rows of an Arrow batch as dicts, which become documents like any other records.
+
+Equal values of a column that is a dictionary are one Python object where they would be large.
+
+An id is the natural string of what its column holds: a UUID (also as 16 bytes) in its usual form,
+other bytes of a fixed width as hex digits, a decimal as it is written, a whole float as a
+whole number, a date or time as ISO 8601.
+"""
+
+from __future__ import annotations
+
+import math
+import uuid
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+BATCH_BYTES = 32 << 20
+"""Of strings in a table of documents."""
+_LONG_VALUES = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
+_UUID_BYTES = 16
+_EXACT_MAX = {pa.float16(): 2**11, pa.float32(): 2**24, pa.float64(): 2**53}
+"""Whole numbers below it are exact in a float of this type."""
+
+
+def rows_of_batch(
+    batch: pa.RecordBatch, wanted: set[str], vector: str | None, key: str | None = None
+) -> tuple[list[dict[str, Any]], dict[int, str]]:
+    """The rows of a batch without the `vector` column, and the reasons for those that broke.
+
+    `key` is the column of ids. `wanted` names the columns that documents need: bytes in them are
+    taken as text, and their nulls are kept.
+    """
+    reasons: dict[int, str] = {}
+    names: list[str] = []
+    columns: list[list[Any]] = []
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if name != vector:
+            names.append(name)
+            if name == key:
+                columns.append(_ids(column, name, reasons))
+            else:
+                columns.append(_values(column, name, name in wanted, reasons))
+    if not columns:
+        return [{} for _ in range(batch.num_rows)], reasons
+    return [
+        {
+            name: value
+            for name, value in zip(names, values, strict=True)
+            if value is not None or name in wanted
+        }
+        for values in zip(*columns, strict=True)
+    ], reasons
+
+
+def _ids(column: pa.Array, name: str, reasons: dict[int, str]) -> list[Any]:
+    """The ids of a column: natural strings, and what `checked_id` decides about as it is."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if isinstance(column, pa.ExtensionArray):
+        column = column.storage
+    kind = column.type
+    values = _values(column, name, not pa.types.is_fixed_size_binary(kind), reasons)
+    if pa.types.is_fixed_size_binary(kind):
+        hexadecimal = _uuid if kind.byte_width == _UUID_BYTES else bytes.hex
+        return [None if value is None else hexadecimal(value) for value in values]
+    if pa.types.is_decimal(kind):
+        return [None if value is None else format(value, "f") for value in values]
+    if pa.types.is_date(kind) or pa.types.is_time(kind) or pa.types.is_timestamp(kind):
+        return [None if value is None else value.isoformat() for value in values]
+    if pa.types.is_floating(kind):
+        exact_max = _EXACT_MAX[kind]
+        for row, value in enumerate(values):
+            if value is not None and exact_max <= abs(value) < math.inf:
+                reasons[row] = f"id {value} is not exact as a {kind}: write ids as strings"
+        return [_whole(value) for value in values]
+    return values
+
+
+def _uuid(value: bytes) -> str:
+    return str(uuid.UUID(bytes=value))
+
+
+def _whole(value: float | None) -> int | float | None:
+    return int(value) if value is not None and value.is_integer() else value
+
+
+def _values(column: pa.Array, name: str, as_text: bool, reasons: dict[int, str]) -> list[Any]:
+    kind = column.type
+    if pa.types.is_dictionary(kind) and kind.value_type in _LONG_VALUES:
+        return _shared_values(column, name, as_text, reasons)
+    if as_text and (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        column = column.cast(pa.large_string(), safe=False)
+    try:
+        return list(column.to_pylist())
+    except (ValueError, OverflowError):  # parquet checks neither its strings nor its dates
+        return [_value(column, row, name, reasons) for row in range(len(column))]
+
+
+def _shared_values(
+    column: pa.DictionaryArray, name: str, as_text: bool, reasons: dict[int, str]
+) -> list[Any]:
+    """The same of a dictionary; where it would be large, each distinct value is one object."""
+    lengths = pc.binary_length(column.dictionary)
+    if (pc.sum(lengths.take(column.indices)).as_py() or 0) <= BATCH_BYTES:
+        return _values(column.dictionary_decode(), name, as_text, reasons)
+    used = pc.unique(column.indices)
+    problems: dict[int, str] = {}
+    values = _values(column.dictionary.take(used), name, as_text, problems)
+    places = pc.index_in(column.indices, used).to_pylist()
+    reasons.update({row: problems[at] for row, at in enumerate(places) if at in problems})
+    return [values[at] for at in places]
+
+
+def _value(column: pa.Array, row: int, name: str, reasons: dict[int, str]) -> Any:
+    try:
+        return column[row].as_py()
+    except UnicodeDecodeError:
+        reasons[row] = f"invalid UTF-8 in field {name!r}"
+    except (ValueError, OverflowError) as error:
+        reasons[row] = f"value of field {name!r} cannot be used: {error}"
+    return None
