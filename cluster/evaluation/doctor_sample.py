@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from bitsift.cluster.evaluation.evaluate import TextEncoder
 from bitsift.cluster.sources.files import plan_sources
+from bitsift.cluster.sources.matrix_files import open_matrix
 from bitsift.cluster.sources.plan import SourcePlan
 from bitsift.cluster.sources.readers import read_documents
-from bitsift.cluster.sources.vectors import open_matrix, vectors_of
+from bitsift.cluster.sources.vectors import vectors_of
 from bitsift.errors import InvalidRequest
 from bitsift.shard_worker.codes import normalize
 
@@ -73,7 +74,8 @@ def _documents(plan: SourcePlan, count: int, encoder: TextEncoder | None) -> NDA
 
 def _queries(path: Path, dimension: int, encoder: TextEncoder | None) -> NDArray[np.float32]:
     if encoder is None:
-        vectors = np.asarray(open_matrix(str(path)), dtype=np.float32)
+        matrix = open_matrix(str(path))
+        vectors = np.asarray(matrix.rows(0, matrix.shape[0]), dtype=np.float32)
     else:
         vectors = encoder.encode_queries(_query_texts(path))
     if vectors.shape[1] != dimension:

@@ -66,7 +66,9 @@ def plan_build(
 ) -> Build:
     """The steps of `build_index`, for callers that do something between them."""
     options = checked_build(options)
-    plan = plan_sources([str(source) for source in sources], options.fields, options.vectors)
+    plan = plan_sources(
+        [str(source) for source in sources], options.fields, options.vectors, options.stored
+    )
     if isinstance(out, str | Path):
         out = IndexFolder(Path(out).absolute())
     return Build(out, plan, options)
@@ -135,8 +137,8 @@ class Build:
 
     def run(self, on_progress: OnProgress = _quiet) -> BuildReport:
         """All of it, on the connected Ray cluster."""
-        if self.plan.passed_over:
-            on_progress(IndexStage("survey", 0, None, 0, self.plan.passed_over_said))
+        for note in filter(None, (self.plan.passed_over_said, *self.plan.notes)):
+            on_progress(IndexStage("survey", 0, None, 0, note))
         manifest = self.prepare(on_progress)
         with self.destination.open(manifest) as actors:
             return self.load(manifest, actors, on_progress)

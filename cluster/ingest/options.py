@@ -18,6 +18,8 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from bitsift.checked import reasons
 from bitsift.cluster.manifest import SHARDS_MAX
 from bitsift.cluster.sources.plan import Fields
+from bitsift.cluster.sources.ranges import stored_as
+from bitsift.cluster.sources.stored_vectors import Stored, VectorType
 from bitsift.config.tree import DEFAULTS, Backend, Index, Model
 from bitsift.errors import InvalidRequest
 from bitsift.filters.operands import path_of
@@ -81,8 +83,22 @@ class BuildOptions:
     vectors: Annotated[
         Path | None,
         Field(
-            description="A .npy file of precomputed embeddings: row i belongs to record i of the "
-            "source."
+            description="A .npy, .npz or .safetensors file of precomputed embeddings: row i "
+            "belongs to record i of the source."
+        ),
+    ] = None
+    vector_type: Annotated[
+        VectorType | None,
+        Field(
+            description="What precomputed embeddings are: float, or quantized as int8, uint8, "
+            "binary or ubinary (packed bits). Default: float; what looks quantized is refused."
+        ),
+    ] = None
+    ranges: Annotated[
+        Path | None,
+        Field(
+            description="Ranges that int8 or uint8 embeddings were quantized with: a .npy file of "
+            "2 x dimensions (lowest, highest), the same as JSON, or an index's manifest.json."
         ),
     ] = None
     transform: Annotated[
@@ -96,6 +112,11 @@ class BuildOptions:
     max_rejects: Annotated[int, Index.model_fields["max_rejects"]] = DEFAULTS.index.max_rejects
     encoders: Annotated[int | None, Index.model_fields["encoders"]] = DEFAULTS.index.encoders
     backend: Annotated[Backend, Model.model_fields["backend"]] = DEFAULTS.model.backend
+
+    @property
+    def stored(self) -> Stored:
+        """How the vectors of the sources are stored. Raises InvalidRequest."""
+        return stored_as(self.vector_type, self.ranges)
 
     @property
     def fields(self) -> Fields:

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from bitsift.cluster.sources.plan import Format, SourceFile
 from bitsift.cluster.sources.records import Record
+from bitsift.cluster.sources.stored_vectors import FLOATS, Stored
 from bitsift.cluster.sources.vectors import Vectors, stack_vectors, vector_column
 from bitsift.router.write.document_rules import (
     RefusedDocument,
@@ -27,7 +28,6 @@ from bitsift.router.write.document_rules import (
     checked_text,
     checked_title,
     metadata_text,
-    parse_vector,
     without_surrogates,
 )
 
@@ -89,8 +89,9 @@ def _metadata(row: dict[str, Any]) -> str:
 class DocumentBatch:
     """Collects records, of one file or of several, and turns them into one table of SCHEMA."""
 
-    def __init__(self, width: int | None) -> None:
+    def __init__(self, width: int | None, stored: Stored = FLOATS) -> None:
         self._width = width
+        self._stored = stored
         self._positions: list[int] = []
         self._files: list[str] = []
         self._lines: list[int] = []
@@ -116,7 +117,8 @@ class DocumentBatch:
         vector: Any = reason
         if record.row is not None:
             if reader.vector_field is not None:
-                vector = parse_vector(record.row.pop(reader.vector_field, None), self._width)
+                value = record.row.pop(reader.vector_field, None)
+                vector = self._stored.parsed(value, self._width)
             try:
                 key, title, text, metadata = reader.read(record.row, record.is_suspect)
             except RefusedDocument as error:
@@ -135,7 +137,7 @@ class DocumentBatch:
         """Everything added so far as one table, with `vectors` or those that came as lists."""
         if self._parsed and vectors is None:
             assert self._width is not None
-            vectors = stack_vectors(self._parsed, self._width)
+            vectors = stack_vectors(self._parsed, self._width, self._stored)
         if vectors is not None:
             self._refuse_without_vector(vectors)
         keep = np.array([reason is None for reason in self._rejects], dtype=bool)

@@ -25,6 +25,7 @@ from pathlib import PurePosixPath
 from bitsift.cluster.sources.json_files import with_layout
 from bitsift.cluster.sources.kinds import SUPPORTED, kind_of
 from bitsift.cluster.sources.listing import Found, list_folder, list_url
+from bitsift.cluster.sources.matrix_files import open_matrix
 from bitsift.cluster.sources.partitions import with_partitions
 from bitsift.cluster.sources.plan import (
     FILES_MAX,
@@ -36,8 +37,10 @@ from bitsift.cluster.sources.plan import (
 )
 from bitsift.cluster.sources.probe import probe
 from bitsift.cluster.sources.selection import select
+from bitsift.cluster.sources.stored_vectors import ASSUMED, FLOATS, Stored, VectorType
 from bitsift.cluster.sources.streams import is_url, size_of
 from bitsift.cluster.sources.synthetic import PREFIX, SyntheticSpec
+from bitsift.cluster.sources.widths import look_at_vectors
 from bitsift.errors import InvalidRequest
 
 __all__ = ["SUPPORTED", "Fields", "SourceFile", "SourcePlan", "plan_sources"]
@@ -50,6 +53,7 @@ def plan_sources(
     paths: Sequence[str | os.PathLike[str]],
     fields: Fields = DETECT_ALL,
     vectors: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+    stored: Stored = FLOATS,
 ) -> SourcePlan:
     """Finds every file that `paths` stand for, looks into each, and fixes their order.
 
@@ -79,11 +83,40 @@ def plan_sources(
         )
     files = _named_apart([_source_file(found[path]) for path in sorted(found)])
     files = _pair(with_partitions(files), matrices)
-    files = [probe(with_layout(file), fields) for file in files]
-    width = _common_width(files, fields)
+    files = [probe(with_layout(replace(file, stored=stored)), fields) for file in files]
+    width = _common_width(files)
+    _check_ranges(stored, width)
     planned = (replace(file, index=index, width=width) for index, file in enumerate(files))
     listed = {item.path: item for item in passed if item.path not in found}
-    return SourcePlan(tuple(planned), fields, width, tuple(listed[path] for path in sorted(listed)))
+    passed_over = tuple(listed[path] for path in sorted(listed))
+    return SourcePlan(tuple(planned), fields, width, passed_over, stored, _notes(files))
+
+
+def _notes(files: list[SourceFile]) -> tuple[str, ...]:
+    """What is assumed, and what of a file is not read, in lines for people."""
+    notes = []
+    if any(_is_assumed(file) for file in files):
+        notes.append(ASSUMED)
+    for file in files:
+        matrix = file.vectors or (file.path if file.format is Format.VECTORS else None)
+        others = matrix and open_matrix(matrix, file.fields.vector, file.stored).others
+        if others:
+            notes.append(f"{matrix}: arrays that are not read: {', '.join(others)}")
+    return tuple(notes)
+
+
+def _is_assumed(file: SourceFile) -> bool:
+    is_bytes = file.stored.type is VectorType.INT8 and file.stored.ranges is None
+    return is_bytes and not file.is_export
+
+
+def _check_ranges(stored: Stored, width: int | None) -> None:
+    if stored != FLOATS and width is None:
+        raise InvalidRequest(f"--vector-type {stored.type} is for sources that have vectors")
+    if stored.ranges is not None and len(stored.ranges.low) != width:
+        raise InvalidRequest(
+            f"--ranges has {len(stored.ranges.low)} dimensions, the vectors have {width}"
+        )
 
 
 def _require_distinct(fields: Fields) -> None:
@@ -197,7 +230,7 @@ def _refuse_unnamed_companions(owners: list[SourceFile], files: list[SourceFile]
             )
 
 
-def _common_width(files: list[SourceFile], fields: Fields) -> int | None:
+def _common_width(files: list[SourceFile]) -> int | None:
     """The width of all vectors, or None where no file has any. Raises InvalidRequest."""
     filled = [file for file in files if file.records != 0]
     with_vectors = [file for file in filled if file.carries_vectors]
@@ -209,9 +242,10 @@ def _common_width(files: list[SourceFile], fields: Fields) -> int | None:
         )
     known = [file for file in with_vectors if file.width is not None]
     if with_vectors and not known:
+        file = with_vectors[0]
         raise InvalidRequest(
-            f"no good vector among the first records of {with_vectors[0].path} "
-            f"in field {fields.vector!r}"
+            f"no good vector in {file.path}, field {file.fields.vector!r}: "
+            f"{look_at_vectors(file).reason}"
         )
     for file in known:
         fixed = file.format.is_matrix or file.vectors is not None

@@ -17,13 +17,15 @@ FORMATS = {
     ".parquet": Format.PARQUET,
     ".pq": Format.PARQUET,
     ".npy": Format.VECTORS,
+    ".npz": Format.VECTORS,
+    ".safetensors": Format.VECTORS,
     ".txt": Format.TEXT,
     ".md": Format.MARKDOWN,
     ".markdown": Format.MARKDOWN,
 }
 _SEEKABLE = (Format.PARQUET, Format.VECTORS)  # read from the middle, so never compressed
 SUPPORTED = (
-    f"{' '.join(FORMATS)}, all but parquet and npy also with "
+    f"{' '.join(FORMATS)}, all but parquet and matrices also with "
     f"{' '.join(ending.value for ending in Compression if ending.value)}, "
     "or a folder of such files"
 )

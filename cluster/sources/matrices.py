@@ -6,6 +6,7 @@ Any rows of them can be read, and how many there are is known, so a sample needs
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +15,11 @@ import pyarrow.compute as pc
 
 from bitsift.cluster.sources.columns import BATCH_BYTES
 from bitsift.cluster.sources.documents import SCHEMA
+from bitsift.cluster.sources.matrix_files import open_matrix
 from bitsift.cluster.sources.plan import Format, SourceFile, SourcePlan
+from bitsift.cluster.sources.streams import DamagedStream
 from bitsift.cluster.sources.synthetic import SyntheticSpec, synthetic_block
-from bitsift.cluster.sources.vectors import Vectors, checked_vectors, open_matrix, vector_column
+from bitsift.cluster.sources.vectors import Vectors, checked_vectors, vector_column
 from bitsift.router.write.document_rules import metadata_text
 
 _ROW_DIGITS = 10
@@ -35,10 +38,15 @@ def read_matrix(file: SourceFile, batch_rows: int, first: int, stop: int) -> Ite
             numbers = np.arange(start, min(start + step, stop), dtype=np.int64)
             yield _table(file, numbers, checked_vectors(synthetic_block(spec, start, len(numbers))))
         return
-    matrix = open_matrix(file.path)
+    matrix = open_matrix(file.path, file.fields.vector, file.stored)
     for start in range(first, stop, step):
         numbers = np.arange(start, min(start + step, stop), dtype=np.int64)
-        yield _table(file, numbers, checked_vectors(matrix[start : start + len(numbers)]))
+        try:
+            rows = matrix.rows(start, start + len(numbers))
+        except DamagedStream as damage:
+            yield _rejected(file, start, f"{damage}; {start} records were read before it")
+            return
+        yield _table(file, numbers, checked_vectors(rows, file.stored))
 
 
 def sample_matrices(plan: SourcePlan, k: int, seed: int) -> pa.Table:
@@ -62,8 +70,20 @@ def _sample(file: SourceFile, count: int, random: np.random.Generator) -> pa.Tab
     else:
         assert file.records is not None
         numbers = np.sort(random.choice(file.records, count, replace=False))
-        rows = open_matrix(file.path)[numbers]
-    return _table(file, numbers, checked_vectors(rows))
+        try:
+            rows = open_matrix(file.path, file.fields.vector, file.stored).at(numbers)
+        except DamagedStream:  # the pass over all finds where
+            return SCHEMA.empty_table()
+    return _table(file, numbers, checked_vectors(rows, file.stored))
+
+
+def _rejected(file: SourceFile, number: int, reason: str) -> pa.Table:
+    row = {"position": file.first_position + number, "file": file.path, "line": number + 1}
+    return pa.Table.from_pylist([{**row, "reject": reason}], schema=SCHEMA)
+
+
+def _without_ending(name: str) -> str:
+    return name.removesuffix(PurePosixPath(name).suffix)
 
 
 def _table(file: SourceFile, numbers: npt.NDArray[np.int64], vectors: Vectors) -> pa.Table:
@@ -74,7 +94,7 @@ def _table(file: SourceFile, numbers: npt.NDArray[np.int64], vectors: Vectors) -
     ids = pa.array(numbers).cast(pa.string())
     if file.format is Format.VECTORS:
         digits = pc.utf8_lpad(ids, _ROW_DIGITS, "0")
-        ids = pc.binary_join_element_wise(file.name.removesuffix(".npy"), digits, "-")
+        ids = pc.binary_join_element_wise(_without_ending(file.name), digits, "-")
     empty = pa.repeat(pa.scalar(""), count)
     reasons = [vectors.reasons.get(row) for row in range(count)] if vectors.reasons else None
     columns = [

@@ -52,16 +52,23 @@ def _open(path: str, dictionaries: list[str]) -> pq.ParquetFile:
 
 
 def read_batches(
-    file: SourceFile, batch_rows: int, first: int, stop: int
+    file: SourceFile,
+    batch_rows: int,
+    first: int,
+    stop: int,
+    columns: list[str] | None = None,
 ) -> Iterator[ParquetBatch]:
-    """The rows first…stop of a Parquet file; both lie on borders of row groups."""
+    """The rows first…stop of a Parquet file; both lie on borders of row groups.
+
+    `columns` are read, None for all.
+    """
     with open_parquet(file.path) as opened:
         dictionaries = _dictionaries(opened.metadata)
     with _open(file.path, dictionaries) as opened:
         start = 0
         for group, rows in enumerate(file.row_groups):
             if first <= start < stop:
-                yield from _read_group(opened, group, start, batch_rows)
+                yield from _read_group(opened, group, start, batch_rows, columns)
             start += rows
 
 
@@ -77,7 +84,7 @@ def _dictionaries(metadata: Any) -> list[str]:
 
 
 def _read_group(
-    opened: pq.ParquetFile, group: int, start: int, batch_rows: int
+    opened: pq.ParquetFile, group: int, start: int, batch_rows: int, columns: list[str] | None
 ) -> Iterator[ParquetBatch]:
     size = opened.metadata.row_group(group)
     values = sum(size.column(place).num_values for place in range(size.num_columns))
@@ -85,7 +92,7 @@ def _read_group(
     row_bytes = group_bytes // max(1, size.num_rows)
     rows = max(1, min(batch_rows, BATCH_BYTES // max(1, row_bytes)))
     try:
-        for batch in opened.iter_batches(batch_size=rows, row_groups=[group]):
+        for batch in opened.iter_batches(batch_size=rows, row_groups=[group], columns=columns):
             yield ParquetBatch(start, batch)
             start += batch.num_rows
     except (pa.ArrowException, OSError) as error:

@@ -20,6 +20,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
+from bitsift.cluster.sources.stored_vectors import FLOATS, Stored
+
 POSITION_BITS = 40  # 2**40 records in a file, 2**23 files in a plan: a position fits an int64
 FILES_MAX = 1 << (63 - POSITION_BITS)
 REPORTED_MAX = 10_000
@@ -36,7 +38,7 @@ class Format(StrEnum):
     CSV = "csv"
     TSV = "tsv"
     PARQUET = "parquet"
-    VECTORS = "npy"
+    VECTORS = "matrix"
     SYNTHETIC = "synthetic"
     TEXT = "text"
     MARKDOWN = "markdown"
@@ -91,6 +93,7 @@ class SourceFile:
     `row_groups` are the row counts of a Parquet file's row groups. `vectors` is the npy file
     whose row i belongs to record i. `memory_bytes` estimates the file's size as Arrow tables.
     `partitions` are the fields that the folders above it name, as in `lang=en/year=2020/`.
+    `stored` says how its vectors are. `is_export`: written by `bitsift export`.
     """
 
     index: int
@@ -106,6 +109,8 @@ class SourceFile:
     width: int | None = None
     memory_bytes: int = 0
     partitions: tuple[tuple[str, str | int | None], ...] = ()
+    stored: Stored = FLOATS
+    is_export: bool = False
 
     @property
     def carries_vectors(self) -> bool:
@@ -134,12 +139,15 @@ class SourcePlan:
     `fields` is what the caller asked for; `files[i].fields` is what was found in each file.
     `expected_width` is the dimension of the precomputed embeddings, or None if a model encodes the
     texts. `passed_over` is what lies below the sources and is not read, sorted by path.
+    `stored` is what the caller said of the vectors. `notes` are lines for people.
     """
 
     files: tuple[SourceFile, ...]
     fields: Fields
     expected_width: int | None = None
     passed_over: tuple[PassedOver, ...] = ()
+    stored: Stored = FLOATS
+    notes: tuple[str, ...] = ()
 
     @property
     def size_bytes(self) -> int:
@@ -186,4 +194,6 @@ class SourcePlan:
             if file.partitions:
                 parts += (file.partitions,)
             digest.update(repr(parts).encode("utf-8", "surrogateescape"))
+        if self.stored != FLOATS:
+            digest.update(repr(self.stored).encode())
         return digest.hexdigest()

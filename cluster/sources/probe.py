@@ -7,23 +7,23 @@ is that file read to its end once, because its records must be counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
-from typing import Any
 
 import pyarrow as pa
 
-from bitsift.cluster.sources.columns import rows_of_batch
-from bitsift.cluster.sources.parquet import open_parquet, read_batches
+from bitsift.cluster.sources.exports import EXPORT_FIELDS, EXPORT_KEY
+from bitsift.cluster.sources.matrix_files import open_matrix
+from bitsift.cluster.sources.parquet import open_parquet
 from bitsift.cluster.sources.plan import Compression, Fields, Format, SourceFile
 from bitsift.cluster.sources.readers import read_documents
 from bitsift.cluster.sources.records import TEXT_FIELDS, Record, count_records, read_records
+from bitsift.cluster.sources.stored_vectors import EXPORTED
 from bitsift.cluster.sources.streams import DamagedStream, expansion
 from bitsift.cluster.sources.synthetic import SyntheticSpec
-from bitsift.cluster.sources.vectors import is_vector_type, open_matrix, stack_vectors
+from bitsift.cluster.sources.vectors import is_vector_type
+from bitsift.cluster.sources.widths import look_at_vectors
 from bitsift.errors import InvalidRequest
-from bitsift.router.write.document_rules import parse_vector
 
 PROBE_RECORDS = 1000  # so many records are looked at for one that can be read
 PROBE_ROWS = 100  # so many readable ones are enough
@@ -47,7 +47,7 @@ def probe(file: SourceFile, wanted: Fields) -> SourceFile:
             file, fields=TEXT_FIELDS, memory_bytes=packed * file.size_bytes + 4 * len(file.path)
         )
     if file.format.is_matrix:
-        return _probe_matrix(file)
+        return _probe_matrix(file, wanted)
     rows: list[Record] = []
     if file.format is Format.PARQUET:
         file, found = _probe_parquet(file, wanted)
@@ -58,12 +58,14 @@ def probe(file: SourceFile, wanted: Fields) -> SourceFile:
         return replace(
             file, fields=wanted, records=0
         )  # an empty file: nothing to detect, nothing to read
+    if file.is_export:
+        wanted = replace(EXPORT_FIELDS, **{r: n for r, n in wanted.named() if r != "vector"})
     carries_vectors = file.vectors is not None or wanted.vector is not None
     file = replace(file, fields=resolve(file.path, wanted, found, carries_vectors))
     if file.vectors is not None:
         file = _probe_companion(file)
     elif file.fields.vector is not None:
-        file = replace(file, width=_first_width(file, rows))
+        file = replace(file, width=look_at_vectors(file).width)
     return replace(file, memory_bytes=_memory_bytes(file, rows))
 
 
@@ -141,6 +143,8 @@ def _probe_parquet(file: SourceFile, wanted: Fields) -> tuple[SourceFile, dict[s
         )
     if len(set(schema.names)) != len(schema.names):
         raise InvalidRequest(f"{file.path} names a column twice: {', '.join(schema.names)}")
+    if EXPORT_KEY in (schema.metadata or {}) and wanted.vector in (None, EXPORT_FIELDS.vector):
+        file = replace(file, is_export=True, stored=EXPORTED)
     for role in ("text", "title"):
         name = getattr(wanted, role)
         if name in schema.names and not _is_text_type(schema.field(name).type):
@@ -168,12 +172,14 @@ def _is_text_type(kind: pa.DataType) -> bool:
     return any(test(kind) for test in tests)
 
 
-def _probe_matrix(file: SourceFile) -> SourceFile:
+def _probe_matrix(file: SourceFile, wanted: Fields) -> SourceFile:
     if file.format is Format.SYNTHETIC:
         spec = SyntheticSpec.parse(file.path)
         records, width = spec.rows, spec.dim
     else:
-        records, width = open_matrix(file.path).shape
+        matrix = open_matrix(file.path, wanted.vector, file.stored)
+        records, width = matrix.shape[0], file.stored.width(matrix.shape[1])
+        file = replace(file, fields=Fields(vector=wanted.vector))
     if width == 0:
         raise InvalidRequest(f"{file.path} has {records} vectors of width 0")
     row_bytes = 4 * width + 2 * len(file.path) + 64
@@ -183,40 +189,14 @@ def _probe_matrix(file: SourceFile) -> SourceFile:
 def _probe_companion(file: SourceFile) -> SourceFile:
     """Checks that an npy file has a vector for every record of the file that it goes with."""
     assert file.vectors is not None
-    matrix = open_matrix(file.vectors)
+    matrix = open_matrix(file.vectors, None, file.stored)
     records = count_records(file) if file.records is None else file.records
-    if len(matrix) != records:
+    if matrix.shape[0] != records:
         raise InvalidRequest(
-            f"{file.vectors} has {len(matrix)} rows and {file.path} has {records} records "
+            f"{file.vectors} has {matrix.shape[0]} rows and {file.path} has {records} records "
             "(broken ones counted): row i must be the vector of record i"
         )
-    return replace(file, width=matrix.shape[1])
-
-
-def _first_width(file: SourceFile, rows: list[Record]) -> int | None:
-    """The width of the first good vector among the first rows."""
-    vector = file.fields.vector
-    assert vector is not None
-    values: Iterator[Any]
-    if file.format is Format.PARQUET:
-        values = _first_parquet_values(file, vector)
-    else:
-        values = (record.row.get(vector) for record in rows if record.row is not None)
-    for value in values:
-        parsed = parse_vector(value, None)
-        if not isinstance(parsed, str) and len(stack_vectors([parsed], len(parsed)).rows):
-            return len(parsed)
-    return None
-
-
-def _first_parquet_values(file: SourceFile, name: str) -> Iterator[Any]:
-    seen = 0
-    for _, batch, _ in read_batches(file, PROBE_ROWS, 0, file.records or 0):
-        if batch is None or seen >= PROBE_RECORDS:
-            return
-        seen += batch.num_rows
-        for row in rows_of_batch(batch.select([name]), set(), None)[0]:
-            yield row.get(name)
+    return replace(file, width=file.stored.width(matrix.shape[1]))
 
 
 def _memory_bytes(file: SourceFile, rows: list[Record]) -> int:

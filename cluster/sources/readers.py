@@ -15,17 +15,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy.typing as npt
 import pyarrow as pa
 
 from bitsift.cluster.sources.columns import BATCH_BYTES, rows_of_batch
 from bitsift.cluster.sources.documents import DocumentBatch, RowReader
+from bitsift.cluster.sources.exports import as_before
 from bitsift.cluster.sources.matrices import read_matrix
+from bitsift.cluster.sources.matrix_files import Matrix, open_matrix
 from bitsift.cluster.sources.parquet import read_batches
 from bitsift.cluster.sources.plan import Format, SourceFile
 from bitsift.cluster.sources.records import Record, read_records
 from bitsift.cluster.sources.streams import DamagedStream, size_of
-from bitsift.cluster.sources.vectors import open_matrix, slice_matrix, vectors_of_column
+from bitsift.cluster.sources.vectors import Vectors, checked_vectors, vectors_of_column
 from bitsift.errors import InvalidRequest
 
 BATCH_ROWS = 4096
@@ -68,12 +69,12 @@ def _require_unchanged(file: SourceFile) -> None:
         )
 
 
-def _companion(file: SourceFile) -> npt.NDArray[Any] | None:
-    """The npy matrix that goes with a file, if there is one."""
+def _companion(file: SourceFile) -> Matrix | None:
+    """The matrix that goes with a file, if there is one."""
     if file.vectors is None:
         return None
-    matrix = open_matrix(file.vectors)
-    if matrix.shape[1] != file.width:
+    matrix = open_matrix(file.vectors, None, file.stored)
+    if file.stored.width(matrix.shape[1]) != file.width:
         raise InvalidRequest(
             f"{file.vectors} has vectors of {matrix.shape[1]} numbers; they had {file.width} when "
             "the run was planned: do not change the sources during a run"
@@ -81,8 +82,12 @@ def _companion(file: SourceFile) -> npt.NDArray[Any] | None:
     return matrix
 
 
+def _vectors(file: SourceFile, matrix: Matrix, first: int, stop: int) -> Vectors:
+    return checked_vectors(matrix.rows(first, stop), file.stored)
+
+
 def _read_rows(files: Sequence[SourceFile], batch_rows: int) -> Iterator[pa.Table]:
-    batch = DocumentBatch(files[0].width)
+    batch = DocumentBatch(files[0].width, files[0].stored)
     for file in files:
         reader = RowReader(file)
         matrix = _companion(file)
@@ -91,13 +96,13 @@ def _read_rows(files: Sequence[SourceFile], batch_rows: int) -> Iterator[pa.Tabl
             batch.add(file, reader, number, _with_partitions(record, file))
             if len(batch) >= batch_rows or batch.size_bytes >= BATCH_BYTES:
                 yield batch.table(
-                    None if matrix is None else slice_matrix(matrix, first, number + 1)
+                    None if matrix is None else _vectors(file, matrix, first, number + 1)
                 )
-                batch = DocumentBatch(file.width)
+                batch = DocumentBatch(file.width, file.stored)
                 first = number + 1
         if matrix is not None and len(batch):
-            yield batch.table(slice_matrix(matrix, first, first + len(batch)))
-            batch = DocumentBatch(file.width)
+            yield batch.table(_vectors(file, matrix, first, first + len(batch)))
+            batch = DocumentBatch(file.width, file.stored)
     if len(batch):
         yield batch.table()
 
@@ -137,13 +142,15 @@ def _read_parquet(file: SourceFile, batch_rows: int, first: int, stop: int) -> I
             for offset in range(begin, end):
                 reason = reasons.get(offset)
                 row = rows[offset] if reason is None else None
+                if file.is_export and row is not None:
+                    row = as_before(row)
                 record = Record(start + offset + 1, row, reason)
                 batch.add(file, reader, start + offset, _with_partitions(record, file))
             part = None
             if matrix is not None:
-                part = slice_matrix(matrix, start + begin, start + end)
+                part = _vectors(file, matrix, start + begin, start + end)
             elif vectors is not None and file.width is not None:
-                part = vectors_of_column(vectors.slice(begin, end - begin), file.width)
+                part = vectors_of_column(vectors.slice(begin, end - begin), file.width, file.stored)
             yield batch.table(part)
 
 

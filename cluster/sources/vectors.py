@@ -1,8 +1,7 @@
-"""Precomputed embeddings: from npy files, Parquet columns and JSON lists to one checked Arrow
-column.
+"""Precomputed embeddings: from matrices, columns, lists and texts to one checked Arrow column.
 
-Vectors from npy and Parquet stay in numpy buffers from the file to the Arrow table; a copy is
-made only where the file is not float32 or where a row of the batch is rejected.
+Vectors of matrices and lists of Arrow stay in numpy buffers from the file to the Arrow table; a
+copy is made only where they are not float32 or where a row of the batch is rejected.
 
 Refused for a row: no vector, not a list of numbers, another width than the plan's, NaN or
 infinity (also after rounding to float32), all zeros. The rest of the file goes on.
@@ -10,6 +9,7 @@ infinity (also after rounding to float32), all zeros. The rest of the file goes 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,24 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bitsift.cluster.sources.streams import is_url
-from bitsift.errors import InvalidRequest
+from bitsift.cluster.sources.stored_vectors import FLOATS, Stored, wrong_width
 
+_LISTS = (
+    pa.types.is_list,
+    pa.types.is_large_list,
+    pa.types.is_fixed_size_list,
+    pa.types.is_list_view,
+    pa.types.is_large_list_view,
+)
+_VALUES = (
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_string_view,
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_binary_view,
+    pa.types.is_fixed_size_binary,
+)
 FloatMatrix = npt.NDArray[np.float32]
 
 
@@ -41,76 +56,97 @@ class Vectors:
         assert len(self.matrix) == len(self.rows)
 
 
-def open_matrix(path: str) -> npt.NDArray[Any]:
-    """Maps an npy file of shape (rows, width), float16, float32 or float64, without reading it.
-
-    Raises InvalidRequest where it is anything else.
-    """
-    if is_url(path):
-        raise InvalidRequest(f"{path}: npy files are memory-mapped: copy it to a local path")
-    try:
-        matrix = np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, OSError, EOFError) as error:
-        raise InvalidRequest(f"{path} is not a readable npy file: {error}") from error
-    if matrix.ndim != 2 or matrix.dtype.kind != "f" or matrix.dtype.itemsize > 8:
-        raise InvalidRequest(
-            f"{path} holds {matrix.dtype} of shape {matrix.shape}; "
-            "expected float16, float32 or float64 of shape (rows, width)"
-        )
-    return matrix
-
-
-def slice_matrix(matrix: npt.NDArray[Any], first: int, stop: int) -> Vectors:
-    """The checked vectors of rows first…stop of an npy matrix, without a copy if it is float32."""
-    return checked_vectors(matrix[first:stop])
-
-
-def checked_vectors(matrix: npt.NDArray[Any]) -> Vectors:
+def checked_vectors(matrix: npt.NDArray[Any], stored: Stored = FLOATS) -> Vectors:
     """The vectors (n, width) of n records, less those that are bad; no copy of good float32."""
-    with np.errstate(over="ignore"):
-        part = np.ascontiguousarray(matrix, dtype=np.float32)
-    return _checked(part, np.arange(len(part), dtype=np.int64), {})
+    return _decoded(matrix, np.arange(len(matrix), dtype=np.int64), {}, stored)
 
 
-def stack_vectors(parsed: list[FloatMatrix | str], width: int) -> Vectors:
+def stack_vectors(
+    parsed: Sequence[FloatMatrix | str], width: int, stored: Stored = FLOATS
+) -> Vectors:
     """The checked vectors of a batch whose records were parsed one by one."""
     rows = [row for row, vector in enumerate(parsed) if not isinstance(vector, str)]
     good = [vector for vector in parsed if not isinstance(vector, str)]
     reasons = {row: vector for row, vector in enumerate(parsed) if isinstance(vector, str)}
-    matrix = np.stack(good) if good else np.empty((0, width), dtype=np.float32)
-    return _checked(matrix, np.array(rows, dtype=np.int64), reasons)
+    shape = (0, stored.stored_width(width))
+    matrix = np.stack(good) if good else np.empty(shape, dtype=np.float32)
+    return _decoded(matrix, np.array(rows, dtype=np.int64), reasons, stored)
 
 
 def is_vector_type(kind: pa.DataType) -> bool:
-    """True for Arrow lists, fixed-size or not, of numbers; also inside an extension type."""
+    """True for Arrow lists, of any kind, of numbers; for texts and bytes; also inside extensions
+    and dictionaries.
+    """
+    kind = _plain_type(kind)
+    return _is_list(kind) or any(test(kind) for test in _VALUES)
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
     if isinstance(kind, pa.BaseExtensionType):
-        kind = kind.storage_type
-    if not (
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    ):
+        return _plain_type(kind.storage_type)
+    return _plain_type(kind.value_type) if pa.types.is_dictionary(kind) else kind
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    if not any(test(kind) for test in _LISTS):
         return False
     number = kind.value_type
     return bool(pa.types.is_floating(number) or pa.types.is_integer(number))
 
 
-def vectors_of_column(column: pa.Array, width: int) -> Vectors:
-    """The checked vectors of an Arrow column for which `is_vector_type` holds."""
+def plain_column(column: pa.Array) -> pa.Array:
+    """A column of vectors without its extension or dictionary."""
     if isinstance(column, pa.ExtensionArray):
-        column = column.storage
+        return plain_column(column.storage)
+    if isinstance(column, pa.DictionaryArray):
+        return plain_column(column.dictionary_decode())
+    return column
+
+
+def vectors_of_column(column: pa.Array, width: int, stored: Stored = FLOATS) -> Vectors:
+    """The checked vectors of an Arrow column for which `is_vector_type` holds."""
+    column = plain_column(column)
+    if not _is_list(column.type):
+        parsed = [stored.parsed(value, width) for value in _values(column)]
+        return stack_vectors(parsed, width, stored)
     lengths = pc.fill_null(pc.list_value_length(column), -1).to_numpy(zero_copy_only=False)
-    fits = lengths == width
+    stored_width = stored.stored_width(width)
+    fits = lengths == stored_width
     reasons = {
         int(row): "no vector"
         if lengths[row] < 0
-        else f"vector has {lengths[row]} numbers, expected {width}"
+        else wrong_width(stored.width(int(lengths[row])), width)
         for row in np.flatnonzero(~fits)
     }
     if reasons:
         column = column.filter(pa.array(fits))
     numbers = column.flatten().to_numpy(zero_copy_only=False)  # a null number becomes NaN
-    with np.errstate(over="ignore"):
-        matrix = numbers.astype(np.float32, copy=False).reshape(-1, width)
-    return _checked(matrix, np.flatnonzero(fits), reasons)
+    matrix = numbers.reshape(-1, stored_width)
+    return _decoded(matrix, np.flatnonzero(fits), reasons, stored)
+
+
+def _values(column: pa.Array) -> list[object]:
+    try:
+        return list(column.to_pylist())
+    except UnicodeDecodeError:  # parquet does not check its strings
+        texts = column.cast(pa.large_binary()).to_pylist()
+        return [None if text is None else text.decode("utf-8", "replace") for text in texts]
+
+
+def _decoded(
+    matrix: npt.NDArray[Any],
+    rows: npt.NDArray[np.int64],
+    reasons: dict[int, str],
+    stored: Stored,
+) -> Vectors:
+    """Stored numbers as the vectors they stand for, less those that are bad."""
+    vectors, bad = stored.decoded(matrix)
+    if bad:
+        reasons = reasons | {int(rows[row]): reason for row, reason in bad.items()}
+        keep = np.ones(len(vectors), dtype=bool)
+        keep[list(bad)] = False
+        vectors, rows = vectors[keep], rows[keep]
+    return _checked(vectors, rows, reasons)
 
 
 def _checked(matrix: FloatMatrix, rows: npt.NDArray[np.int64], reasons: dict[int, str]) -> Vectors:

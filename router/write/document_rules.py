@@ -21,7 +21,10 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from bitsift.router.write.vector_text import numbers_of_list, numbers_of_text
+
 _EXACT_FLOAT_MAX = 2.0**53
+_NO_VECTOR = ("", "null", "none", "nan", "\\n")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -138,30 +141,29 @@ def _as_json(value: Any) -> Any:
 
 
 def parse_vector(value: object, width: int | None) -> NDArray[np.float32] | str:
-    """One vector from a JSON list, or from a CSV cell that holds one.
+    """One vector from a list, or from a text that holds one.
 
     Returns float32 of shape (width,), or the reason why there is none. NaN and zeros are found
     later, for the whole batch at once.
     """
-    if value is None or value == "":
-        return "no vector"
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            value = orjson.loads(value)
-        except orjson.JSONDecodeError as error:
-            return f"vector is not a JSON list: {error.msg}"
-    if not isinstance(value, list):
-        return f"vector is a {type(value).__name__}, not a list of numbers"
-    try:
-        array = np.asarray(value)
-    except ValueError:
-        return "vector is a nested list"
-    if array.ndim != 1 or len(array) == 0 or array.dtype.kind not in "iuf":
-        return "vector is empty or holds something else than numbers"
+    array = numbers_of(value)
+    if isinstance(array, str):
+        return array
     if width is not None and len(array) != width:
         return f"vector has {len(array)} numbers, expected {width}"
     with np.errstate(over="ignore"):
         return array.astype(np.float32)
+
+
+def numbers_of(value: object) -> NDArray[Any] | str:
+    """The numbers of one vector, (width,), in the type they are in; or why there are none."""
+    if value is None or (isinstance(value, str) and value.strip().lower() in _NO_VECTOR):
+        return "no vector"
+    if isinstance(value, str):
+        return numbers_of_text(value)
+    if not isinstance(value, list):
+        return f"vector is a {type(value).__name__}, not a list of numbers"
+    return numbers_of_list(value)
 
 
 def model_text(title: str, text: str) -> str:

@@ -18,6 +18,7 @@ from bitsift.cluster.cli.index import SETTINGS
 from bitsift.cluster.ingest import build
 from bitsift.cluster.ingest.options import BuildOptions
 from bitsift.cluster.manifest import SHARDS_MAX
+from bitsift.cluster.sources.stored_vectors import VectorType
 from bitsift.config.fields import BY_KEY
 from bitsift.errors import InvalidRequest
 from bitsift.shard_worker.codes import Transform
@@ -30,6 +31,8 @@ SAMPLES: dict[str, Any] = {
     "title_field": "headline",
     "vector_field": "embedding",
     "vectors": Path("v.npy"),
+    "vector_type": VectorType.INT8,
+    "ranges": Path("ranges.npy"),
     "transform": Transform.ROTATE,
     "examples": ("fear of spiders",),
     "index_fields": ["lang"],

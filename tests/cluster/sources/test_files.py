@@ -321,7 +321,7 @@ def test_an_npy_file_of_another_shape_or_type_is_refused(
     tmp_path: Path, matrix: np.ndarray
 ) -> None:
     np.save(tmp_path / "v.npy", matrix)
-    with pytest.raises(InvalidRequest, match=r"expected float16, float32 or float64 of shape"):
+    with pytest.raises(InvalidRequest, match=r"expected float16, bfloat16, float32 or float64 of"):
         plan_sources([tmp_path / "v.npy"])
 
 

@@ -120,5 +120,8 @@ def test_the_expected_width_is_that_of_the_first_good_vector(tmp_path: Path) -> 
 
 def test_a_vector_field_without_any_good_vector_is_refused(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.jsonl", [{"text": "a", "v": [0.0, 0.0]}])
-    with pytest.raises(InvalidRequest, match="no good vector among the first records"):
+    with pytest.raises(
+        InvalidRequest,
+        match=r"no good vector in .*a\.jsonl, field 'v': record 1: vector is all zeros",
+    ):
         plan_sources([path], Fields(vector="v"))

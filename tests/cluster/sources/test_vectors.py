@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,6 +14,7 @@ from bitsift.cluster.sources.files import plan_sources
 from bitsift.cluster.sources.plan import Fields
 from bitsift.cluster.sources.readers import read_documents
 from bitsift.cluster.sources.vectors import take_good, vectors_of
+from bitsift.errors import InvalidRequest
 from tests.source_files import fresh, put, read, rejects
 
 VECTORS = Fields(vector="v")
@@ -31,7 +33,7 @@ VECTORS = Fields(vector="v")
         (b"[true, false]", "vector is empty or holds something else than numbers"),
         (b"[1, null]", "vector is empty or holds something else than numbers"),
         (b"[[1, 2], [3]]", "vector is a nested list"),
-        (b'"abc"', "vector is a str, not a list of numbers"),
+        (b'"abc"', "vector is a str, not a list of numbers: 'abc'"),
         (b'{"a": 1}', "vector is a dict, not a list of numbers"),
         (b"null", "no vector"),
     ],
@@ -56,12 +58,12 @@ def test_with_vectors_a_text_may_be_missing_but_not_be_a_number(tmp_path: Path) 
     assert rejects(rows) == [(5, "text is a int, not a string")]
 
 
-def test_a_vector_in_a_table_is_a_json_list(tmp_path: Path) -> None:
+def test_a_vector_in_a_table_is_a_text(tmp_path: Path) -> None:
     content = b'id,v\n1,"[1, 2]"\n2,"[1, 2"\n3,\n'
     rows = read(put(tmp_path, content, ".csv"), fields=VECTORS)
     assert [row["vector"] for row in rows] == [[1, 2], None, None]
     assert [reason.split(":")[0] for _, reason in rejects(rows)] == [
-        "vector is not a JSON list",
+        "vector begins with [ and does not end with ]",
         "no vector",
     ]
 
@@ -176,3 +178,30 @@ def test_good_rows_are_taken_with_their_own_vectors(tmp_path: Path, fields: Fiel
     for places in ([4, 0, 2, 2], [], [3]):
         expected = table.take(pa.array(places, pa.int64()))
         assert take_good(table, np.array(places, dtype=np.int64)).equals(expected)
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".jsonl", ".csv"])
+def test_a_file_whose_first_vectors_are_null_is_read(tmp_path: Path, ending: str) -> None:
+    """inputs.md F21: of 1,400 nulls in front the file was refused."""
+    path = fresh(tmp_path, ending)
+    vectors = [None] * 1400 + ["[0.5, 1]", "[0.5 1.\n]", "{0.5,1}"]
+    table = pa.table({"id": [str(row) for row in range(1403)], "v": vectors})
+    if ending == ".parquet":
+        pq.write_table(table, path, row_group_size=300)
+    elif ending == ".jsonl":
+        path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in table.to_pylist()))
+    else:
+        lines = [f'{row},"{vector or ""}"\n' for row, vector in enumerate(vectors)]
+        path.write_text("id,v\n" + "".join(lines))
+    rows = read(path, fields=VECTORS)
+    assert rejects(rows) == [
+        (row["line"], "no vector") for row in rows if row["reject"] is not None
+    ]
+    assert [row["vector"] for row in rows[1399:]] == [None, [0.5, 1], [0.5, 1], [0.5, 1]]
+
+
+def test_a_column_of_texts_without_a_vector_says_why(tmp_path: Path) -> None:
+    path = fresh(tmp_path, ".parquet")
+    pq.write_table(pa.table({"text": ["a"], "v": ["[0.1 0.2 ... 0.9]"]}), path)
+    with pytest.raises(InvalidRequest, match=r"no good vector in .*record 1: .*printed with '...'"):
+        plan_sources([path], VECTORS)
