@@ -232,13 +232,16 @@ def export(
     index_folder: Index,
     dest: Annotated[
         Path,
-        typer.Argument(metavar="DEST", help="FILE.parquet, or a folder for one file per shard."),
+        typer.Argument(
+            metavar="DEST",
+            help="FILE.parquet, FILE.jsonl, or a folder of Parquet for one file per shard.",
+        ),
     ],
     json: Json = False,
 ) -> None:
-    """Write all documents and vectors as Parquet: id, title, text, metadata, int8, scale.
+    """Write all documents and vectors as Parquet or JSON lines, for `bitsift index` or others.
 
-    A document's vector is int8 · scale.
+    In Parquet a document's vector is int8 · scale.
     """
     from bitsift.cluster.maintenance.export import export as run
 

@@ -1,8 +1,13 @@
-"""An index as Parquet, for readers that know nothing of Bitsift.
+"""An index as Parquet or JSON lines, for readers that know nothing of Bitsift.
+
+Parquet has these columns; `bitsift index` knows such a file and reads it as what it was:
 
     id, title, text   strings
     metadata          a JSON object as text, "" for none
     int8, scale       the vector is int8 · scale: of unit length nearly, in the model's own space
+
+JSON lines have id, title, text, metadata as an object, and the vector as a list of float32: they
+can be indexed with `--vector-field vector`, or added to a running index.
 
 The index's own codes have a range for each dimension, and may be rotated; here both are undone, and
 each vector gets one symmetric scale of its own. That costs little: the cosine between a vector of
@@ -44,6 +49,7 @@ SCHEMA = pa.schema(
     ]
 )
 PARQUET_SUFFIX = ".parquet"
+LINES_SUFFIX = ".jsonl"
 
 OnRows = Callable[[int, int], None]
 """Called with the documents that were written so far, and those that will be."""
@@ -62,14 +68,17 @@ class ExportReport:
 def export(index: Path, dest: Path, on_rows: OnRows = lambda _, __: None) -> ExportReport:
     """Write all documents of an index to ``dest``: one file, or a folder with one file per shard.
 
+    A name with the ending .jsonl gives JSON lines, all others Parquet.
+
     Raises InvalidRequest where ``dest`` exists, Unavailable while the index is being served,
     ChecksumMismatch for the first damaged row. Nothing is left then.
     """
     manifest, report = open_manifest(index)
     counter = _Counter(report.documents, on_rows)
     with written_aside(dest) as aside:
-        if dest.suffix == PARQUET_SUFFIX:
-            with _writer(aside, manifest) as writer:
+        if dest.suffix in (PARQUET_SUFFIX, LINES_SUFFIX):
+            kind = _lines_writer if dest.suffix == LINES_SUFFIX else _writer
+            with kind(aside, manifest) as writer:
                 for number in range(manifest.shards):
                     _write_shard(writer, index, manifest, number, counter)
         else:
@@ -93,8 +102,31 @@ class _Counter:
         self._on_rows(self.documents, max(self.documents, self._total))
 
 
+Write = Callable[[list[Document], NDArray[np.float32]], None]
+"""Writes documents and their vectors (n, dimension)."""
+
+
 @contextlib.contextmanager
-def _writer(path: Path, manifest: Manifest) -> Iterator[pq.ParquetWriter]:
+def _lines_writer(path: Path, _: Manifest) -> Iterator[Write]:
+    with path.open("xb") as file:
+
+        def write(documents: list[Document], vectors: NDArray[np.float32]) -> None:
+            for document, vector in zip(documents, vectors, strict=True):
+                row = {
+                    "id": document.id,
+                    "title": document.title,
+                    "text": document.text,
+                    "metadata": document.metadata or {},
+                    "vector": vector,
+                }
+                options = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
+                file.write(orjson.dumps(row, option=options))
+
+        yield write
+
+
+@contextlib.contextmanager
+def _writer(path: Path, manifest: Manifest) -> Iterator[Write]:
     """A Parquet file that says which model its vectors come from.
 
     A dictionary of 256 values takes 8 bits a code, where Parquet stores an int8 in 32.
@@ -109,17 +141,16 @@ def _writer(path: Path, manifest: Manifest) -> Iterator[pq.ParquetWriter]:
     with pq.ParquetWriter(
         path, schema, compression="zstd", use_dictionary=["int8.list.element"]
     ) as writer:
-        yield writer
+        yield lambda documents, vectors: writer.write_table(_table(documents, *symmetric(vectors)))
 
 
 def _write_shard(
-    writer: pq.ParquetWriter, index: Path, manifest: Manifest, number: int, counter: _Counter
+    write: Write, index: Path, manifest: Manifest, number: int, counter: _Counter
 ) -> None:
     calibration = manifest.calibration
     with open_store(index, manifest, number) as store:
         for documents, codes in _living(store, max(1, ROW_GROUP_BYTES // calibration.width)):
-            int8, scale = symmetric(plain_vectors(calibration, codes))
-            writer.write_table(_table(documents, int8, scale))
+            write(documents, plain_vectors(calibration, codes))
             counter.add(len(documents))
 
 

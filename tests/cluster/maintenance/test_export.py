@@ -17,7 +17,11 @@ from bitsift.cluster.bench.index import write_index
 from bitsift.cluster.maintenance.export import SCHEMA, export, plain_vectors, symmetric
 from bitsift.cluster.maintenance.opened import open_shard, open_store
 from bitsift.cluster.manifest import Manifest, read_manifest
+from bitsift.cluster.sources.files import plan_sources
+from bitsift.cluster.sources.plan import Fields
+from bitsift.cluster.sources.readers import read_documents
 from bitsift.cluster.sources.synthetic import SyntheticSpec, synthetic_block
+from bitsift.cluster.sources.vectors import vectors_of
 from bitsift.errors import ChecksumMismatch, InvalidRequest, Unavailable
 from bitsift.shard_worker.codes import Calibration, Transform, normalize
 from bitsift.shard_worker.operations import Delete, Upsert
@@ -136,7 +140,7 @@ def test_an_index_without_living_documents_is_an_empty_file(tmp_path: Path) -> N
     assert pq.read_table(tmp_path / "none.parquet").schema.equals(SCHEMA)
 
 
-@pytest.mark.parametrize("name", ["all.parquet", "folder"])
+@pytest.mark.parametrize("name", ["all.parquet", "all.jsonl", "folder"])
 def test_damage_stops_the_export_with_nothing_left(index: Path, tmp_path: Path, name: str) -> None:
     copy = Path(shutil.copytree(index, tmp_path / "index"))
     with open_store(copy, read_manifest(copy), 1) as store:
@@ -166,11 +170,26 @@ def test_an_export_can_be_indexed_again(index: Path, tmp_path: Path) -> None:
     from bitsift.cluster.ingest.options import BuildOptions
 
     export(index, tmp_path / "folder")
-    options = BuildOptions(
-        shards=1, id_field="id", title_field="title", text_field="text", vector_field="int8"
-    )
-    report = build_index([tmp_path / "folder"], tmp_path / "again", options)
+    report = build_index([tmp_path / "folder"], tmp_path / "again", BuildOptions(shards=1))
     assert (report.documents, report.rejects) == (SPEC.rows - len(DEAD) + 2, 0)
     again = read_manifest(tmp_path / "again")
     with open_shard(tmp_path / "again", again, 0) as shard:
         assert shard.document("700").text == "some words 200"
+        whole = shard.document("naïve/ID \U0001f600")
+        assert whole.metadata == {"year": 1999, "tags": ["a", {"b": None}]}
+
+
+def test_both_formats_are_read_as_the_same_documents_with_the_same_vectors(
+    index: Path, tmp_path: Path
+) -> None:
+    """inputs.md B8: without options for Parquet; JSON lines have their vectors in a field."""
+    tables = []
+    for name, fields in (("all.parquet", Fields()), ("all.jsonl", Fields(vector="vector"))):
+        export(index, tmp_path / name)
+        (file,) = plan_sources([tmp_path / name], fields).files
+        table = pa.concat_tables(read_documents(file)).drop_columns(["file"])
+        assert table["reject"].null_count == len(table) == SPEC.rows - len(DEAD) + 2
+        tables.append(table)
+    one, other = tables
+    assert one.drop_columns(["vector"]).equals(other.drop_columns(["vector"]))
+    assert cosines(vectors_of(one, SPEC.dim), vectors_of(other, SPEC.dim)).min() > 0.9998
