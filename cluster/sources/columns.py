@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import uuid
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,6 +22,14 @@ _LONG_VALUES = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
 _UUID_BYTES = 16
 _EXACT_MAX = {pa.float16(): 2**11, pa.float32(): 2**24, pa.float64(): 2**53}
 """Whole numbers below it are exact in a float of this type."""
+
+
+class TableBatch(NamedTuple):
+    """Rows `first`… of a file; or, with a `reason`, the place where reading broke off."""
+
+    first: int
+    batch: pa.RecordBatch | None
+    reason: str | None = None
 
 
 def rows_of_batch(

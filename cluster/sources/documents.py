@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from bitsift.cluster.sources.plan import Format, SourceFile
+from bitsift.cluster.sources.plan import SourceFile
 from bitsift.cluster.sources.records import Record
 from bitsift.cluster.sources.stored_vectors import FLOATS, Stored
 from bitsift.cluster.sources.vectors import Vectors, stack_vectors, vector_column
@@ -57,7 +57,7 @@ class RowReader:
         where = f" in field {self.text_field!r}"
         self._missing_text = None if file.carries_vectors else where
         # parquet vectors never become Python objects: they come to the batch as one matrix
-        self.vector_field = None if file.format is Format.PARQUET else fields.vector
+        self.vector_field = None if file.format.is_table else fields.vector
 
     def read(self, row: dict[str, Any], is_suspect: bool) -> tuple[str | None, str, str, str]:
         """Takes id, title and text out of `row`; returns (id, title, text, metadata).

@@ -16,6 +16,9 @@ FORMATS = {
     ".tsv": Format.TSV,
     ".parquet": Format.PARQUET,
     ".pq": Format.PARQUET,
+    ".arrow": Format.ARROW,
+    ".feather": Format.ARROW,
+    ".ipc": Format.ARROW,
     ".npy": Format.VECTORS,
     ".npz": Format.VECTORS,
     ".safetensors": Format.VECTORS,
@@ -23,9 +26,13 @@ FORMATS = {
     ".md": Format.MARKDOWN,
     ".markdown": Format.MARKDOWN,
 }
-_SEEKABLE = (Format.PARQUET, Format.VECTORS)  # read from the middle, so never compressed
+_SEEKABLE = (
+    Format.PARQUET,
+    Format.ARROW,
+    Format.VECTORS,
+)  # read from the middle, so never compressed
 SUPPORTED = (
-    f"{' '.join(FORMATS)}, all but parquet and matrices also with "
+    f"{' '.join(FORMATS)}, all but parquet, arrow and matrices also with "
     f"{' '.join(ending.value for ending in Compression if ending.value)}, "
     "or a folder of such files"
 )

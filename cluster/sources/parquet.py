@@ -11,26 +11,18 @@ texts of 256 KiB, and 3.7 GB of RAM. So such columns stay dictionaries.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bitsift.cluster.sources.columns import BATCH_BYTES
+from bitsift.cluster.sources.columns import BATCH_BYTES, TableBatch
 from bitsift.cluster.sources.plan import SourceFile
 from bitsift.cluster.sources.streams import is_url, open_source
 from bitsift.errors import InvalidRequest
 
 _VALUE_BYTES = 4
 BUFFER_BYTES = 1 << 20  # without one, pyarrow downloads the whole column chunk of a row group
-
-
-class ParquetBatch(NamedTuple):
-    """Rows `first`… of a file; or, with a `reason`, the place where a row group broke off."""
-
-    first: int
-    batch: pa.RecordBatch | None
-    reason: str | None = None
 
 
 def open_parquet(path: str) -> pq.ParquetFile:
@@ -57,7 +49,7 @@ def read_batches(
     first: int,
     stop: int,
     columns: list[str] | None = None,
-) -> Iterator[ParquetBatch]:
+) -> Iterator[TableBatch]:
     """The rows first…stop of a Parquet file; both lie on borders of row groups.
 
     `columns` are read, None for all.
@@ -85,7 +77,7 @@ def _dictionaries(metadata: Any) -> list[str]:
 
 def _read_group(
     opened: pq.ParquetFile, group: int, start: int, batch_rows: int, columns: list[str] | None
-) -> Iterator[ParquetBatch]:
+) -> Iterator[TableBatch]:
     size = opened.metadata.row_group(group)
     values = sum(size.column(place).num_values for place in range(size.num_columns))
     group_bytes = max(size.total_byte_size, _VALUE_BYTES * values)  # runs of one value take nothing
@@ -93,9 +85,9 @@ def _read_group(
     rows = max(1, min(batch_rows, BATCH_BYTES // max(1, row_bytes)))
     try:
         for batch in opened.iter_batches(batch_size=rows, row_groups=[group], columns=columns):
-            yield ParquetBatch(start, batch)
+            yield TableBatch(start, batch)
             start += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk or the network failed, not the file: pyarrow's own have no errno
-        yield ParquetBatch(start, None, f"row group {group} is damaged: {error}")
+        yield TableBatch(start, None, f"row group {group} is damaged: {error}")

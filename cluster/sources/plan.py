@@ -38,6 +38,7 @@ class Format(StrEnum):
     CSV = "csv"
     TSV = "tsv"
     PARQUET = "parquet"
+    ARROW = "arrow"
     VECTORS = "matrix"
     SYNTHETIC = "synthetic"
     TEXT = "text"
@@ -47,6 +48,11 @@ class Format(StrEnum):
     def is_whole_document(self) -> bool:
         """True where the whole file is one document."""
         return self in (Format.TEXT, Format.MARKDOWN)
+
+    @property
+    def is_table(self) -> bool:
+        """True where values lie in columns of Arrow's types."""
+        return self in (Format.PARQUET, Format.ARROW)
 
     @property
     def is_matrix(self) -> bool:

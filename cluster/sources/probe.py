@@ -14,13 +14,13 @@ import pyarrow as pa
 
 from bitsift.cluster.sources.exports import EXPORT_FIELDS, EXPORT_KEY
 from bitsift.cluster.sources.matrix_files import open_matrix
-from bitsift.cluster.sources.parquet import open_parquet
 from bitsift.cluster.sources.plan import Compression, Fields, Format, SourceFile
 from bitsift.cluster.sources.readers import read_documents
 from bitsift.cluster.sources.records import TEXT_FIELDS, Record, count_records, read_records
 from bitsift.cluster.sources.stored_vectors import EXPORTED
 from bitsift.cluster.sources.streams import DamagedStream, expansion
 from bitsift.cluster.sources.synthetic import SyntheticSpec
+from bitsift.cluster.sources.tables import count_rows, with_schema
 from bitsift.cluster.sources.vectors import is_vector_type
 from bitsift.cluster.sources.widths import look_at_vectors
 from bitsift.errors import InvalidRequest
@@ -49,12 +49,13 @@ def probe(file: SourceFile, wanted: Fields) -> SourceFile:
     if file.format.is_matrix:
         return _probe_matrix(file, wanted)
     rows: list[Record] = []
-    if file.format is Format.PARQUET:
-        file, found = _probe_parquet(file, wanted)
+    if file.format.is_table:
+        file, found = _probe_table(file, wanted)
     else:
         rows = _first_rows(replace(file, fields=wanted))
         found = _found_in_rows(rows)
-    if file.records == 0 or (file.records is None and not rows):
+    is_empty = not rows and not file.format.is_table
+    if file.records == 0 or (file.records is None and is_empty):
         return replace(
             file, fields=wanted, records=0
         )  # an empty file: nothing to detect, nothing to read
@@ -134,13 +135,8 @@ def _found_in_rows(rows: list[Record]) -> dict[str, bool]:
     return found
 
 
-def _probe_parquet(file: SourceFile, wanted: Fields) -> tuple[SourceFile, dict[str, bool]]:
-    with open_parquet(file.path) as opened:
-        schema = opened.schema_arrow
-        metadata = opened.metadata
-        groups = tuple(
-            metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)
-        )
+def _probe_table(file: SourceFile, wanted: Fields) -> tuple[SourceFile, dict[str, bool]]:
+    file, schema = with_schema(file)
     if len(set(schema.names)) != len(schema.names):
         raise InvalidRequest(f"{file.path} names a column twice: {', '.join(schema.names)}")
     if EXPORT_KEY in (schema.metadata or {}) and wanted.vector in (None, EXPORT_FIELDS.vector):
@@ -156,7 +152,7 @@ def _probe_parquet(file: SourceFile, wanted: Fields) -> tuple[SourceFile, dict[s
             "not a list of numbers"
         )
     found = {field.name: _is_text_type(field.type) for field in schema}
-    return replace(file, records=sum(groups), row_groups=groups), found
+    return file, found
 
 
 def _is_text_type(kind: pa.DataType) -> bool:
@@ -190,7 +186,7 @@ def _probe_companion(file: SourceFile) -> SourceFile:
     """Checks that an npy file has a vector for every record of the file that it goes with."""
     assert file.vectors is not None
     matrix = open_matrix(file.vectors, None, file.stored)
-    records = count_records(file) if file.records is None else file.records
+    records = count_rows(file) if file.format.is_table else count_records(file)
     if matrix.shape[0] != records:
         raise InvalidRequest(
             f"{file.vectors} has {matrix.shape[0]} rows and {file.path} has {records} records "
@@ -209,6 +205,8 @@ def _memory_bytes(file: SourceFile, rows: list[Record]) -> int:
     row_bytes = float(table.nbytes) / int(table.num_rows)
     if file.records is not None:
         return round(row_bytes * file.records)
+    if not rows:  # a table that does not say how many rows it has
+        return 2 * file.size_bytes
     line_bytes = sum(record.size_bytes + 1 for record in rows) / len(rows)
     unpacked = file.size_bytes * expansion(file.path, file.compression)
     return round(row_bytes * unpacked / line_bytes)

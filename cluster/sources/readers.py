@@ -22,10 +22,10 @@ from bitsift.cluster.sources.documents import DocumentBatch, RowReader
 from bitsift.cluster.sources.exports import as_before
 from bitsift.cluster.sources.matrices import read_matrix
 from bitsift.cluster.sources.matrix_files import Matrix, open_matrix
-from bitsift.cluster.sources.parquet import read_batches
 from bitsift.cluster.sources.plan import Format, SourceFile
 from bitsift.cluster.sources.records import Record, read_records
 from bitsift.cluster.sources.streams import DamagedStream, size_of
+from bitsift.cluster.sources.tables import read_batches
 from bitsift.cluster.sources.vectors import Vectors, checked_vectors, vectors_of_column
 from bitsift.errors import InvalidRequest
 
@@ -44,8 +44,8 @@ def read_documents(
     first, stop = rows or (0, file.records or 0)
     if file.format.is_matrix:
         return read_matrix(file, batch_rows, first, stop)
-    if file.format is Format.PARQUET:
-        return _read_parquet(file, batch_rows, first, stop)
+    if file.format.is_table:
+        return _read_table(file, batch_rows, rows)
     assert rows is None, f"{file.format} files are read as a whole"
     return _read_rows([file], batch_rows)
 
@@ -125,11 +125,13 @@ def _numbered(file: SourceFile) -> Iterator[tuple[int, Record]]:
         yield number, Record(damage.line, None, f"{damage}; {number} records were read before it")
 
 
-def _read_parquet(file: SourceFile, batch_rows: int, first: int, stop: int) -> Iterator[pa.Table]:
+def _read_table(
+    file: SourceFile, batch_rows: int, part: tuple[int, int] | None
+) -> Iterator[pa.Table]:
     reader = RowReader(file)
     matrix = _companion(file)
     wanted = {name for _, name in file.fields.named()}
-    for start, columns, damage in read_batches(file, batch_rows, first, stop):
+    for start, columns, damage in read_batches(file, batch_rows, part):
         if columns is None:
             batch = DocumentBatch(file.width)
             batch.add(file, reader, start, Record(start + 1, None, damage))
@@ -146,12 +148,14 @@ def _read_parquet(file: SourceFile, batch_rows: int, first: int, stop: int) -> I
                     row = as_before(row)
                 record = Record(start + offset + 1, row, reason)
                 batch.add(file, reader, start + offset, _with_partitions(record, file))
-            part = None
+            found = None
             if matrix is not None:
-                part = _vectors(file, matrix, start + begin, start + end)
+                found = _vectors(file, matrix, start + begin, start + end)
             elif vectors is not None and file.width is not None:
-                part = vectors_of_column(vectors.slice(begin, end - begin), file.width, file.stored)
-            yield batch.table(part)
+                found = vectors_of_column(
+                    vectors.slice(begin, end - begin), file.width, file.stored
+                )
+            yield batch.table(found)
 
 
 def _shares(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[int, int]]:

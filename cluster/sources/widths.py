@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from bitsift.cluster.sources.parquet import read_batches
-from bitsift.cluster.sources.plan import Format, SourceFile
+from bitsift.cluster.sources.plan import SourceFile
 from bitsift.cluster.sources.records import read_records
 from bitsift.cluster.sources.stored_vectors import suspicion
 from bitsift.cluster.sources.streams import DamagedStream
+from bitsift.cluster.sources.tables import read_batches
 from bitsift.cluster.sources.vectors import plain_column, stack_vectors
 from bitsift.errors import InvalidRequest
 
@@ -69,7 +69,7 @@ def _values(file: SourceFile) -> Iterator[tuple[int, object]]:
     """(number of a record, its vector as it is written) of all that have one."""
     name = file.fields.vector
     assert name is not None
-    if file.format is Format.PARQUET:
+    if file.format.is_table:
         yield from _column_values(file, name)
         return
     try:
@@ -81,7 +81,7 @@ def _values(file: SourceFile) -> Iterator[tuple[int, object]]:
 
 
 def _column_values(file: SourceFile, name: str) -> Iterator[tuple[int, object]]:
-    for first, batch, _ in read_batches(file, _GOOD_ENOUGH, 0, file.records or 0, [name]):
+    for first, batch, _ in read_batches(file, _GOOD_ENOUGH, columns=[name]):
         if batch is not None:
             column = plain_column(batch.column(name))
             for row in np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False)):
