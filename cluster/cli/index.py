@@ -96,7 +96,10 @@ def create(
         str | None, typer.Option(help="Name or path of a sentence-transformers model.")
     ] = None,
     dimensions: Annotated[
-        int | None, typer.Option(help="In place of a model: of the vectors that you will add.")
+        int | None,
+        typer.Option(
+            help="Of the vectors that you will add; with --model, which made them, texts too."
+        ),
     ] = None,
     shards: Annotated[
         int | None,

@@ -25,6 +25,7 @@ from bitsift.cluster.serving.ray_cluster import ray_cluster
 from bitsift.cluster.sources.files import plan_sources
 from bitsift.cluster.sources.plan import SourcePlan
 from bitsift.errors import InvalidRequest
+from bitsift.router.model.location import DEFAULT_MODEL, model_location
 from bitsift.router.model.spec import EncoderSpec
 from bitsift.router.shards.ray_calls import SHARDS, asked
 from bitsift.shard_worker.codes import Transform
@@ -51,6 +52,8 @@ def build_index(
     Raises InvalidRequest for sources, options or an existing index that do not fit, and after more
     than ``options.max_rejects`` bad records; StorageFull; Unavailable when the model fails.
     """
+    if ray_address is None:  # else the nodes may have it where this machine has not
+        model_location(options.model or DEFAULT_MODEL)
     build = plan_build(sources, out, options)
     finished = build.finished()
     if finished is not None:
@@ -88,11 +91,17 @@ class Build:
         return self.options.shards or self.destination.shards_default
 
     @property
-    def encoder(self) -> EncoderSpec | None:
-        """None where the sources carry their vectors."""
-        if self.plan.expected_width is not None:
+    def model(self) -> EncoderSpec | None:
+        """The model of the index; None where the sources carry vectors and none was named."""
+        name = self.options.model
+        if name is None and self.plan.expected_width is not None:
             return None
-        return EncoderSpec(self.options.model, self.options.backend)
+        return EncoderSpec(name or DEFAULT_MODEL, self.options.backend)
+
+    @property
+    def encoder(self) -> EncoderSpec | None:
+        """The model of documents; None where the sources carry their vectors."""
+        return None if self.plan.expected_width is not None else self.model
 
     def finished(self) -> BuildReport | None:
         """The report of a finished index; None if there is work to do.
@@ -128,7 +137,7 @@ class Build:
         return {
             "sources": self.plan.fingerprint,
             "files": len(self.plan.files),
-            "model": None if self.encoder is None else self.encoder.name,
+            "model": None if self.model is None else self.model.name,
             "shards": self.shards,
             "transform": None if transform is Transform.NONE else transform.value,
             "fields": dict(self.plan.fields.named()),
@@ -154,7 +163,7 @@ class Build:
             return sealed
         from bitsift.cluster.ingest.calibrate import first_look  # Ray Data: a second, for a build
 
-        look = first_look(self.plan, self.encoder, self.options.transform, on_progress)
+        look = first_look(self.plan, self.model, self.options.transform, on_progress)
         manifest = Manifest(
             uuid=str(uuid.uuid4()),
             name=self.destination.name,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 import ray
 from numpy.typing import NDArray
 
 from bitsift.cluster.ingest.datasource import sample_rows
+from bitsift.cluster.ingest.model_width import check_model_width
 from bitsift.cluster.ingest.progress import IndexStage, OnProgress
 from bitsift.cluster.ingest.worker import document_texts
 from bitsift.cluster.sources.plan import SourcePlan
@@ -22,6 +22,9 @@ from bitsift.router.model.spec import EncoderSpec
 from bitsift.router.shards.ray_calls import Callee, asked
 from bitsift.shard_worker.codes import DIMENSION_MIN, Calibration, Transform, normalize
 
+if TYPE_CHECKING:
+    from bitsift.router.model.encoder import Encoder
+
 SAMPLE_ROWS = 4_096
 """Number of vectors that the calibration is made from; more change its ranges very little."""
 SAMPLE_SEED = 20_240_131
@@ -29,7 +32,7 @@ SAMPLE_SEED = 20_240_131
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FirstLook:
-    """``records`` counts good and bad ones; ``model`` is None for precomputed embeddings."""
+    """``records`` counts good and bad ones; ``model`` is None where none was asked for."""
 
     calibration: Calibration
     model: ModelSpec | None
@@ -42,11 +45,14 @@ def first_look(
     transform: Transform,
     on_progress: OnProgress,
 ) -> FirstLook:
-    """Read the sources once; ``encoder`` None takes the vectors that they carry.
+    """Read the sources once, after the model was loaded: what is wrong with it is known first.
 
-    Raises InvalidRequest when there is no usable document or its vectors have a width that cannot
-    be used, Unavailable when the model fails.
+    Where the sources carry vectors, ``encoder`` is the model of queries in text, or None. Raises
+    InvalidRequest when there is no usable document, its vectors have a width that cannot be used or
+    another one than those of the model; Unavailable when the model fails.
     """
+    model = None if encoder is None else SampleModel(encoder)
+    spec = None if model is None else model.load(plan.expected_width)
     on_progress(IndexStage("survey", 0, None, 0))
     survey = sample_rows(plan, SAMPLE_ROWS, SAMPLE_SEED)
     if survey.documents == 0:
@@ -54,29 +60,56 @@ def first_look(
             f"no usable document in {len(plan.files)} files: all {survey.rejects} records are bad"
         )
     on_progress(IndexStage("calibrate", 0, None, survey.rejects))
-    vectors, model = _vectors(plan, survey.sample, encoder)
+    if plan.expected_width is not None:
+        vectors = vectors_of(survey.sample, plan.expected_width)
+    else:
+        assert model is not None
+        vectors = model.encode(document_texts(survey.sample))
     dimension = vectors.shape[1]
     if not DIMENSION_MIN <= dimension <= DIMENSION_MAX:
         raise InvalidRequest(
             f"vectors of {dimension} dimensions; {DIMENSION_MIN} to {DIMENSION_MAX} can be used"
         )
     calibration = Calibration.from_sample(normalize(vectors, dimension), dimension, transform)
-    return FirstLook(calibration, model, survey.documents + survey.rejects)
+    return FirstLook(calibration, spec, survey.documents + survey.rejects)
 
 
-def _vectors(
-    plan: SourcePlan, sample: pa.Table, encoder: EncoderSpec | None
-) -> tuple[NDArray[np.floating[Any]], ModelSpec | None]:
-    if encoder is None:
-        assert plan.expected_width is not None
-        return vectors_of(sample, plan.expected_width), None
-    encoding = _encode_sample.remote(encoder, document_texts(sample))
-    found: tuple[NDArray[np.float32], ModelSpec] = asked(encoding, Callee("the model"))
-    return found
+class SampleModel:
+    """The model in a worker, so that the driver has no torch; it ends with this object."""
+
+    def __init__(self, encoder: EncoderSpec) -> None:
+        self._name = encoder.name
+        self._actor = _ModelActor.remote(encoder)
+
+    def load(self, width: int | None) -> ModelSpec:
+        """Its facts. Raises InvalidRequest where there is no such model, or where it is of another
+        ``width`` than the vectors of the sources, if they have any.
+        """
+        spec: ModelSpec = asked(self._actor.load.remote(), Callee("the model"))
+        check_model_width(spec, width)
+        return spec
+
+    def encode(self, texts: list[str]) -> NDArray[np.float32]:
+        """float32 (n, dimension), as documents have it."""
+        found: NDArray[np.float32] = asked(self._actor.encode.remote(texts), Callee("the model"))
+        return found
 
 
 @ray.remote(num_cpus=0)
-def _encode_sample(encoder: EncoderSpec, texts: list[str]) -> tuple[NDArray[np.float32], ModelSpec]:
-    """The sample's vectors and the model's facts, encoded in a worker: no torch in the driver."""
-    loaded = encoder.load()
-    return loaded.encode_documents(texts), loaded.spec
+class _ModelActor:
+    """Loaded by a call, not by the constructor: Ray restarts an actor whose constructor raised."""
+
+    def __init__(self, encoder: EncoderSpec) -> None:
+        self._spec = encoder
+        self._encoder: Encoder | None = None
+
+    def load(self) -> ModelSpec:
+        return self._loaded().spec
+
+    def encode(self, texts: list[str]) -> NDArray[np.float32]:
+        return self._loaded().encode_documents(texts)
+
+    def _loaded(self) -> Encoder:
+        if self._encoder is None:
+            self._encoder = self._spec.load()
+        return self._encoder

@@ -14,12 +14,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from bitsift.cluster.ingest.model_width import check_model_width
 from bitsift.cluster.ingest.options import BuildOptions, checked_build
 from bitsift.cluster.manifest import (
     Manifest,
@@ -37,10 +38,14 @@ from bitsift.config.tree import DEFAULTS, Backend
 from bitsift.errors import InvalidRequest
 from bitsift.options import DIMENSION_MAX
 from bitsift.router.description import ModelSpec
+from bitsift.router.model.location import model_location
 from bitsift.router.model.spec import EncoderSpec
 from bitsift.router.write.document_rules import model_text
 from bitsift.shard_worker.codes import DIMENSION_MIN, MARGIN, Calibration, normalize
 from bitsift.shard_worker.layout import MANIFEST_FILE
+
+if TYPE_CHECKING:
+    from bitsift.router.model.encoder import Encoder
 
 SHIPPED_SAMPLE = Path(__file__).parents[1] / "data" / "wordnet_en.jsonl.gz"
 """Open English WordNet, CC BY 4.0: see data/LICENSE-wordnet.md."""
@@ -71,10 +76,12 @@ def create_index(
     index_fields: Sequence[str] = (),
     backend: Backend = DEFAULTS.model.backend,
 ) -> CreateReport:
-    """Make the empty index ``out``: of ``model``, or of precomputed vectors of ``dimensions``.
+    """Make the empty index ``out``: of ``model``, or of precomputed vectors of ``dimensions``; of
+    both, where the vectors are those of the model.
 
-    ``sample`` is a source of texts for a model, a .npy matrix without one. ``shards`` None: one per
-    core. ``index_fields`` are those of the metadata that filters find by an index; () is all.
+    ``sample`` is a source of texts for a model, a .npy matrix where ``dimensions`` are given.
+    ``shards`` None: one per core. ``index_fields`` are those of the metadata that filters find by
+    an index; () is all.
     Raises InvalidRequest for what cannot be, for an unknown model, and where ``out`` is an index or
     has other files in it; StorageFull, Unavailable when the model fails.
     """
@@ -82,6 +89,8 @@ def create_index(
     check_shards(shards)
     chosen = checked_build(BuildOptions(index_fields=index_fields)).index_fields
     _check_vectors(model, dimensions)
+    if model is not None:
+        model_location(model)
     out = Path(out).absolute()
     request = {
         "create": model or dimensions,
@@ -93,11 +102,16 @@ def create_index(
         return _finish(out, read_manifest(out), request)
     check_new(out, "choose another folder")
     plan = None if sample is None else plan_sources([sample])
+    spec: ModelSpec | None = None
     if model is not None:
-        calibration, spec, rows = _of_model(EncoderSpec(model, backend), plan)
+        loaded = EncoderSpec(model, backend).load()
+        spec = loaded.spec
+        check_model_width(spec, dimensions)
+    if model is not None and (dimensions is None or plan is None):
+        calibration, rows = _of_model(loaded, plan)
     else:
         assert dimensions is not None
-        (calibration, rows), spec = _of_vectors(dimensions, plan), None
+        calibration, rows = _of_vectors(dimensions, plan)
     make_folder(out)
     manifest = Manifest(
         uuid=str(uuid.uuid4()),
@@ -116,10 +130,10 @@ def create_index(
 
 
 def _check_vectors(model: str | None, dimensions: int | None) -> None:
-    if (model is None) == (dimensions is None):
+    if model is None and dimensions is None:
         raise InvalidRequest(
-            "name a model for texts, or the number of dimensions of your own vectors: one of the "
-            "two, --model NAME or --dimensions D"
+            "name a model for texts, --model NAME, or the number of dimensions of your own "
+            "vectors, --dimensions D; both, for vectors that the model made"
         )
     if dimensions is not None:
         _check_dimension(dimensions)
@@ -148,16 +162,17 @@ def _finish(out: Path, manifest: Manifest, request: dict[str, Any]) -> CreateRep
     )
 
 
-def _of_model(encoder: EncoderSpec, plan: SourcePlan | None) -> tuple[Calibration, ModelSpec, int]:
+def _of_model(loaded: Encoder, plan: SourcePlan | None) -> tuple[Calibration, int]:
     if plan is None:
         plan = plan_sources([SHIPPED_SAMPLE])
     if plan.expected_width is not None:
-        raise InvalidRequest("the sample for a model has to be texts, not vectors")
+        raise InvalidRequest(
+            "the sample for a model has to be texts; for vectors that it made, add --dimensions D"
+        )
     texts = _sampled(_texts(plan))
-    loaded = encoder.load()
     _check_dimension(loaded.spec.dimension)
     vectors = loaded.encode_documents(texts)
-    return _calibrated(vectors, loaded.spec.dimension), loaded.spec, len(texts)
+    return _calibrated(vectors, loaded.spec.dimension), len(texts)
 
 
 def _of_vectors(dimension: int, plan: SourcePlan | None) -> tuple[Calibration, int]:

@@ -25,7 +25,6 @@ from bitsift.errors import InvalidRequest
 from bitsift.filters.operands import path_of
 from bitsift.filters.tree import DOCUMENT_ID
 from bitsift.option_types import FIELD_CHARACTERS_MAX
-from bitsift.router.model.location import DEFAULT_MODEL
 from bitsift.shard_worker.codes import Transform
 from bitsift.shard_worker.fields.segment import FIELDS_MAX
 
@@ -53,21 +52,22 @@ IndexFields = Annotated[
 class BuildOptions:
     """How to build one index.
 
-    ``model`` is not used where the sources carry vectors (``vector_field``, ``vectors`` or a matrix
-    as the source). ``transform`` changes which bits are set, never a score: `bitsift doctor` says
-    which one helps. ``examples`` are queries that the page offers.
+    Where the sources carry vectors (``vector_field``, ``vectors`` or a matrix as the source),
+    ``model`` is the one that made them: it encodes queries in text, and documents without a vector
+    that are added later. ``transform`` changes which bits are set, never a score: `bitsift doctor`
+    says which one helps. ``examples`` are queries that the page offers.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     model: Annotated[
-        str,
+        str | None,
         Field(
             min_length=1,
-            description="Name or path of a sentence-transformers model; minilm is installed with "
-            "Bitsift and works offline.",
+            description="Name or path of a sentence-transformers model. Default: minilm, which is "
+            "installed with Bitsift and works offline; none for precomputed embeddings.",
         ),
-    ] = DEFAULT_MODEL
+    ] = None
     shards: Annotated[
         int | None,
         Field(

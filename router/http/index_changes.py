@@ -25,7 +25,7 @@ Name = Annotated[str, Field(pattern=NAME, description="Letters, digits and . _ -
 
 
 class NewIndex(BaseModel):
-    """An empty index: of a model, or of vectors of so many dimensions."""
+    """An empty index: of a model, of vectors of so many dimensions, or of both."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -83,13 +83,13 @@ def add_index_changes(app: FastAPI, indexes: Indexes, orders: Orders | None) -> 
 
     @app.post("/v1/indexes", response_model=CreatedIndex)
     async def create(http: Request, new: NewIndex) -> Response:
-        """Make an empty index: of `model`, or of `dimensions` for vectors of your own. It answers
-        at once, and is filled by `POST /v1/indexes/{name}/documents`. A model is loaded for it,
-        which takes some seconds.
+        """Make an empty index: of `model`, of `dimensions` for vectors of your own, or of both. It
+        answers at once, and is filled by `POST /v1/indexes/{name}/documents`. A model is loaded for
+        it, which takes some seconds.
         """
         refuse_unknown_parameters(http)
-        if (new.model is None) == (new.dimensions is None):
-            raise InvalidRequest("give model, or dimensions: one of the two")
+        if new.model is None and new.dimensions is None:
+            raise InvalidRequest("give model, dimensions, or both for vectors that it made")
         return await ordered("create", **new.model_dump())
 
     @app.delete("/v1/indexes/{name}", response_model=DeletedIndex)

@@ -238,8 +238,9 @@ def _load_model(name: str, threads: int | None) -> Any:
     transformers.logging.disable_progress_bar()
     if threads is not None:
         torch.set_num_threads(threads)
+    location = model_location(name)
     try:
-        model = SentenceTransformer(model_location(name))
+        model = SentenceTransformer(location)
     except Exception as error:  # of transformers, safetensors, torch, the hub, a missing package
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InvalidRequest(

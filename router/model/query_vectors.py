@@ -131,7 +131,8 @@ class QueryVectors:
         if encoder is None:
             if self._description.model is None:
                 raise InvalidRequest(
-                    "this index was built from precomputed embeddings; search with a vector"
+                    "this index was built from precomputed embeddings; search with a vector, or "
+                    "build it with --model, naming the model that made them, to search with text"
                 )
             if self.failure is not None:
                 raise Unavailable(f"the encoder cannot be loaded: {self.failure}")

@@ -20,9 +20,11 @@ from bitsift.cluster.serving.ray_cluster import ray_cluster
 from bitsift.cluster.sources.synthetic import SyntheticSpec, synthetic_block
 from bitsift.errors import InvalidRequest
 from bitsift.options import SearchOptions
+from bitsift.router.model.spec import EncoderSpec
 from bitsift.shard_worker.layout import shard_folder
 from bitsift.shard_worker.shard import Shard
 from bitsift.shard_worker.types import Document, Query
+from tests.tiny_model import build_tiny_model
 
 TWO_SHARDS = BuildOptions(shards=2)
 
@@ -151,6 +153,41 @@ def test_precomputed_embeddings_need_no_model(tmp_path: Path) -> None:
     answer = search_local(index, SearchOptions(vector=vectors[77], top_k=5))
     assert answer.hits[0].id == "v77"
     assert answer.hits[0].metadata == {"n": 77}
+
+
+def test_precomputed_embeddings_of_a_named_model_take_questions_in_text(tmp_path: Path) -> None:
+    model = str(build_tiny_model(tmp_path / "tiny", 64))
+    vectors = np.random.default_rng(0).standard_normal((200, 64)).astype(np.float32)
+    np.save(tmp_path / "corpus.npy", vectors)
+    rows = [orjson.dumps({"id": f"v{i}", "text": f"text {i}"}) for i in range(200)]
+    (tmp_path / "corpus.jsonl").write_bytes(b"\n".join(rows))
+    options = BuildOptions(model=model, vectors=tmp_path / "corpus.npy", shards=1, backend="torch")
+    build_index([tmp_path / "corpus.jsonl"], tmp_path / "index", options)
+    of_text = EncoderSpec(model, "torch").load().encode_queries(["a question"])[0]
+    asked = search_local(tmp_path / "index", SearchOptions("a question", top_k=5))
+    given = search_local(tmp_path / "index", SearchOptions(vector=of_text, top_k=5))
+    assert [hit.id for hit in asked.hits] == [hit.id for hit in given.hits]
+    own = search_local(tmp_path / "index", SearchOptions(vector=vectors[77], top_k=1))
+    assert own.hits[0].id == "v77"
+
+
+@pytest.mark.parametrize(("width", "name"), [(48, None), (64, "/no/such/model"), (64, "no/such")])
+def test_a_wrong_model_is_known_before_the_sources_are_read(
+    width: int, name: str | None, tmp_path: Path
+) -> None:
+    model = name or str(build_tiny_model(tmp_path / "tiny", 64))
+    np.save(tmp_path / "v.npy", np.ones((50, width), dtype=np.float32))
+    stages: list[IndexStage] = []
+    with pytest.raises(InvalidRequest, match="those of the model|cannot be loaded") as said:
+        build_index(
+            [tmp_path / "v.npy"],
+            tmp_path / "index",
+            BuildOptions(model=model, shards=1),
+            on_progress=stages.append,
+        )
+    assert model in said.value.message
+    assert not stages
+    assert not (tmp_path / "index" / "manifest.json").exists()
 
 
 def test_too_many_bad_records_stop_the_build(tmp_path: Path) -> None:

@@ -143,6 +143,24 @@ def test_with_a_model_glosses_are_the_sample_and_the_model_is_the_indexs_own(
     assert (complete.documents, manifest.calibrated_at) == (0, 0)
 
 
+def test_vectors_and_the_model_that_made_them(tmp_path: Path) -> None:
+    model = str(build_tiny_model(tmp_path / "tiny", 64))
+    np.save(tmp_path / "sample.npy", vectors_of(50, 64))
+    plain = create_index(tmp_path / "p", model=model, dimensions=64, shards=1, backend="torch")
+    report = create_index(
+        tmp_path / "i",
+        model=model,
+        dimensions=64,
+        shards=1,
+        sample=tmp_path / "sample.npy",
+        backend="torch",
+    )
+    assert (plain.model, plain.sample) == (model, 421)
+    assert (report.model, report.dimension, report.sample) == (model, 64, 50)
+    manifest, _ = open_manifest(tmp_path / "i")
+    assert manifest.model is not None
+
+
 def test_the_glosses_are_shipped() -> None:
     assert module.SHIPPED_SAMPLE.exists()
 
@@ -153,8 +171,9 @@ def test_the_glosses_are_shipped() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({}, "--model NAME or --dimensions D"),
-        ({"model": "minilm", "dimensions": 384}, "one of the two"),
+        ({}, "--model NAME, or the number"),
+        ({"model": "minilm", "dimensions": 383}, "383 dimensions, those of the model 'minilm' 384"),
+        ({"model": "no/such/model", "sample": "nothing.npy"}, "'no/such/model' cannot be loaded"),
         ({"dimensions": 31}, "32 to 4096 can be used"),
         ({"dimensions": 4_097}, "32 to 4096 can be used"),
         ({"dimensions": 64, "shards": 4_097}, "between 1 and 4096"),
