@@ -81,9 +81,9 @@ class BuildReport:
     attempt.
 
     ``documents`` are in the index; ``encoded`` of them were encoded or quantized by this attempt,
-    the others by earlier ones. ``clipped_values`` lay outside the calibrated range.
-    ``passed_over`` lists files below the sources that were not read: path and reason, first ones
-    only.
+    the others by earlier ones. ``clipped_values`` lay outside the calibrated range. ``passed_over``
+    lists files below the sources that were not read: path and reason, first ones only. The prompts
+    are those of the model, None where there is none, and in reports of earlier releases.
     """
 
     documents: int
@@ -97,6 +97,8 @@ class BuildReport:
     shard_documents: tuple[int, ...]
     already_complete: bool = False
     passed_over: tuple[dict[str, str], ...] = ()
+    query_prompt: str | None = None
+    document_prompt: str | None = None
 
 
 def packed_manifest(manifest: Manifest) -> bytes:

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from bitsift.cluster.cli.console import Json, err, out, print_json, until_stopped
-from bitsift.cluster.cli.options import with_options
+from bitsift.cluster.cli.options import DocumentPrompt, QueryPrompt, with_options
 from bitsift.cluster.cli.progress import IndexProgress
 from bitsift.cluster.cli.settings import configured, required_ray_address, say_sources
 from bitsift.cluster.ingest.options import BuildOptions
@@ -18,6 +18,7 @@ from bitsift.cluster.interrupts import terminable
 from bitsift.cluster.manifest import SHARDS_MAX
 from bitsift.config.sources import Loaded
 from bitsift.errors import InvalidRequest
+from bitsift.router.model.prompts import said
 from bitsift.shard_worker.layout import REJECTS_FILE
 
 SETTINGS = ("max_rejects", "encoders", "backend")
@@ -112,6 +113,8 @@ def create(
             "a .npy matrix for --dimensions. Default: dictionary glosses; no sample."
         ),
     ] = None,
+    query_prompt: QueryPrompt = None,
+    document_prompt: DocumentPrompt = None,
     index_fields: Annotated[
         list[str] | None,
         typer.Option(help="Metadata fields that filters find by an index. Default: all."),
@@ -128,6 +131,8 @@ def create(
             dimensions=dimensions,
             shards=shards,
             sample=sample,
+            query_prompt=query_prompt,
+            document_prompt=document_prompt,
             index_fields=index_fields or (),
             backend=loaded.settings.model.backend,
         )
@@ -142,6 +147,9 @@ def create(
         markup=False,
         soft_wrap=True,
     )
+    if report.query_prompt is not None and report.document_prompt is not None:
+        said_of = said(report.query_prompt, report.document_prompt, {})
+        out.print(said_of, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_report(what: str, rejects: Path, report: dict[str, Any]) -> None:

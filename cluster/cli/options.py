@@ -12,6 +12,14 @@ import annotated_types
 import typer
 from pydantic.fields import FieldInfo
 
+QueryPrompt = Annotated[
+    str | None,
+    typer.Option(help="Text before each query. Default: the model's own; an empty text is none."),
+]
+DocumentPrompt = Annotated[
+    str | None, typer.Option(help="Text before each document. Default: the model's own.")
+]
+
 
 def with_options(kind: type, *without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command an option for each field of ``kind`` in place of its ``**options``.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,13 +13,16 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from bitsift.cluster.cli.console import Json, err, out, print_json
+from bitsift.cluster.cli.options import DocumentPrompt, QueryPrompt
 from bitsift.cluster.interrupts import terminable
 from bitsift.errors import InvalidRequest
+from bitsift.router.model.prompts import Prompts
 from bitsift.router.model.spec import EncoderSpec
 from bitsift.shard_worker.codes import Transform
 
 if TYPE_CHECKING:
     from bitsift.cluster.evaluation.doctor import Diagnosis, Estimate
+    from bitsift.cluster.evaluation.prompts import PromptsReport
     from bitsift.router.model.encoder import Encoder
 
 _WIDE = 120
@@ -30,6 +35,8 @@ def evaluate(
         Path, typer.Argument(help="BEIR folder: corpus.jsonl, queries.jsonl, qrels.tsv.")
     ],
     model: Model = "minilm",
+    query_prompt: QueryPrompt = None,
+    document_prompt: DocumentPrompt = None,
     shards: Annotated[int, typer.Option(min=1, help="Number of shards of the index to try.")] = 1,
     transform: Annotated[
         Transform,
@@ -65,7 +72,8 @@ def evaluate(
         require_new(out_file)
     judged = read_judged(dataset)
     with terminable():
-        result = _evaluate(judged, model, shards, transform, index)
+        encoder = EncoderSpec(model, prompts=Prompts(query_prompt, document_prompt))
+        result = _evaluate(judged, encoder, shards, transform, index)
     if out_file is not None:
         with out_file.open("xb") as file:
             file.write(orjson.dumps(result, option=orjson.OPT_INDENT_2))
@@ -78,15 +86,15 @@ def evaluate(
 
 
 def _evaluate(
-    judged: Any, model: str, shards: int, transform: Transform, index: Path | None
+    judged: Any, model: EncoderSpec, shards: int, transform: Transform, index: Path | None
 ) -> dict[str, Any]:
     from bitsift.cluster.evaluation import evaluate as evaluation
     from bitsift.cluster.manifest import open_manifest
 
     if index is None:
-        embedded = evaluation.embed(judged, _load(EncoderSpec(model)))
+        embedded = evaluation.embed(judged, _load(model))
         found = evaluation.evaluate(
-            judged, embedded, model=model, shards=shards, transform=transform
+            judged, embedded, model=model.name, shards=shards, transform=transform
         )
         return found.to_json()
     manifest, _ = open_manifest(index)
@@ -102,7 +110,9 @@ def _evaluate(
 
 def _load(encoder: EncoderSpec) -> Encoder:
     err.print("loading the model and encoding", style="dim")
-    return encoder.load()
+    loaded = encoder.load()
+    err.print(loaded.prompts_said, style="dim", markup=False, highlight=False, soft_wrap=True)
+    return loaded
 
 
 def _print_evaluation(result: dict[str, Any]) -> None:
@@ -146,6 +156,8 @@ def doctor(
         int, typer.Option(min=1, help="Number of documents to sample at random.")
     ] = 5_000,
     model: Model = "minilm",
+    query_prompt: QueryPrompt = None,
+    document_prompt: DocumentPrompt = None,
     target: Annotated[
         float, typer.Option(min=0.5, max=1.0, help="Target recall@10 against fp32.")
     ] = 0.98,
@@ -174,17 +186,51 @@ def doctor(
         [str(vectors)] if alone else source or [], fields, None if alone else vectors
     )
     with terminable():
-        taken = take_sample(plan, sample, queries, lambda: _load(EncoderSpec(model)))
+        encoder = EncoderSpec(model, prompts=Prompts(query_prompt, document_prompt))
+        load = functools.cache(lambda: _load(encoder))
+        taken = take_sample(plan, sample, queries, load)
+        prompts = _compared(taken.texts, load) if taken.texts else None
         found = diagnose(
             taken.documents, taken.queries, queries_are_documents=taken.held_out, target=target
         )
     if json:
         named = model if plan.expected_width is None else None
-        print_json({"model": named, **found.to_json()})
+        compared = None if prompts is None else prompts.to_json()
+        print_json({"model": named, "prompts": compared, **found.to_json()})
     else:
+        if prompts is not None:
+            _print_prompts(prompts)
         _print_diagnosis(found)
     if found.recommended is None:
         raise typer.Exit(1)
+
+
+def _compared(
+    texts: Sequence[tuple[str, str]], load: Callable[[], Encoder]
+) -> PromptsReport | None:
+    from bitsift.cluster.evaluation.prompts import compare_prompts
+
+    loaded = load()
+    bare = EncoderSpec(loaded.spec.name, prompts=Prompts("", ""))
+    prompts = loaded.spec.query_prompt, loaded.spec.document_prompt
+    return compare_prompts(texts, prompts, loaded, lambda: _load(bare))
+
+
+def _print_prompts(found: PromptsReport) -> None:
+    gain = found.gain
+    verdict = "no difference beyond noise"
+    if gain.low > 0:
+        verdict = "they help"
+    elif gain.high < 0:
+        verdict = 'better without: --query-prompt "" --document-prompt ""'
+    out.print(
+        f"prompts {found.query_prompt!r} and {found.document_prompt!r}: of {found.pairs} documents "
+        f"asked for by title or first sentence {found.with_prompts.mean:.3f} are found first, "
+        f"without prompts {found.without.mean:.3f} (gain {gain.low:+.3f} to {gain.high:+.3f}): "
+        f"{verdict}",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def _print_diagnosis(found: Diagnosis) -> None:

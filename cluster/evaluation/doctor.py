@@ -143,8 +143,8 @@ def diagnose(
     reports = {
         transform: TransformReport(
             bits[transform],
-            {count: _estimate(found) for count, found in recalls[transform].items()},
-            _estimate(adaptive[transform][0]),
+            {count: estimate(found) for count, found in recalls[transform].items()},
+            estimate(adaptive[transform][0]),
             round(float(adaptive[transform][1].mean()), 1),
             ceilings[transform],
             None if transform is Transform.NONE else _gain(recalls[transform][40], plain),
@@ -221,7 +221,7 @@ def _bits_report(bits: NDArray[np.uint8], dimension: int) -> BitsReport:
 # --- statistics ----------------------------------------------------------------------------------
 
 
-def _estimate(values: Recalls, confidence: float = CONFIDENCE) -> Estimate:
+def estimate(values: Recalls, confidence: float = CONFIDENCE) -> Estimate:
     """Mean and percentile interval of a bootstrap over queries (Efron 1979)."""
     picks = np.random.default_rng(_SEED).integers(0, len(values), (_RESAMPLES, len(values)))
     means = values[picks].mean(axis=1)
@@ -232,7 +232,7 @@ def _estimate(values: Recalls, confidence: float = CONFIDENCE) -> Estimate:
 
 def _gain(values: Recalls, others: Recalls) -> Estimate:
     """The advantage on the same queries; the interval allows for three transforms (Bonferroni)."""
-    return _estimate(values - others, 1 - (1 - CONFIDENCE) / (len(Transform) - 1))
+    return estimate(values - others, 1 - (1 - CONFIDENCE) / (len(Transform) - 1))
 
 
 def recommend(
@@ -259,7 +259,7 @@ def recommend(
     if chosen is None:
         return None
     count = fewest[chosen]
-    return Recommendation(chosen, count, _estimate(recalls[chosen][count]))
+    return Recommendation(chosen, count, estimate(recalls[chosen][count]))
 
 
 def _wins(

@@ -28,11 +28,15 @@ _TABLES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".gz", ".zst", ".bz2
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """Unit vectors, float32 (n, dimension). ``held_out``: the queries are documents themselves."""
+    """Unit vectors, float32 (n, dimension). ``held_out``: the queries are documents themselves.
+
+    ``texts`` are title and text of the documents that were encoded, none where vectors were read.
+    """
 
     documents: NDArray[np.float32]
     queries: NDArray[np.float32]
     held_out: bool
+    texts: Sequence[tuple[str, str]] = ()
 
 
 def take_sample(
@@ -46,16 +50,18 @@ def take_sample(
     encoder: TextEncoder | None = None
     if plan.expected_width is None or (queries is not None and queries.suffix != _MATRIX):
         encoder = load()
-    documents = _documents(plan, count, encoder)
+    documents, texts = _documents(plan, count, encoder)
     if queries is None:
         held_out = min(HELD_OUT_MAX, len(documents) // 10)
-        return Sample(documents[held_out:], documents[:held_out], held_out=True)
+        return Sample(documents[held_out:], documents[:held_out], held_out=True, texts=texts)
     asked = _queries(queries, documents.shape[1], encoder)
-    return Sample(documents, asked, held_out=False)
+    return Sample(documents, asked, held_out=False, texts=texts)
 
 
-def _documents(plan: SourcePlan, count: int, encoder: TextEncoder | None) -> NDArray[np.float32]:
-    """Unit vectors of ``count`` documents in random order."""
+def _documents(
+    plan: SourcePlan, count: int, encoder: TextEncoder | None
+) -> tuple[NDArray[np.float32], Sequence[tuple[str, str]]]:
+    """Unit vectors of ``count`` documents in random order, and what was encoded."""
     from bitsift.cluster.ingest.datasource import sample_rows
     from bitsift.cluster.ingest.worker import document_texts
     from bitsift.cluster.serving.ray_cluster import ray_cluster
@@ -63,13 +69,16 @@ def _documents(plan: SourcePlan, count: int, encoder: TextEncoder | None) -> NDA
     matrices = all(file.format.is_matrix for file in plan.files)
     with contextlib.nullcontext() if matrices else ray_cluster(None):
         sample = sample_rows(plan, count, _SEED).sample
+    texts: Sequence[tuple[str, str]] = ()
     if plan.expected_width is not None:
         found = vectors_of(sample, plan.expected_width)
     else:
         assert encoder is not None
         found = encoder.encode_documents(document_texts(sample))
+        parts = sample["title"].to_pylist(), sample["text"].to_pylist()
+        texts = list(zip(*parts, strict=True))
     order = np.random.default_rng(_SEED).permutation(len(found))
-    return _units(np.asarray(found)[order])
+    return _units(np.asarray(found)[order]), texts
 
 
 def _queries(path: Path, dimension: int, encoder: TextEncoder | None) -> NDArray[np.float32]:

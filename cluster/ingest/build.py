@@ -26,6 +26,7 @@ from bitsift.cluster.sources.files import plan_sources
 from bitsift.cluster.sources.plan import SourcePlan
 from bitsift.errors import InvalidRequest
 from bitsift.router.model.location import DEFAULT_MODEL, model_location
+from bitsift.router.model.prompts import AS_SAVED
 from bitsift.router.model.spec import EncoderSpec
 from bitsift.router.shards.ray_calls import SHARDS, asked
 from bitsift.shard_worker.codes import Transform
@@ -96,7 +97,8 @@ class Build:
         name = self.options.model
         if name is None and self.plan.expected_width is not None:
             return None
-        return EncoderSpec(name or DEFAULT_MODEL, self.options.backend)
+        prompts = self.options.prompts
+        return EncoderSpec(name or DEFAULT_MODEL, self.options.backend, prompts=prompts)
 
     @property
     def encoder(self) -> EncoderSpec | None:
@@ -133,11 +135,12 @@ class Build:
 
     def _request(self) -> dict[str, Any]:
         """What identifies a build: another attempt must ask for the same."""
-        transform = self.options.transform
+        transform, prompts = self.options.transform, self.options.prompts
         return {
             "sources": self.plan.fingerprint,
             "files": len(self.plan.files),
             "model": None if self.model is None else self.model.name,
+            "prompts": None if prompts == AS_SAVED else [prompts.query, prompts.document],
             "shards": self.shards,
             "transform": None if transform is Transform.NONE else transform.value,
             "fields": dict(self.plan.fields.named()),
@@ -197,6 +200,7 @@ class Build:
         asked([actor.save_bits.remote() for actor in actors], SHARDS)
         statuses = statuses_of(asked([actor.status.remote() for actor in actors], SHARDS))
         documents = sum(status.documents for status in statuses)
+        model = manifest.model
         report = BuildReport(
             documents=documents,
             rejects=counts.rejected,
@@ -208,6 +212,8 @@ class Build:
             float32_bytes=documents * manifest.calibration.dimension * 4,
             shard_documents=tuple(status.documents for status in statuses),
             passed_over=self.plan.passed_over_listed,
+            query_prompt=None if model is None else model.query_prompt,
+            document_prompt=None if model is None else model.document_prompt,
         )
         self.destination.complete(report)
         return report

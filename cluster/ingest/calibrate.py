@@ -52,8 +52,8 @@ def first_look(
     another one than those of the model; Unavailable when the model fails.
     """
     model = None if encoder is None else SampleModel(encoder)
-    spec = None if model is None else model.load(plan.expected_width)
-    on_progress(IndexStage("survey", 0, None, 0))
+    spec, note = (None, "") if model is None else model.load(plan.expected_width)
+    on_progress(IndexStage("survey", 0, None, 0, note))
     survey = sample_rows(plan, SAMPLE_ROWS, SAMPLE_SEED)
     if survey.documents == 0:
         raise InvalidRequest(
@@ -81,13 +81,16 @@ class SampleModel:
         self._name = encoder.name
         self._actor = _ModelActor.remote(encoder)
 
-    def load(self, width: int | None) -> ModelSpec:
-        """Its facts. Raises InvalidRequest where there is no such model, or where it is of another
-        ``width`` than the vectors of the sources, if they have any.
+    def load(self, width: int | None) -> tuple[ModelSpec, str]:
+        """Its facts, and a line about it for people.
+
+        Raises InvalidRequest where there is no such model, or where it is of another ``width`` than
+        the vectors of the sources, if they have any.
         """
-        spec: ModelSpec = asked(self._actor.load.remote(), Callee("the model"))
+        spec: ModelSpec
+        spec, prompts = asked(self._actor.load.remote(), Callee("the model"))
         check_model_width(spec, width)
-        return spec
+        return spec, f"model {spec.name}, {spec.dimension} dimensions: {prompts}"
 
     def encode(self, texts: list[str]) -> NDArray[np.float32]:
         """float32 (n, dimension), as documents have it."""
@@ -103,8 +106,9 @@ class _ModelActor:
         self._spec = encoder
         self._encoder: Encoder | None = None
 
-    def load(self) -> ModelSpec:
-        return self._loaded().spec
+    def load(self) -> tuple[ModelSpec, str]:
+        encoder = self._loaded()
+        return encoder.spec, encoder.prompts_said
 
     def encode(self, texts: list[str]) -> NDArray[np.float32]:
         return self._loaded().encode_documents(texts)

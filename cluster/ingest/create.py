@@ -39,6 +39,7 @@ from bitsift.errors import InvalidRequest
 from bitsift.options import DIMENSION_MAX
 from bitsift.router.description import ModelSpec
 from bitsift.router.model.location import model_location
+from bitsift.router.model.prompts import AS_SAVED, Prompts
 from bitsift.router.model.spec import EncoderSpec
 from bitsift.router.write.document_rules import model_text
 from bitsift.shard_worker.codes import DIMENSION_MIN, MARGIN, Calibration, normalize
@@ -64,6 +65,8 @@ class CreateReport:
     dimension: int
     shards: int
     sample: int
+    query_prompt: str | None = None
+    document_prompt: str | None = None
 
 
 def create_index(
@@ -73,6 +76,8 @@ def create_index(
     dimensions: int | None = None,
     shards: int | None = None,
     sample: str | Path | None = None,
+    query_prompt: str | None = None,
+    document_prompt: str | None = None,
     index_fields: Sequence[str] = (),
     backend: Backend = DEFAULTS.model.backend,
 ) -> CreateReport:
@@ -81,7 +86,7 @@ def create_index(
 
     ``sample`` is a source of texts for a model, a .npy matrix where ``dimensions`` are given.
     ``shards`` None: one per core. ``index_fields`` are those of the metadata that filters find by
-    an index; () is all.
+    an index; () is all. The prompts are put before each text, None: those of the model.
     Raises InvalidRequest for what cannot be, for an unknown model, and where ``out`` is an index or
     has other files in it; StorageFull, Unavailable when the model fails.
     """
@@ -89,6 +94,7 @@ def create_index(
     check_shards(shards)
     chosen = checked_build(BuildOptions(index_fields=index_fields)).index_fields
     _check_vectors(model, dimensions)
+    prompts = Prompts(query_prompt, document_prompt)
     if model is not None:
         model_location(model)
     out = Path(out).absolute()
@@ -97,6 +103,7 @@ def create_index(
         "shards": shards,
         "sample": None if sample is None else str(sample),
         "index_fields": list(chosen) or None,
+        "prompts": None if prompts == AS_SAVED else [query_prompt, document_prompt],
     }
     if (out / MANIFEST_FILE).exists():
         return _finish(out, read_manifest(out), request)
@@ -104,7 +111,7 @@ def create_index(
     plan = None if sample is None else plan_sources([sample])
     spec: ModelSpec | None = None
     if model is not None:
-        loaded = EncoderSpec(model, backend).load()
+        loaded = EncoderSpec(model, backend, prompts=prompts).load()
         spec = loaded.spec
         check_model_width(spec, dimensions)
     if model is not None and (dimensions is None or plan is None):
@@ -152,13 +159,16 @@ def _finish(out: Path, manifest: Manifest, request: dict[str, Any]) -> CreateRep
     if read_complete(out) is not None or held != request:
         raise InvalidRequest(f"{out} is an index already; it was left untouched")
     write_complete(out, report_without_records((), manifest.calibration.dimension))
+    model = manifest.model
     return CreateReport(
         index=str(out),
         index_uuid=manifest.uuid,
-        model=None if manifest.model is None else manifest.model.name,
+        model=None if model is None else model.name,
         dimension=manifest.calibration.dimension,
         shards=manifest.shards,
         sample=manifest.request["sampled"],
+        query_prompt=None if model is None else model.query_prompt,
+        document_prompt=None if model is None else model.document_prompt,
     )
 
 

@@ -25,6 +25,7 @@ from bitsift.errors import InvalidRequest
 from bitsift.filters.operands import path_of
 from bitsift.filters.tree import DOCUMENT_ID
 from bitsift.option_types import FIELD_CHARACTERS_MAX
+from bitsift.router.model.prompts import PROMPT_CHARACTERS_MAX, Prompts
 from bitsift.shard_worker.codes import Transform
 from bitsift.shard_worker.fields.segment import FIELDS_MAX
 
@@ -66,6 +67,21 @@ class BuildOptions:
             min_length=1,
             description="Name or path of a sentence-transformers model. Default: minilm, which is "
             "installed with Bitsift and works offline; none for precomputed embeddings.",
+        ),
+    ] = None
+    query_prompt: Annotated[
+        str | None,
+        Field(
+            max_length=PROMPT_CHARACTERS_MAX,
+            description="Text that the model is given before each query. Default: what the model's "
+            "saved prompts say; an empty text is none.",
+        ),
+    ] = None
+    document_prompt: Annotated[
+        str | None,
+        Field(
+            max_length=PROMPT_CHARACTERS_MAX,
+            description="The same before each document.",
         ),
     ] = None
     shards: Annotated[
@@ -117,6 +133,11 @@ class BuildOptions:
     def stored(self) -> Stored:
         """How the vectors of the sources are stored. Raises InvalidRequest."""
         return stored_as(self.vector_type, self.ranges)
+
+    @property
+    def prompts(self) -> Prompts:
+        """What was said of the model's prompts."""
+        return Prompts(self.query_prompt, self.document_prompt)
 
     @property
     def fields(self) -> Fields:

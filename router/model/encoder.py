@@ -20,6 +20,7 @@ from bitsift.errors import InvalidRequest, Unavailable
 from bitsift.router.description import ModelSpec
 from bitsift.router.model.compiled import CannotCompile, CompiledModel, Graph
 from bitsift.router.model.location import fingerprint, model_location
+from bitsift.router.model.prompts import AS_SAVED, Prompts, said, settled
 from bitsift.shard_worker.codes import bad_rows
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,6 @@ _CHECK_TEXTS = (
     "An arachnid is a joint-legged invertebrate with eight legs; spiders, scorpions, ticks and "
     "mites are the best known of them. " * 4,
 )
-_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 _MAX_TOKENS_KNOWN = 1_000_000
 """Tokenizers without a limit say 1e30."""
 
@@ -60,6 +60,7 @@ class Encoder:
         self.spec = spec
         self.backend = f"torch ({model.device.type})"
         self.backend_reason: str | None = None
+        self.prompts_said = ""
         self._embed: dict[str, Embed] = {
             "query": _with_torch(model.encode_query),
             "document": _with_torch(model.encode_document),
@@ -75,20 +76,29 @@ class Encoder:
         backend: str = "auto",
         threads: int | None = None,
         expected: ModelSpec | None = None,
+        prompts: Prompts = AS_SAVED,
     ) -> Encoder:
         """Load a sentence-transformers model by name or path, or the packaged ``minilm``.
 
         ``threads`` is how many cores it may use. With ``expected`` another state of the model
-        is refused. Raises InvalidRequest for an unknown model or backend, FormatMismatch,
-        Unavailable.
+        is refused, and its prompts are used; else ``prompts`` in the place of the model's own.
+        Raises InvalidRequest for an unknown model or backend, FormatMismatch, Unavailable.
         """
         if backend not in BACKENDS:
             raise InvalidRequest(f"backend {backend!r} is none of {', '.join(BACKENDS)}")
+        prompts.check()
         model = _load_model(name, threads)
+        if expected is not None:
+            prompts = Prompts(expected.query_prompt, expected.document_prompt)
+        saved = dict(model.prompts or {})
+        query, document = settled(prompts, saved)
+        model.prompts = {**saved, "query": query, "document": document}
         spec = _spec(name, model)
         if expected is not None:
             expected.check_same(spec)
-        return cls(model, spec, backend, threads)
+        encoder = cls(model, spec, backend, threads)
+        encoder.prompts_said = said(query, document, saved)
+        return encoder
 
     def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Unit vectors float32 (n, dimension) of queries.
@@ -251,15 +261,13 @@ def _load_model(name: str, threads: int | None) -> Any:
 
 
 def _spec(name: str, model: Any) -> ModelSpec:
-    """The prompts are chosen as ``encode_query`` and ``encode_document`` choose them."""
-    prompts = model.prompts or {}
+    """The facts of a model whose prompts "query" and "document" are settled."""
     tokens = model.max_seq_length
-    document = next((prompts[kind] for kind in _DOCUMENT_PROMPTS if kind in prompts), "")
     return ModelSpec(
         name=name,
         revision=fingerprint(model),
         dimension=int(model.get_embedding_dimension()),
-        query_prompt=prompts.get("query") or "",
-        document_prompt=document or "",
+        query_prompt=model.prompts["query"],
+        document_prompt=model.prompts["document"],
         max_tokens=int(tokens) if tokens and tokens <= _MAX_TOKENS_KNOWN else None,
     )

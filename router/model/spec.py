@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bitsift.router.description import ModelSpec
+from bitsift.router.model.prompts import AS_SAVED, Prompts
 
 if TYPE_CHECKING:
     from bitsift.router.model.encoder import Encoder
@@ -15,19 +16,24 @@ if TYPE_CHECKING:
 class EncoderSpec:
     """Which model is to be loaded, and how; it crosses to the process that needs the model.
 
-    With ``expected`` another state of the model is refused. ``threads`` is how many cores it may
-    use; None: all.
+    With ``expected`` another state of the model is refused, and its prompts are used; else
+    ``prompts``. ``threads`` is how many cores it may use; None: all.
     """
 
     name: str
     backend: str = "auto"
     expected: ModelSpec | None = None
     threads: int | None = None
+    prompts: Prompts = AS_SAVED
 
     def load(self) -> Encoder:
         """Raises InvalidRequest for an unknown model or backend, FormatMismatch, Unavailable."""
         from bitsift.router.model.encoder import Encoder  # torch, and seconds
 
         return Encoder.load(
-            self.name, backend=self.backend, threads=self.threads, expected=self.expected
+            self.name,
+            backend=self.backend,
+            threads=self.threads,
+            expected=self.expected,
+            prompts=self.prompts,
         )

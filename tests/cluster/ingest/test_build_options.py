@@ -25,6 +25,8 @@ from bitsift.shard_worker.codes import Transform
 
 SAMPLES: dict[str, Any] = {
     "model": "some/model",
+    "query_prompt": "q: ",
+    "document_prompt": "d: ",
     "shards": 3,
     "id_field": "key",
     "text_field": "body",

@@ -13,6 +13,7 @@ from bitsift.errors import FormatMismatch, InvalidRequest, Unavailable
 from bitsift.router.description import ModelSpec
 from bitsift.router.model.compiled import CompiledModel, Graph
 from bitsift.router.model.encoder import Encoder, _spec
+from bitsift.router.model.prompts import Prompts
 from tests.tiny_model import DOCUMENT_PROMPT, QUERY_PROMPT, build_tiny_model
 
 TEXTS = [
@@ -209,17 +210,37 @@ def test_prompts_are_put_before_compiled_queries_and_documents(tiny_folder: Path
         np.testing.assert_allclose((ours * theirs).sum(1), 1, atol=5e-4)
 
 
-def test_a_prompt_that_encode_document_does_not_use_is_not_used_here(
+def with_prompts(tiny_folder: Path, folder: Path, prompts: dict[str, str]) -> str:
+    """A copy of the model that saved these prompts."""
+    shutil.copytree(tiny_folder, folder)
+    settings = folder / "config_sentence_transformers.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"prompts": prompts}))
+    return str(folder)
+
+
+@pytest.mark.parametrize("backend", ["torch", "openvino"])
+def test_the_words_of_e5_are_heard(tiny_folder: Path, tmp_path: Path, backend: str) -> None:
+    saved = {"query": QUERY_PROMPT, "passage": DOCUMENT_PROMPT}
+    name = with_prompts(tiny_folder, tmp_path / "e5", saved)
+    encoder = Encoder.load(name, backend=backend)
+    assert encoder.spec.document_prompt == DOCUMENT_PROMPT
+    theirs = encoder._model.encode(TEXTS, prompt=DOCUMENT_PROMPT)
+    np.testing.assert_allclose((encoder.encode_documents(TEXTS) * theirs).sum(1), 1, atol=5e-4)
+
+
+def test_an_index_keeps_the_prompts_that_it_was_built_with(
     tiny_folder: Path, tmp_path: Path
 ) -> None:
-    folder = Path(shutil.copytree(tiny_folder, tmp_path / "passage"))
-    settings = folder / "config_sentence_transformers.json"
-    prompts = {"prompts": {"query": QUERY_PROMPT, "passage": DOCUMENT_PROMPT}}
-    settings.write_text(json.dumps(json.loads(settings.read_text()) | prompts))
-    encoder = Encoder.load(str(folder), backend="torch")
-    assert encoder.spec.document_prompt == ""
-    theirs = encoder._model.encode_document(TEXTS)
-    np.testing.assert_allclose((encoder.encode_documents(TEXTS) * theirs).sum(1), 1, atol=5e-4)
+    saved = {"query": QUERY_PROMPT, "passage": DOCUMENT_PROMPT}
+    name = with_prompts(tiny_folder, tmp_path / "e5", saved)
+    said = Encoder.load(name, backend="torch", prompts=Prompts("q: ", ""))
+    assert (said.spec.query_prompt, said.spec.document_prompt) == ("q: ", "")
+    again = Encoder.load(name, backend="torch", expected=said.spec)
+    assert again.spec == said.spec
+    plain = said._model.encode(TEXTS, prompt="")
+    np.testing.assert_allclose((again.encode_documents(TEXTS) * plain).sum(1), 1, atol=1e-4)
+    asked = said._model.encode(TEXTS, prompt="q: ")
+    np.testing.assert_allclose((again.encode_queries(TEXTS) * asked).sum(1), 1, atol=1e-4)
 
 
 def test_damaged_weights_are_reported_with_the_models_name(
