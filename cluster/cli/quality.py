@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -49,6 +49,14 @@ def evaluate(
             "model, shards and transform."
         ),
     ] = None,
+    keep_identical_ids: Annotated[
+        bool,
+        typer.Option(
+            "--keep-identical-ids",
+            help="Count the document that has the id of the query. Default: it is left out of the "
+            "answers, as BEIR does.",
+        ),
+    ] = False,
     plot: Annotated[
         Path | None, typer.Option(help="Plot the result to a new .png or .svg file.")
     ] = None,
@@ -73,7 +81,7 @@ def evaluate(
     judged = read_judged(dataset)
     with terminable():
         encoder = EncoderSpec(model, prompts=Prompts(query_prompt, document_prompt))
-        result = _evaluate(judged, encoder, shards, transform, index)
+        result = _evaluate(judged, encoder, shards, transform, index, keep_identical_ids)
     if out_file is not None:
         with out_file.open("xb") as file:
             file.write(orjson.dumps(result, option=orjson.OPT_INDENT_2))
@@ -86,7 +94,12 @@ def evaluate(
 
 
 def _evaluate(
-    judged: Any, model: EncoderSpec, shards: int, transform: Transform, index: Path | None
+    judged: Any,
+    model: EncoderSpec,
+    shards: int,
+    transform: Transform,
+    index: Path | None,
+    keep_own: bool,
 ) -> dict[str, Any]:
     from bitsift.cluster.evaluation import evaluate as evaluation
     from bitsift.cluster.manifest import open_manifest
@@ -94,7 +107,12 @@ def _evaluate(
     if index is None:
         embedded = evaluation.embed(judged, _load(model))
         found = evaluation.evaluate(
-            judged, embedded, model=model.name, shards=shards, transform=transform
+            judged,
+            embedded,
+            model=model.name,
+            shards=shards,
+            transform=transform,
+            keep_own=keep_own,
         )
         return found.to_json()
     manifest, _ = open_manifest(index)
@@ -105,7 +123,8 @@ def _evaluate(
         )
     evaluation.check_index(judged, index, manifest)
     embedded = evaluation.embed(judged, _load(encoder))
-    return evaluation.evaluate_index(judged, embedded, index, manifest).to_json()
+    found = evaluation.evaluate_index(judged, embedded, index, manifest, keep_own=keep_own)
+    return found.to_json()
 
 
 def _load(encoder: EncoderSpec) -> Encoder:
@@ -124,6 +143,8 @@ def _print_evaluation(result: dict[str, Any]) -> None:
         f"transform {result['transform']}",
         markup=False,
     )
+    for line in _told_of(result):
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
     table = Table(Column("stage", no_wrap=True), "nDCG@10", "of fp32's", "recall@10", "reads")
     if out.width >= _WIDE:
         table.add_column("what it is", no_wrap=True)
@@ -138,6 +159,21 @@ def _print_evaluation(result: dict[str, Any]) -> None:
             *([meaning_of(name)] if out.width >= _WIDE else []),
         )
     out.print(table)
+
+
+def _told_of(result: dict[str, Any]) -> Iterator[str]:
+    """What else the figures depend on."""
+    if result["left_out"]:
+        relevant = result["left_out_relevant"]
+        yield (
+            f"for {result['left_out']:,} queries the document that has the query's id is left out, "
+            f"as BEIR does; {relevant:,} of these are judged relevant; --keep-identical-ids counts "
+            "them, which is right where queries and documents are numbered apart"
+        )
+    if result["unanswerable"]:
+        yield f"{result['unanswerable']:,} queries have no positive judgement and count 0"
+    if result["without_text"]:
+        yield f"{result['without_text']:,} judged queries are not in queries.jsonl: left out"
 
 
 def doctor(

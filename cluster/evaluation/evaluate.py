@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitsift.cluster.evaluation.judged import JudgedSet
-from bitsift.cluster.evaluation.relevance import TOP_K, Rankings, ndcg, recall
+from bitsift.cluster.evaluation.relevance import TOP_K, Rankings, ndcg, recall, without_own
 from bitsift.cluster.evaluation.scratch import temporary_shards
 from bitsift.cluster.evaluation.stages import CodedDocuments, calibrate, exact_top, partial_answers
 from bitsift.cluster.manifest import Manifest
@@ -85,7 +85,9 @@ class Evaluation:
     """``stages``: by name, ``ndcg@10``, ``recall@10`` (not of fp32) and, for whole searches,
     ``reads``, the int8 rows that one shard read for one query on average.
 
-    ``clipped_fraction`` of the values lay outside the calibrated range.
+    ``clipped_fraction`` of the values lay outside the calibrated range. For ``left_out`` of the
+    queries the document that has the query's id was left out, for ``left_out_relevant`` of these
+    although it is judged relevant. ``unanswerable`` queries have no positive judgement and count 0.
     """
 
     dataset: str
@@ -97,6 +99,10 @@ class Evaluation:
     transform: str
     clipped_fraction: float
     stages: dict[str, dict[str, float]]
+    left_out: int = 0
+    left_out_relevant: int = 0
+    unanswerable: int = 0
+    without_text: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -115,33 +121,44 @@ def evaluate(
     model: str,
     shards: int = 1,
     transform: Transform = Transform.NONE,
+    keep_own: bool = True,
 ) -> Evaluation:
-    """Measure an index that is built for it, in a temporary folder, and removed."""
+    """Measure an index that is built for it, in a temporary folder, and removed.
+
+    Without ``keep_own`` a document that has the id of the query is left out of its answers.
+    """
     calibration = calibrate(embedded.documents, transform)
     units = calibration.units(embedded.documents)
     codes, clipped = calibration.quantize(units)
     with temporary_shards(judged.ids, codes, calibration, shards) as opened:
         for shard in opened:
             shard.train()
-        stages = _measure(judged, embedded, calibration, codes, opened)
-    return _evaluation(judged, model, calibration, shards, clipped / codes.size, stages)
+        stages = _measure(judged, embedded, calibration, codes, opened, keep_own)
+    fraction = clipped / codes.size
+    return _evaluation(judged, model, calibration, shards, fraction, stages, keep_own)
 
 
 def evaluate_index(
-    judged: JudgedSet, embedded: Embedded, index: Path, manifest: Manifest
+    judged: JudgedSet,
+    embedded: Embedded,
+    index: Path,
+    manifest: Manifest,
+    *,
+    keep_own: bool = True,
 ) -> Evaluation:
     """Measure a finished index of exactly this corpus, without changing it.
 
-    Raises InvalidRequest if it has other documents; otherwise as ``Shard`` does.
+    ``keep_own`` as in `evaluate`. Raises InvalidRequest if it has other documents; otherwise as
+    ``Shard`` does.
     """
     calibration = manifest.calibration
     codes, clipped = calibration.quantize(calibration.units(embedded.documents))
     with _opened(index, manifest) as opened:
         _check_same_documents(judged, opened, index)
-        stages = _measure(judged, embedded, calibration, codes, opened)
+        stages = _measure(judged, embedded, calibration, codes, opened, keep_own)
     model = "none" if manifest.model is None else manifest.model.name
     fraction = clipped / codes.size
-    return _evaluation(judged, model, calibration, manifest.shards, fraction, stages)
+    return _evaluation(judged, model, calibration, manifest.shards, fraction, stages, keep_own)
 
 
 def check_index(judged: JudgedSet, index: Path, manifest: Manifest) -> None:
@@ -168,7 +185,9 @@ def _evaluation(
     shards: int,
     clipped_fraction: float,
     stages: dict[str, dict[str, float]],
+    keep_own: bool,
 ) -> Evaluation:
+    left_out = frozenset[str]() if keep_own else judged.own_ids
     return Evaluation(
         dataset=judged.name,
         model=model,
@@ -179,6 +198,10 @@ def _evaluation(
         transform=calibration.transform.value,
         clipped_fraction=round(clipped_fraction, 6),
         stages=stages,
+        left_out=len(left_out),
+        left_out_relevant=sum(judged.qrels[name].get(name, 0) > 0 for name in left_out),
+        unanswerable=judged.unanswerable,
+        without_text=judged.without_text,
     )
 
 
@@ -205,10 +228,18 @@ def _measure(
     calibration: Calibration,
     codes: NDArray[np.int8],
     shards: Sequence[Shard],
+    keep_own: bool,
 ) -> dict[str, dict[str, float]]:
     """Every stage, cheapest first."""
-    best = exact_top(embedded.queries, embedded.documents, TOP_K)
-    fp32 = [[judged.ids[row] for row in rows] for rows in best]
+    own = frozenset[str]() if keep_own else judged.own_ids
+    depth = TOP_K + bool(own)
+
+    def named(found: Iterable[Iterable[int]]) -> list[list[str]]:
+        """The ids of the rows found for each query, without its own."""
+        answers = [[judged.ids[row] for row in rows] for rows in found]
+        return without_own(judged.query_ids, answers, own)
+
+    fp32 = named(_exact_by_id(judged, embedded, depth))
     stages = {"fp32": {"ndcg@10": ndcg(judged.qrels, judged.query_ids, fp32)}}
 
     def add(name: str, answers: Rankings, **more: float) -> None:
@@ -221,13 +252,23 @@ def _measure(
     parts = list(Placement(len(shards)).by_owner(judged.ids).values())
     coded = [CodedDocuments(calibration, codes[rows]) for rows in parts]
     units = calibration.units(embedded.queries)
-    for name, found in partial_answers(coded, parts, units, TOP_K).items():
-        add(name, [[judged.ids[row] for row in rows] for rows in found])
-    search = _Search(shards, calibration, embedded.queries)
+    for name, found in partial_answers(coded, parts, units, depth).items():
+        add(name, named(found))
+    excluded = [(name,) if name in own else () for name in judged.query_ids]
+    search = _Search(shards, calibration, embedded.queries, excluded)
     for name, options in _searches(shards).items():
         answers, reads = search(**options)
         add(name, answers, reads=reads)
     return stages
+
+
+def _exact_by_id(judged: JudgedSet, embedded: Embedded, depth: int) -> list[list[int]]:
+    """The rows of the nearest documents for each query; equal scores in trec_eval's order, which is
+    that of the ids, the last first.
+    """
+    order = sorted(range(len(judged.ids)), key=lambda row: judged.ids[row], reverse=True)
+    best = exact_top(embedded.queries, embedded.documents[order], depth)
+    return [[order[place] for place in places] for places in best.tolist()]
 
 
 def _searches(shards: Sequence[Shard]) -> dict[str, dict[str, Any]]:
@@ -264,8 +305,14 @@ class _Search:
     """Sends all queries to the router's service at once, as precomputed embeddings."""
 
     def __init__(
-        self, shards: Sequence[Shard], calibration: Calibration, queries: NDArray[np.float32]
+        self,
+        shards: Sequence[Shard],
+        calibration: Calibration,
+        queries: NDArray[np.float32],
+        excluded: Sequence[tuple[str, ...]],
     ) -> None:
+        """``excluded`` are the ids that are no hits, of each query."""
+        self._excluded = excluded
         self._shards = shards
         self._queries = queries
         self._description = Manifest("", "", "", len(shards), calibration, None, {}, 0).describe()
@@ -281,7 +328,8 @@ class _Search:
     async def _ask(self, service: SearchService, options: dict[str, Any]) -> list[list[str]]:
         found = []
         for first in range(0, len(self._queries), _QUESTIONS_AT_ONCE):
-            asked = self._queries[first : first + _QUESTIONS_AT_ONCE]
+            at_once = slice(first, first + _QUESTIONS_AT_ONCE)
+            asked = zip(self._queries[at_once], self._excluded[at_once], strict=True)
             questions = [
                 SearchOptions(
                     vector=vector,
@@ -289,9 +337,10 @@ class _Search:
                     timeout_ms=_TIMEOUT_S * 1e3,
                     include=(),
                     require_complete=True,
+                    exclude=excluded,
                     **options,
                 )
-                for vector in asked
+                for vector, excluded in asked
             ]
             answers = await asyncio.gather(*(service.search(question) for question in questions))
             found += [[hit.id for hit in answer.hits] for answer in answers]

@@ -4,8 +4,8 @@
     DATASET/queries.jsonl      _id, text
     DATASET/qrels.tsv          query id, document id, grade; or BEIR's own qrels/test.tsv
 
-The two .jsonl files may be compressed. Queries without a positive judgement are left out: they
-cannot be answered rightly or wrongly.
+The two .jsonl files may be compressed. Queries without a judgement are left out. One whose
+judgements are all zero or less counts 0, as in BEIR and trec_eval.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ QRELS = ("qrels.tsv", "qrels/test.tsv")
 @dataclass(frozen=True, slots=True)
 class JudgedSet:
     """``texts[i]`` is what a model is given of the document ``ids[i]``, ``queries[j]`` the text of
-    ``query_ids[j]``. ``qrels`` are grades by query id and document id; every query has a positive
-    one. ``rejects`` counts records of the corpus that `bitsift index` would reject.
+    ``query_ids[j]``. ``qrels`` are grades by query id and document id; every query has one.
+    ``rejects`` counts records of the corpus that `bitsift index` would reject, ``without_text``
+    judged queries that queries.jsonl does not have.
     """
 
     name: str
@@ -35,19 +36,27 @@ class JudgedSet:
     queries: list[str]
     qrels: dict[str, dict[str, int]]
     rejects: int
+    without_text: int = 0
+
+    @property
+    def unanswerable(self) -> int:
+        """Queries without a positive judgement: whatever is found, they count 0."""
+        return sum(max(grades.values()) <= 0 for grades in self.qrels.values())
+
+    @property
+    def own_ids(self) -> frozenset[str]:
+        """Ids that a query and a document share."""
+        return frozenset(self.query_ids).intersection(self.ids)
 
 
 def read_judged(folder: Path) -> JudgedSet:
     """Read a BEIR folder. Raises InvalidRequest where it is none, or judges nothing."""
     corpus, rejects = _read_records(_file(folder, "corpus.jsonl"))
     questions, _ = _read_records(_file(folder, "queries.jsonl"))
-    qrels = _read_qrels(folder)
-    qrels = {
-        query: grades
-        for query, grades in qrels.items()
-        if query in questions and any(grade > 0 for grade in grades.values())
-    }
-    if not qrels or not corpus:
+    all_qrels = _read_qrels(folder)
+    qrels = {query: grades for query, grades in all_qrels.items() if query in questions}
+    answerable = any(grade > 0 for grades in qrels.values() for grade in grades.values())
+    if not answerable or not corpus:
         raise InvalidRequest(
             f"{folder} has {len(corpus)} documents, {len(questions)} queries and no query with a "
             "positive judgement; the ids in the three files must be the same"
@@ -61,6 +70,7 @@ def read_judged(folder: Path) -> JudgedSet:
         queries=[questions[query] for query in judged],
         qrels=qrels,
         rejects=rejects,
+        without_text=len(all_qrels) - len(qrels),
     )
 
 

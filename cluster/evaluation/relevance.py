@@ -5,7 +5,7 @@ Ranks stand for scores: a tie is broken by who ranked, not by the library.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 TOP_K = 10
@@ -27,6 +27,18 @@ def recall(exact: Rankings, query_ids: Sequence[str], answers: Rankings) -> floa
     best = zip(query_ids, exact, strict=True)
     relevant = {query: dict.fromkeys(ids[:TOP_K], 1) for query, ids in best}
     return _mean(R @ TOP_K, relevant, query_ids, answers)
+
+
+def without_own(
+    query_ids: Sequence[str], answers: Rankings, own: Collection[str]
+) -> list[list[str]]:
+    """Ten of each answer, without the document that has the query's id where ``own`` has it: BEIR's
+    rule for collections whose queries are documents (ArguAna), where nothing else comes first.
+    """
+    return [
+        [name for name in ids if name != query or name not in own][:TOP_K]
+        for query, ids in zip(query_ids, answers, strict=True)
+    ]
 
 
 def _mean(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pytrec_eval
 
 from bitsift.cluster.evaluation.evaluate import (
     Embedded,
@@ -99,6 +100,35 @@ def test_fp32_is_measured_without_any_code_of_ours(embedded: Embedded, whole: Ev
         for query, rows in enumerate(best)
     ]
     assert whole.stages["fp32"]["ndcg@10"] == pytest.approx(np.mean(gains), abs=1e-4)
+
+
+def test_a_collection_whose_queries_are_documents_is_measured_as_beir_does() -> None:
+    """ArguAna's form: the query is a document itself, and its nearest other one is the answer."""
+    random = np.random.default_rng(3)
+    pairs = random.standard_normal((300, DIMENSION))
+    documents = np.concatenate([pairs, pairs + 0.3 * random.standard_normal(pairs.shape)])
+    names = [f"d{number}" for number in range(600)]
+    asked = names[:300]
+    qrels = {name: {f"d{number + 300}": 1} for number, name in enumerate(asked)}
+    arguana = JudgedSet("arguana", names, names, asked, asked, qrels, rejects=0)
+    vectors = Embedded(_units(documents), _units(documents[:300]))
+    found = evaluate(arguana, vectors, model="none", keep_own=False)
+    assert {stage["ndcg@10"] for stage in found.stages.values()} == {1.0}
+    assert (found.left_out, found.left_out_relevant) == (300, 0)
+    kept = evaluate(arguana, vectors, model="none")
+    assert kept.stages["final"]["ndcg@10"] == pytest.approx(0.6309, abs=1e-3)
+    assert kept.left_out == 0
+
+
+def test_equal_scores_of_fp32_are_ordered_as_trec_eval_orders_them() -> None:
+    documents = _units(np.ones((40, DIMENSION)))
+    names = [f"d{number:02}" for number in range(40)]
+    qrels = {"q": {"d39": 1, "d30": -1, "d00": 2}}
+    tied = JudgedSet("tied", names, names, ["q"], ["q"], qrels, rejects=0)
+    found = evaluate(tied, Embedded(documents, documents[:1]), model="none")
+    run = {"q": dict.fromkeys(names, 1.0)}
+    theirs = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.10"}).evaluate(run)
+    assert found.stages["fp32"]["ndcg@10"] == pytest.approx(theirs["q"]["ndcg_cut_10"], abs=1e-4)
 
 
 def test_splitting_raises_recall_and_leaves_exhaustive_as_it_is(

@@ -41,11 +41,12 @@ def test_documents_are_those_that_bitsift_index_would_keep(tmp_path: Path) -> No
     assert judged.rejects == 2
 
 
-def test_only_queries_with_a_positive_judgement_are_asked(tmp_path: Path) -> None:
+def test_queries_with_a_text_and_a_judgement_are_asked(tmp_path: Path) -> None:
     judged = read_judged(write(tmp_path))
-    assert judged.query_ids == ["q1"]
-    assert judged.queries == ["answered"]
-    assert judged.qrels == {"q1": {"d1": 2, "d2": 0}}
+    assert judged.query_ids == ["q1", "q2"]
+    assert judged.queries == ["answered", "judged, and nothing answers it"]
+    assert judged.qrels == {"q1": {"d1": 2, "d2": 0}, "q2": {"d1": 0}}
+    assert (judged.unanswerable, judged.without_text, judged.own_ids) == (1, 1, frozenset())
 
 
 def test_packed_files_and_beirs_own_place_of_the_judgements_are_read(tmp_path: Path) -> None:
