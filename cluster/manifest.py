@@ -82,8 +82,10 @@ class BuildReport:
 
     ``documents`` are in the index; ``encoded`` of them were encoded or quantized by this attempt,
     the others by earlier ones. ``clipped_values`` lay outside the calibrated range. ``passed_over``
-    lists files below the sources that were not read: path and reason, first ones only. The prompts
-    are those of the model, None where there is none, and in reports of earlier releases.
+    lists files below the sources that were not read: path and reason, first ones only. ``merged``
+    records without an id said what another said; the ids of ``replaced`` ones a later record had.
+    The prompts are those of the model, None where there is none, and in reports of earlier
+    releases.
     """
 
     documents: int
@@ -97,6 +99,8 @@ class BuildReport:
     shard_documents: tuple[int, ...]
     already_complete: bool = False
     passed_over: tuple[dict[str, str], ...] = ()
+    merged: int = 0
+    replaced: int = 0
     query_prompt: str | None = None
     document_prompt: str | None = None
 

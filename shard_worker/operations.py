@@ -94,12 +94,13 @@ class Upsert(Documents):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Insert(Documents):
-    """Store the documents whose ids are free; of several with one id the first.
+    """Store records of a bulk load: of several with one id that of the greatest position, in
+    whatever order they come; none in the place of a document that did not come from the load.
 
-    CREATED; UNCHANGED where this very record was stored before, else REJECTED. The id of a deleted
-    document is taken while its deletion is remembered, through compactions too: UNCHANGED, for a
-    load that resumes must not bring the document back. One with a newer version than the deletion
-    may.
+    CREATED, UPDATED; UNCHANGED where this very record was stored before, else REJECTED. The id of a
+    deleted document is taken while its deletion is remembered, through compactions too: UNCHANGED,
+    for a load that resumes must not bring the document back. One with a newer version than the
+    deletion may.
     """
 
 
@@ -140,8 +141,9 @@ class Confirm:
 class Resume:
     """An insert of records that may have been stored by an earlier attempt, without their vectors.
 
-    UNCHANGED where the record at that position was, or the id was deleted since; REJECTED where it
-    is another's; MISSING where it is free: send it as an Insert then.
+    UNCHANGED where the record at that position was, or the id was deleted since; REJECTED where a
+    later record has it, or a document that did not come from the load; else MISSING: send it as an
+    Insert then.
     """
 
     ids: Sequence[str]

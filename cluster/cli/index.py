@@ -160,6 +160,7 @@ def print_report(what: str, rejects: Path, report: dict[str, Any]) -> None:
     rows = {
         "documents": f"{report['documents']:,}",
         "rejected records": f"{report['rejects']:,}",
+        **_doubles(report),
         "seconds": f"{report['seconds']:,.1f}",
         "RAM of the bits": _bytes_each(report["bits_bytes"], documents),
         "disk, with texts": _bytes_each(report["disk_bytes"], documents),
@@ -171,6 +172,15 @@ def print_report(what: str, rejects: Path, report: dict[str, Any]) -> None:
     out.print(table)
     if report["rejects"]:
         out.print(f"The rejected records are listed in {rejects}")
+
+
+def _doubles(report: dict[str, Any]) -> dict[str, str]:
+    """Rows for records that share an id, where there are any."""
+    rows = {
+        "equal records without id, merged": report["merged"],
+        "replaced by a later record of their id": report["replaced"],
+    }
+    return {name: f"{count:,}" for name, count in rows.items() if count}
 
 
 def _bytes_each(total: int, documents: int) -> str:

@@ -88,18 +88,17 @@ def _file(folder: Path, name: str) -> Path:
 
 
 def _read_records(path: Path) -> tuple[dict[str, str], int]:
-    """Texts by id in file order, the first of each id; and how many records were rejected."""
+    """Texts by id in file order, the last of each id; and how many records were rejected."""
     from bitsift.cluster.ingest.worker import document_texts
 
     texts: dict[str, str] = {}
-    records = 0
+    rejects = 0
     (file,) = plan_sources([path]).files
     for table in read_documents(file):
-        records += table.num_rows
         good = table.filter(table["reject"].is_null())
-        for name, text in zip(good["id"].to_pylist(), document_texts(good), strict=True):
-            texts.setdefault(name, text)
-    return texts, records - len(texts)
+        rejects += table.num_rows - good.num_rows
+        texts |= zip(good["id"].to_pylist(), document_texts(good), strict=True)
+    return texts, rejects
 
 
 def _read_qrels(folder: Path) -> dict[str, dict[str, int]]:

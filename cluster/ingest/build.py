@@ -212,6 +212,8 @@ class Build:
             float32_bytes=documents * manifest.calibration.dimension * 4,
             shard_documents=tuple(status.documents for status in statuses),
             passed_over=self.plan.passed_over_listed,
+            merged=counts.merged,
+            replaced=counts.replaced,
             query_prompt=None if model is None else model.query_prompt,
             document_prompt=None if model is None else model.document_prompt,
         )

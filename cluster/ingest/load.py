@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +33,26 @@ WORKERS = Callee("a loading process")
 
 @dataclass(slots=True)
 class Counts:
-    """What became of the records: ``unchanged`` ones were already stored; ``clipped`` counts
-    values.
+    """What became of the records: ``unchanged`` ones were already stored; of the ``merged`` and the
+    ``replaced`` another record has the id; ``clipped`` counts values.
     """
 
     created: int = 0
     unchanged: int = 0
     rejected: int = 0
     clipped: int = 0
+    merged: int = 0
+    replaced: int = 0
 
     @property
     def seen(self) -> int:
-        return self.created + self.unchanged + self.rejected
+        doubles = self.merged + self.replaced
+        return self.created + self.unchanged + self.rejected + doubles
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Count a summary of a batch."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + row[field.name])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,10 +83,7 @@ class Load:
         counts = Counts()
         with self.rejects_file.open("wb") as rejects:
             for row in rows_of(self._summaries(work).iter_rows(), WORKERS):
-                counts.created += row["created"]
-                counts.unchanged += row["unchanged"]
-                counts.clipped += row["clipped"]
-                counts.rejected += row["rejected"]
+                counts.add(row)
                 rejects.write(row["rejects"])
                 on_progress(IndexStage("index", counts.seen, manifest.records, counts.rejected))
                 self._check_rejects(counts.rejected)

@@ -10,7 +10,7 @@ import contextlib
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import orjson
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from bitsift.cluster.sources.documents import is_named_by_content
 from bitsift.cluster.sources.vectors import take_good, vectors_of
 from bitsift.errors import ShardUnavailable
 from bitsift.router.model.encoder import Encoder
@@ -46,11 +47,15 @@ SUMMARY_SCHEMA = pa.schema(
         ("created", pa.int64()),
         ("unchanged", pa.int64()),
         ("clipped", pa.int64()),
+        ("merged", pa.int64()),
+        ("replaced", pa.int64()),
         ("rejects", pa.binary()),
         ("rejected", pa.int64()),
     ]
 )
 
+_DOUBLE = (WriteStatus.UPDATED, WriteStatus.REJECTED)
+"""Of a record in the place of an earlier one with its id, and of one that a later one precedes."""
 _STORED_COLUMNS = ("id", "title", "text", "metadata", "position")
 
 
@@ -163,16 +168,22 @@ class Loader:
         """Skip what is stored, take the vectors (n, dimension) of the rest, quantize, send."""
         rejects = _rejected(records)
         good = take_good(records, np.flatnonzero(records["reject"].is_null().to_numpy()))
+        doubles = Doubles()
         known = clipped = 0
         parts: list[Part] = []
+        if len(last := last_of_each(good)) < len(good):
+            doubles.add(good, np.setdiff1d(np.arange(len(good)), last))
+            good = take_good(good, last)
         if self._resuming and len(good):
-            new, known = self._split_known(good, rejects)
+            new, taken = self._split_known(good)
+            doubles.add(good, taken)
+            known = len(good) - len(new) - len(taken)
             good = take_good(good, new)
         if len(good):
             codes, clipped = self._quantize(vectors(good))
             good = good.drop_columns(["vector"])
             parts = self._insert(good, codes)
-        return Sent(good, parts, rejects, known, clipped)
+        return Sent(good, parts, rejects, doubles, known, clipped)
 
     def _quantize(self, vectors: NDArray[np.float32]) -> tuple[NDArray[np.int8], int]:
         """int8 codes (n, width), some rows at a time: what lies between stays in the cache."""
@@ -184,24 +195,22 @@ class Loader:
             clipped += count
         return codes, clipped
 
-    def _split_known(
-        self, good: pa.Table, rejects: list[dict[str, Any]]
-    ) -> tuple[NDArray[np.int64], int]:
-        """Places of the records that no shard has, and how many it has from this very record."""
+    def _split_known(self, good: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Places of the records to store, and of those whose id another document has for good. The
+        others were stored from these very records.
+        """
         asked = [
             (places, PatientLoading(self._links[shard], Resume(ids, positions)))
             for shard, places, (ids, positions) in self._columns(good, "id", "position")
         ]
-        new, known = list[int](), 0
+        new, taken = list[int](), list[int]()
         for places, loading in asked:
             for place, status in zip(places.tolist(), loading.statuses(), strict=True):
                 if status is WriteStatus.MISSING:
                     new.append(place)
-                elif status is WriteStatus.UNCHANGED:
-                    known += 1
-                else:
-                    rejects.append(_duplicate(good, place))
-        return np.array(sorted(new), dtype=np.int64), known
+                elif status is WriteStatus.REJECTED:
+                    taken.append(place)
+        return np.array(sorted(new), dtype=np.int64), np.array(taken, dtype=np.int64)
 
     def _columns(
         self, good: pa.Table, *names: str
@@ -222,6 +231,35 @@ class Loader:
         return parts
 
 
+@dataclass(slots=True)
+class Doubles:
+    """Records whose id another record of the load has, too: ``merged`` where it was made of their
+    content, which is the same then, ``replaced`` where the last of them counts.
+    """
+
+    merged: int = 0
+    replaced: int = 0
+
+    def add(self, records: pa.Table, places: Sequence[int] | NDArray[np.int64]) -> None:
+        """Count the records at ``places``."""
+        if len(places) == 0:
+            return
+        rows = records.select(["id", "title", "text", "metadata"]).take(pa.array(places))
+        merged = sum(is_named_by_content(**row) for row in rows.to_pylist())
+        self.merged += merged
+        self.replaced += len(places) - merged
+
+
+def last_of_each(good: pa.Table) -> NDArray[np.int64]:
+    """Places of the records, ascending; of several with one id that of the greatest position."""
+    ids = good["id"].to_pylist()
+    if len(set(ids)) == len(ids):
+        return np.arange(len(ids), dtype=np.int64)
+    order = np.argsort(good["position"].to_numpy(), kind="stable")
+    winners = {ids[place]: place for place in order.tolist()}
+    return np.array(sorted(winners.values()), dtype=np.int64)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Sent:
     """A batch on its way: what was sent, each shard's places and its write, what was not sent."""
@@ -229,28 +267,26 @@ class Sent:
     good: pa.Table
     parts: list[Part]
     rejects: list[dict[str, Any]]
+    doubles: Doubles
     known: int
     clipped: int
 
     def summary(self) -> pa.Table:
         """Wait until all is durable; one row of ``SUMMARY_SCHEMA``. Raises what a shard raised."""
         counts = Counter({WriteStatus.UNCHANGED: self.known})
-        rejects = list(self.rejects)
         for places, loading in self.parts:
             statuses = loading.statuses()
             counts.update(statuses)
-            if WriteStatus.REJECTED in counts:
-                rejects += [
-                    _duplicate(self.good, place)
-                    for place, status in zip(places.tolist(), statuses, strict=True)
-                    if status is WriteStatus.REJECTED
-                ]
+            pairs = zip(places.tolist(), statuses, strict=True)
+            self.doubles.add(self.good, [place for place, status in pairs if status in _DOUBLE])
         row = {
             "created": counts[WriteStatus.CREATED],
             "unchanged": counts[WriteStatus.UNCHANGED],
             "clipped": self.clipped,
-            "rejects": b"".join(orjson.dumps(reject) + b"\n" for reject in rejects),
-            "rejected": len(rejects),
+            "merged": self.doubles.merged,
+            "replaced": self.doubles.replaced,
+            "rejects": b"".join(orjson.dumps(reject) + b"\n" for reject in self.rejects),
+            "rejected": len(self.rejects),
         }
         return pa.Table.from_pylist([row], schema=SUMMARY_SCHEMA)
 
@@ -261,9 +297,3 @@ def _rejected(records: pa.Table) -> list[dict[str, Any]]:
         {"file": row["file"], "line": row["line"], "reason": row["reject"]}
         for row in bad.to_pylist()
     ]
-
-
-def _duplicate(good: pa.Table, place: int) -> dict[str, Any]:
-    row = good.select(["file", "line", "id"]).slice(place, 1).to_pylist()[0]
-    reason = f"duplicate id {row['id']!r}: another record already has it"
-    return {"file": row["file"], "line": row["line"], "reason": reason}

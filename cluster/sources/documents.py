@@ -46,6 +46,9 @@ SCHEMA = pa.schema(
 )
 
 
+_CONTENT_ID_BYTES = 16
+
+
 class RowReader:
     """Takes the parts of a document out of the rows of one file."""
 
@@ -177,8 +180,19 @@ class DocumentBatch:
 
 def content_id(title: str, text: str, metadata: str, *, vector: bytes = b"") -> str:
     """The id of a document that has none: 32 hex digits, the same in every run."""
-    digest = hashlib.blake2b(digest_size=16)
+    digest = hashlib.blake2b(digest_size=_CONTENT_ID_BYTES)
     for part in (title.encode(), text.encode(), metadata.encode(), vector):
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
     return digest.hexdigest()
+
+
+def is_named_by_content(id: str, title: str, text: str, metadata: str) -> bool:
+    """Whether a document that had no id has this one. A vector without text is not compared: then
+    any id of this form is taken for one.
+    """
+    if len(id) != 2 * _CONTENT_ID_BYTES:
+        return False
+    if not text:
+        return set(id) <= set("0123456789abcdef")
+    return content_id(title, text, metadata) == id

@@ -137,23 +137,30 @@ class _Admission:
             return None
         return WriteStatus.UNCHANGED if held == self.version else WriteStatus.SUPERSEDED
 
-    def status_of_record(self, document_id: str, place: int, position: int) -> WriteStatus | None:
-        """What becomes of the record at ``position`` of a bulk load; None where its id is free.
+    def status_of_record(
+        self, document_id: str, place: int, position: int
+    ) -> tuple[WriteStatus, int | None]:
+        """What becomes of the record at ``position`` of a bulk load, and the row that it replaces:
+        CREATED where its id is free, UPDATED where the load stored an earlier record under it.
 
-        The id of a deleted document is not, while that is remembered: a load that goes on must not
-        bring the document back. One with a version that is newer than the deletion may.
+        The id of a deleted document is not free while that is remembered: a load that goes on must
+        not bring the document back. One with a version that is newer than the deletion may.
         """
         row, last = self.find(document_id, place)
         if row is None and (stone := self.deletion(document_id, place, last)) is not None:
             free = self.version > stone.version
-            return None if free else WriteStatus.UNCHANGED
+            return WriteStatus.CREATED if free else WriteStatus.UNCHANGED, None
         if last is None:
-            return None
+            return WriteStatus.CREATED, None
         try:
-            same = self.reader.content(self.txn, last)[4] == position and position >= 0
+            held = self.reader.content(self.txn, last)[4]
         except Corrupt:
-            same = False
-        return WriteStatus.UNCHANGED if same else WriteStatus.REJECTED
+            return WriteStatus.REJECTED, None
+        if held == position >= 0:
+            return WriteStatus.UNCHANGED, None
+        if row is not None and 0 <= held < position:
+            return WriteStatus.UPDATED, row
+        return WriteStatus.REJECTED, None
 
 
 def admit(stored: Stored, txn: lmdb.Transaction, lookup: Lookup, operation: Operation) -> Admitted:
@@ -236,8 +243,9 @@ def _confirm(admission: _Admission, confirm: Confirm) -> Admitted:
 def _resume(admission: _Admission, resume: Resume) -> Admitted:
     statuses = []
     for place, (document_id, position) in enumerate(zip(resume.ids, resume.positions, strict=True)):
-        status = admission.status_of_record(document_id, place, position)
-        statuses.append(status or WriteStatus.MISSING)
+        status, _ = admission.status_of_record(document_id, place, position)
+        is_wanted = status in (WriteStatus.CREATED, WriteStatus.UPDATED)
+        statuses.append(WriteStatus.MISSING if is_wanted else status)
     return Admitted(statuses, admission.keys, _none())
 
 
@@ -287,18 +295,26 @@ def _stored(
 
 
 def _insert(admission: _Admission, batch: Documents) -> Admitted:
-    statuses, winners = [], dict[str, int]()
+    """Of several records with one id that of the greatest position wins, in whatever order."""
+    statuses = [WriteStatus.REJECTED] * len(batch)
+    winners = dict[str, int]()
     for place, document_id in enumerate(batch.ids):
-        if document_id in winners:
-            statuses.append(WriteStatus.REJECTED)
-            continue
-        status = admission.status_of_record(document_id, place, batch.positions[place])
-        if status is None:
+        other = winners.get(document_id)
+        if other is None or batch.positions[other] < batch.positions[place]:
             winners[document_id] = place
-        statuses.append(status or WriteStatus.CREATED)
-    stored = list(winners.values())
-    revived = [at for at in stored if admission.buried[at] or admission.known[at]]
-    return _stored(admission, statuses, stored, [], revived)
+    stored, dead, revived = list[int](), list[int](), list[int]()
+    for document_id, place in winners.items():
+        position = batch.positions[place]
+        statuses[place], row = admission.status_of_record(document_id, place, position)
+        if row is not None:
+            dead.append(row)
+        elif statuses[place] is WriteStatus.CREATED:
+            if admission.buried[place] or admission.known[place]:
+                revived.append(place)
+        else:
+            continue
+        stored.append(place)
+    return _stored(admission, statuses, stored, dead, revived)
 
 
 def _is_same(admission: _Admission, row: int, batch: Documents, place: int) -> bool:

@@ -66,15 +66,19 @@ class Model:
         status = self.resume(name, position)
         if status != "missing":
             return status
+        status = "updated" if name in self.texts else "created"
         self.texts[name], self.positions[name] = text, position
-        return "created"
+        return status
 
     def resume(self, name: str, position: int) -> str:
         if name in self.deleted:
             return "unchanged"
         if name not in self.texts:
             return "missing"
-        return "unchanged" if self.positions[name] == position else "rejected"
+        held = self.positions[name]
+        if held == position:
+            return "unchanged"
+        return "missing" if 0 <= held < position else "rejected"
 
     def confirm(self, name: str, text: str) -> str:
         if name not in self.texts:
@@ -143,15 +147,18 @@ def test_every_operation_decides_as_a_dictionary_would_and_the_hint_says_the_sam
     shard.close()
 
 
-def test_of_several_documents_of_one_id_an_upsert_keeps_the_last_an_insert_the_first(
+def test_of_several_documents_of_one_id_an_upsert_keeps_the_last_an_insert_the_last_record(
     tmp_path: Path,
 ) -> None:
     shard = new_shard(tmp_path / "s")
     (found,) = statuses(shard.write([batch(["a", "b", "a"], ["1", "2", "3"])]))
     assert found == ["unchanged", "created", "created"]
-    load = as_insert(batch(["c", "c"], ["1", "2"]), positions=[5, 6])
+    load = as_insert(batch(["c", "c"], ["1", "2"]), positions=[6, 5])
     assert statuses(shard.write([load])) == [["created", "rejected"]]
     assert contents(shard) == {"a": "3", "b": "2", "c": "1"}
+    load = as_insert(batch(["c", "c"], ["3", "4"]), positions=[7, 8])
+    assert statuses(shard.write([load])) == [["rejected", "updated"]]
+    assert contents(shard) == {"a": "3", "b": "2", "c": "4"}
     shard.close()
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import subprocess
 import sys
+import tempfile
 import textwrap
 import uuid
 import weakref
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -166,20 +169,41 @@ def test_a_text_of_a_megabyte_and_an_empty_title_round_trip(shard: Shard) -> Non
     assert shard.document("big").title == ""
 
 
-def test_the_same_record_twice_changes_nothing_and_another_with_its_id_is_a_duplicate(
+def test_the_same_record_twice_changes_nothing_and_a_later_one_with_its_id_replaces_it(
     shard: Shard,
 ) -> None:
     units = unit_vectors(3)
-    stored = written(shard, batch(units, ["a", "b", "a"]))
-    assert stored == [WriteStatus.CREATED, WriteStatus.CREATED, WriteStatus.REJECTED]
-    again = written(shard, batch(units[:2], ["a", "b"]))
-    assert again == [WriteStatus.UNCHANGED, WriteStatus.UNCHANGED]
-    other = written(shard, batch(units[:1], ["a"], first_position=9))
-    assert other == [WriteStatus.REJECTED]
+    stored = written(shard, batch(units, ["a", "b", "a"], texts=["first", "b", "third"]))
+    assert stored == [WriteStatus.REJECTED, WriteStatus.CREATED, WriteStatus.CREATED]
+    assert shard.document("a").text == "third"
+    again = written(shard, batch(units, ["a", "b", "a"]))
+    assert again == [WriteStatus.REJECTED, WriteStatus.UNCHANGED, WriteStatus.UNCHANGED]
+    later = written(shard, batch(units[:1], ["a"], first_position=9, texts=["tenth"]))
+    assert later == [WriteStatus.UPDATED]
+    assert shard.document("a").text == "tenth"
     assert shard.status().documents == 2
-    found = written(shard, Resume(["a", "b", "c", "a"], [0, 1, 2, 9]))
-    assert found == ["unchanged", "unchanged", "missing", "rejected"]
-    assert shard.status().rows == 2
+    found = written(shard, Resume(["a", "b", "c", "a", "a"], [0, 1, 2, 9, 10]))
+    assert found == ["rejected", "unchanged", "missing", "unchanged", "missing"]
+    assert shard.status().rows == 3
+
+
+@given(st.permutations(range(6)), st.data())
+def test_of_records_with_one_id_the_last_wins_in_whatever_order_they_come(
+    order: list[int], data: st.DataObject
+) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        Shard.create(Path(place) / "s", IDENTITY)
+        shard = opened(Path(place) / "s")
+        cuts = sorted(data.draw(st.sets(st.integers(1, 5))))
+        counts = Counter[WriteStatus]()
+        for positions in (order[a:b] for a, b in zip([0, *cuts], [*cuts, 6], strict=True)):
+            texts = [f"text {position}" for position in positions]
+            loaded = batch(unit_vectors(len(texts)), ["a"] * len(texts), texts=texts)
+            counts.update(written(shard, dataclasses.replace(loaded, positions=positions)))
+        assert shard.document("a").text == "text 5"
+        assert shard.status().documents == counts[WriteStatus.CREATED] == 1
+        assert counts[WriteStatus.UPDATED] + counts[WriteStatus.REJECTED] == 5
+        shard.close()
 
 
 def test_a_replaced_document_is_never_found_again_also_after_a_restart(folder: Path) -> None:

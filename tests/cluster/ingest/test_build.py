@@ -113,15 +113,25 @@ def test_bad_rows_of_a_matrix_are_found_while_it_is_loaded(tmp_path: Path) -> No
     assert "v-0000000078" in stored_ids(tmp_path / "index")
 
 
-def test_two_documents_with_one_id_leave_the_first_of_them(tmp_path: Path) -> None:
+def test_the_last_of_several_documents_with_one_id_wins_and_equal_ones_are_merged(
+    tmp_path: Path,
+) -> None:
     rows = [
-        orjson.dumps({"id": f"d{n % 90}", "text": "", "embedding": [1.0 + n] * 31 + [1.0]})
+        orjson.dumps({"id": f"d{n % 90}", "text": f"{n}", "embedding": [1.0 + n] * 31 + [1.0]})
         for n in range(100)
     ]
-    (tmp_path / "v.jsonl").write_bytes(b"\n".join(rows))
-    options = BuildOptions(shards=2, vector_field="embedding", id_field="id", text_field="text")
-    report = build_index([tmp_path / "v.jsonl"], tmp_path / "index", options)
-    assert (report.documents, report.rejects) == (90, 10)
+    nameless = [orjson.dumps({"text": "again and again", "embedding": [1.0] * 32})] * 7
+    (tmp_path / "v.jsonl").write_bytes(b"\n".join([*rows, *nameless]))
+    command = ["index", tmp_path / "v.jsonl", "--vector-field", "embedding", "--max-rejects", 0]
+    report = orjson.loads(bitsift(*command, "--out", tmp_path / "i", "--json").stdout)
+    assert (report["documents"], report["rejects"]) == (91, 0)
+    assert (report["replaced"], report["merged"]) == (10, 6)
+    answer = search_local(tmp_path / "i", SearchOptions(vector=[1.0] * 32, top_k=100))
+    texts = {hit.id: hit.text for hit in answer.hits}
+    assert texts["d3"] == "93"
+    assert texts["d10"] == "10"
+    said = bitsift(*command, "--out", tmp_path / "i").stdout
+    assert "replaced by a later record of their id  10" in said
 
 
 def test_a_matrix_without_one_good_row_is_refused(tmp_path: Path) -> None:
