@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 from http import HTTPStatus
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
-from bitsift.errors import RequestTooLarge
+from bitsift.errors import InvalidRequest, RequestTooLarge
 from bitsift.router.admission import Held
 
 BODY_TIMEOUT_S = 60.0
@@ -24,8 +25,9 @@ _JOINED_BYTES_MAX = 1 << 20
 async def whole_body(receive: Receive, announced: str, bytes_max: int, held: Held) -> bytes:
     """Read it to its end; ``announced`` is the header content-length.
 
-    Raises RequestTooLarge, Overloaded, HTTPException (408) and ClientDisconnect. Only received
-    bytes are ``held``: a sender that announces much and sends little takes little.
+    A byte order mark before it is left out. Raises RequestTooLarge, Overloaded, InvalidRequest for
+    a body in UTF-16, HTTPException (408) and ClientDisconnect. Only received bytes are ``held``: a
+    sender that announces much and sends little takes little.
     """
     told = int(announced) if announced.isascii() and announced.isdigit() else 0
     _check_size(told, bytes_max)
@@ -46,8 +48,15 @@ async def whole_body(receive: Receive, announced: str, bytes_max: int, held: Hel
         late = f"the body took over {BODY_TIMEOUT_S:.0f} s"
         raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, late) from error
     if len(chunks) == 1 or size <= _JOINED_BYTES_MAX:
-        return b"".join(chunks)  # the one chunk itself
-    return await asyncio.to_thread(b"".join, chunks)
+        return _without_mark(b"".join(chunks))  # the one chunk itself
+    return await asyncio.to_thread(lambda: _without_mark(b"".join(chunks)))
+
+
+def _without_mark(body: bytes) -> bytes:
+    """Raises InvalidRequest where the mark is that of UTF-16: JSON is in UTF-8 (RFC 8259)."""
+    if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise InvalidRequest("body: it is in UTF-16; send it in UTF-8")
+    return body.removeprefix(codecs.BOM_UTF8)
 
 
 def _check_size(size_bytes: int, bytes_max: int) -> None:

@@ -4,15 +4,33 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection
+from urllib.parse import unquote_to_bytes
 
 import orjson
 from fastapi import Request
+from starlette.types import Scope
 
 from bitsift.checked import LIMIT, resolved
 from bitsift.errors import InvalidRequest
 from bitsift.nearest import no_such_name
 
 _NAME_CHARACTERS = 40
+
+
+def refuse_other_encodings(scope: Scope) -> None:
+    """Raise InvalidRequest for a URL that is not UTF-8: read with U+FFFD in it, it would ask for
+    another text, or delete another document.
+    """
+    for part, data in (("path", scope.get("raw_path")), ("query", scope["query_string"])):
+        if not data or (b"%" not in data and data.isascii()):
+            continue
+        try:
+            unquote_to_bytes(data).decode()
+        except UnicodeDecodeError as error:
+            raise InvalidRequest(
+                f"the {part} of the URL is not UTF-8 (byte {error.object[error.start]:#04x}): "
+                "percent-encode text as UTF-8"
+            ) from error
 
 
 def refuse_unknown_parameters(

@@ -16,6 +16,7 @@ from bitsift.errors import BitsiftError
 from bitsift.router.admission import Admission
 from bitsift.router.http.bodies import whole_body
 from bitsift.router.http.gate import values_of
+from bitsift.router.http.parameters import refuse_other_encodings
 from bitsift.router.http.problems import problem, problem_of
 from bitsift.router.http.unpacking import RAM_BYTES_MAX as UNPACKING_RAM_BYTES_MAX
 from bitsift.router.http.unpacking import Unpacked, UnsupportedCoding, coding_of
@@ -103,6 +104,7 @@ class RequestLimits:
 
     async def _admitted(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises ClientDisconnect, BitsiftError, HTTPException."""
+        refuse_other_encodings(scope)
         coding = coding_of(scope)
         if coding is None or scope["method"] in _BODILESS:
             await self._begun(scope, receive, send)

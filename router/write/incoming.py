@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import codecs
 import contextlib
 import re
 import threading
@@ -143,6 +144,7 @@ class DocumentReader:
         """The documents of whole lines, counted from ``first_line``; a blank line is none."""
         items = []
         for number, line in enumerate(block.split(b"\n"), start=first_line):
+            line = line.removeprefix(codecs.BOM_UTF8)  # `cat` leaves one before each file
             if not line.strip():
                 continue
             try:

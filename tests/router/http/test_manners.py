@@ -5,6 +5,7 @@ real connections.
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -235,3 +236,53 @@ def test_no_header_names_a_tag_by_accident(header: str) -> None:
     assert named == ('"abc"' in [one.strip().removeprefix("W/") for one in header.split(",")]) or (
         header.strip() == "*"
     )
+
+
+ROUTES_OF_BODIES = [
+    ("POST", "/v1/search", {"query": "a"}),
+    ("POST", "/v1/search/batch", {"searches": [{"query": "a"}]}),
+    ("POST", "/v1/documents/get", {"ids": ["3"]}),
+    ("POST", "/v1/documents/count", {}),
+    ("POST", "/v1/documents/list", {}),
+    ("POST", "/v1/documents", {"documents": [{"id": "marked", "text": "a"}]}),
+    ("PATCH", "/v1/documents/marked", {"metadata": {"a": 1}}),
+    ("POST", "/v1/documents/delete", {"ids": ["marked"]}),
+]
+
+
+def test_a_byte_order_mark_before_a_body_is_left_out(gateway: Running) -> None:
+    for method, path, body in ROUTES_OF_BODIES:
+        data = json.dumps(body).encode("utf-8-sig")
+        headers = {"Content-Type": "application/json"}
+        answer = httpx.request(method, gateway.url + path, content=data, headers=headers)
+        assert answer.status_code == 200, (path, answer.text)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_a_body_in_utf_16_is_told_what_it_is(gateway: Running, encoding: str) -> None:
+    data = "\N{BYTE ORDER MARK}{}".encode(encoding)
+    headers = {"Content-Type": "application/json"}
+    answer = httpx.post(f"{gateway.url}/v1/search", content=data, headers=headers)
+    assert answer.status_code == 422
+    assert "it is in UTF-16" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        ("GET", "/v1/search?q=caf%e9"),
+        ("GET", "/v1/search?q=%ff%fe"),
+        ("GET", "/v1/search?q=a&filter=x%3D%ed%a0%80"),
+        ("GET", "/v1/documents/%e9"),
+        ("DELETE", "/v1/documents/%e9"),
+    ],
+)
+def test_a_url_that_is_not_utf_8_asks_for_nothing_else(
+    gateway: Running, method: str, target: str
+) -> None:
+    replaced = {"id": "\N{REPLACEMENT CHARACTER}", "text": "another document"}
+    httpx.post(f"{gateway.url}/v1/documents", json={"documents": [replaced]})
+    status, _, body = raw(gateway.url, f"{method} {target} HTTP/1.0\r\n\r\n")
+    assert " 422 " in status
+    assert "not UTF-8" in json.loads(body)["detail"]
+    assert httpx.get(f"{gateway.url}/v1/documents/%EF%BF%BD").status_code == 200

@@ -171,6 +171,12 @@ def test_lines_are_counted_and_a_broken_one_is_named_by_its_number() -> None:
     assert "broken JSON" in items[1].error.message
 
 
+def test_a_byte_order_mark_may_stand_before_any_line() -> None:
+    line = b'\xef\xbb\xbf{"id":"a","text":"x"}\n'
+    items = MODEL.read_lines(line + line + b"\xef\xbb\xbf\n", 1)
+    assert [(item.line, item.id) for item in items] == [(1, "a"), (2, "a")]
+
+
 def test_a_lone_surrogate_or_nan_in_one_line_leaves_the_others_alone() -> None:
     block = b'{"id":"\\ud800","text":"x"}\n{"id":"b","vector":[NaN,1,1,1]}\n{"id":"c","text":"x"}\n'
     first, second, third = MODEL.read_lines(block, 1)
