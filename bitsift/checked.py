@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from datetime import date
@@ -17,8 +16,10 @@ from bitsift.filters.values import DATE_KEY
 from bitsift.listing import CountOptions, DeleteOptions, GetOptions, ListOptions, UpdateOptions
 from bitsift.nearest import no_such_name
 from bitsift.options import SearchRequest
+from bitsift.plain import is_finite, plain
 
 REASONS_MAX = 5
+_OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_SERIALIZE_NUMPY
 T = TypeVar("T")
 LIMIT, TOP_K = "limit", "top_k"
 """Two names of one option: how many hits are wanted."""
@@ -45,11 +46,11 @@ class Asked(Generic[T]):
     def by_values(self, values: Mapping[str, object]) -> T:
         """What ``values`` ask for, by the rules of JSON. Raises InvalidRequest."""
         try:
-            body = orjson.dumps(values, _as_json, orjson.OPT_PASSTHROUGH_DATETIME)
+            body = orjson.dumps(values, _as_json, _OPTIONS)
         except TypeError as error:
             said = f"{self._what} cannot be written as JSON: {reason(error)}"
             raise InvalidRequest(said) from error
-        if b"null" in body and not _is_finite(values):  # orjson writes such numbers as null
+        if b"null" in body and not is_finite(values):  # orjson writes such numbers as null
             raise InvalidRequest(f"{self._what} holds nan or an infinity, which JSON cannot say")
         return self.by_json(body)
 
@@ -96,16 +97,7 @@ def _as_json(value: object) -> object:
     """The dates of a filter: as strings they would be compared with strings alone."""
     if isinstance(value, date):  # a datetime is one
         return {DATE_KEY: value.isoformat()}
-    raise TypeError  # orjson says of what type it is
-
-
-def _is_finite(value: object) -> bool:
-    """Whether all numbers in it are."""
-    if isinstance(value, float):
-        return math.isfinite(value)
-    if isinstance(value, Mapping):
-        return all(map(_is_finite, value.values()))
-    return not isinstance(value, list | tuple) or all(map(_is_finite, value))
+    return plain(value)
 
 
 def reasons(errors: Sequence[Any], known: Collection[str] = ()) -> str:

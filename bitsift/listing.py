@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field
 
 from bitsift import results
+from bitsift.document_ids import GivenId
 from bitsift.filters.forms import tree_of
 from bitsift.filters.tree import fields_of
 from bitsift.option_types import FacetLimit, Facets, Sort
@@ -60,7 +61,7 @@ class GetOptions(_ReadOptions):
     """Which documents are read by their ids, and how much of them."""
 
     ids: Annotated[
-        Sequence[str],
+        Sequence[GivenId],
         Field(
             min_length=1,
             max_length=GET_IDS_MAX,

@@ -25,6 +25,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from bitsift.document_ids import GivenId
 from bitsift.filters.forms import PASSES_ALL, canonical
 from bitsift.filters.operands import FilterError, shown
 from bitsift.option_types import FACETS_MAX, FacetLimit, Facets, MetadataField, Sort
@@ -107,7 +108,7 @@ def _canonical_filter(written: object) -> object:
     return None if text == PASSES_ALL else text
 
 
-_Id = Annotated[str, Field(min_length=1, max_length=ID_CHARACTERS_MAX)]
+_Id = Annotated[GivenId, Field(min_length=1, max_length=ID_CHARACTERS_MAX)]
 
 Filter = Annotated[
     FilterForm | None,

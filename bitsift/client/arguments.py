@@ -11,6 +11,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, get_type_hints
 from bitsift.checked import checked_search, resolved
 from bitsift.errors import InvalidRequest, reason
 from bitsift.options import SearchOptions, SearchRequest
+from bitsift.plain import one_vector
 
 P = ParamSpec("P")
 Client = TypeVar("Client")
@@ -98,6 +99,12 @@ def _request(
 
 
 def _numbers(vector: Any) -> list[float]:
+    vector = one_vector(vector)
+    shape = getattr(vector, "shape", ())
+    if len(shape) > 1:
+        raise InvalidRequest(
+            f"the vector has shape {tuple(shape)}: give one row, or use search_batch for several"
+        )
     try:
         numbers = [float(value) for value in vector]
     except (TypeError, ValueError, OverflowError) as error:

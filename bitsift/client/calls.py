@@ -7,7 +7,7 @@ import re
 import ssl
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 from urllib.parse import quote, unquote
 
 import httpx
@@ -22,6 +22,8 @@ from bitsift.client.sending import (
     json_body,
     upsert_bodies,
 )
+from bitsift.client.tables import Documents, table_rows
+from bitsift.document_ids import Id, is_number
 from bitsift.errors import InvalidRequest, reason
 from bitsift.listing import Counted, Page, PassingOptions
 from bitsift.options import SearchRequest
@@ -233,29 +235,25 @@ def examine(what: str) -> Call[dict[str, Any]]:
     return Call("POST", f"/v1/admin/{what}", _OBJECT, b"{}", writes=what == "repair")
 
 
-def upserts(
-    documents: Mapping[str, Any] | Iterable[Mapping[str, Any]], batch: int
-) -> Iterator[Call[Upserts]]:
+def upserts(documents: Documents, batch: int) -> Iterator[Call[Upserts]]:
     """The calls that write ``documents``, one or many. Raises InvalidRequest."""
-    several = [documents] if isinstance(documents, Mapping) else _several(documents, "documents")
-    for body in upsert_bodies(several, batch):
+    for body in upsert_bodies(_each(documents), batch):
         yield _write("/v1/documents", _UPSERTS, body)
 
 
-def deletes(ids: str | Iterable[str]) -> Iterator[Call[Deletes]]:
+def deletes(ids: Id | Iterable[Id]) -> Iterator[Call[Deletes]]:
     """The calls that delete ``ids``, one or many. Raises InvalidRequest."""
-    for body in delete_bodies([ids] if isinstance(ids, str) else _several(ids, "ids")):
+    for body in delete_bodies(_ids(ids)):
         yield _write("/v1/documents/delete", _DELETES, body)
 
 
-def delete_if(ids: str | Iterable[str], if_version: str) -> Call[Deletes]:
+def delete_if(ids: Id | Iterable[Id], if_version: str) -> Call[Deletes]:
     """Delete one document in a version. Raises InvalidRequest."""
-    several = [ids] if isinstance(ids, str) else list(_several(ids, "ids"))
-    body = json_body({"ids": several, "if_version": if_version}, "ids")
+    body = json_body({"ids": list(_ids(ids)), "if_version": if_version}, "ids")
     return _write("/v1/documents/delete", _DELETES, body)
 
 
-def patch(document_id: str, metadata: Mapping[str, Any], if_version: str | None) -> Call[Updated]:
+def patch(document_id: Id, metadata: Mapping[str, Any], if_version: str | None) -> Call[Updated]:
     """Change the metadata of one document. Raises InvalidRequest."""
     body = json_body(_given({"metadata": dict(metadata), "if_version": if_version}), "metadata")
     path = document_path(document_id)
@@ -273,7 +271,7 @@ def _write(path: str, answer: TypeAdapter[T], body: bytes) -> Call[T]:
 
 
 def get(
-    document_id: str, read_your_writes: str | None, include: Iterable[str]
+    document_id: Id, read_your_writes: str | None, include: Iterable[str]
 ) -> Call[StoredDocument]:
     """One document. Raises InvalidRequest."""
     return Call("GET", document_path(document_id, read_your_writes, include), _STORED)
@@ -309,6 +307,19 @@ def _given(options: Mapping[str, object]) -> dict[str, object]:
 
 def _sent(asked: PassingOptions) -> dict[str, object]:
     return _given(asked.__dict__)
+
+
+def _each(documents: Documents) -> Iterable[Mapping[str, Any]]:
+    if isinstance(documents, Mapping):
+        return [documents]
+    rows = table_rows(documents)
+    return _several(documents, "documents") if rows is None else rows
+
+
+def _ids(ids: Id | Iterable[Id]) -> Iterable[Id]:
+    if isinstance(ids, str) or is_number(ids):
+        return [cast("Id", ids)]
+    return _several(cast("Iterable[Id]", ids), "ids")
 
 
 def _several(values: Iterable[T], name: str) -> Iterable[T]:

@@ -31,6 +31,8 @@ from bitsift.client.listings import AsyncListings, Listings
 from bitsift.client.received import answer_of, error_of_transport
 from bitsift.client.retries import retrying
 from bitsift.client.sending import BATCH_DOCUMENTS, summed
+from bitsift.client.tables import Documents
+from bitsift.document_ids import Id
 from bitsift.errors import BitsiftError
 from bitsift.options import SearchOptions, SearchRequest
 from bitsift.results import Answer
@@ -117,14 +119,15 @@ class Client(Connected[httpx.Client], Indexes, Listings):
 
     def add(
         self,
-        documents: Mapping[str, Any] | Iterable[Mapping[str, Any]],
+        documents: Documents,
         *,
         batch: int = BATCH_DOCUMENTS,
     ) -> Upserts:
         """Add documents, replacing those with the same ids.
 
         Each is a mapping with id, text and optionally title, metadata, vector (numbers or a numpy
-        array), and a condition: ``if_absent`` true, or ``if_version``. Returns one result per
+        array), and a condition: ``if_absent`` true, or ``if_version``. All may be one table of
+        pandas, polars or pyarrow, whose further columns are metadata. Returns one result per
         document, in order; all are durable by then. Change a ``rejected`` document, read one with a
         ``conflict``; one that ``failed`` with ``error.outcome`` ``not_done`` was not written and
         may be added again. With ``unknown`` it may have been written: adding it again is safe
@@ -138,7 +141,7 @@ class Client(Connected[httpx.Client], Indexes, Listings):
 
     def add_batches(
         self,
-        documents: Mapping[str, Any] | Iterable[Mapping[str, Any]],
+        documents: Documents,
         *,
         batch: int = BATCH_DOCUMENTS,
     ) -> Iterator[Upserts]:
@@ -146,7 +149,7 @@ class Client(Connected[httpx.Client], Indexes, Listings):
         for call in calls.upserts(documents, batch):
             yield self._send(call)
 
-    def delete(self, ids: str | Iterable[str], *, if_version: str | None = None) -> Deletes:
+    def delete(self, ids: Id | Iterable[Id], *, if_version: str | None = None) -> Deletes:
         """Delete documents by their ids; one result each, in order, all durable.
 
         Fails as ``add`` does; a call takes at most 10,000 ids. With ``if_version`` one document is
@@ -156,14 +159,14 @@ class Client(Connected[httpx.Client], Indexes, Listings):
             return self._send(calls.delete_if(ids, if_version))
         return summed(Deletes, self.delete_batches(ids))
 
-    def delete_batches(self, ids: str | Iterable[str]) -> Iterator[Deletes]:
+    def delete_batches(self, ids: Id | Iterable[Id]) -> Iterator[Deletes]:
         """The same, call by call, for any number of ids."""
         for call in calls.deletes(ids):
             yield self._send(call)
 
     def get(
         self,
-        document_id: str,
+        document_id: Id,
         *,
         read_your_writes: str | None = None,
         include: Iterable[Literal["vector"]] = (),
@@ -263,7 +266,7 @@ class AsyncClient(Connected[httpx.AsyncClient], AsyncIndexes, AsyncListings):
 
     async def add(
         self,
-        documents: Mapping[str, Any] | Iterable[Mapping[str, Any]],
+        documents: Documents,
         *,
         batch: int = BATCH_DOCUMENTS,
     ) -> Upserts:
@@ -272,7 +275,7 @@ class AsyncClient(Connected[httpx.AsyncClient], AsyncIndexes, AsyncListings):
 
     async def add_batches(
         self,
-        documents: Mapping[str, Any] | Iterable[Mapping[str, Any]],
+        documents: Documents,
         *,
         batch: int = BATCH_DOCUMENTS,
     ) -> AsyncIterator[Upserts]:
@@ -280,20 +283,20 @@ class AsyncClient(Connected[httpx.AsyncClient], AsyncIndexes, AsyncListings):
         for call in calls.upserts(documents, batch):
             yield await self._send(call)
 
-    async def delete(self, ids: str | Iterable[str], *, if_version: str | None = None) -> Deletes:
+    async def delete(self, ids: Id | Iterable[Id], *, if_version: str | None = None) -> Deletes:
         """As ``Client.delete``."""
         if if_version is not None:
             return await self._send(calls.delete_if(ids, if_version))
         return summed(Deletes, [part async for part in self.delete_batches(ids)])
 
-    async def delete_batches(self, ids: str | Iterable[str]) -> AsyncIterator[Deletes]:
+    async def delete_batches(self, ids: Id | Iterable[Id]) -> AsyncIterator[Deletes]:
         """As ``Client.delete_batches``."""
         for call in calls.deletes(ids):
             yield await self._send(call)
 
     async def get(
         self,
-        document_id: str,
+        document_id: Id,
         *,
         read_your_writes: str | None = None,
         include: Iterable[Literal["vector"]] = (),

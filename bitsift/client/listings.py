@@ -11,6 +11,7 @@ from bitsift.client import calls
 from bitsift.client.calls import Call
 from bitsift.client.sending import summed
 from bitsift.client.session import Session
+from bitsift.document_ids import Id
 from bitsift.listing import LIMIT_MAX, Page
 from bitsift.options import DOCUMENT_FIELDS, DocumentField, FilterForm, Included
 from bitsift.results import Facets
@@ -36,7 +37,7 @@ class Listings(Protocol):
 
     def get_many(
         self,
-        ids: Iterable[str],
+        ids: Iterable[Id],
         *,
         include: Sequence[Included] = DOCUMENT_FIELDS,
         read_your_writes: str | None = None,
@@ -127,7 +128,7 @@ class Listings(Protocol):
                 return
 
     def patch(
-        self, document_id: str, metadata: Mapping[str, Any], *, if_version: str | None = None
+        self, document_id: Id, metadata: Mapping[str, Any], *, if_version: str | None = None
     ) -> Updated:
         """Change the metadata of one document by a merge patch (RFC 7386): None takes a field
         away. Its text is not encoded again.
@@ -165,7 +166,7 @@ class AsyncListings(Protocol):
 
     async def get_many(
         self,
-        ids: Iterable[str],
+        ids: Iterable[Id],
         *,
         include: Sequence[Included] = DOCUMENT_FIELDS,
         read_your_writes: str | None = None,
@@ -241,7 +242,7 @@ class AsyncListings(Protocol):
                 return
 
     async def patch(
-        self, document_id: str, metadata: Mapping[str, Any], *, if_version: str | None = None
+        self, document_id: Id, metadata: Mapping[str, Any], *, if_version: str | None = None
     ) -> Updated:
         """As ``Client.patch``."""
         return await self._send(calls.patch(document_id, metadata, if_version))

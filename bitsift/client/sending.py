@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import sys
 from array import array
@@ -13,7 +14,9 @@ from urllib.parse import quote, urlencode
 
 import orjson
 
+from bitsift.document_ids import Id, given_id
 from bitsift.errors import InvalidRequest, reason
+from bitsift.plain import is_finite, one_vector, plain
 from bitsift.write_results import Deletes, Updates, Upserts
 from bitsift.write_token import check_token, joined_text
 
@@ -38,14 +41,14 @@ def upsert_bodies(
     return (_body("documents", part) for part in _batches(items, batch, BATCH_BYTES))
 
 
-def delete_bodies(ids: Iterable[str]) -> Iterator[bytes]:
+def delete_bodies(ids: Iterable[Id]) -> Iterator[bytes]:
     """Bodies of at most 10,000 ids and about 1 MiB each. Raises InvalidRequest."""
     items = (json_body(key, "id") for key in ids)
     return (_body("ids", part) for part in _batches(items, IDS_MAX, IDS_BYTES))
 
 
 def document_path(
-    document_id: str, read_your_writes: str | None = None, include: Iterable[str] = ()
+    document_id: Id, read_your_writes: str | None = None, include: Iterable[str] = ()
 ) -> str:
     """The path of a document, and its query. Dots are escaped too: clients resolve "..", and an id
     may be that.
@@ -53,8 +56,11 @@ def document_path(
     Raises InvalidRequest for an invalid id or token.
     """
     try:
-        quoted = quote(document_id, safe="")
-    except (TypeError, UnicodeEncodeError) as error:
+        key = given_id(document_id)
+        if not isinstance(key, str):
+            raise TypeError(f"a {type(key).__name__} is neither a string nor a number")
+        quoted = quote(key, safe="")
+    except (TypeError, ValueError) as error:
         raise InvalidRequest(f"{document_id!r} is not a valid id: {reason(error)}") from error
     path = f"/v1/documents/{quoted.replace('.', '%2E')}"
     query = [("include", name) for name in include]
@@ -100,6 +106,7 @@ def _packed(vector: Any) -> Any:
 
     Anything that is not a sequence of numbers is passed through, for the gateway to reject.
     """
+    vector = one_vector(vector.to_numpy() if hasattr(vector, "to_numpy") else vector)
     if getattr(vector, "ndim", 1) != 1:
         return vector.tolist()
     try:
@@ -116,14 +123,17 @@ def _packed(vector: Any) -> Any:
 
 
 def json_body(value: Any, name: str) -> bytes:
-    """``value`` as JSON. Raises InvalidRequest, which calls it ``name``."""
-    try:
-        return orjson.dumps(value)
-    except TypeError:  # integers over 64 bits, lone surrogates: the gateway judges them
-        try:
-            return json.dumps(value).encode()
-        except (TypeError, ValueError, RecursionError) as error:
-            raise InvalidRequest(f"{name} cannot be written as JSON: {reason(error)}") from error
+    """``value`` as JSON, with numbers and arrays of numpy. Raises InvalidRequest, which calls it
+    ``name``.
+    """
+    with contextlib.suppress(TypeError):
+        body = orjson.dumps(value, plain, orjson.OPT_SERIALIZE_NUMPY)
+        if b"null" not in body or is_finite(value):
+            return body
+    try:  # NaN, integers over 64 bits, lone surrogates: the gateway judges them
+        return json.dumps(value, default=plain).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidRequest(f"{name} cannot be written as JSON: {reason(error)}") from error
 
 
 def _batches(items: Iterable[bytes], count: int, size_bytes: int) -> Iterator[list[bytes]]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
+from bitsift.document_ids import given_id
 from bitsift.filters.dates import Date, date_of
 from bitsift.filters.tree import (
     DOCUMENT_ID,
@@ -74,11 +75,22 @@ def name_of(path: str) -> str:
 
 
 def test_of(path: str, operator: Operator, operand: Any, place: str) -> Test:
-    """A test whose operand has been checked. Raises FilterError."""
+    """A test whose operand has been checked; numbers are ids of the id. Raises FilterError."""
+    if path == DOCUMENT_ID:
+        operand = _ids(operand)
     return Test(path, operator, _checked(operator, operand, place))
 
 
 test_of.__test__ = False  # type: ignore[attr-defined]
+
+
+def _ids(operand: Any) -> Any:
+    if isinstance(operand, list | tuple):
+        return [_ids(value) for value in operand]
+    try:
+        return given_id(operand)
+    except ValueError:  # no document has such an id
+        return operand
 
 
 def _checked(operator: Operator, operand: Any, place: str) -> Operand:

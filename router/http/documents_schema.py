@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from bitsift.checked import DELETE, UPDATE
+from bitsift.document_ids import GivenId
 from bitsift.errors import RequestTooLarge as RequestTooLarge
 from bitsift.listing import METADATA_SAID
 
@@ -40,7 +41,7 @@ class DocumentBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    id: Annotated[str, Field(min_length=1, description=f"at most {ID_BYTES_MAX:,} bytes")]
+    id: Annotated[GivenId, Field(min_length=1, description=f"at most {ID_BYTES_MAX:,} bytes")]
     title: str | None = None
     text: str | None = Field(None, description="required unless `vector` is given")
     metadata: dict[str, Any] | None = None
@@ -66,7 +67,7 @@ class DeleteBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    ids: Annotated[list[str], Field(max_length=DOCUMENTS_MAX)]
+    ids: Annotated[list[GivenId], Field(max_length=DOCUMENTS_MAX)]
     if_version: Version | None = Field(
         None, description="delete it only in this version; with one id"
     )
@@ -84,7 +85,7 @@ class MetadataBody(BaseModel):
 class PatchBody(MetadataBody):
     """The same of several, by their ids; ``if_version`` with one id."""
 
-    ids: Annotated[list[str], Field(max_length=DOCUMENTS_MAX)]
+    ids: Annotated[list[GivenId], Field(max_length=DOCUMENTS_MAX)]
 
 
 class Deleted(BaseModel):

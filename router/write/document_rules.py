@@ -1,8 +1,6 @@
 """What a document may be: rules that live writes and bulk loads share. Pure functions.
 
-* id: a string that is not blank, kept exactly; whole numbers become strings, and so do fractions
-  that a float holds exactly; numbers of 2**53 and more that came as floats (json integers over 64
-  bits do) are refused, because their digits are lost.
+* id: a string that is not blank, kept exactly; numbers become strings (bitsift/document_ids.py).
 * title: a string; null is ""; numbers become strings; anything else is refused.
 * text: a string. Whether it may be blank depends on where the vector comes from.
 * metadata: one JSON object, "" where it is empty.
@@ -15,15 +13,16 @@ import base64
 import datetime
 import json
 import re
-from typing import Any
+from numbers import Real
+from typing import Any, cast
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from bitsift.document_ids import id_of_number, is_number
 from bitsift.router.write.vector_text import numbers_of_list, numbers_of_text
 
-_EXACT_FLOAT_MAX = 2.0**53
 _NO_VECTOR = ("", "null", "none", "nan", "\\n")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -61,11 +60,12 @@ def checked_id(key: object) -> str:
         if not _is_unicode(key):
             raise RefusedDocument("id holds a lone surrogate, which is not a character")
         return key
-    if isinstance(key, bool) or not isinstance(key, int | float):
+    if not is_number(key):
         raise RefusedDocument(f"id is a {type(key).__name__}, not a string or a number")
-    if isinstance(key, float) and not abs(key) < _EXACT_FLOAT_MAX:
-        raise RefusedDocument(f"id {key} is not exact: write such ids as strings")
-    return str(key)
+    try:
+        return id_of_number(cast("Real", key))
+    except ValueError as error:
+        raise RefusedDocument(str(error)) from error
 
 
 def checked_title(title: object) -> str:

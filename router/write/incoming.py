@@ -55,7 +55,7 @@ _DELETIONS = ("ids", "filter", "if_version")
 _NAME_CHARACTERS = 40
 """Of an unknown name that an error shows, and compares."""
 _DOCUMENTS = re.compile(rb'\s*\{\s*"documents"\s*:\s*\[')
-_IDS = re.compile(rb'\s*\{\s*"ids"\s*:\s*\[\s*"')
+_IDS = re.compile(rb'\s*\{\s*"ids"\s*:\s*\[\s*["0-9-]')
 _END = re.compile(rb"\]\s*\}\s*")
 _SMALL_BYTES_MAX = 64 << 10
 _ENVELOPE_BYTES_MAX = 64 << 10
@@ -260,7 +260,7 @@ def read_deletion(body: bytes) -> tuple[list[str], list[Condition]]:
     """
     if has_more_parts(body, _IDS_PARTS_MAX):
         if _IDS.match(body) is None:
-            raise InvalidRequest("ids: a list of strings is required")
+            raise InvalidRequest("ids: a list of ids is required")
         raise RequestTooLarge(f"ids: a call takes at most {DOCUMENTS_MAX:,}")
     try:
         asked = DeleteBody.model_validate_json(body)

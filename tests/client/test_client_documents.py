@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
@@ -63,6 +65,53 @@ def test_any_id_is_added_shown_and_deleted(url: str, key: str) -> None:
         assert client.delete(key).deleted == 1
         with pytest.raises(NotFound):
             client.get(key)
+
+
+@pytest.mark.parametrize("key", [7, 7.0, np.int64(7), np.float32(7)])
+def test_a_number_is_an_id_in_every_call(url: str, key: Any) -> None:
+    with Client(url) as client:
+        assert client.add([{"id": key, "text": "seven"}]).results[0].id == "7"
+        assert client.get(key).id == "7"
+        assert client.patch(key, {"a": 1}).status == "updated"
+        assert [it.id for it in client.get_many([key]).documents] == ["7"]
+        assert client.search(like=[key], keep_liked=True, top_k=1).hits[0].id == "7"
+        assert all(hit.id != "7" for hit in client.search("seven", exclude=np.array([key])).hits)
+        assert client.count({"id": key}) == client.count({"id": {"$in": [key]}}) == 1
+        version = client.get(key).version
+        assert client.delete(key, if_version=version).deleted == 1
+        assert client.delete(key).missing == client.delete(np.array([key])).missing == 1
+
+
+def test_numbers_and_arrays_of_numpy_are_taken_wherever_python_has_its_own(url: str) -> None:
+    metadata = {"n": np.int64(4), "f": np.float32(1.5), "b": np.bool_(True),
+                "a": np.arange(6)[::2], "day": datetime.date(2026, 1, 31)}  # fmt: skip
+    vector = np.random.default_rng(2).standard_normal((1, DIMENSION))
+    with Client(url) as client:
+        document = {"id": np.str_("np"), "text": np.str_("x"), "metadata": metadata}
+        assert client.add([{**document, "vector": vector}], batch=np.int64(3)).created == 1
+        assert client.get("np").metadata == {
+            "n": 4, "f": 1.5, "b": True, "a": [0, 2, 4], "day": "2026-01-31",
+        }  # fmt: skip
+        filter = {"n": {"$gte": np.int64(4)}, "b": np.bool_(True), "f": {"$in": np.array([1.5])}}
+        options: dict[str, Any] = {
+            "top_k": np.int64(5), "min_score": np.float32(0.5), "filter": filter,
+        }  # fmt: skip
+        for given in (vector, vector.tolist(), vector[0], vector[0].astype("float16"), [vector[0]]):
+            hits = client.search(vector=given, explain=np.bool_(False), **options).hits
+            assert [hit.id for hit in hits] == ["np"]
+        assert client.page(limit=np.int64(1)).documents
+        client.delete(["np"])
+
+
+def test_a_nan_in_metadata_is_judged_by_the_gateway_and_not_sent_as_null(url: str) -> None:
+    with Client(url) as client:
+        sent = client.add({"id": "nan", "text": "x", "metadata": {"a": np.array([1.0, np.nan])}})
+        line = b'{"id": "nan", "text": "x", "metadata": {"a": [1.0, NaN]}}'
+        headers = {"Content-Type": "application/x-ndjson"}
+        answer = httpx.post(f"{url}/v1/documents", content=line, headers=headers)
+        said = json.loads(answer.text.splitlines()[0])
+        assert (sent.rejected == 1) == (said["status"] == "rejected")
+        client.delete("nan")
 
 
 @pytest.mark.parametrize("kind", [list, tuple, np.array, np.float32])

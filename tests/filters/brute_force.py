@@ -46,8 +46,20 @@ def field_passes(name: str, below: Any, document_id: str, metadata: dict[str, An
         if operator == "$not":
             results.append(not field_passes(name, operand, document_id, metadata))
         else:
-            results.append(holds(operator, operand, at, present))
+            wanted = as_id(operand) if name == "id" else operand
+            results.append(holds(operator, wanted, at, present))
     return all(results)
+
+
+def as_id(operand: Any) -> Any:
+    """A number as an id is a string; one that is not exact is no id."""
+    if isinstance(operand, list):
+        return [as_id(each) for each in operand]
+    if isinstance(operand, bool) or not isinstance(operand, int | float):
+        return operand
+    if isinstance(operand, int):
+        return str(operand)
+    return operand if abs(operand) >= 2**53 else f"{operand:g}"
 
 
 def holds(operator: str, operand: Any, at: list[Any], present: bool) -> bool:

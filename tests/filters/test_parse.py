@@ -42,6 +42,8 @@ A, B = Test("a", Operator.EQ, 1), Test("b", Operator.GT, "x")
         ({"a": {"$date": "1970-01-01"}}, Test("a", Operator.EQ, Date(0))),
         ({"a": {"$nin": [{"$date": "1970-01-01"}]}}, Test("a", Operator.NIN, (Date(0),))),
         ({"id": "x"}, Test(DOCUMENT_ID, Operator.EQ, "x")),
+        ({"id": 7}, Test(DOCUMENT_ID, Operator.EQ, "7")),
+        ({"id": {"$in": [7.0, "a"]}}, Test(DOCUMENT_ID, Operator.IN, ("7", "a"))),
         ({"metadata.id": 1}, Test("id", Operator.EQ, 1)),
         ({"metadata.a": 1}, A),
         ({"metadata.metadata.a": 1}, Test("metadata.a", Operator.EQ, 1)),

@@ -195,7 +195,7 @@ def test_no_text_is_encoded_for_it(tmp_path: Path) -> None:
         ({"unlike": ["a"]}, "exactly one of query, queries and vector, not none; or like"),
         ({"query": "a", "vector": [1.0], "like": ["a"]}, "exactly one"),
         ({"query": "a", "like": "a"}, "like: "),
-        ({"query": "a", "like": [5]}, "like.0: "),
+        ({"query": "a", "like": [True]}, "like.0: "),
         ({"query": "a", "like": [""]}, "like.0: "),
     ],
 )

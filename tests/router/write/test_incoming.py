@@ -185,9 +185,18 @@ def test_a_lone_surrogate_or_nan_in_one_line_leaves_the_others_alone() -> None:
     assert third.document is not None
 
 
-def test_ids_to_delete_are_a_list_of_strings() -> None:
+def test_ids_to_delete_are_a_list_of_strings_or_numbers() -> None:
     assert read_deletion(b'{"ids": ["a", "", "a"]}') == (["a", "", "a"], [])
-    for body in (b"", b"[]", b'{"ids": [5]}', b'{"ids": "a"}', b'{"ids": ["\\ud800"]}', b"{}"):
+    assert read_deletion(b'{"ids": [7, 7.0, 1e3, 1.5]}') == (["7", "7", "1000", "1.5"], [])
+    for body in (
+        b"",
+        b"[]",
+        b'{"ids": [true]}',
+        b'{"ids": [1e16]}',
+        b'{"ids": "a"}',
+        b'{"ids": ["\\ud800"]}',
+        b"{}",
+    ):
         with pytest.raises(InvalidRequest):
             read_deletion(body)
     with pytest.raises(RequestTooLarge):
