@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -64,10 +65,11 @@ def passages(text: str, most: int) -> list[Span]:
 
 
 def _best(
-    spans: Sequence[Span], units: Iterator[NDArray[np.float32]], query: NDArray[np.float32]
+    spans: Sequence[Span], units: Iterator[NDArray[np.float32] | None], query: NDArray[np.float32]
 ) -> Span:
     """The span whose vector is nearest, the first of equals; (0, 0) where there is none."""
     if len(spans) <= 1:
         return spans[0] if spans else (0, 0)
-    scores = [float(next(units) @ query) for _ in spans]
+    found = [next(units) for _ in spans]
+    scores = [-math.inf if unit is None else float(unit @ query) for unit in found]
     return spans[scores.index(max(scores))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 QUERY_PROMPT = "query: "
@@ -34,3 +35,27 @@ def build_tiny_model(folder: Path, dimension: int = 1024) -> Path:
     saved = folder / "model"
     model.save(str(saved))
     return saved
+
+
+def build_static_model(folder: Path, known: Sequence[str], dimension: int = 64) -> Path:
+    """A static model (a vector a word, their mean) that knows the words ``known``: of a text
+    without any it makes zeros.
+    """
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+
+    words = {word: place for place, word in enumerate(["[UNK]", *known])}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    torch.manual_seed(7)
+    weights = torch.randn(len(words), dimension)
+    weights[0] = 0.0
+    model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=weights)],
+                                device="cpu")  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save(str(folder))
+    return folder

@@ -105,7 +105,7 @@ def _evaluate(
     from bitsift.cluster.manifest import open_manifest
 
     if index is None:
-        embedded = evaluation.embed(judged, _load(model))
+        judged, embedded = evaluation.embed(judged, _load(model))
         found = evaluation.evaluate(
             judged,
             embedded,
@@ -122,7 +122,7 @@ def _evaluate(
             f"{index} was built from precomputed embeddings: it cannot be queried with text"
         )
     evaluation.check_index(judged, index, manifest)
-    embedded = evaluation.embed(judged, _load(encoder))
+    judged, embedded = evaluation.embed(judged, _load(encoder))
     found = evaluation.evaluate_index(judged, embedded, index, manifest, keep_own=keep_own)
     return found.to_json()
 

@@ -17,7 +17,7 @@ from bitsift.cluster.sources.plan import SourcePlan
 from bitsift.cluster.sources.readers import read_documents
 from bitsift.cluster.sources.vectors import vectors_of
 from bitsift.errors import InvalidRequest
-from bitsift.shard_worker.codes import normalize
+from bitsift.shard_worker.codes import bad_rows, normalize
 
 HELD_OUT_MAX = 500
 """Enough to tell two settings apart that differ by 0.01 in recall@10."""
@@ -75,8 +75,12 @@ def _documents(
     else:
         assert encoder is not None
         found = encoder.encode_documents(document_texts(sample))
+        known = ~bad_rows(found)
         parts = sample["title"].to_pylist(), sample["text"].to_pylist()
-        texts = list(zip(*parts, strict=True))
+        texts = [
+            pair for pair, is_known in zip(zip(*parts, strict=True), known, strict=True) if is_known
+        ]
+        found = found[known]
     order = np.random.default_rng(_SEED).permutation(len(found))
     return _units(np.asarray(found)[order]), texts
 
@@ -87,6 +91,7 @@ def _queries(path: Path, dimension: int, encoder: TextEncoder | None) -> NDArray
         vectors = np.asarray(matrix.rows(0, matrix.shape[0]), dtype=np.float32)
     else:
         vectors = encoder.encode_queries(_query_texts(path))
+        vectors = vectors[~bad_rows(vectors)]
     if vectors.shape[1] != dimension:
         raise InvalidRequest(
             f"{path} has queries of {vectors.shape[1]} dimensions, but the documents "

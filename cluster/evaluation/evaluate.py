@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,7 +30,7 @@ from bitsift.router.service import SearchService
 from bitsift.router.shards.fanout import FanOut
 from bitsift.router.shards.local import LocalLink
 from bitsift.router.shards.placement import Placement
-from bitsift.shard_worker.codes import Calibration, Transform
+from bitsift.shard_worker.codes import Calibration, Transform, bad_rows
 from bitsift.shard_worker.layout import shard_folder
 from bitsift.shard_worker.operations import Delete
 from bitsift.shard_worker.shard import Shard
@@ -108,10 +109,22 @@ class Evaluation:
         return dataclasses.asdict(self)
 
 
-def embed(judged: JudgedSet, encoder: TextEncoder) -> Embedded:
-    """Encode a test collection, with all vectors in RAM."""
+def embed(judged: JudgedSet, encoder: TextEncoder) -> tuple[JudgedSet, Embedded]:
+    """Encode a test collection, with all vectors in RAM; without what the model has no vector for:
+    documents are rejected as by `bitsift index`, queries left out.
+    """
     documents = encoder.encode_documents(judged.texts)
-    return Embedded(documents, encoder.encode_queries(judged.queries))
+    queries = encoder.encode_queries(judged.queries)
+    known, asked = ~bad_rows(documents), ~bad_rows(queries)
+    judged = dataclasses.replace(
+        judged,
+        ids=list(compress(judged.ids, known)),
+        texts=list(compress(judged.texts, known)),
+        query_ids=list(compress(judged.query_ids, asked)),
+        queries=list(compress(judged.queries, asked)),
+        rejects=judged.rejects + int((~known).sum()),
+    )
+    return judged, Embedded(documents[known], queries[asked])
 
 
 def evaluate(

@@ -18,6 +18,7 @@ from bitsift.cluster.sources.vectors import vectors_of
 from bitsift.errors import InvalidRequest
 from bitsift.options import DIMENSION_MAX
 from bitsift.router.description import ModelSpec
+from bitsift.router.model.blank import known_rows
 from bitsift.router.model.spec import EncoderSpec
 from bitsift.router.shards.ray_calls import Callee, asked
 from bitsift.shard_worker.codes import DIMENSION_MIN, Calibration, Transform, normalize
@@ -111,7 +112,8 @@ class _ModelActor:
         return encoder.spec, encoder.prompts_said
 
     def encode(self, texts: list[str]) -> NDArray[np.float32]:
-        return self._loaded().encode_documents(texts)
+        """Of those of ``texts`` that the model has a vector for."""
+        return known_rows(self._loaded().encode_documents(texts), self._spec.name)
 
     def _loaded(self) -> Encoder:
         if self._encoder is None:

@@ -38,6 +38,7 @@ from bitsift.config.tree import DEFAULTS, Backend
 from bitsift.errors import InvalidRequest
 from bitsift.options import DIMENSION_MAX
 from bitsift.router.description import ModelSpec
+from bitsift.router.model.blank import known_rows
 from bitsift.router.model.location import model_location
 from bitsift.router.model.prompts import AS_SAVED, Prompts
 from bitsift.router.model.spec import EncoderSpec
@@ -181,7 +182,7 @@ def _of_model(loaded: Encoder, plan: SourcePlan | None) -> tuple[Calibration, in
         )
     texts = _sampled(_texts(plan))
     _check_dimension(loaded.spec.dimension)
-    vectors = loaded.encode_documents(texts)
+    vectors = known_rows(loaded.encode_documents(texts), loaded.spec.name)
     return _calibrated(vectors, loaded.spec.dimension), len(texts)
 
 

@@ -23,12 +23,13 @@ from numpy.typing import NDArray
 from bitsift.cluster.sources.documents import is_named_by_content
 from bitsift.cluster.sources.vectors import take_good, vectors_of
 from bitsift.errors import ShardUnavailable
+from bitsift.router.model.blank import NO_VECTOR
 from bitsift.router.model.encoder import Encoder
 from bitsift.router.model.spec import EncoderSpec
 from bitsift.router.shards.placement import Placement
 from bitsift.router.shards.remote import Loading, RemoteLink
 from bitsift.router.write.document_rules import model_text
-from bitsift.shard_worker.codes import Calibration
+from bitsift.shard_worker.codes import Calibration, bad_rows
 from bitsift.shard_worker.operations import Insert, Operation, Resume
 from bitsift.write_status import WriteStatus
 
@@ -180,7 +181,12 @@ class Loader:
             known = len(good) - len(new) - len(taken)
             good = take_good(good, new)
         if len(good):
-            codes, clipped = self._quantize(vectors(good))
+            found = vectors(good)
+            bad = bad_rows(found)
+            if bad.any():
+                rejects += [_no_vector(good, place) for place in np.flatnonzero(bad).tolist()]
+                good, found = take_good(good, np.flatnonzero(~bad)), found[~bad]
+            codes, clipped = self._quantize(found)
             good = good.drop_columns(["vector"])
             parts = self._insert(good, codes)
         return Sent(good, parts, rejects, doubles, known, clipped)
@@ -297,3 +303,8 @@ def _rejected(records: pa.Table) -> list[dict[str, Any]]:
         {"file": row["file"], "line": row["line"], "reason": row["reject"]}
         for row in bad.to_pylist()
     ]
+
+
+def _no_vector(good: pa.Table, place: int) -> dict[str, Any]:
+    row = good.select(["file", "line"]).slice(place, 1).to_pylist()[0]
+    return {**row, "reason": NO_VECTOR}

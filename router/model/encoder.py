@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from bitsift.errors import InvalidRequest, Unavailable
 from bitsift.router.description import ModelSpec
+from bitsift.router.model.blank import is_blank
 from bitsift.router.model.compiled import CannotCompile, CompiledModel, Graph
 from bitsift.router.model.location import fingerprint, model_location
 from bitsift.router.model.prompts import AS_SAVED, Prompts, said, settled
@@ -103,7 +104,9 @@ class Encoder:
     def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Unit vectors float32 (n, dimension) of queries.
 
-        Raises Unavailable naming the model when it returns NaN, zeros or another width.
+        A row is NaN where the model has none: it returned NaN or zeros, as a static model does that
+        knows no word, or nothing of the text is left for it (blank.py). Raises Unavailable naming
+        the model when it returns another width.
         """
         return self._encode(texts, "query")
 
@@ -112,9 +115,12 @@ class Encoder:
         return self._encode(texts, "document")
 
     def warm_up(self) -> None:
-        """Encode once, so that the first caller does not pay for it."""
+        """Encode once, so that the first caller does not pay for it. A model need not know the
+        words.
+        """
         self.encode_queries(["warm up"])
-        self.encode_queries(list(_CHECK_TEXTS))
+        if bad_rows(self.encode_queries(list(_CHECK_TEXTS))).all():
+            log.warning("the model %r has no vector for any of our English texts", self.spec.name)
 
     def _encode(self, texts: Sequence[str], kind: str) -> NDArray[np.float32]:
         tokens = self.spec.max_tokens or 8_192
@@ -126,21 +132,23 @@ class Encoder:
             places = order[start : start + window]
             batch = [texts[place][:limit] for place in places]
             vectors[places] = self._checked(self._embed[kind](batch), len(batch))
+        tokenizer = getattr(self._model, "tokenizer", None)
+        vectors[[is_blank(text[:limit], tokenizer) for text in texts]] = np.nan
         return vectors
 
     def _checked(self, vectors: NDArray[np.floating[Any]], rows: int) -> NDArray[np.float32]:
-        """Normalise. Raises Unavailable if the model's output is broken."""
+        """Normalise; NaN where that cannot be. Raises Unavailable for another shape."""
         if vectors.shape != (rows, self.spec.dimension):
             raise Unavailable(
                 f"the model {self.spec.name!r} returned shape {vectors.shape} for {rows} texts, "
                 f"expected {self.spec.dimension} dimensions"
             )
-        if bad_rows(vectors).any():
-            raise Unavailable(
-                f"the model {self.spec.name!r} returned NaN or zeros; nothing was stored"
-            )
+        bad = bad_rows(vectors)
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return np.asarray(vectors / norms, dtype=np.float32)
+        norms[bad] = 1.0
+        units = np.asarray(vectors / norms, dtype=np.float32)
+        units[bad] = np.nan
+        return units
 
     def _compile(self, backend: str, threads: int) -> None:
         """Switch to the compiled model if it agrees with torch; else say why not."""
@@ -229,11 +237,14 @@ def _torch_has_bf16() -> bool:
 
 
 def _cosine(one: NDArray[np.floating[Any]], other: NDArray[np.floating[Any]]) -> float:
-    """The smallest cosine between rows of the same place; -1 for different shapes."""
+    """The smallest cosine between rows of the same place; -1 for different shapes, NaN where a row
+    has no direction.
+    """
     if one.shape != other.shape:
         return -1.0
     norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    return float(((one * other).sum(axis=1) / norms).min())
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return float(((one * other).sum(axis=1) / norms).min())
 
 
 def _load_model(name: str, threads: int | None) -> Any:

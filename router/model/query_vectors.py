@@ -15,6 +15,8 @@ from bitsift.errors import InvalidRequest, Unavailable
 from bitsift.router.batching import Batcher
 from bitsift.router.description import IndexDescription
 from bitsift.router.metrics import Metrics
+from bitsift.router.model.blank import NO_VECTOR
+from bitsift.shard_worker.codes import bad_rows
 
 BATCH_CHARACTERS_MAX, TEXT_CHARACTERS = 900, 40
 """Of the texts that the encoder is given together; each counts as ``TEXT_CHARACTERS`` more than it
@@ -68,7 +70,7 @@ class QueryVectors:
             weigh=_weight,
             observe=metrics.batches("encode"),
         )
-        self._passages: Batcher[str, NDArray[np.float32]] = Batcher(
+        self._passages: Batcher[str, NDArray[np.float32] | None] = Batcher(
             self._encode_passages, BATCH_CHARACTERS_MAX, weigh=_weight, ends_when_left=True
         )
 
@@ -86,7 +88,7 @@ class QueryVectors:
         """The unit vector float32 (width,) of ``text``.
 
         Raises Unavailable while the encoder is loading or if it cannot be, InvalidRequest where
-        there is none.
+        there is none, or it has no vector for this text.
         """
         known = self._known.get(text)
         if known is not None:
@@ -95,8 +97,9 @@ class QueryVectors:
         self._misses += 1
         return await self._batcher.submit(text)
 
-    async def of_passages(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
-        """The unit vector float32 (width,) of each of ``texts`` as a document has it.
+    async def of_passages(self, texts: Sequence[str]) -> list[NDArray[np.float32] | None]:
+        """The unit vector float32 (width,) of each of ``texts`` as a document has it; None where
+        the model has none.
 
         In batches of their own, so that queries of others wait for one of them at most. Raises
         Unavailable, Overloaded.
@@ -126,7 +129,7 @@ class QueryVectors:
             "misses": self._misses,
         }
 
-    async def _encode_batch(self, texts: list[str]) -> list[NDArray[np.float32]]:
+    async def _encode_batch(self, texts: list[str]) -> list[NDArray[np.float32] | InvalidRequest]:
         encoder = self._encoder
         if encoder is None:
             if self._description.model is None:
@@ -145,20 +148,25 @@ class QueryVectors:
             self._known.update(
                 (text, unit)
                 for text, unit in units.items()
-                if len(text) <= REMEMBERED_CHARACTERS_MAX
+                if unit is not None and len(text) <= REMEMBERED_CHARACTERS_MAX
             )
-        return [units[text] for text in texts]
+        found = (units[text] for text in texts)
+        return [InvalidRequest(f"query: {NO_VECTOR}") if unit is None else unit for unit in found]
 
-    async def _encode_passages(self, texts: list[str]) -> list[NDArray[np.float32]]:
+    async def _encode_passages(self, texts: list[str]) -> list[NDArray[np.float32] | None]:
         encoder = self._encoder
         if encoder is None:
             raise Unavailable("the encoder is still loading; try again in a few seconds")
         loop = asyncio.get_running_loop()
         encoded = await loop.run_in_executor(self._thread, encoder.encode_documents, texts)
-        return list(self._units(encoded))
+        return self._units(encoded)
 
-    def _units(self, encoded: NDArray[Any]) -> NDArray[np.float32]:
-        """Padded and turned as the index's own vectors are; shared, so not to be written to."""
-        units = self._description.calibration.units(encoded)
-        units.flags.writeable = False
-        return units
+    def _units(self, encoded: NDArray[Any]) -> list[NDArray[np.float32] | None]:
+        """Padded and turned as the index's own vectors are, None for those that there are not;
+        shared, so not to be written to.
+        """
+        bad = bad_rows(encoded)
+        good = self._description.calibration.units(encoded[~bad])
+        good.flags.writeable = False
+        units = iter(good)
+        return [None if is_bad else next(units) for is_bad in bad]

@@ -36,7 +36,7 @@ def _yield_to_queries() -> None:
 
 
 class DocumentEncoder(Protocol):
-    """What is needed of an encoder: float32 (n, dimension), unit vectors."""
+    """What is needed of an encoder: float32 (n, dimension), unit vectors, NaN for none."""
 
     def encode_documents(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
 
@@ -54,7 +54,9 @@ class DocumentVectors:
         )
 
     async def of(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """float32 (n, dimension), n ≥ 1. Raises Unavailable naming the model that fails."""
+        """float32 (n, dimension), n ≥ 1; NaN where the model has no vector for a text. Raises
+        Unavailable naming the model that fails.
+        """
         vectors: list[NDArray[np.float32] | None] = [None] * len(texts)
         order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
         for start in range(0, len(order), TURN_TEXTS):

@@ -13,13 +13,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import compress
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from bitsift.errors import BitsiftError, RequestOutcome, reason
+from bitsift.errors import BitsiftError, InvalidRequest, RequestOutcome, reason
 from bitsift.router.description import IndexDescription
+from bitsift.router.model.blank import NO_VECTOR
 from bitsift.router.shards.link import ShardLink
 from bitsift.router.write.call_token import CallToken
 from bitsift.router.write.document_rules import model_text
@@ -30,6 +32,7 @@ from bitsift.router.write.shard_writes import ShardWrites
 from bitsift.router.write.verdicts import Said, Verdict, answer, counts, result, spread
 from bitsift.router.write_gate import WriteGate
 from bitsift.shard_worker.clock import NO_VERSION
+from bitsift.shard_worker.codes import bad_rows
 from bitsift.shard_worker.operations import (
     Confirm,
     Delete,
@@ -275,7 +278,10 @@ class WriteService:
             assert self._vectors is not None
             given = [model_text(documents[place].title, documents[place].text) for place in texts]
             try:
-                vectors |= zip(texts, await self._vectors.of(given), strict=True)
+                found = await self._vectors.of(given)
+                bad = bad_rows(found)
+                failed = {place: InvalidRequest(NO_VECTOR) for place in compress(texts, bad)}
+                vectors |= zip(compress(texts, ~bad), found[~bad], strict=True)
             except BitsiftError as error:
                 failed = dict.fromkeys(texts, error.with_outcome(RequestOutcome.NOT_DONE))
         if not vectors:

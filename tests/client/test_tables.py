@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -47,7 +47,7 @@ def rows(table: Any) -> list[Mapping[str, Any]]:
 
 
 ARROW = pa.table(COLUMNS)
-TABLES = {
+TABLES: dict[str, Callable[[], Any]] = {
     "Table": lambda: ARROW,
     "RecordBatch": lambda: ARROW.to_batches()[0],
     "RecordBatchReader": lambda: ARROW.to_reader(),

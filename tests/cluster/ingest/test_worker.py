@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from bitsift.cluster.ingest import worker
-from bitsift.cluster.ingest.worker import BATCHES_AHEAD, PatientLoading, Work, load_vectors
+from bitsift.cluster.ingest.worker import BATCHES_AHEAD, Loader, PatientLoading, Work, load_vectors
+from bitsift.cluster.sources.documents import SCHEMA
 from bitsift.errors import ShardUnavailable, StorageFull
-from bitsift.shard_worker.operations import Delete, Operation
+from bitsift.router.model.blank import NO_VECTOR
+from bitsift.shard_worker.operations import Delete, Insert, Operation
 from bitsift.write_status import WriteStatus
 from tests.shard_worker.small_shard import CALIBRATION
 
@@ -101,3 +104,20 @@ def test_a_process_that_reads_is_so_many_batches_ahead_of_the_shards_at_most(
     monkeypatch.setattr(worker, "Loader", CountingLoader)
     assert len(list(load_vectors(tables(), WORK))) == 10
     assert stored[:8] == [before + BATCHES_AHEAD + 1 for before in range(8)]
+
+
+def test_a_record_without_a_vector_is_rejected_and_its_neighbours_are_sent() -> None:
+    names = ["id", "title", "text", "metadata"]
+    columns: dict[str, Any] = {name: ["a", "b", "c"] for name in names}
+    columns |= {"position": [0, 1, 2], "file": ["f"] * 3, "line": [1, 2, 3],
+                "vector": [None] * 3, "reject": [None] * 3}  # fmt: skip
+    table = pa.table({field.name: pa.array(columns[field.name], field.type) for field in SCHEMA})
+    found = np.ones((3, CALIBRATION.dimension), dtype=np.float32)
+    found[1] = np.nan
+    loader, link = Loader(Work(CALIBRATION.to_json(), (None,), None, resuming=False)), AwayLink(0)
+    loader._links = [link]  # type: ignore[list-item]
+    sent = loader.send(table, lambda _: found)
+    assert sent.rejects == [{"file": "f", "line": 2, "reason": NO_VECTOR}]
+    (insert,) = link.sent
+    assert isinstance(insert, Insert)
+    assert (insert.ids, len(insert.codes)) == (["a", "c"], 2)

@@ -14,14 +14,19 @@ from bitsift.router.description import ModelSpec
 from bitsift.router.model.compiled import CompiledModel, Graph
 from bitsift.router.model.encoder import Encoder, _spec
 from bitsift.router.model.prompts import Prompts
-from tests.tiny_model import DOCUMENT_PROMPT, QUERY_PROMPT, build_tiny_model
+from bitsift.shard_worker.codes import bad_rows
+from tests.tiny_model import (
+    DOCUMENT_PROMPT,
+    QUERY_PROMPT,
+    build_static_model,
+    build_tiny_model,
+)
 
 TEXTS = [
     "spider",
     "a small animal with eight legs",
     "🕷️ عنكبوت 蜘蛛",
     "words " * 400,
-    "",
     "The quick brown fox jumps over the lazy dog. " * 3,
 ]
 
@@ -96,11 +101,36 @@ def test_an_unknown_model_or_backend_is_the_callers_mistake() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, 0.0, np.inf])
-def test_a_model_that_returns_no_direction_is_named(tiny_folder: Path, value: float) -> None:
+def test_a_text_without_a_direction_has_no_vector_and_others_have_theirs(
+    tiny_folder: Path, value: float
+) -> None:
     encoder = Encoder.load(str(tiny_folder), backend="torch")
-    encoder._embed["document"] = lambda texts: np.full((len(texts), 1024), value)
-    with pytest.raises(Unavailable, match="returned NaN or zeros"):
-        encoder.encode_documents(["a"])
+    embed = encoder._embed["document"]
+    encoder._embed["document"] = lambda texts: np.array(
+        [np.full(1024, value) if text == "bad" else vector
+         for text, vector in zip(texts, embed(texts), strict=True)]
+    )  # fmt: skip
+    found = encoder.encode_documents(["a", "bad", "b"])
+    assert np.isnan(found[1]).all()
+    np.testing.assert_allclose(np.linalg.norm(found[[0, 2]], axis=1), 1, atol=1e-5)
+
+
+BLANK = ["", " ", "\u200b", "\u00ad", "\x00", "\u0301", "\u0301\u0302", "\ufeff", "\u200d\u200c",
+         "\u2060", "\u202e", "\ufe0f", "\ufffd\ufffd", "\u3164", "\u2800", "\u115f",
+         "\u180e"]  # fmt: skip
+
+
+def test_a_text_of_which_nothing_is_left_has_no_vector(minilm: Encoder) -> None:
+    texts = [*BLANK, "a\u200b", "?", "\u0301a", "5"]
+    for found in (minilm.encode_queries(texts), minilm.encode_documents(texts)):
+        assert bad_rows(found).tolist() == [True] * len(BLANK) + [False] * 4
+
+
+def test_a_static_model_knows_some_words_and_is_served_without_ours(tmp_path: Path) -> None:
+    static = Encoder.load(str(build_static_model(tmp_path, ["katze", "hund"])))
+    static.warm_up()
+    found = static.encode_queries(["katze", "xyzzy", "hund xyzzy", "\u200b"])
+    assert bad_rows(found).tolist() == [False, True, False, True]
 
 
 def test_a_model_that_returns_another_width_is_named(tiny_folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -144,3 +145,40 @@ def test_a_text_that_is_too_long_to_be_remembered_is_encoded_again() -> None:
     ask(vectors, kept, long, kept, long)
     assert encoder.batches == [[kept], [long], [long]]
     assert vectors.cache_facts()["entries"] == 1
+
+
+class ForgetfulEncoder(CountingEncoder):
+    """Has no vector for a text with "xyzzy" in it."""
+
+    def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
+        found = super().encode_queries(texts)
+        found[["xyzzy" in text for text in texts]] = np.nan
+        return found
+
+    encode_documents = encode_queries
+
+
+def test_a_query_without_a_vector_fails_alone_and_is_not_remembered() -> None:
+    encoder = ForgetfulEncoder()
+    vectors = vectors_of(encoder, remembered=10)
+
+    async def scenario() -> list[Any]:
+        asked = ("a", "xyzzy", "b", "xyzzy")
+        return await asyncio.gather(*map(vectors.of, asked), return_exceptions=True)
+
+    a, bad, b, again = asyncio.run(scenario())
+    assert encoder.batches == [["a", "xyzzy", "b"]]
+    for good in (a, b):
+        assert np.linalg.norm(good) == pytest.approx(1)
+    for refused in (bad, again):
+        assert isinstance(refused, InvalidRequest)
+        assert "no vector for this text" in refused.message
+    assert vectors.cache_facts()["entries"] == 2
+
+
+def test_a_passage_without_a_vector_is_none_in_its_place() -> None:
+    vectors = vectors_of(ForgetfulEncoder(), remembered=0)
+    a, none, b = asyncio.run(vectors.of_passages(["a", "xyzzy", "b"]))
+    assert none is None
+    assert a is not None
+    assert b is not None

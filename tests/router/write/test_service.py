@@ -563,6 +563,27 @@ def test_a_model_that_fails_stores_nothing_of_what_it_was_to_encode(index: Index
     assert set(index.found()) == {"v"}
 
 
+def test_a_document_that_the_model_has_no_vector_for_is_rejected_in_its_place(
+    index: Index,
+) -> None:
+    class ForgetfulModel(HashEncoder):
+        def encode_documents(self, texts: Sequence[str]) -> np.ndarray:
+            found = super().encode_documents(texts)
+            found[["xyzzy" in text for text in texts]] = np.nan
+            return found
+
+    calibration = index.service.description.calibration
+    index.writer = make_writer(index.links, calibration, ForgetfulModel(DIMENSION))
+    given = [doc("a"), doc("bad", "xyzzy"), doc("b")]
+    assert index.statuses(*given) == ["created", "rejected", "created"]
+    assert index.statuses(doc("bad", "xyzzy")) == ["rejected"]
+    lines = b"\n".join(orjson.dumps(document) for document in given)
+    answered = run(index.writer.upsert_lines(lines, 1, only_errors=True))[0]
+    (line,) = map(orjson.loads, answered.splitlines())
+    assert (line["line"], line["status"]) == (2, "rejected")
+    assert "no vector for this text" in line["error"]["detail"]
+
+
 def test_a_model_that_cannot_be_loaded_is_the_operators_and_is_tried_again(tmp_path: Path) -> None:
     made, calibration = make_shards(tmp_path, NOTHING, DIMENSION, 1)
     tries = []
