@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
@@ -15,7 +13,9 @@ from rich.progress import Progress, TextColumn
 
 from bitsift.client.sending import BATCH_DOCUMENTS, IDS_MAX, summed
 from bitsift.cluster.cli.console import Json, as_utf8, err, out, print_json
+from bitsift.cluster.cli.options import with_options
 from bitsift.cluster.cli.settings import configured, required_gateway
+from bitsift.cluster.ingest.options import BuildOptions
 from bitsift.cluster.interrupts import terminable
 from bitsift.config.sources import Loaded
 from bitsift.errors import BitsiftError, InvalidRequest, RequestOutcome
@@ -29,7 +29,11 @@ from bitsift.write_results import (
 from bitsift.write_status import WriteStatus
 from bitsift.write_token import joined_text
 
-STDIN = "-"
+if TYPE_CHECKING:
+    from bitsift.cluster.sources.live import Sourced
+
+_OF_SOURCES = ("id_field", "text_field", "title_field", "vector_field")
+"""Options of a build that say how records are read."""
 ERRORS_KEPT_MAX = 1_000
 """Errors that are shown one by one, and listed by --json; the rest is counted."""
 _BAD = (WriteStatus.CONFLICT, WriteStatus.REJECTED, WriteStatus.FAILED)
@@ -116,31 +120,39 @@ def _of_a_call(error: BitsiftError, what: str, at_most: int) -> WriteError:
 
 
 @configured("client")
+@with_options(BuildOptions, *(f.name for f in fields(BuildOptions) if f.name not in _OF_SOURCES))
 def add(
     files: Annotated[
         list[str],
-        typer.Argument(metavar="FILE…", help="JSON lines, optionally compressed; - for stdin."),
+        typer.Argument(
+            metavar="SOURCE…", help="Files or folders, as for index; - for JSON lines from stdin."
+        ),
     ],
     loaded: Loaded,
     json: Json = False,
+    **options: Any,
 ) -> None:
     """Add documents to a running cluster, replacing those with the same ids.
 
-    A line is {"id": …, "text": …, "title"?: …, "metadata"?: {…}, "vector"?: […]}, and perhaps
-    a condition ("if_absent": true, or "if_version"). Documents that
+    Sources are read as `bitsift index` reads them. A record of JSON may have a "vector" and a
+    condition ("if_absent": true, or "if_version") as well. Documents that
     are already stored are left alone, so after a failure the same command can be run again, unless
     others write the same ids. Exit status 1 if any document was not, or may not have been, stored.
     """
     from bitsift.client import Client
+    from bitsift.cluster.sources.live import live_documents
 
     url = required_gateway(loaded)
+    documents, passed_over = live_documents(files, BuildOptions(**options).fields)
+    if passed_over:
+        err.print(escape(passed_over), soft_wrap=True)
     report, places = _Report(json), deque[tuple[str, int]]()
     shown = Progress(TextColumn("{task.description}"), console=err, transient=True,
                      disable=json or not err.is_terminal)  # fmt: skip
     try:
         with terminable(), shown, Client(url) as client:
             task = shown.add_task("sending")
-            for part in client.add_batches(_documents(files, report, places)):
+            for part in client.add_batches(_documents(documents, report, places)):
                 report.add(part, places)
                 shown.update(task, description=report.said())
     except BaseException as error:
@@ -162,30 +174,17 @@ def add(
 
 
 def _documents(
-    files: Sequence[str], report: _Report, places: deque[tuple[str, int]]
+    sources: Iterable[Sourced], report: _Report, places: deque[tuple[str, int]]
 ) -> Iterator[dict[str, Any]]:
-    """The documents of all files; where each stood goes to ``places``, what is none to ``report``.
-
-    Raises InvalidRequest for a file that cannot be read.
+    """The documents of all sources; where each stood goes to ``places``, what is none to
+    ``report``.
     """
-    from bitsift.cluster.sources.plan import Compression, Format, SourceFile
-    from bitsift.cluster.sources.records import read_records
-    from bitsift.cluster.sources.streams import DamagedStream
-
-    endings = {compression.value: compression for compression in Compression}
-    for name in files:
-        path = "/dev/stdin" if name == STDIN else name
-        packed = endings.get(Path(name).suffix.lower(), Compression.NONE)
-        source = SourceFile(0, path, name, Format.JSON_LINES, packed, size_bytes=0)
-        try:
-            for record in read_records(source):
-                if record.row is None:
-                    report.reject((name, record.line), record.reason or "no document")
-                else:
-                    places.append((name, record.line))
-                    yield record.row
-        except DamagedStream as damage:
-            report.reject((name, damage.line), f"the rest of the file cannot be read: {damage}")
+    for file, line, document, reason in sources:
+        if document is None:
+            report.reject((file, line), reason or "no document")
+        else:
+            places.append((file, line))
+            yield document
 
 
 @configured("client")
@@ -195,7 +194,14 @@ def delete(
         list[str] | None, typer.Argument(parser=as_utf8, metavar="ID…", help="Ids to delete.")
     ] = None,
     ids_from: Annotated[
-        str | None, typer.Option(help="A file with one id per line; - for stdin.")
+        str | None,
+        typer.Option(
+            help="A file with one id per line, or JSON, CSV or Parquet with a field of ids; - for "
+            "lines from stdin."
+        ),
+    ] = None,
+    id_field: Annotated[
+        str | None, typer.Option(help="Field that holds the ids in that file.")
     ] = None,
     filter: Annotated[
         str | None, typer.Option(help="Delete what passes: `lang = de and year >= 2020`, or JSON.")
@@ -204,6 +210,7 @@ def delete(
 ) -> None:
     """Delete documents from a running cluster. A missing id is not an error."""
     from bitsift.client import Client
+    from bitsift.cluster.sources.id_lists import read_ids
 
     url = required_gateway(loaded)
     if filter is not None:
@@ -213,7 +220,7 @@ def delete(
         return
     if not ids and ids_from is None:
         raise InvalidRequest("pass ids to delete, a file of them with --ids-from, or a --filter")
-    wanted = [*(ids or ()), *(_lines(ids_from) if ids_from is not None else ())]
+    wanted = [*(ids or ()), *(read_ids(ids_from, id_field) if ids_from is not None else ())]
     parts = list[Deletes]()
     try:
         with terminable(), Client(url) as client:
@@ -258,16 +265,6 @@ def _show(answer: Deletes, json: bool) -> None:
         if result.error is not None:
             reason = escape(f"{result.id}: {_said(result.status, result.error)}")
             err.print(f"[yellow]{reason}[/yellow]", soft_wrap=True)
-
-
-def _lines(name: str) -> list[str]:
-    """The lines of a file that are not blank. Raises InvalidRequest."""
-    try:
-        data = sys.stdin.buffer.read() if name == STDIN else Path(name).read_bytes()
-        lines = data.decode().split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"{name} cannot be read: {error}") from error
-    return [line.removesuffix("\r") for line in lines if line.strip()]
 
 
 @configured("client")

@@ -43,7 +43,7 @@ class DocumentBody(BaseModel):
 
     id: Annotated[GivenId, Field(min_length=1, description=f"at most {ID_BYTES_MAX:,} bytes")]
     title: str | None = None
-    text: str | None = Field(None, description="required unless `vector` is given")
+    text: str | None = Field(None, description="required unless `title` or `vector` is given")
     metadata: dict[str, Any] | None = None
     vector: list[float] | str | None = Field(
         None, description="precomputed embedding: numbers, or base64 of little-endian float32"

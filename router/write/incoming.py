@@ -188,7 +188,8 @@ class DocumentReader:
             value = without_surrogates(value)
         vector = self._vector(value.get("vector"))
         title = checked_title(value.get("title"))
-        text = checked_text(value.get("text"), None if vector is not None else " and no vector")
+        needs_text = vector is None and not title.strip()
+        text = checked_text(value.get("text"), " and no vector" if needs_text else None)
         metadata = value.get("metadata")
         if metadata is not None and not isinstance(metadata, dict):
             raise RefusedDocument(f"metadata is a {type(metadata).__name__}, not an object")

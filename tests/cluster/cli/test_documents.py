@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import io
 import json
+import os
+import re
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
 
 from bitsift.client import Client
 from bitsift.cluster.cli import documents as cli_documents
 from bitsift.cluster.cli.main import app
+from bitsift.cluster.sources.id_lists import read_ids
 from bitsift.errors import (
     BitsiftError,
     InvalidRequest,
@@ -30,6 +35,7 @@ from bitsift.write_status import WriteStatus
 from bitsift.write_token import read_token
 from tests.fakes import BrokenLink, make_service, make_shards, make_writer
 from tests.gateways import Running, running_empty
+from tests.threads import ended
 
 DIMENSION = 64
 
@@ -93,7 +99,7 @@ def test_only_so_many_errors_are_listed(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cli_documents, "ERRORS_KEPT_MAX", 2)
-    source = put(tmp_path / "bad.jsonl", *["{"] * 5)
+    source = put(tmp_path / "bad.jsonl", line("ok"), *["{"] * 5)
     report = json.loads(bitsift("add", source, "--url", url, "--json").stdout)
     assert (report["rejected"], len(report["errors"])) == (5, 2)
 
@@ -139,9 +145,110 @@ def test_ids_to_delete_come_from_a_file_too(url: str, tmp_path: Path) -> None:
     assert bitsift("delete", "--ids-from", tmp_path / "none", "--url", url).exit_code != 0
 
 
-def test_standard_input_is_a_file_too(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"nobody\nno one\n")))
-    assert cli_documents._lines("-") == ["nobody", "no one"]
+CSV = '\ufeffid,title,text,year\r\n7,one,"first, of all",1999\r\n8,,second,\r\n9,,,\r\n'
+
+
+def parquet_of(folder: Path) -> Path:
+    rows = [{"doc": 7.0, "body": "first", "year": 1999}, {"doc": 8.0, "body": "second"}]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "b.parquet")
+    return folder / "b.parquet"
+
+
+def test_every_source_of_an_index_is_added(url: str, tmp_path: Path) -> None:
+    table = tmp_path / "a.csv"
+    table.write_text(CSV, encoding="utf-8", newline="")
+    done = bitsift("add", table, "--url", url)
+    assert (done.exit_code, "2 created, 1 rejected" in done.output) == (1, True), done.output
+    assert "a.csv:4: rejected: " in done.output
+    with Client(url) as client:
+        found = client.get(7)
+        assert (found.title, found.text, found.metadata) == (
+            "one", "first, of all", {"year": "1999"},
+        )  # fmt: skip
+        columns = ("--id-field", "doc", "--text-field", "body")
+        done = bitsift("add", parquet_of(tmp_path), *columns, "--url", url)
+        assert "1 updated, 1 unchanged" in done.output
+        assert client.get("7").metadata == {"year": 1999}
+        beir = tmp_path / "beir"
+        beir.mkdir()
+        put(
+            beir / "corpus.jsonl", *[json.dumps({"_id": f"beir{i}", "text": "x"}) for i in range(3)]
+        )
+        put(beir / "queries.jsonl", json.dumps({"_id": "q", "text": "x"}))
+        (tmp_path / "note.md").write_text("# A note\n\nof some words\n")
+        assert "4 created" in bitsift("add", beir, tmp_path / "note.md", "--url", url).output
+        assert client.get("note.md").title == "A note"
+        matrix = np.random.default_rng(3).standard_normal((3, DIMENSION)).astype(np.float32)
+        np.save(tmp_path / "m.npy", matrix)
+        assert "3 created" in bitsift("add", tmp_path / "m.npy", "--url", url).output
+        assert client.search(vector=matrix[1], top_k=1).hits[0].id == "m-0000000001"
+
+
+def test_records_of_json_may_have_vectors_conditions_and_no_id(url: str, tmp_path: Path) -> None:
+    vector = np.random.default_rng(4).standard_normal(DIMENSION).tolist()
+    source = put(
+        tmp_path / "mixed.jsonl",
+        line("m1", "own vector", vector=vector, lang="de"),
+        line("m2", "of the model"),
+        line("m6", "once", if_absent=True),
+        json.dumps({"id": "m3", "vector": vector}),
+        json.dumps({"id": "m4", "title": "a title alone"}),
+        *[json.dumps({"text": "no id"})] * 2,
+    )
+    report = json.loads(bitsift("add", source, "--url", url, "--json").stdout)
+    assert (report["created"], report["unchanged"], report["conflict"]) == (6, 1, 0), report
+    with Client(url) as client:
+        assert client.get("m1").metadata == {"lang": "de"}
+        assert {hit.id for hit in client.search(vector=vector, top_k=2).hits} == {"m1", "m3"}
+    only = put(tmp_path / "only.jsonl", json.dumps({"id": "m5", "vector": vector}))
+    assert "1 created" in bitsift("add", only, "--url", url).output
+    late = put(tmp_path / "late.jsonl", line("m1", "x", if_absent=True))
+    assert "1 conflict" in bitsift("add", late, "--url", url).output
+
+
+def test_a_pipe_is_read_as_json_lines(url: str, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    data = b"\xef\xbb\xbf" + f"{line('p1', _id='p0')}\n{{\n".encode()
+    writer = threading.Thread(target=pipe.write_bytes, args=(data,))
+    writer.start()
+    done = bitsift("add", pipe, "--url", url)
+    ended(writer)
+    assert "pipe:2: rejected: broken JSON" in done.output
+    assert "1 created, 1 rejected" in done.output
+    with Client(url) as client:
+        assert client.get("p0").metadata == {"id": "p1"}
+
+
+def test_numbers_are_ids_to_delete(url: str, tmp_path: Path) -> None:
+    file = parquet_of(tmp_path)
+    assert list(read_ids(str(file), "doc")) == ["7", "8"]
+    lines = put(tmp_path / "n.jsonl", line(7), line(8.0), line(9))
+    assert bitsift("add", lines, "--url", url).exit_code == 0
+    done = bitsift("delete", "--ids-from", file, "--id-field", "doc", "--url", url)
+    assert "2 deleted" in done.output
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.txt", "d1\n".encode("utf-16"), "UTF-16"),
+        ("a.txt", b"d1\n\xff\n", "a.txt:2: invalid UTF-8"),
+        ("a.csv", b"x,y\n1,2\n", "no field called _id.*--id-field"),
+        ("a.jsonl", b'{"id": "d1"}\n{"x": 1}\n', "fields found: x"),
+        ("a.jsonl", b'{"id": "d1"}\n{"id": null}\n', "a.jsonl:2: no id"),
+        ("a.jsonl", b'{"id": "d1"}\n{\n', "a.jsonl:2: broken JSON"),
+        ("a.jsonl", b'{"id": [1]}\n', "a.jsonl:1: id is a list"),
+        ("a.txt.gz", gzip.compress(b"d1\nd2\n")[:-9], "truncated"),
+    ],
+)
+def test_a_list_of_ids_that_is_read_in_part_deletes_nothing(
+    url: str, tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    done = bitsift("delete", "--ids-from", tmp_path / name, "--url", url)
+    assert isinstance(done.exception, InvalidRequest)
+    assert re.search(said, done.exception.message), done.exception.message
 
 
 @contextlib.contextmanager

@@ -64,6 +64,7 @@ def reason(value: Any, reader: DocumentReader = MODEL) -> str:
         ({"id": "a"}, "no text and no vector"),
         ({"id": "a", "text": None}, "no text and no vector"),
         ({"id": "a", "text": " "}, "blank text and no vector"),
+        ({"id": "a", "title": " "}, "no text and no vector"),
         ({"id": "a", "text": 5}, "text is a int"),
         ({"id": "a", "text": ["a"]}, "text is a list"),
         ({"id": "a", "text": "a", "title": []}, "title is a list"),

@@ -1,0 +1,134 @@
+"""Ids to delete, from a file: one a line, or a field of the records of JSON, CSV or Parquet."""
+
+from __future__ import annotations
+
+import codecs
+import functools
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bitsift.cluster.sources.columns import rows_of_batch
+from bitsift.cluster.sources.json_files import with_layout
+from bitsift.cluster.sources.kinds import FORMATS, kind_of
+from bitsift.cluster.sources.parquet import open_parquet
+from bitsift.cluster.sources.plan import Compression, Fields, Format, SourceFile
+from bitsift.cluster.sources.probe import NAMES
+from bitsift.cluster.sources.records import read_records
+from bitsift.cluster.sources.streams import (
+    BLOCK_BYTES,
+    LINE_BYTES_MAX,
+    DamagedStream,
+    read_blocks,
+    read_lines,
+    size_of,
+)
+from bitsift.errors import InvalidRequest
+from bitsift.router.write.document_rules import RefusedDocument, checked_id
+
+STDIN = "-"
+_RECORDS = (Format.JSON, Format.JSON_LINES, Format.CSV, Format.TSV, Format.PARQUET)
+_ROWS = 4_096
+
+
+def read_ids(path: str, id_field: str | None = None) -> Iterator[str]:
+    """The ids of a file; the field is found as `bitsift index` finds it where none is named.
+
+    A file of another ending than those of records has one id a line, and so has "-", the standard
+    input. Raises InvalidRequest for what cannot be read, and for a record without an id: a list
+    that is read in part is not the one that was meant.
+    """
+    ending = Path(path.removesuffix(_compression(path).value)).suffix.lower()
+    if path == STDIN or FORMATS.get(ending) not in _RECORDS:
+        yield from _of_lines(path)
+        return
+    kind, packed = kind_of(path)
+    file = SourceFile(0, path, path, kind, packed, size_of(path))
+    rows = _parquet_rows(file, id_field) if kind is Format.PARQUET else _rows(file, id_field)
+    for line, row in rows:
+        field = _field(path, row, id_field)
+        if row.get(field) is None:
+            raise InvalidRequest(f"{path}:{line}: no id in field {field!r}; nothing was deleted")
+        yield _checked(row[field], path, line)
+
+
+def _compression(path: str) -> Compression:
+    endings = {item.value: item for item in Compression}
+    return endings.get(Path(path).suffix.lower(), Compression.NONE)
+
+
+def _of_lines(path: str) -> Iterator[str]:
+    if path == STDIN:
+        blocks = iter(functools.partial(sys.stdin.buffer.read, BLOCK_BYTES), b"")
+    else:
+        blocks = read_blocks(path, _compression(path))
+    try:
+        for number, line in enumerate(read_lines(blocks, LINE_BYTES_MAX), start=1):
+            if line is None:
+                raise InvalidRequest(f"{path}:{number}: longer than {LINE_BYTES_MAX:,} bytes")
+            if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                raise InvalidRequest(f"{path} is in UTF-16: save it as UTF-8")
+            text = _text(line.removeprefix(codecs.BOM_UTF8).removesuffix(b"\r"), path, number)
+            if text.strip():
+                yield text
+    except DamagedStream as damage:
+        raise InvalidRequest(f"{path} cannot be read: {damage}") from damage
+    except OSError as error:
+        raise InvalidRequest(f"{path} cannot be read: {error}") from error
+
+
+def _text(line: bytes, path: str, number: int) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        said = f"invalid UTF-8 at byte {error.start + 1}"
+        raise InvalidRequest(f"{path}:{number}: {said}") from error
+
+
+def _rows(file: SourceFile, id_field: str | None) -> Iterator[tuple[int, dict[str, Any]]]:
+    fields = Fields(id=id_field)
+    file = with_layout(SourceFile(**{**file.__dict__, "fields": fields}))
+    try:
+        for record in read_records(file):
+            if record.row is None:
+                raise InvalidRequest(f"{file.path}:{record.line}: {record.reason}")
+            yield record.line, record.row
+    except DamagedStream as damage:
+        raise InvalidRequest(f"{file.path} cannot be read: {damage}") from damage
+
+
+def _parquet_rows(file: SourceFile, id_field: str | None) -> Iterator[tuple[int, dict[str, Any]]]:
+    with open_parquet(file.path) as opened:
+        field = _field(file.path, dict.fromkeys(opened.schema_arrow.names), id_field)
+        line = 1
+        for batch in opened.iter_batches(batch_size=_ROWS, columns=[field]):
+            rows, reasons = rows_of_batch(batch, {field}, None, field)
+            if reasons:
+                first = min(reasons)
+                raise InvalidRequest(f"{file.path}:{line + first}: {reasons[first]}")
+            yield from enumerate(rows, start=line)
+            line += batch.num_rows
+
+
+def _field(path: str, row: dict[str, Any], id_field: str | None) -> str:
+    """Which field of ``row`` is the id: the one that is named, or the first that is called so."""
+    if id_field is not None:
+        if id_field in row:
+            return id_field
+        raise InvalidRequest(f"{path} has no field {id_field!r}; fields found: {', '.join(row)}")
+    lower = {name.lower(): name for name in reversed(row)}
+    for name in NAMES["id"]:
+        if name in row or name in lower:
+            return name if name in row else lower[name]
+    raise InvalidRequest(
+        f"{path} has no field called {', '.join(NAMES['id'])}; fields found: {', '.join(row)}; "
+        "name the one of the ids with --id-field"
+    )
+
+
+def _checked(key: object, path: str, line: int) -> str:
+    try:
+        return checked_id(key)
+    except RefusedDocument as error:
+        raise InvalidRequest(f"{path}:{line}: {error}; nothing was deleted") from error
