@@ -1,6 +1,7 @@
 """Who serves an index: one process at a time; processes that a killed one left are ended by pid.
 
-    INDEX/serving.lock    locked by the process that serves; contains the mark of all that it starts
+    INDEX/serving.lock    locked by the process that serves; contains the mark of all that it starts,
+                          and which file it is: a copy of the index does not name its processes
 
 Every process that is started while the index is served has the mark, a random word, in its
 environment. Only processes with that very mark are ever ended, whatever their names are, and only
@@ -53,12 +54,12 @@ class Marked:
         does not end; the result of ``storage_error`` for a folder that cannot be written to.
         """
         with _locked(index) as lock:
-            _, mark = _read(lock)
+            _, mark, file = _read(lock)
             left = []
-            if _MARK.fullmatch(mark):
+            if _MARK.fullmatch(mark) and file == _identity(lock):
                 left = _end(mark)
                 remove_left(mark)
-            _write(lock, f"{os.getpid()} {self._mark}\n")
+            _write(lock, f"{os.getpid()} {self._mark} {_identity(lock)}\n")
             try:
                 yield left
             finally:
@@ -107,10 +108,17 @@ def _take(lock: int, index: Path) -> None:
         raise Unavailable(f"{said}; stop that one first, or send requests to it instead") from error
 
 
-def _read(lock: int) -> tuple[str, str]:
-    """(pid, mark) of the last writer."""
-    pid, _, mark = os.pread(lock, _BYTES_MAX, 0).decode("ascii", "replace").partition(" ")
-    return pid or "unknown", mark.strip()
+def _read(lock: int) -> tuple[str, str, str]:
+    """(pid, mark, file) of the last writer."""
+    words = os.pread(lock, _BYTES_MAX, 0).decode("ascii", "replace").split()
+    pid, mark, file = [*words[:3], "", "", ""][:3]
+    return pid or "unknown", mark, file
+
+
+def _identity(lock: int) -> str:
+    """Which file it is, as no copy of it is."""
+    status = os.fstat(lock)
+    return f"{status.st_dev}:{status.st_ino}"
 
 
 def _write(lock: int, text: str) -> None:

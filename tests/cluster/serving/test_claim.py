@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -90,6 +91,19 @@ def test_what_a_killed_server_left_is_ended_stopped_or_not(
             assert all(map(runs, others))  # of another index
 
 
+def test_serving_a_copy_of_an_index_ends_nothing_of_the_server_of_the_first(
+    tmp_path: Path,
+) -> None:
+    index, copy = tmp_path / "index", tmp_path / "copy"
+    index.mkdir()
+    with server(index) as (_, pids):
+        shutil.copytree(index, copy)
+        assert (copy / LOCK_FILE).read_text() == (index / LOCK_FILE).read_text()
+        with marked() as processes, processes.serving(copy) as ended:
+            assert ended == []
+        assert all(map(runs, pids))
+
+
 @pytest.mark.parametrize(("name", "is_ours"), [("ray::DashboardAgent", True), ("tail", False)])
 def test_an_agent_of_ray_is_found_by_its_log_and_who_reads_that_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, is_ours: bool
@@ -152,7 +166,9 @@ def test_folders_of_a_killed_server_are_removed_and_no_others(
     (temporary / "bitsift-gcs-link").symlink_to(temporary / "elsewhere")
     (temporary / "ray" / "session_latest").symlink_to(temporary / "ray" / "session_own")
     index.mkdir()
-    (index / LOCK_FILE).write_text(f"1 {mark}\n")
+    lock = index / LOCK_FILE
+    lock.touch()
+    lock.write_text(f"1 {mark} {lock.stat().st_dev}:{lock.stat().st_ino}\n")
     with marked() as processes, processes.serving(index):
         left = {str(path.relative_to(temporary)) for path in temporary.glob("*")}
         assert left == {
@@ -165,7 +181,8 @@ def test_folders_of_a_killed_server_are_removed_and_no_others(
 def test_the_mark_is_in_the_environment_only_within(tmp_path: Path) -> None:
     with marked() as processes, processes.serving(tmp_path):
         mark = os.environ[VARIABLE]
-        assert (tmp_path / LOCK_FILE).read_text() == f"{os.getpid()} {mark}\n"
+        pid, word, _ = (tmp_path / LOCK_FILE).read_text().split()
+        assert (pid, word) == (str(os.getpid()), mark)
     assert VARIABLE not in os.environ
     assert (tmp_path / LOCK_FILE).read_text() == ""
 
