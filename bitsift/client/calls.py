@@ -134,8 +134,11 @@ def connect(kind: type[Http], url: str, api_key: str | None, timeout_s: float) -
     verify: ssl.SSLContext | bool = True if address.scheme == "https" else _TRUSTS_NOBODY
     try:
         return kind(base_url=address, headers=headers, timeout=timeout_s, verify=verify)
-    except (ImportError, ValueError, OSError) as error:  # of proxies and files of certificates
-        raise InvalidRequest(f"{server_name(address)} cannot be asked: {reason(error)}") from error
+    except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:
+        raise InvalidRequest(
+            f"{server_name(address)} cannot be asked, as the environment names proxies and "
+            f"certificates: {reason(error)}"
+        ) from error
 
 
 def _key_header(key: str) -> dict[str, str]:

@@ -138,6 +138,11 @@ def _print_status(facts: dict[str, Any]) -> None:
         f"{index_facts['name']}: {index_facts['documents']:,} documents, "
         f"{index_facts['dimension']} dimensions, {index_facts['shards']} shards, model {model}"
     )
+    for shard in index_facts.get("not_ready", ()):
+        out.print(
+            f"shard {shard['shard']} is {shard['state']}: {shard['documents']:,} of its documents "
+            "are counted, as it said last"
+        )
     if "build" in facts:
         name = index_facts["name"]
         if not facts["build"]["documents"]:

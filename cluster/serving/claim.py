@@ -1,7 +1,7 @@
 """Who serves an index: one process at a time; processes that a killed one left are ended by pid.
 
-    INDEX/serving.lock    locked by the process that serves; contains the mark of all that it starts,
-                          and which file it is: a copy of the index does not name its processes
+    INDEX/serving.lock    locked by the process that serves; contains the mark of all that it starts
+                          and which file it is, so that a copy of it names no processes
 
 Every process that is started while the index is served has the mark, a random word, in its
 environment. Only processes with that very mark are ever ended, whatever their names are, and only

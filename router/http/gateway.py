@@ -154,18 +154,17 @@ async def _measured(lag: LoopLag) -> AsyncIterator[None]:
 
 
 def _add_status(app: FastAPI, service: SearchService) -> None:
-    async def statuses() -> list[ShardStatus]:
-        return await service.shards.statuses(STATUS_TIMEOUT_S)
-
     @app.get("/v1/index")
     async def index() -> Response:
         """The index: model, sizes in RAM and on disk, and what fp32 would take.
 
+        A shard that is not ready counts as it was when it last was, and is named in ``not_ready``.
         ``loading`` is the progress of a load that is filling the index, or null. ``fields`` are
         those of metadata that the most documents have, as far as their shards have indexed them.
         ``shadow`` is what a sample of live searches says of recall, by mode and way of the filter.
         """
-        description, shards = service.description, await statuses()
+        description = service.description
+        shards = await service.shards.last_known(STATUS_TIMEOUT_S)
         documents = sum(shard.documents for shard in shards)
         bits_bytes = sum(shard.bits_bytes for shard in shards)
         float32_bytes = documents * description.dimension * 4
@@ -177,6 +176,7 @@ def _add_status(app: FastAPI, service: SearchService) -> None:
         disk = {"bytes": sum(shard.disk_bytes for shard in shards)}
         live = {
             "documents": documents,
+            "not_ready": [_not_ready(shard) for shard in shards if shard.state != "READY"],
             "loading": _loading_facts(service.loading_total, documents),
             "memory": memory,
             "disk": disk,
@@ -218,6 +218,12 @@ def _add_ready(app: FastAPI, service: SearchService, readiness: Readiness) -> No
         if not enough:
             raise Unavailable(f"the shards are {', '.join(states)}")
         return json_response({"status": "ready", "shards": states})
+
+
+def _not_ready(status: ShardStatus) -> dict[str, Any]:
+    """``documents`` as they were last known; 0 where they never were."""
+    facts = asdict(status)
+    return {name: facts[name] for name in ("shard", "state", "reason", "documents")}
 
 
 def _without_fields(status: ShardStatus) -> dict[str, Any]:

@@ -67,7 +67,7 @@ async def _listed(indexes: Indexes, name: str, one: Served | str) -> ListedIndex
         nothing: dict[str, Any] = dict.fromkeys(("documents", "rows", "dimension", "model"))
         return ListedIndex(**known, **nothing, state="FAILED", reason=one)
     service, description = one.service, one.service.description
-    statuses = await service.shards.statuses(STATUS_TIMEOUT_S)
+    statuses = await service.shards.last_known(STATUS_TIMEOUT_S)
     state, reason = _state(statuses)
     if state == "READY" and description.model is not None and service.encoder is None:
         failure = service.query_vectors.failure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -67,6 +68,8 @@ class FanOut:
         self.metrics = metrics or Metrics()
         self._shards = tuple(ReplicaSet.of(shard, link) for shard, link in enumerate(links))
         self._placement = Placement(len(links))
+        self._ready: dict[int, ShardStatus] = {}
+        """What each shard said last when it was ready."""
         observe = self.metrics.batches("search")
         self._batchers = [_searches(it, QUERIES_PER_CALL_MAX, observe) for it in self._shards]
         observe = self.metrics.batches("exhaustive")
@@ -259,6 +262,19 @@ class FanOut:
     async def statuses(self, timeout_s: float) -> list[ShardStatus]:
         """The state of every shard; one that does not say is UNREACHABLE."""
         return [state.status for state in await self.states(timeout_s)]
+
+    async def last_known(self, timeout_s: float) -> list[ShardStatus]:
+        """The same with the numbers that a shard said last, where it is not ready to say any."""
+        return [self._with_numbers(status) for status in await self.statuses(timeout_s)]
+
+    def _with_numbers(self, status: ShardStatus) -> ShardStatus:
+        if status.state == "READY":
+            self._ready[status.shard] = status
+            return status
+        last = self._ready.get(status.shard)
+        if last is None or status.documents:
+            return status
+        return dataclasses.replace(last, state=status.state, reason=status.reason)
 
     async def states(self, timeout_s: float) -> list[ShardState]:
         """The same, with what is known of every replica."""

@@ -523,6 +523,17 @@ def test_a_proxy_that_cannot_be_used_is_named(
         ask("http://127.0.0.1:1", "index")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("http_proxy", ":::"), ("no_proxy", "[::1"), ("https_proxy", "gopher://x")]
+)
+def test_a_variable_of_a_proxy_that_cannot_be_read_is_said(
+    ask: Sync, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidRequest, match="as the environment names proxies"):
+        ask("http://127.0.0.1:1", "index")
+
+
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
 def test_certificates_are_read_for_https_only(
     monkeypatch: pytest.MonkeyPatch, kind: type[Client | AsyncClient]

@@ -144,7 +144,11 @@ def test_a_shard_that_does_not_answer_is_waited_for_so_long_by_every_route(
         with httpx.Client(base_url=running.url, timeout=30) as client:
             (state,) = client.get("/v1/cluster").json()["shards"]
             assert state["state"] == "UNREACHABLE"
-            assert client.get("/v1/index").json()["documents"] == 0
+            index = client.get("/v1/index").json()
+            assert index["documents"] == 0
+            (named,) = index["not_ready"]
+            assert (named["shard"], named["state"]) == (0, "UNREACHABLE")
+            assert "did not answer" in named["reason"]
             (listed,) = client.get("/v1/indexes").json()["indexes"]
             assert listed["reason"].startswith("shard 0 is UNREACHABLE")
             read = client.get("/v1/documents/a")

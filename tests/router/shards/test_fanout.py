@@ -239,6 +239,31 @@ def test_a_state_that_cannot_be_told_is_unreachable_whatever_was_raised() -> Non
     asyncio.run(scenario())
 
 
+def test_a_shard_that_is_not_ready_counts_as_it_last_did() -> None:
+    class Restarting(NumberedLink):
+        state = "LOADING"
+
+        async def status(self) -> ShardStatus:
+            return ShardStatus(0, self.state, documents=7 if self.state == "READY" else 0)
+
+    async def scenario() -> None:
+        link = Restarting()
+        shards = FanOut([link])  # type: ignore[list-item]
+
+        async def said() -> tuple[str, int]:
+            (status,) = await shards.last_known(5.0)
+            return status.state, status.documents
+
+        assert await said() == ("LOADING", 0)  # it never was
+        link.state = "READY"
+        assert await said() == ("READY", 7)
+        for state in ("LOADING", "UNREACHABLE", "FAILED"):
+            link.state = state
+            assert await said() == (state, 7)
+
+    asyncio.run(scenario())
+
+
 class OtherRelease:
     """A shard's actor of another release: it answers in its own version of the wire."""
 
