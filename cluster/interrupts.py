@@ -1,4 +1,4 @@
-"""How Ctrl-C and SIGTERM end a command: both alike, and never in the middle of its shutdown."""
+"""How Ctrl-C, SIGTERM and a lost terminal end a command: alike, and not within its shutdown."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 AGAIN_S = 0.01
 _Handler = Callable[[int, types.FrameType | None], None]
 
@@ -33,9 +33,10 @@ class Ending:
 
 @contextlib.contextmanager
 def terminable() -> Iterator[Ending]:
-    """SIGINT and SIGTERM raise KeyboardInterrupt within, so that nothing is left behind.
+    """SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt within, so that nothing is left behind.
 
-    SIGINT is set too: a shell starts background jobs with SIGINT ignored.
+    SIGINT is set too: a shell starts background jobs with SIGINT ignored. SIGHUP stays ignored
+    where it is, as by ``nohup``.
     """
     ending = Ending()
 
@@ -68,7 +69,7 @@ def _quiet_when_lost() -> Iterator[None]:
 
 @contextlib.contextmanager
 def shielded() -> Iterator[None]:
-    """Both are ignored within: what ends here ends in a bounded time, and must end whole."""
+    """All are ignored within: what ends here ends in a bounded time, and must end whole."""
     with _handled(lambda _, __: None):
         yield
 
@@ -97,7 +98,11 @@ def _handled(handler: _Handler) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # no other may set handlers, nor is it interrupted
         return
-    before = {number: signal.signal(number, handler) for number in _SIGNALS}
+    before = {
+        number: signal.signal(number, handler)
+        for number in _SIGNALS
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
+    }
     try:
         yield
     finally:

@@ -10,6 +10,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, get_type_hints
 
 from bitsift.checked import checked_search, resolved
 from bitsift.errors import InvalidRequest, reason
+from bitsift.nearest import nearest
 from bitsift.options import SearchOptions, SearchRequest
 from bitsift.plain import one_vector
 
@@ -62,12 +63,24 @@ def _taking(
 
     @functools.wraps(send)
     def method(client: Client, /, *arguments: Any, **options: Any) -> Result:
-        return send(client, _request(**signature.bind(*arguments, **options).arguments))
+        try:
+            bound = signature.bind(*arguments, **options)
+        except TypeError as error:
+            raise TypeError(f"{send.__name__}() {error}{_meant(signature, options)}") from None
+        return send(client, _request(**bound.arguments))
 
     own = inspect.signature(send)
     client, _ = own.parameters.values()
     method.__signature__ = own.replace(parameters=[client, *signature.parameters.values()])  # type: ignore[attr-defined]
     return method
+
+
+def _meant(signature: inspect.Signature, options: Mapping[str, object]) -> str:
+    """Which argument the first unknown one of ``options`` may mean."""
+    known = list(signature.parameters)
+    unknown = (name for name in options if name not in signature.parameters)
+    meant = next((nearest(name, known) for name in unknown), None)
+    return f"; did you mean {meant}?" if meant else ""
 
 
 def search_of(options: Any) -> SearchRequest:

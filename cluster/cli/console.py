@@ -79,9 +79,10 @@ def until_stopped(said: str = "stopped", status: int = 0) -> Iterator[Ending]:
         with terminable() as ending:
             yield ending
     except KeyboardInterrupt:
-        err.print(said)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # of a terminal that is gone
+            err.print(said)
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(status)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from bitsift.router.http.access import AccessSettings
     from bitsift.router.shadow.settings import ShadowSettings
 
-_ROOT_PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
 SEARCH_PORTS = 1_000
 """More than a machine has shards, for the firewalls between machines."""
 
@@ -37,7 +35,9 @@ def _search_ports(first: int) -> range:
 
 
 def _root_path(given: str | None) -> str:
-    if given is not None and _ROOT_PATH.fullmatch(given) is None:
+    from bitsift.router.http.routes import ROOT_PATH
+
+    if given is not None and ROOT_PATH.fullmatch(given) is None:
         raise InvalidRequest(
             f"--root-path {given!r} is not a path: write it as /search, without a slash at its end"
         )

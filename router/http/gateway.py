@@ -88,8 +88,7 @@ def create_app(
         lifespan=lambda _: _measured(service.loop_lag),
     )
     app.add_middleware(ByIndex, indexes=indexes)
-    if access.root_path:
-        app.add_middleware(Described, root_path=access.root_path)
+    app.add_middleware(Described, root_path=access.root_path)
     app.add_middleware(
         RequestLimits,
         body_bytes_max=BODY_BYTES_MAX,

@@ -8,8 +8,9 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bitsift.errors import BitsiftError
+from bitsift.router.http.gate import values_of
 from bitsift.router.http.problems import problem_of
-from bitsift.router.http.routes import methods_of, route_of, split_index
+from bitsift.router.http.routes import ROOT_PATH, methods_of, route_of, split_index
 from bitsift.router.indexes import Indexes
 
 _DESCRIBED = ("/docs", "/docs/oauth2-redirect", "/openapi.json")
@@ -63,7 +64,10 @@ class ByIndex:
 
 
 class Described:
-    """Inside of all other middleware: pages about the API say where a proxy has it."""
+    """Inside of all other middleware: pages about the API say where a proxy has it: where
+    ``root_path`` says, or else a header of the proxy. What a caller puts there changes what it is
+    answered itself.
+    """
 
     def __init__(self, app: ASGIApp, root_path: str) -> None:
         self._app = app
@@ -71,9 +75,15 @@ class Described:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] in _DESCRIBED:
-            path = f"{self._root_path}{scope['path']}"
-            scope = {**scope, "root_path": self._root_path, "path": path}
+            root = self._root_path or _forwarded(scope)
+            scope = {**scope, "root_path": root, "path": f"{root}{scope['path']}"}
         await self._app(scope, receive, send)
+
+
+def _forwarded(scope: Scope) -> str:
+    """The path that a proxy says it has taken off; "" where it says none."""
+    given = "".join(values_of(scope["headers"], b"x-forwarded-prefix")[:1]).rstrip("/")
+    return given if ROOT_PATH.fullmatch(given) else ""
 
 
 class Allow:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from bitsift.router.http.keys import Scope
@@ -50,6 +51,8 @@ _PATHS = frozenset(route.split(" ", 1)[1] for route in ROUTE_SCOPES)
 _STARTS = tuple(dict.fromkeys(route.split(" ", 1)[1] for route, _ in _BELOW))
 
 
+ROOT_PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
+"""What a proxy may put before a path."""
 _OF_INDEXES = "/v1/indexes"
 _OF_SERVER = ("indexes", "aliases", "")
 """What lies below no index: there would be no end."""

@@ -13,22 +13,22 @@ import pytest
 from bitsift.cluster.interrupts import deferred, shielded, terminable
 from tests.threads import ended
 
-BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+ALL = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 
 
 def send(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
-@BOTH
-def test_both_raise_in_a_terminable_block_and_are_as_before_after_it(number: int) -> None:
+@ALL
+def test_each_raises_in_a_terminable_block_and_are_as_before_after_it(number: int) -> None:
     before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt), terminable():
         send(number)
     assert signal.getsignal(number) is before
 
 
-@BOTH
+@ALL
 def test_what_swallows_the_exception_is_told_at_the_next_sleep(number: int) -> None:
     with terminable() as ending:
         with contextlib.suppress(KeyboardInterrupt):
@@ -46,7 +46,7 @@ def work(number: int, times: int, done: list[str]) -> None:
         done.append("beyond")
 
 
-@BOTH
+@ALL
 def test_the_first_waits_for_the_end_of_a_deferred_block(number: int) -> None:
     done: list[str] = []
     with pytest.raises(KeyboardInterrupt):
@@ -54,7 +54,7 @@ def test_the_first_waits_for_the_end_of_a_deferred_block(number: int) -> None:
     assert done == ["whole"]
 
 
-@BOTH
+@ALL
 def test_the_second_interrupts_a_deferred_block(number: int) -> None:
     done: list[str] = []
     with pytest.raises(KeyboardInterrupt):
@@ -62,7 +62,7 @@ def test_the_second_interrupts_a_deferred_block(number: int) -> None:
     assert not done
 
 
-@BOTH
+@ALL
 def test_an_ending_is_not_interrupted(number: int) -> None:
     done = []
     with terminable(), shielded():
@@ -102,3 +102,13 @@ def test_a_signal_inside_of_a_destructor_is_not_lost() -> None:
     with pytest.raises(KeyboardInterrupt):
         work()
     assert reached
+
+
+def test_a_lost_terminal_stays_ignored_where_it_is() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with terminable():
+            send(signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

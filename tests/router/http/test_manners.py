@@ -188,6 +188,23 @@ def test_pages_about_the_api_name_its_paths_as_callers_see_them(behind: Running)
         assert httpx.get(f"{behind.url}{asset}").status_code == 200
 
 
+@pytest.mark.parametrize("header", ["/c/d", "/c/d/"])
+def test_a_proxy_may_say_the_path_that_it_takes_off(gateway: Running, header: str) -> None:
+    said = {"X-Forwarded-Prefix": header}
+    page = httpx.get(f"{gateway.url}/docs", headers=said).text
+    assert "/c/d/openapi.json" in page
+    assert "/c/d/static-offline-docs/swagger-ui.css" in page
+    described = httpx.get(f"{gateway.url}/openapi.json", headers=said).json()
+    assert described["servers"] == [{"url": "/c/d"}]
+    assert "servers" not in httpx.get(f"{gateway.url}/openapi.json").json()  # of other callers
+
+
+@pytest.mark.parametrize("header", ["c", "//evil.example", "/a'><script>", "/", "/a b", "/a?b"])
+def test_a_prefix_that_is_no_path_is_not_heard(gateway: Running, header: str) -> None:
+    page = httpx.get(f"{gateway.url}/docs", headers={"X-Forwarded-Prefix": header}).text
+    assert page == httpx.get(f"{gateway.url}/docs").text
+
+
 def test_the_page_lies_below_its_own_address(behind: Running) -> None:
     answer = httpx.get(f"{behind.url}/a/b")
     assert (answer.status_code, answer.headers["location"]) == (307, "/a/b/")

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bitsift.client import Client
 from bitsift.router.http.parameters import with_top_k
 from tests.gateways import Running, running_texts
 
@@ -79,10 +80,37 @@ def test_a_parameter_that_a_route_does_not_have_is_refused(
     assert answer.json()["outcome"] == "not_done"
 
 
-def test_a_field_of_a_document_that_is_misspelt_is_named(gateway: Running) -> None:
-    answer = post(gateway, {"documents": [{"id": "x", "txt": "a"}]}, "/v1/documents").json()
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("q", "query"), ("text", "query"), ("k", "top_k"), ("n_results", "top_k"), ("topK", "top_k"),
+     ("where", "filter"), ("page", "offset"), ("embedding", "vector"), ("fields", "include")],
+)  # fmt: skip
+def test_what_others_call_an_option_names_ours(gateway: Running, name: str, meant: str) -> None:
+    batch = {"searches": [{"query": "a"}, {name: 1}]}
+    for answer in (post(gateway, {name: "a"}), post(gateway, batch, "/v1/search/batch")):
+        assert f"{name}: there is no such field; did you mean {meant}?" in answer.text
+    if meant == "vector":  # too long for a URL
+        return
+    answer = httpx.get(f"{gateway.url}/v1/search", params={"q": "a", name: 3})
+    if name != "q":
+        said = f"{name}: there is no such parameter; did you mean "
+        assert answer.json()["detail"] == f"{said}{'q' if meant == 'query' else meant}?"
+    if meant not in ("query",):
+        with Client(gateway.url) as client, pytest.raises(TypeError, match=f"did you mean {meant}"):
+            client.search("a", **{name: 3})
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("txt", "text"), ("body", "text"), ("page_content", "text"), ("embedding", "vector"),
+     ("payload", "metadata"), ("name", "title")],
+)  # fmt: skip
+def test_a_field_of_a_document_that_is_called_otherwise_is_named(
+    gateway: Running, name: str, meant: str
+) -> None:
+    answer = post(gateway, {"documents": [{"id": "x", name: "a"}]}, "/v1/documents").json()
     said = answer["results"][0]["error"]["detail"]
-    assert "unknown field 'txt': did you mean text?" in said
+    assert f"unknown field '{name}': did you mean {meant}?" in said
 
 
 def test_limit_is_another_name_of_top_k(gateway: Running) -> None:
