@@ -28,7 +28,8 @@ def xquad_index() -> Path:
     """XQuAD's 1,180 sentences in two shards, by the real command; to be copied, and left alone.
 
     Built once for all workers of a run, which share a cache: two processes load the model for it.
-    Next to it lie corpus.jsonl, with two bad records and one that is there twice, and the command's report.json.
+    Next to it lie corpus.jsonl, with two bad records and one that is there twice, and the
+    command's report.json.
     """
     folder = Path(os.environ["XDG_CACHE_HOME"]) / "xquad"
     folder.mkdir(exist_ok=True)
