@@ -13,6 +13,7 @@ Everything is scaled from one measured run of a large index (`bitsift bench --sy
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,7 +192,9 @@ def _model_facts(model: str, dimension: int | None) -> tuple[int, int]:
     """Bytes of a model's weights (0 where they are not on this disk), and the width of a vector."""
     from bitsift.router.model.location import model_location
 
-    folder = Path(model_location(model))
+    with contextlib.suppress(InvalidRequest):  # a model that is to come is planned with too
+        model = model_location(model)
+    folder = Path(model)
     weights = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
     if dimension is None:
         try:

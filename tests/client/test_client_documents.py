@@ -259,8 +259,8 @@ def test_a_client_that_remembers_its_writes_sends_their_token_with_each_read(url
         later = token.reached[shard].version + (1 << 16)
         to_come = {shard: Reached(0, later)}  # of a write that has not arrived
         client._session.token = WriteToken(token.index, to_come).text()
-        (seen,) = client.search_many(["three"], timeout_ms=100)
-        for answer in (seen, client.search("three", timeout_ms=100)):
+        (seen,) = client.search_many(["three"], timeout_ms=400)
+        for answer in (seen, client.search("three", timeout_ms=400)):
             assert {failure.error for failure in answer.coverage.failures} == {"ReplicaBehind"}
         assert client.search("three", read_your_writes=last, top_k=1).hits[0].id == "s3"
         assert client.get("s3", read_your_writes=last).text == "three"
