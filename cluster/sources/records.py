@@ -7,10 +7,12 @@ decided in `cluster.documents`. A broken record is a `Record` with a reason, nev
 Decisions
 * JSON lines: blank lines are not records. A line that orjson refuses gets a second look by the
   json module, for what other writers produce: NaN and lone surrogates.
+  Typed values of MongoDB's extended JSON become what they stand for.
 * CSV and TSV: the first row names the fields; quotes as RFC 4180, also across lines; a row with
   more or fewer cells than the header is broken. Every value is a string; empty cells are left
   out, except those of the fields that are looked for.
-* Text and Markdown: the file is the record. Its title is the first heading, else the file name.
+* Text and Markdown: the file is the record. Its title is that of its front matter, the first
+  heading, else the file name.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from bitsift.cluster.sources.extended_json import SIGN, without_types
+from bitsift.cluster.sources.front_matter import split_front_matter
 from bitsift.cluster.sources.json_values import cut_values
 from bitsift.cluster.sources.plan import Fields, Format, SourceFile
 from bitsift.cluster.sources.streams import (
@@ -115,6 +119,8 @@ def _json_records(blocks: Iterator[bytes]) -> Iterator[Record]:
                 if line.strip():
                     yield _second_look(number, line)
                 continue
+            if SIGN in line:
+                value = without_types(value)
             yield _json_record(number, value, len(line), is_suspect=False)
     except DamagedStream as damage:
         damage.line = number + 1
@@ -138,6 +144,8 @@ def _second_look(number: int, line: bytes) -> Record:
         value, is_suspect = parse_json(line)
     except RefusedDocument as reason:
         return Record(number, None, str(reason))
+    if SIGN in line:
+        value = without_types(value)
     return _json_record(number, value, len(line), is_suspect=is_suspect)
 
 
@@ -247,7 +255,12 @@ def _text_record(file: SourceFile) -> Record:
         return Record(1, None, f"invalid UTF-8 at byte {error.start + 1} of the file")
     title = _markdown_heading(text) if file.format is Format.MARKDOWN else None
     name = PurePosixPath(file.name.removesuffix(file.compression.value))
-    row = {"id": file.name, "title": title or name.stem, "text": text}
+    fields, text = split_front_matter(text)
+    if isinstance(fields.get("title"), str):
+        title = fields.pop("title")
+    row: dict[str, Any] = {"id": file.name, "title": title or name.stem, "text": text}
+    if fields:
+        row["metadata"] = fields
     return Record(1, row, None, size_bytes)
 
 
