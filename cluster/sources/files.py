@@ -8,6 +8,7 @@ What a source may be
 * a folder: the files below it that `listing` finds and `selection` chooses. What is not read is
   listed in the plan, with the reason. JSON files that hold no records are passed over too.
 * synthetic:10M,dim=1024,seed=0: so many made-up vectors (`cluster.synthetic`), ids 0, 1, 2 …
+* sqlite:///path.db?table=NAME: a table or a query of a database (`cluster.sqlite`)
 * a URL that fsspec opens (s3://… where s3fs is installed), file or folder; npy must be local.
 
 Precomputed embeddings: a field of the records, an npy file that is named in `vectors`, or a lone
@@ -37,6 +38,8 @@ from bitsift.cluster.sources.plan import (
 )
 from bitsift.cluster.sources.probe import probe
 from bitsift.cluster.sources.selection import select
+from bitsift.cluster.sources.sqlite import PREFIX as SQLITE
+from bitsift.cluster.sources.sqlite import Database
 from bitsift.cluster.sources.stored_vectors import ASSUMED, FLOATS, Stored, VectorType
 from bitsift.cluster.sources.streams import is_url, size_of
 from bitsift.cluster.sources.synthetic import PREFIX, SyntheticSpec
@@ -139,6 +142,8 @@ def _absolute(path: str) -> str:
     """Where a worker process with another working directory finds the path."""
     if path.startswith(PREFIX):
         return str(SyntheticSpec.parse(path))
+    if path.startswith(SQLITE):
+        return str(Database.parse(path))
     return path if is_url(path) else os.path.abspath(os.path.expanduser(path))
 
 
@@ -147,6 +152,9 @@ def _find(source: str | os.PathLike[str], fields: Fields) -> tuple[list[Found], 
     path = _absolute(os.fspath(source))
     if path.startswith(PREFIX):
         return [Found(path, path, 0, is_named=True)], []
+    if path.startswith(SQLITE):
+        file = Database.parse(path).file
+        return [Found(path, PurePosixPath(file).name, size_of(file), is_named=True)], []
     if is_url(path):
         listing = list_url(path)
     elif os.path.isdir(path):
@@ -157,7 +165,9 @@ def _find(source: str | os.PathLike[str], fields: Fields) -> tuple[list[Found], 
         problem = "is not a file or folder" if os.path.exists(path) else "does not exist"
         raise InvalidRequest(f"{path} {problem}; a source is {SUPPORTED}")
     if listing is None:
-        kind_of(path)  # a file that is named must be readable, not passed over
+        kind, _ = kind_of(path)  # a file that is named must be readable, not passed over
+        if kind is Format.SQLITE:
+            return _find(str(Database.parse(path)), fields)
         return [Found(path, PurePosixPath(path).name, size_of(path), is_named=True)], []
     chosen, passed = select(listing[0], fields)
     passed = [*listing[1], *passed]

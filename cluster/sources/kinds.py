@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 
 from bitsift.cluster.sources.plan import Compression, Format
+from bitsift.cluster.sources.sqlite import ENDINGS
+from bitsift.cluster.sources.sqlite import PREFIX as SQLITE
 from bitsift.cluster.sources.synthetic import PREFIX
 from bitsift.errors import InvalidRequest
 
@@ -22,17 +24,15 @@ FORMATS = {
     ".npy": Format.VECTORS,
     ".npz": Format.VECTORS,
     ".safetensors": Format.VECTORS,
+    **dict.fromkeys(ENDINGS, Format.SQLITE),
     ".txt": Format.TEXT,
     ".md": Format.MARKDOWN,
     ".markdown": Format.MARKDOWN,
 }
-_SEEKABLE = (
-    Format.PARQUET,
-    Format.ARROW,
-    Format.VECTORS,
-)  # read from the middle, so never compressed
+_UNPACKED = (Format.PARQUET, Format.ARROW, Format.VECTORS, Format.SQLITE)
+"""Formats that are mapped, or read from the middle, and so never compressed."""
 SUPPORTED = (
-    f"{' '.join(FORMATS)}, all but parquet, arrow and matrices also with "
+    f"{' '.join(FORMATS)}, all but parquet, arrow, sqlite and matrices also with "
     f"{' '.join(ending.value for ending in Compression if ending.value)}, "
     "or a folder of such files"
 )
@@ -75,6 +75,8 @@ def kind_of(path: str) -> tuple[Format, Compression]:
     """
     if path.startswith(PREFIX):
         return Format.SYNTHETIC, Compression.NONE
+    if path.startswith(SQLITE):
+        return Format.SQLITE, Compression.NONE
     problem = unread(path)
     if problem is not None:
         raise InvalidRequest(f"{path} has an {problem}; supported: {SUPPORTED}")
@@ -89,7 +91,7 @@ def unread(path: str) -> str | None:
     if kind is None:
         hint = HINTS.get(name.suffix.lower()) or HINTS.get(PurePosixPath(path).suffix.lower())
         return f"unsupported ending: {hint}" if hint else "unsupported ending"
-    if kind in _SEEKABLE and compression is not Compression.NONE:
+    if kind in _UNPACKED and compression is not Compression.NONE:
         return "ending that cannot be read compressed: unpack it first"
     return None
 

@@ -39,6 +39,8 @@ def _typed(name: str, value: str | None, texts: set[str]) -> tuple[str, str | in
 def partitions_of(path: str) -> dict[str, str | None]:
     """The fields that the folders of a path or URL name; the innermost folder decides."""
     fields: dict[str, str | None] = {}
+    if "://" in path:
+        path = path.partition("?")[0]
     for folder in path.split("/")[:-1]:
         name, equals, value = folder.partition("=")
         if name and equals:

@@ -40,6 +40,7 @@ class Format(StrEnum):
     PARQUET = "parquet"
     ARROW = "arrow"
     VECTORS = "matrix"
+    SQLITE = "sqlite"
     SYNTHETIC = "synthetic"
     TEXT = "text"
     MARKDOWN = "markdown"

@@ -24,6 +24,7 @@ from bitsift.cluster.sources.matrices import read_matrix
 from bitsift.cluster.sources.matrix_files import Matrix, open_matrix
 from bitsift.cluster.sources.plan import Format, SourceFile
 from bitsift.cluster.sources.records import Record, read_records
+from bitsift.cluster.sources.sqlite import Database
 from bitsift.cluster.sources.streams import DamagedStream, size_of
 from bitsift.cluster.sources.tables import read_batches
 from bitsift.cluster.sources.vectors import Vectors, checked_vectors, vectors_of_column
@@ -61,12 +62,16 @@ def read_text_files(
 
 
 def _require_unchanged(file: SourceFile) -> None:
-    size_bytes = 0 if file.format is Format.SYNTHETIC else size_of(file.path)
+    size_bytes = 0 if file.format is Format.SYNTHETIC else size_of(_path_of(file))
     if size_bytes != file.size_bytes:
         raise InvalidRequest(
             f"{file.path} has {size_bytes} bytes here; it had {file.size_bytes} when the run was "
             "planned: do not change the sources during a run"
         )
+
+
+def _path_of(file: SourceFile) -> str:
+    return Database.parse(file.path).file if file.format is Format.SQLITE else file.path
 
 
 def _companion(file: SourceFile) -> Matrix | None:

@@ -30,6 +30,7 @@ from bitsift.cluster.sources.extended_json import SIGN, without_types
 from bitsift.cluster.sources.front_matter import split_front_matter
 from bitsift.cluster.sources.json_values import cut_values
 from bitsift.cluster.sources.plan import Fields, Format, SourceFile
+from bitsift.cluster.sources.sqlite import rows_of_database
 from bitsift.cluster.sources.streams import (
     LINE_BYTES_MAX,
     TOO_LONG,
@@ -68,6 +69,9 @@ def read_records(file: SourceFile) -> Iterator[Record]:
     """
     if file.format.is_whole_document:
         yield _text_record(file)
+        return
+    if file.format is Format.SQLITE:
+        yield from _database_records(file)
         return
     blocks = _without_mark(read_blocks(file.path, file.compression))
     if file.format is Format.JSON_LINES:
@@ -125,6 +129,11 @@ def _json_records(blocks: Iterator[bytes]) -> Iterator[Record]:
     except DamagedStream as damage:
         damage.line = number + 1
         raise
+
+
+def _database_records(file: SourceFile) -> Iterator[Record]:
+    for number, (row, reason, size_bytes) in enumerate(rows_of_database(file), start=1):
+        yield Record(number, row, reason, size_bytes)
 
 
 def _cut_records(blocks: Iterator[bytes]) -> Iterator[Record]:

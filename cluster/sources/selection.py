@@ -20,7 +20,8 @@ import orjson
 from bitsift.cluster.sources.json_files import no_records
 from bitsift.cluster.sources.kinds import kind_of, unread
 from bitsift.cluster.sources.listing import Found
-from bitsift.cluster.sources.plan import Compression, Fields, PassedOver
+from bitsift.cluster.sources.plan import Compression, Fields, Format, PassedOver
+from bitsift.cluster.sources.sqlite import not_read
 from bitsift.cluster.sources.streams import open_source
 
 _BEIR = [f"corpus.jsonl{compression.value}" for compression in Compression]
@@ -37,7 +38,7 @@ def select(listing: Iterable[Found], fields: Fields) -> tuple[list[Found], list[
     passed: list[PassedOver] = []
     kept = list(listing)
     holds_none = functools.partial(no_records, fields=fields)
-    for choice in (_beside_corpus, _saved_datasets, _endings, holds_none):
+    for choice in (_beside_corpus, _saved_datasets, _endings, _databases, holds_none):
         reason = choice(kept)
         passed += [PassedOver(item.path, reason[item.path]) for item in kept if item.path in reason]
         kept = [item for item in kept if item.path not in reason]
@@ -51,6 +52,10 @@ def select(listing: Iterable[Found], fields: Fields) -> tuple[list[Found], list[
 
 def _endings(items: list[Found]) -> dict[str, str]:
     return {item.path: reason for item in items if (reason := unread(item.name)) is not None}
+
+
+def _databases(items: list[Found]) -> dict[str, str]:
+    return not_read([item.path for item in items if kind_of(item.path)[0] is Format.SQLITE])
 
 
 def _beside_corpus(items: list[Found]) -> dict[str, str]:
