@@ -71,7 +71,11 @@ def plan_build(
     """The steps of `build_index`, for callers that do something between them."""
     options = checked_build(options)
     plan = plan_sources(
-        [str(source) for source in sources], options.fields, options.vectors, options.stored
+        [str(source) for source in sources],
+        options.fields,
+        options.vectors,
+        options.stored,
+        options.format,
     )
     if isinstance(out, str | Path):
         out = IndexFolder(Path(out).absolute())

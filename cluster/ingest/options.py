@@ -17,6 +17,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 
 from bitsift.checked import reasons
 from bitsift.cluster.manifest import SHARDS_MAX
+from bitsift.cluster.sources.kinds import FORMATS
 from bitsift.cluster.sources.plan import Fields
 from bitsift.cluster.sources.ranges import stored_as
 from bitsift.cluster.sources.stored_vectors import Stored, VectorType
@@ -35,6 +36,12 @@ def _paths(names: Sequence[str]) -> tuple[str, ...]:
     if DOCUMENT_ID in found:
         raise ValueError("id has an index always; metadata.id is a field of that name")
     return tuple(found)
+
+
+def _format(name: str | None) -> str | None:
+    if name is not None and f".{name}" not in FORMATS:
+        raise ValueError(f"one of {' '.join(ending[1:] for ending in FORMATS)}")
+    return name
 
 
 IndexFields = Annotated[
@@ -101,6 +108,14 @@ class BuildOptions:
         Field(
             description="A .npy, .npz or .safetensors file of precomputed embeddings: row i "
             "belongs to record i of the source."
+        ),
+    ] = None
+    format: Annotated[
+        str | None,
+        AfterValidator(_format),
+        Field(
+            description="Format of standard input, which is the source `-`, by its usual ending. "
+            "Default: what its first bytes look like."
         ),
     ] = None
     vector_type: Annotated[

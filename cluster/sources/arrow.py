@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.ipc
@@ -61,10 +62,7 @@ def _opened(path: str) -> Iterator[pa.NativeFile]:
                 yield mapped
 
 
-Reader = pyarrow.ipc.RecordBatchFileReader | pyarrow.ipc.RecordBatchStreamReader
-
-
-def _reader(path: str, source: pa.NativeFile) -> Reader:
+def _reader(path: str, source: pa.NativeFile) -> Any:
     head = source.read(len(_FILE))
     source.seek(0)
     if head.startswith(_FEATHER_1):
@@ -72,10 +70,10 @@ def _reader(path: str, source: pa.NativeFile) -> Reader:
     return pyarrow.ipc.open_file(source) if head == _FILE else pyarrow.ipc.open_stream(source)
 
 
-def _batches(reader: Reader) -> Iterator[pa.RecordBatch]:
+def _batches(reader: Any) -> Iterator[pa.RecordBatch]:
     if isinstance(reader, pyarrow.ipc.RecordBatchFileReader):
         return (reader.get_batch(number) for number in range(reader.num_record_batches))
-    return iter(reader)
+    return (batch for batch in reader)
 
 
 def _validated(first: int, batch: pa.RecordBatch, batch_rows: int) -> Iterator[TableBatch]:

@@ -9,6 +9,7 @@ What a source may be
   listed in the plan, with the reason. JSON files that hold no records are passed over too.
 * synthetic:10M,dim=1024,seed=0: so many made-up vectors (`cluster.synthetic`), ids 0, 1, 2 …
 * sqlite:///path.db?table=NAME: a table or a query of a database (`cluster.sqlite`)
+* `-`: standard input (`cluster.stdin`)
 * a URL that fsspec opens (s3://… where s3fs is installed), file or folder; npy must be local.
 
 Precomputed embeddings: a field of the records, an npy file that is named in `vectors`, or a lone
@@ -40,6 +41,7 @@ from bitsift.cluster.sources.probe import probe
 from bitsift.cluster.sources.selection import select
 from bitsift.cluster.sources.sqlite import PREFIX as SQLITE
 from bitsift.cluster.sources.sqlite import Database
+from bitsift.cluster.sources.stdin import STDIN, copied
 from bitsift.cluster.sources.stored_vectors import ASSUMED, FLOATS, Stored, VectorType
 from bitsift.cluster.sources.streams import is_url, size_of
 from bitsift.cluster.sources.synthetic import PREFIX, SyntheticSpec
@@ -57,11 +59,13 @@ def plan_sources(
     fields: Fields = DETECT_ALL,
     vectors: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
     stored: Stored = FLOATS,
+    stdin: str | None = None,
 ) -> SourcePlan:
     """Finds every file that `paths` stand for, looks into each, and fixes their order.
 
     `vectors` names an npy file, or one per source file, whose row i is the vector of record i.
-    A single one goes with a single file; several go with the files of the same stem.
+    A single one goes with a single file; several go with the files of the same stem. `stored` says
+    how vectors are stored, `stdin` the format of standard input, as an ending without its dot.
 
     Raises InvalidRequest where a path is missing, empty or of no supported kind, where a named
     field does not exist, where there is no text, or where vectors and records do not match.
@@ -73,7 +77,7 @@ def plan_sources(
     found: dict[str, Found] = {}
     passed: list[PassedOver] = []
     for path in paths:
-        chosen, skipped = _find(path, fields)
+        chosen, skipped = _find(path, fields) if path != STDIN else ([_of_stdin(stdin)], [])
         found.update(
             (item.path, item)
             for item in chosen
@@ -145,6 +149,12 @@ def _absolute(path: str) -> str:
     if path.startswith(SQLITE):
         return str(Database.parse(path))
     return path if is_url(path) else os.path.abspath(os.path.expanduser(path))
+
+
+def _of_stdin(kind: str | None) -> Found:
+    path = copied(kind)
+    name = f"stdin{''.join(path.suffixes)}"
+    return Found(str(path), name, path.stat().st_size, is_named=True)
 
 
 def _find(source: str | os.PathLike[str], fields: Fields) -> tuple[list[Found], list[PassedOver]]:

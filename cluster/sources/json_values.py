@@ -172,7 +172,9 @@ class _Cutter:
             passed += len(self._drop(max(0, self._held() - self._indent - 2)))
             if not self._more():
                 end = self._held()
-        passed += len(self._drop(end if found is None else found))
+        stop = end if found is None else found
+        assert stop is not None
+        passed += len(self._drop(stop))
         return Value(line, None, f"broken JSON: {why}; {passed:,} bytes are passed over")
 
     def _next_line(self, end: int | None) -> int | None:

@@ -34,9 +34,9 @@ _UNREADABLE = (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError, Type
 
 
 class Matrix(Protocol):
-    """Rows of stored numbers; `others` are the names of the arrays beside it in its file."""
+    """Rows of stored numbers, (rows, width); `others` names the other arrays of its file."""
 
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     others: tuple[str, ...]
 
     def rows(self, first: int, stop: int) -> NDArray[Any]:

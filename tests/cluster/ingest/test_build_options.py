@@ -33,6 +33,7 @@ SAMPLES: dict[str, Any] = {
     "title_field": "headline",
     "vector_field": "embedding",
     "vectors": Path("v.npy"),
+    "format": "csv",
     "vector_type": VectorType.INT8,
     "ranges": Path("ranges.npy"),
     "transform": Transform.ROTATE,
