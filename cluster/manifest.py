@@ -84,7 +84,8 @@ class BuildReport:
     the others by earlier ones. ``clipped_values`` lay outside the calibrated range. ``passed_over``
     lists files below the sources that were not read: path and reason, first ones only. ``merged``
     records without an id said what another said; the ids of ``replaced`` ones a later record had.
-    The prompts are those of the model, None where there is none, and in reports of earlier
+    ``cut`` of the texts that this attempt encoded have more than the ``max_tokens`` that the model
+    reads. The prompts are those of the model, None where there is none, and in reports of earlier
     releases.
     """
 
@@ -101,6 +102,8 @@ class BuildReport:
     passed_over: tuple[dict[str, str], ...] = ()
     merged: int = 0
     replaced: int = 0
+    cut: int = 0
+    max_tokens: int | None = None
     query_prompt: str | None = None
     document_prompt: str | None = None
 

@@ -172,6 +172,13 @@ def print_report(what: str, rejects: Path, report: dict[str, Any]) -> None:
     out.print(table)
     if report["rejects"]:
         out.print(f"The rejected records are listed in {rejects}")
+    if report["cut"]:
+        out.print(
+            f"{report['cut']:,} of {report['encoded']:,} encoded texts are longer than the "
+            f"{report['max_tokens']:,} tokens that the model reads: what comes after is not found. "
+            "--chunk indexes it, too.",
+            soft_wrap=True,
+        )
 
 
 def _doubles(report: dict[str, Any]) -> dict[str, str]:

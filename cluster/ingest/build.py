@@ -77,6 +77,11 @@ def plan_build(
         options.stored,
         options.format,
     )
+    if options.chunk is not None and plan.expected_width is not None:
+        raise InvalidRequest(
+            "--chunk cuts texts, and these sources carry a vector for each whole record: leave out "
+            "one of the two"
+        )
     if isinstance(out, str | Path):
         out = IndexFolder(Path(out).absolute())
     return Build(out, plan, options)
@@ -147,6 +152,7 @@ class Build:
             "prompts": None if prompts == AS_SAVED else [prompts.query, prompts.document],
             "shards": self.shards,
             "transform": None if transform is Transform.NONE else transform.value,
+            "chunk": self.options.chunk,
             "fields": dict(self.plan.fields.named()),
             "index_fields": list(self.options.index_fields) or None,
         }
@@ -170,7 +176,9 @@ class Build:
             return sealed
         from bitsift.cluster.ingest.calibrate import first_look  # Ray Data: a second, for a build
 
-        look = first_look(self.plan, self.model, self.options.transform, on_progress)
+        look = first_look(
+            self.plan, self.model, self.options.transform, on_progress, self.options.chunking
+        )
         manifest = Manifest(
             uuid=str(uuid.uuid4()),
             name=self.destination.name,
@@ -199,7 +207,7 @@ class Build:
         wait_open(actors)
         encoders, max_rejects = self.options.encoders, self.options.max_rejects
         rejects = self.destination.rejects_file
-        load = Load(self.plan, self.encoder, encoders, max_rejects, rejects)
+        load = Load(self.plan, self.encoder, encoders, max_rejects, rejects, self.options.chunking)
         counts = load.run(manifest, actors, on_progress)
         asked([actor.save_bits.remote() for actor in actors], SHARDS)
         statuses = statuses_of(asked([actor.status.remote() for actor in actors], SHARDS))
@@ -218,6 +226,8 @@ class Build:
             passed_over=self.plan.passed_over_listed,
             merged=counts.merged,
             replaced=counts.replaced,
+            cut=counts.cut,
+            max_tokens=None if model is None else model.max_tokens,
             query_prompt=None if model is None else model.query_prompt,
             document_prompt=None if model is None else model.document_prompt,
         )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import pyarrow as pa
 import ray
 from numpy.typing import NDArray
 
+from bitsift.cluster.ingest.chunks import Chunking, chunked
 from bitsift.cluster.ingest.datasource import sample_rows
 from bitsift.cluster.ingest.model_width import check_model_width
 from bitsift.cluster.ingest.progress import IndexStage, OnProgress
@@ -45,6 +47,7 @@ def first_look(
     encoder: EncoderSpec | None,
     transform: Transform,
     on_progress: OnProgress,
+    chunking: Chunking | None = None,
 ) -> FirstLook:
     """Read the sources once, after the model was loaded: what is wrong with it is known first.
 
@@ -52,7 +55,7 @@ def first_look(
     InvalidRequest when there is no usable document, its vectors have a width that cannot be used or
     another one than those of the model; Unavailable when the model fails.
     """
-    model = None if encoder is None else SampleModel(encoder)
+    model = None if encoder is None else SampleModel(encoder, chunking)
     spec, note = (None, "") if model is None else model.load(plan.expected_width)
     on_progress(IndexStage("survey", 0, None, 0, note))
     survey = sample_rows(plan, SAMPLE_ROWS, SAMPLE_SEED)
@@ -65,7 +68,7 @@ def first_look(
         vectors = vectors_of(survey.sample, plan.expected_width)
     else:
         assert model is not None
-        vectors = model.encode(document_texts(survey.sample))
+        vectors = model.encode(survey.sample)
     dimension = vectors.shape[1]
     if not DIMENSION_MIN <= dimension <= DIMENSION_MAX:
         raise InvalidRequest(
@@ -78,9 +81,8 @@ def first_look(
 class SampleModel:
     """The model in a worker, so that the driver has no torch; it ends with this object."""
 
-    def __init__(self, encoder: EncoderSpec) -> None:
-        self._name = encoder.name
-        self._actor = _ModelActor.remote(encoder)
+    def __init__(self, encoder: EncoderSpec, chunking: Chunking | None) -> None:
+        self._actor = cast(Any, _ModelActor).remote(encoder, chunking)
 
     def load(self, width: int | None) -> tuple[ModelSpec, str]:
         """Its facts, and a line about it for people.
@@ -93,9 +95,9 @@ class SampleModel:
         check_model_width(spec, width)
         return spec, f"model {spec.name}, {spec.dimension} dimensions: {prompts}"
 
-    def encode(self, texts: list[str]) -> NDArray[np.float32]:
-        """float32 (n, dimension), as documents have it."""
-        found: NDArray[np.float32] = asked(self._actor.encode.remote(texts), Callee("the model"))
+    def encode(self, records: pa.Table) -> NDArray[np.float32]:
+        """float32 (n, dimension) of records, or of as many passages of them."""
+        found: NDArray[np.float32] = asked(self._actor.encode.remote(records), Callee("the model"))
         return found
 
 
@@ -103,17 +105,28 @@ class SampleModel:
 class _ModelActor:
     """Loaded by a call, not by the constructor: Ray restarts an actor whose constructor raised."""
 
-    def __init__(self, encoder: EncoderSpec) -> None:
+    def __init__(self, encoder: EncoderSpec, chunking: Chunking | None) -> None:
         self._spec = encoder
+        self._chunking = chunking
         self._encoder: Encoder | None = None
 
     def load(self) -> tuple[ModelSpec, str]:
         encoder = self._loaded()
+        if self._chunking is not None:
+            self._chunking.check(encoder.tokens, encoder.spec.name)
         return encoder.spec, encoder.prompts_said
 
-    def encode(self, texts: list[str]) -> NDArray[np.float32]:
-        """Of those of ``texts`` that the model has a vector for."""
-        return known_rows(self._loaded().encode_documents(texts), self._spec.name)
+    def encode(self, records: pa.Table) -> NDArray[np.float32]:
+        """Of those that the model has a vector for."""
+        encoder = self._loaded()
+        if self._chunking is not None:
+            passages = chunked(records, encoder.tokens, self._chunking)
+            passages = passages.filter(passages["reject"].is_null())
+            if len(passages):
+                every = -(-len(passages) // SAMPLE_ROWS)
+                records = passages.take(pa.array(range(0, len(passages), every)))
+        vectors = encoder.encode_documents(document_texts(records))
+        return known_rows(vectors, self._spec.name)
 
     def _loaded(self) -> Encoder:
         if self._encoder is None:

@@ -12,6 +12,7 @@ from typing import Any
 import ray
 import ray.data
 
+from bitsift.cluster.ingest.chunks import Chunking
 from bitsift.cluster.ingest.datasource import Digest, digest_sources, read_sources
 from bitsift.cluster.ingest.progress import IndexStage, OnProgress
 from bitsift.cluster.ingest.worker import SUMMARY_SCHEMA, IndexWorker, Work, load_vectors
@@ -33,21 +34,19 @@ WORKERS = Callee("a loading process")
 
 @dataclass(slots=True)
 class Counts:
-    """What became of the records: ``unchanged`` ones were already stored; of the ``merged`` and the
-    ``replaced`` another record has the id; ``clipped`` counts values.
+    """What became of the ``records``, or of their passages: ``unchanged`` ones were already stored;
+    of the ``merged`` and the ``replaced`` another record has the id; ``clipped`` counts values, and
+    ``cut`` texts that are longer than the model reads.
     """
 
+    records: int = 0
     created: int = 0
     unchanged: int = 0
     rejected: int = 0
     clipped: int = 0
     merged: int = 0
     replaced: int = 0
-
-    @property
-    def seen(self) -> int:
-        doubles = self.merged + self.replaced
-        return self.created + self.unchanged + self.rejected + doubles
+    cut: int = 0
 
     def add(self, row: dict[str, Any]) -> None:
         """Count a summary of a batch."""
@@ -58,7 +57,7 @@ class Counts:
 @dataclass(frozen=True, slots=True, eq=False)
 class Load:
     """One pass over the sources of ``plan``. ``encoder`` None takes the vectors that they carry;
-    ``encoders`` is the size of the pool, None for what the cluster offers.
+    ``encoders`` is the size of the pool, None for what the cluster offers. ``chunking`` cuts texts.
     """
 
     plan: SourcePlan
@@ -66,6 +65,7 @@ class Load:
     encoders: int | None
     max_rejects: int
     rejects_file: Path
+    chunking: Chunking | None = None
 
     def run(self, manifest: Manifest, actors: Sequence[Any], on_progress: OnProgress) -> Counts:
         """All records, durable in the shards of ``actors`` or listed in the file of rejects.
@@ -79,13 +79,14 @@ class Load:
             shards=tuple(actors),
             encoder=self._worker_encoder(manifest),
             resuming=any(status.rows for status in statuses),
+            chunking=self.chunking,
         )
         counts = Counts()
         with self.rejects_file.open("wb") as rejects:
             for row in rows_of(self._summaries(work).iter_rows(), WORKERS):
                 counts.add(row)
                 rejects.write(row["rejects"])
-                on_progress(IndexStage("index", counts.seen, manifest.records, counts.rejected))
+                on_progress(IndexStage("index", counts.records, manifest.records, counts.rejected))
                 self._check_rejects(counts.rejected)
         return counts
 

@@ -16,6 +16,7 @@ from typing import Annotated
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from bitsift.checked import reasons
+from bitsift.cluster.ingest.chunks import Chunking
 from bitsift.cluster.manifest import SHARDS_MAX
 from bitsift.cluster.sources.kinds import FORMATS
 from bitsift.cluster.sources.plan import Fields
@@ -42,6 +43,10 @@ def _format(name: str | None) -> str | None:
     if name is not None and f".{name}" not in FORMATS:
         raise ValueError(f"one of {' '.join(ending[1:] for ending in FORMATS)}")
     return name
+
+
+def _chunking(said: str | None) -> str | None:
+    return None if said is None else str(Chunking.parse(said))
 
 
 IndexFields = Annotated[
@@ -132,6 +137,14 @@ class BuildOptions:
             "2 x dimensions (lowest, highest), the same as JSON, or an index's manifest.json."
         ),
     ] = None
+    chunk: Annotated[
+        str | None,
+        Field(
+            description="Index long texts in passages: tokens=N,overlap=M, such as "
+            "tokens=200,overlap=40, counted by the model's tokenizer."
+        ),
+        AfterValidator(_chunking),
+    ] = None
     transform: Annotated[
         Transform,
         Field(description="Transform applied to vectors before their signs become the bits."),
@@ -153,6 +166,11 @@ class BuildOptions:
     def prompts(self) -> Prompts:
         """What was said of the model's prompts."""
         return Prompts(self.query_prompt, self.document_prompt)
+
+    @property
+    def chunking(self) -> Chunking | None:
+        """How texts are cut into passages; None: not at all."""
+        return None if self.chunk is None else Chunking.parse(self.chunk)
 
     @property
     def fields(self) -> Fields:

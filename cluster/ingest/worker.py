@@ -20,6 +20,7 @@ import orjson
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from bitsift.cluster.ingest.chunks import Chunking, chunked
 from bitsift.cluster.sources.documents import is_named_by_content
 from bitsift.cluster.sources.vectors import take_good, vectors_of
 from bitsift.errors import ShardUnavailable
@@ -45,11 +46,13 @@ _CACHED_ROWS = 256
 """Rows quantized at a time: 1 MB of 1,024 float32, half of a core's second-level cache."""
 SUMMARY_SCHEMA = pa.schema(
     [
+        ("records", pa.int64()),
         ("created", pa.int64()),
         ("unchanged", pa.int64()),
         ("clipped", pa.int64()),
         ("merged", pa.int64()),
         ("replaced", pa.int64()),
+        ("cut", pa.int64()),
         ("rejects", pa.binary()),
         ("rejected", pa.int64()),
     ]
@@ -68,6 +71,7 @@ class Work:
     shards: tuple[Any, ...]
     encoder: EncoderSpec | None
     resuming: bool
+    chunking: Chunking | None = None
 
 
 def yield_to_queries() -> None:
@@ -91,22 +95,40 @@ class IndexWorker:
 
     def __init__(self, work: Work) -> None:
         self._loader = Loader(work)
-        self._dimension = self._loader.calibration.dimension
         self._spec = work.encoder
+        self._chunking = work.chunking
         self._encoder: Encoder | None = None
+        self._cut = 0
 
     def __call__(self, records: pa.Table) -> pa.Table:
         """Skip what is stored, encode, quantize, store; count and name what was rejected."""
-        return self._loader.send(records, self._encode).summary()
+        if self._chunking is None:
+            return self._stored(records, len(records))
+        passages = chunked(records, self._loaded().tokens, self._chunking)
+        # Of a few books there may be many: as many are encoded together as there are records.
+        starts = range(0, len(passages), max(1, len(records)))
+        parts = (passages.slice(start, len(records)) for start in starts)
+        counted = [len(records), *[0] * (len(starts) - 1)]
+        return pa.concat_tables(map(self._stored, parts, counted))
+
+    def _stored(self, records: pa.Table, counted: int) -> pa.Table:
+        self._cut = 0
+        sent = self._loader.send(records, self._encode)
+        return sent.summary(counted, self._cut)
 
     def _encode(self, good: pa.Table) -> NDArray[np.float32]:
+        encoder, texts = self._loaded(), document_texts(good)
+        self._cut += encoder.tokens.count_cut(texts) or 0
+        return encoder.encode_documents(texts)
+
+    def _loaded(self) -> Encoder:
         """The model is loaded with the first batch, not in the constructor: Ray restarts an actor
         whose constructor raised, for ever; an error in a batch ends the build and says why.
         """
         assert self._spec is not None
         if self._encoder is None:
             self._encoder = self._spec.load()
-        return self._encoder.encode_documents(document_texts(good))
+        return self._encoder
 
 
 def load_vectors(tables: Iterator[pa.Table], work: Work) -> Iterator[pa.Table]:
@@ -118,12 +140,14 @@ def load_vectors(tables: Iterator[pa.Table], work: Work) -> Iterator[pa.Table]:
     loader = Loader(work)
     dimension = loader.calibration.dimension
     sent: deque[Sent] = deque()
+    counted: deque[int] = deque()
     for table in tables:
         sent.append(loader.send(table, lambda good: vectors_of(good, dimension)))
+        counted.append(len(table))
         if len(sent) > BATCHES_AHEAD:
-            yield sent.popleft().summary()
-    for batch in sent:
-        yield batch.summary()
+            yield sent.popleft().summary(counted.popleft())
+    for batch, records in zip(sent, counted, strict=True):
+        yield batch.summary(records)
 
 
 class PatientLoading:
@@ -277,8 +301,11 @@ class Sent:
     known: int
     clipped: int
 
-    def summary(self) -> pa.Table:
-        """Wait until all is durable; one row of ``SUMMARY_SCHEMA``. Raises what a shard raised."""
+    def summary(self, records: int, cut: int = 0) -> pa.Table:
+        """Wait until all is durable; one row of ``SUMMARY_SCHEMA``. Raises what a shard raised.
+
+        It stands for so many ``records``. ``cut`` texts were longer than the model reads.
+        """
         counts = Counter({WriteStatus.UNCHANGED: self.known})
         for places, loading in self.parts:
             statuses = loading.statuses()
@@ -286,11 +313,13 @@ class Sent:
             pairs = zip(places.tolist(), statuses, strict=True)
             self.doubles.add(self.good, [place for place, status in pairs if status in _DOUBLE])
         row = {
+            "records": records,
             "created": counts[WriteStatus.CREATED],
             "unchanged": counts[WriteStatus.UNCHANGED],
             "clipped": self.clipped,
             "merged": self.doubles.merged,
             "replaced": self.doubles.replaced,
+            "cut": cut,
             "rejects": b"".join(orjson.dumps(reject) + b"\n" for reject in self.rejects),
             "rejected": len(self.rejects),
         }

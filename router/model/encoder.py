@@ -22,6 +22,7 @@ from bitsift.router.model.blank import is_blank
 from bitsift.router.model.compiled import CannotCompile, CompiledModel, Graph
 from bitsift.router.model.location import fingerprint, model_location
 from bitsift.router.model.prompts import AS_SAVED, Prompts, said, settled
+from bitsift.router.model.tokens import Tokens
 from bitsift.shard_worker.codes import bad_rows
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,8 @@ _CHECK_TEXTS = (
     "An arachnid is a joint-legged invertebrate with eight legs; spiders, scorpions, ticks and "
     "mites are the best known of them. " * 4,
 )
+_TOKENS_UNSAID = 8_192
+"""Of a model that names no limit."""
 _MAX_TOKENS_KNOWN = 1_000_000
 """Tokenizers without a limit say 1e30."""
 
@@ -114,6 +117,13 @@ class Encoder:
         """The same for documents; of any number, sorted by length so that little is padding."""
         return self._encode(texts, "document")
 
+    @property
+    def tokens(self) -> Tokens:
+        """The tokens of documents."""
+        limit = self.spec.max_tokens
+        characters_max = CHARACTERS_PER_TOKEN_MAX * (limit or _TOKENS_UNSAID)
+        return Tokens(self._model, self.spec.document_prompt, limit, characters_max)
+
     def warm_up(self) -> None:
         """Encode once, so that the first caller does not pay for it. A model need not know the
         words.
@@ -123,7 +133,7 @@ class Encoder:
             log.warning("the model %r has no vector for any of our English texts", self.spec.name)
 
     def _encode(self, texts: Sequence[str], kind: str) -> NDArray[np.float32]:
-        tokens = self.spec.max_tokens or 8_192
+        tokens = self.spec.max_tokens or _TOKENS_UNSAID
         window = max(1, min(WINDOW_TEXTS, WINDOW_TOKENS_MAX // tokens))
         limit = CHARACTERS_PER_TOKEN_MAX * tokens
         vectors = np.empty((len(texts), self.spec.dimension), dtype=np.float32)

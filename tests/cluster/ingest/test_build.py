@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -179,6 +180,31 @@ def test_precomputed_embeddings_of_a_named_model_take_questions_in_text(tmp_path
     assert [hit.id for hit in asked.hits] == [hit.id for hit in given.hits]
     own = search_local(tmp_path / "index", SearchOptions(vector=vectors[77], top_k=1))
     assert own.hits[0].id == "v77"
+
+
+def test_long_texts_are_cut_and_counted_or_indexed_in_passages(tmp_path: Path) -> None:
+    model = str(build_tiny_model(tmp_path / "tiny", 32))  # it reads 64 tokens
+    long = " ".join(f"Now comes number {number}." for number in range(30))
+    rows = [{"id": "long", "title": "t", "text": long}, {"id": "short", "text": "A few words."}]
+    source = tmp_path / "texts.jsonl"
+    source.write_bytes(b"\n".join(map(orjson.dumps, rows)))
+    options = BuildOptions(model=model, shards=1, backend="torch", text_field="text")
+    whole = build_index([source], tmp_path / "whole", options)
+    assert (whole.documents, whole.cut, whole.max_tokens) == (2, 1, 64)
+    chunked = replace(options, chunk="tokens=40,overlap=20")
+    stages: list[IndexStage] = []
+    parts = build_index([source], tmp_path / "parts", chunked, on_progress=stages.append)
+    assert parts.documents > 10
+    assert parts.cut == 0
+    assert stages[-1].documents == stages[-1].total == 2
+    asked = SearchOptions("number 17", top_k=10, group_by="chunk.document")
+    hits = {hit.id.partition("#")[0]: hit for hit in search_local(tmp_path / "parts", asked).hits}
+    assert hits.keys() == {"long", "short"}
+    about = hits["long"].metadata["chunk"]
+    assert hits["long"].text == long[about["start"] : about["end"]]
+    assert hits["short"].id == "short#1"
+    with pytest.raises(InvalidRequest, match="reads 64 tokens"):
+        build_index([source], tmp_path / "none", replace(chunked, chunk="tokens=64"))
 
 
 @pytest.mark.parametrize(("width", "name"), [(48, None), (64, "/no/such/model"), (64, "no/such")])

@@ -36,6 +36,7 @@ SAMPLES: dict[str, Any] = {
     "format": "csv",
     "vector_type": VectorType.INT8,
     "ranges": Path("ranges.npy"),
+    "chunk": "tokens=100,overlap=20",
     "transform": Transform.ROTATE,
     "examples": ("fear of spiders",),
     "index_fields": ["lang"],

@@ -92,7 +92,7 @@ def test_a_process_that_reads_is_so_many_batches_ahead_of_the_shards_at_most(
         def send(self, table: pa.Table, vectors: Any) -> CountingLoader:
             return self
 
-        def summary(self) -> pa.Table:
+        def summary(self, records: int) -> pa.Table:
             stored.append(len(read))
             return pa.table({})
 
