@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -15,11 +15,14 @@ from bitsift.cluster.cli.progress import IndexProgress
 from bitsift.cluster.cli.settings import configured, required_ray_address, say_sources
 from bitsift.cluster.ingest.options import BuildOptions
 from bitsift.cluster.interrupts import terminable
-from bitsift.cluster.manifest import SHARDS_MAX
+from bitsift.cluster.manifest import SHARDS_MAX, BuildReport
 from bitsift.config.sources import Loaded
 from bitsift.errors import InvalidRequest
 from bitsift.router.model.prompts import said
 from bitsift.shard_worker.layout import REJECTS_FILE
+
+if TYPE_CHECKING:
+    from bitsift.cluster.ingest.update import UpdateReport
 
 SETTINGS = ("max_rejects", "encoders", "backend")
 """Options of a build that are settings too: their flags come from the tree of settings."""
@@ -42,16 +45,34 @@ def index(
             "that this spec names. See docs/cluster.md.",
         ),
     ] = None,
+    update: Annotated[
+        bool,
+        typer.Option(
+            "--update",
+            help="Store what is new or changed in a finished index that is not served; only that "
+            "is encoded.",
+        ),
+    ] = False,
+    delete_missing: Annotated[
+        bool,
+        typer.Option(
+            "--delete-missing", help="With --update: delete documents that no record has any more."
+        ),
+    ] = False,
     json: Json = False,
     **options: Any,
 ) -> None:
     """Build an index from JSON lines, CSV, Parquet, text folders, BEIR folders or .npy files.
 
     An interrupted build resumes when the same command is run again; a finished index is left
-    untouched.
+    untouched, but for --update.
     """
     if (out_folder is None) == (spec_file is None):
         raise InvalidRequest("pass --out FOLDER or --spec SPEC.toml, one of the two")
+    if delete_missing and not update:
+        raise InvalidRequest("--delete-missing goes with --update")
+    if update and out_folder is None:
+        raise InvalidRequest("--update is for an index in a folder: --out INDEX")
     say_sources(loaded)
     settings = loaded.settings
     build_options = BuildOptions(
@@ -61,6 +82,7 @@ def index(
         backend=settings.model.backend,
     )
     again = "stopped; run the same command again to resume"
+    report: BuildReport | UpdateReport
     with until_stopped(again, status=1), IndexProgress(err, quiet=json) as progress:
         if spec_file is not None:
             from bitsift.cluster.fleet.spec import read_spec
@@ -69,6 +91,19 @@ def index(
             spec, address = read_spec(spec_file), required_ray_address(loaded)
             what, rejects = f"{spec.index.name}", rejects_beside(spec_file, spec)
             report = build_placed(source, spec, spec_file, build_options, address, progress)
+        elif update:
+            from bitsift.cluster.ingest.update import update_index
+
+            assert out_folder is not None
+            what, rejects = str(out_folder), out_folder / REJECTS_FILE
+            report = update_index(
+                source,
+                out_folder,
+                build_options,
+                delete_missing=delete_missing,
+                ray_address=settings.ray.address,
+                on_progress=progress,
+            )
         else:
             from bitsift.cluster.ingest.build import build_index  # Ray, and seconds
 
@@ -83,6 +118,8 @@ def index(
             )
     if json:
         print_json(report)
+    elif update:
+        _print_update(what, rejects, dataclasses.asdict(report))
     else:
         print_report(what, rejects, dataclasses.asdict(report))
 
@@ -179,6 +216,27 @@ def print_report(what: str, rejects: Path, report: dict[str, Any]) -> None:
             "--chunk indexes it, too.",
             soft_wrap=True,
         )
+
+
+def _print_update(what: str, rejects: Path, report: dict[str, Any]) -> None:
+    """What an update did, for people."""
+    counts = ("created", "updated", "unchanged", "deleted")
+    said = ", ".join(f"{report[name]:,} {name}" for name in counts)
+    out.print(
+        f"{what}: {report['documents']:,} documents; {said}; {report['seconds']:,.1f} s",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    for name, count in _doubles(report).items():
+        out.print(f"{name}: {count}", highlight=False)
+    if report["kept_for_rejects"]:
+        out.print(
+            "Nothing was deleted: bad records may be of documents that would have been. Fix the "
+            "sources, or leave them out, and run the same command again."
+        )
+    if report["rejects"]:
+        out.print(f"{report['rejects']:,} rejected records are listed in {rejects}")
 
 
 def _doubles(report: dict[str, Any]) -> dict[str, str]:

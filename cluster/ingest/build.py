@@ -33,7 +33,7 @@ from bitsift.shard_worker.codes import Transform
 from bitsift.shard_worker.wire.search import statuses_of
 
 
-def _quiet(_: IndexStage) -> None:
+def quiet(_: IndexStage) -> None:
     """Ignores progress."""
 
 
@@ -43,7 +43,7 @@ def build_index(
     options: BuildOptions = BuildOptions(),  # noqa: B008 (frozen)
     *,
     ray_address: str | None = None,
-    on_progress: OnProgress = _quiet,
+    on_progress: OnProgress = quiet,
 ) -> BuildReport:
     """Build the index ``out`` from ``sources``, or resume an interrupted build.
 
@@ -157,7 +157,7 @@ class Build:
             "index_fields": list(self.options.index_fields) or None,
         }
 
-    def run(self, on_progress: OnProgress = _quiet) -> BuildReport:
+    def run(self, on_progress: OnProgress = quiet) -> BuildReport:
         """All of it, on the connected Ray cluster."""
         for note in filter(None, (self.plan.passed_over_said, *self.plan.notes)):
             on_progress(IndexStage("survey", 0, None, 0, note))
@@ -165,7 +165,7 @@ class Build:
         with self.destination.open(manifest) as actors:
             return self.load(manifest, actors, on_progress)
 
-    def prepare(self, on_progress: OnProgress = _quiet) -> Manifest:
+    def prepare(self, on_progress: OnProgress = quiet) -> Manifest:
         """The sealed manifest: read from the index, or created from a survey of the sources.
 
         Raises InvalidRequest where something else is there.
@@ -195,7 +195,7 @@ class Build:
         return manifest
 
     def load(
-        self, manifest: Manifest, actors: Sequence[Any], on_progress: OnProgress = _quiet
+        self, manifest: Manifest, actors: Sequence[Any], on_progress: OnProgress = quiet
     ) -> BuildReport:
         """Fill the shards that ``actors`` have open or are opening; they may answer queries at the
         same time.

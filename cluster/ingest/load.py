@@ -9,8 +9,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 import ray.data
+from numpy.typing import NDArray
 
 from bitsift.cluster.ingest.chunks import Chunking
 from bitsift.cluster.ingest.datasource import Digest, digest_sources, read_sources
@@ -41,6 +43,7 @@ class Counts:
 
     records: int = 0
     created: int = 0
+    updated: int = 0
     unchanged: int = 0
     rejected: int = 0
     clipped: int = 0
@@ -58,6 +61,7 @@ class Counts:
 class Load:
     """One pass over the sources of ``plan``. ``encoder`` None takes the vectors that they carry;
     ``encoders`` is the size of the pool, None for what the cluster offers. ``chunking`` cuts texts.
+    ``passed_by`` is that of `Work`, for an update.
     """
 
     plan: SourcePlan
@@ -66,9 +70,18 @@ class Load:
     max_rejects: int
     rejects_file: Path
     chunking: Chunking | None = None
+    passed_by: NDArray[np.int64] | None = None
 
-    def run(self, manifest: Manifest, actors: Sequence[Any], on_progress: OnProgress) -> Counts:
+    def run(
+        self,
+        manifest: Manifest,
+        actors: Sequence[Any],
+        on_progress: OnProgress,
+        records: int | None = None,
+    ) -> Counts:
         """All records, durable in the shards of ``actors`` or listed in the file of rejects.
+
+        There are so many ``records``; None: as many as the manifest says.
 
         Raises InvalidRequest after more than ``max_rejects`` bad records, what a worker raised, and
         Unavailable when one is gone.
@@ -80,13 +93,14 @@ class Load:
             encoder=self._worker_encoder(manifest),
             resuming=any(status.rows for status in statuses),
             chunking=self.chunking,
+            passed_by=self.passed_by,
         )
-        counts = Counts()
+        counts, total = Counts(), manifest.records if records is None else records
         with self.rejects_file.open("wb") as rejects:
             for row in rows_of(self._summaries(work).iter_rows(), WORKERS):
                 counts.add(row)
                 rejects.write(row["rejects"])
-                on_progress(IndexStage("index", counts.records, manifest.records, counts.rejected))
+                on_progress(IndexStage("index", counts.records, total, counts.rejected))
                 self._check_rejects(counts.rejected)
         return counts
 

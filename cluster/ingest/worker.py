@@ -10,7 +10,7 @@ import contextlib
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from bitsift.cluster.ingest.chunks import Chunking, chunked
-from bitsift.cluster.sources.documents import is_named_by_content
+from bitsift.cluster.ingest.doubles import Doubles, last_of_each
 from bitsift.cluster.sources.vectors import take_good, vectors_of
 from bitsift.errors import ShardUnavailable
 from bitsift.router.model.blank import NO_VECTOR
@@ -31,7 +31,9 @@ from bitsift.router.shards.placement import Placement
 from bitsift.router.shards.remote import Loading, RemoteLink
 from bitsift.router.write.document_rules import model_text
 from bitsift.shard_worker.codes import Calibration, bad_rows
-from bitsift.shard_worker.operations import Insert, Operation, Resume
+from bitsift.shard_worker.operations import Confirm, Insert, Operation, Resume, Upsert
+from bitsift.shard_worker.store.packing import content_digest
+from bitsift.shard_worker.types import GIVEN_VECTOR_POSITION, LIVE_POSITION
 from bitsift.write_status import WriteStatus
 
 BATCHES_AHEAD = 1
@@ -48,6 +50,7 @@ SUMMARY_SCHEMA = pa.schema(
     [
         ("records", pa.int64()),
         ("created", pa.int64()),
+        ("updated", pa.int64()),
         ("unchanged", pa.int64()),
         ("clipped", pa.int64()),
         ("merged", pa.int64()),
@@ -65,13 +68,18 @@ _STORED_COLUMNS = ("id", "title", "text", "metadata", "position")
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What every member of the pool is told. ``encoder`` is None for precomputed embeddings."""
+    """What every member of the pool is told. ``encoder`` is None for precomputed embeddings.
+
+    ``passed_by`` int64 (n,), ascending, are positions of records that later ones replace, of an
+    update of a finished index; None: of a build.
+    """
 
     calibration: dict[str, Any]
     shards: tuple[Any, ...]
     encoder: EncoderSpec | None
     resuming: bool
     chunking: Chunking | None = None
+    passed_by: NDArray[np.int64] | None = None
 
 
 def yield_to_queries() -> None:
@@ -94,7 +102,7 @@ class IndexWorker:
     """A Ray Data UDF: records in, one summary row out; the documents are durable by then."""
 
     def __init__(self, work: Work) -> None:
-        self._loader = Loader(work)
+        self._loader = loader_of(work)
         self._spec = work.encoder
         self._chunking = work.chunking
         self._encoder: Encoder | None = None
@@ -137,7 +145,7 @@ def load_vectors(tables: Iterator[pa.Table], work: Work) -> Iterator[pa.Table]:
     So vectors never pass through Ray's object store: int8 codes go to the shards, summaries to the
     driver. While the shards write one batch, the next one is read and quantized.
     """
-    loader = Loader(work)
+    loader = loader_of(work)
     dimension = loader.calibration.dimension
     sent: deque[Sent] = deque()
     counted: deque[int] = deque()
@@ -205,15 +213,22 @@ class Loader:
             known = len(good) - len(new) - len(taken)
             good = take_good(good, new)
         if len(good):
-            found = vectors(good)
-            bad = bad_rows(found)
-            if bad.any():
-                rejects += [_no_vector(good, place) for place in np.flatnonzero(bad).tolist()]
-                good, found = take_good(good, np.flatnonzero(~bad)), found[~bad]
-            codes, clipped = self._quantize(found)
-            good = good.drop_columns(["vector"])
-            parts = self._insert(good, codes)
+            good, parts, clipped = self._store(good, vectors(good), rejects)
         return Sent(good, parts, rejects, doubles, known, clipped)
+
+    def _store(
+        self, good: pa.Table, vectors: NDArray[np.float32], rejects: list[dict[str, Any]]
+    ) -> tuple[pa.Table, list[Part], int]:
+        """Send what has a vector: those records, their writes, and how many values clipped. The
+        others are added to ``rejects``.
+        """
+        bad = bad_rows(vectors)
+        if bad.any():
+            rejects += [_no_vector(good, place) for place in np.flatnonzero(bad).tolist()]
+            good, vectors = take_good(good, np.flatnonzero(~bad)), vectors[~bad]
+        codes, clipped = self._quantize(vectors)
+        good = good.drop_columns(["vector"])
+        return good, self._insert(good, codes), clipped
 
     def _quantize(self, vectors: NDArray[np.float32]) -> tuple[NDArray[np.int8], int]:
         """int8 codes (n, width), some rows at a time: what lies between stays in the cache."""
@@ -255,39 +270,63 @@ class Loader:
         """The places that each shard owns, and its write of them, under way."""
         parts = []
         for shard, places, columns in self._columns(good, *_STORED_COLUMNS):
-            ids, titles, texts, metadata, positions = columns
-            insert = Insert(ids, titles, texts, metadata, positions, codes[places])
-            parts.append((places, PatientLoading(self._links[shard], insert)))
+            write = self._written(columns, codes[places])
+            parts.append((places, PatientLoading(self._links[shard], write)))
         return parts
 
-
-@dataclass(slots=True)
-class Doubles:
-    """Records whose id another record of the load has, too: ``merged`` where it was made of their
-    content, which is the same then, ``replaced`` where the last of them counts.
-    """
-
-    merged: int = 0
-    replaced: int = 0
-
-    def add(self, records: pa.Table, places: Sequence[int] | NDArray[np.int64]) -> None:
-        """Count the records at ``places``."""
-        if len(places) == 0:
-            return
-        rows = records.select(["id", "title", "text", "metadata"]).take(pa.array(places))
-        merged = sum(is_named_by_content(**row) for row in rows.to_pylist())
-        self.merged += merged
-        self.replaced += len(places) - merged
+    def _written(self, columns: list[list[Any]], codes: NDArray[np.int8]) -> Operation:
+        ids, titles, texts, metadata, positions = columns
+        return Insert(ids, titles, texts, metadata, positions, codes)
 
 
-def last_of_each(good: pa.Table) -> NDArray[np.int64]:
-    """Places of the records, ascending; of several with one id that of the greatest position."""
-    ids = good["id"].to_pylist()
-    if len(set(ids)) == len(ids):
-        return np.arange(len(ids), dtype=np.int64)
-    order = np.argsort(good["position"].to_numpy(), kind="stable")
-    winners = {ids[place]: place for place in order.tolist()}
-    return np.array(sorted(winners.values()), dtype=np.int64)
+class Updater(Loader):
+    """Stores records in the place of what a finished index has under their ids."""
+
+    def __init__(self, work: Work) -> None:
+        super().__init__(work)
+        assert work.passed_by is not None
+        self._passed_by = work.passed_by
+        self._has_model = work.encoder is not None
+
+    def send(self, records: pa.Table, vectors: Callable[[pa.Table], NDArray[np.float32]]) -> Sent:
+        """Encode and send what changed: by content, or, of own vectors, by content and code."""
+        rejects, doubles, parts = _rejected(records), Doubles(), list[Part]()
+        good = take_good(records, np.flatnonzero(records["reject"].is_null().to_numpy()))
+        late = np.isin(good["position"].to_numpy(), self._passed_by)
+        doubles.add(good, np.flatnonzero(late))
+        good = take_good(good, np.flatnonzero(~late))
+        known = clipped = 0
+        if self._has_model and len(good):
+            changed = self._changed(good)
+            known = len(good) - len(changed)
+            good = take_good(good, changed)
+        if len(good):
+            good, parts, clipped = self._store(good, vectors(good), rejects)
+        return Sent(good, parts, rejects, doubles, known, clipped, doubled=())
+
+    def _changed(self, good: pa.Table) -> NDArray[np.int64]:
+        """Places of the records whose content no shard has."""
+        names, asked = ("id", "title", "text", "metadata"), []
+        for shard, places, (ids, *parts) in self._columns(good, *names):
+            digests = [content_digest(*part) for part in zip(*parts, strict=True)]
+            asked.append((places, PatientLoading(self._links[shard], Confirm(ids, digests))))
+        changed = [
+            place
+            for places, loading in asked
+            for place, status in zip(places.tolist(), loading.statuses(), strict=True)
+            if status is not WriteStatus.UNCHANGED
+        ]
+        return np.array(sorted(changed), dtype=np.int64)
+
+    def _written(self, columns: list[list[Any]], codes: NDArray[np.int8]) -> Operation:
+        ids, titles, texts, metadata, _ = columns
+        position = LIVE_POSITION if self._has_model else GIVEN_VECTOR_POSITION
+        return Upsert(ids, titles, texts, metadata, [position] * len(ids), codes)
+
+
+def loader_of(work: Work) -> Loader:
+    """That of a build, or of an update."""
+    return Loader(work) if work.passed_by is None else Updater(work)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -300,6 +339,8 @@ class Sent:
     doubles: Doubles
     known: int
     clipped: int
+    doubled: tuple[WriteStatus, ...] = _DOUBLE
+    """What is said of records whose id another one has."""
 
     def summary(self, records: int, cut: int = 0) -> pa.Table:
         """Wait until all is durable; one row of ``SUMMARY_SCHEMA``. Raises what a shard raised.
@@ -311,10 +352,13 @@ class Sent:
             statuses = loading.statuses()
             counts.update(statuses)
             pairs = zip(places.tolist(), statuses, strict=True)
-            self.doubles.add(self.good, [place for place, status in pairs if status in _DOUBLE])
+            self.doubles.add(
+                self.good, [place for place, status in pairs if status in self.doubled]
+            )
         row = {
             "records": records,
             "created": counts[WriteStatus.CREATED],
+            "updated": 0 if self.doubled else counts[WriteStatus.UPDATED],
             "unchanged": counts[WriteStatus.UNCHANGED],
             "clipped": self.clipped,
             "merged": self.doubles.merged,

@@ -200,7 +200,7 @@ def test_long_texts_are_cut_and_counted_or_indexed_in_passages(tmp_path: Path) -
     asked = SearchOptions("number 17", top_k=10, group_by="chunk.document")
     hits = {hit.id.partition("#")[0]: hit for hit in search_local(tmp_path / "parts", asked).hits}
     assert hits.keys() == {"long", "short"}
-    about = hits["long"].metadata["chunk"]
+    about = (hits["long"].metadata or {})["chunk"]
     assert hits["long"].text == long[about["start"] : about["end"]]
     assert hits["short"].id == "short#1"
     with pytest.raises(InvalidRequest, match="reads 64 tokens"):

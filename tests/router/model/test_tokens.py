@@ -33,6 +33,7 @@ def test_a_word_of_many_characters_is_cut_before_it_is_tokenized(tokens: Tokens)
 
 
 def test_the_tokenizer_leaves_the_model_as_it_was(tokens: Tokens) -> None:
+    assert tokens._tokenizer is not None
     before = tokens._tokenizer(["a " * 100], truncation=True, max_length=LIMIT)["input_ids"]
     tokens.count_cut(["a " * 100])
     again = tokens._tokenizer(["a " * 100], truncation=True, max_length=LIMIT)["input_ids"]
