@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from bitsift.results import Explanation, HammingStage, Hit, ScoreStage, ShardFailure
 from bitsift.router.answer_bytes import AnswerBytes
 from bitsift.router.grouping import Groups
-from bitsift.router.merge import Ranking
+from bitsift.router.merge import Ranking, as_cosine
 from bitsift.router.paging import digest
 from bitsift.router.shards.fanout import FanOut
 from bitsift.shard_worker.codes import Calibration
@@ -218,7 +218,7 @@ def make_hit(
     """The hit at ``place`` of the ranking."""
     return Hit(
         id=document.id,
-        score=float(ranking.scores[place]),
+        score=as_cosine(float(ranking.scores[place])),
         title=document.title if "title" in include else None,
         text=document.text if "text" in include else None,
         metadata=document.metadata if "metadata" in include else None,

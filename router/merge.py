@@ -18,6 +18,11 @@ ROWS_MAX = 1 << 40
 """More than one shard can have: (shard, row) as one number, which sorts in a fifth of the time."""
 
 
+def as_cosine(score: float) -> float:
+    """A score as an answer says it: decoded int8 vectors are longer than 1 by up to some 0.002."""
+    return min(1.0, max(-1.0, score))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Ranking:
     """Gathered candidates of all shards, best decoded score first. All arrays are (n,).
@@ -41,7 +46,8 @@ class Ranking:
         """Those that score ``min_score`` or more, as an answer says their scores."""
         if min_score is None or not len(self):
             return self
-        kept = int(np.count_nonzero(self.scores.astype(np.float64) >= min_score))
+        scores = self.scores.astype(np.float64)
+        kept = int(np.count_nonzero(np.clip(scores, -1.0, 1.0) >= min_score))
         return Ranking(*(getattr(self, field.name)[:kept] for field in fields(self)))
 
     def through_ties(self, count: int) -> int:

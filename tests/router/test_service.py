@@ -28,7 +28,7 @@ from bitsift.options import QUERY_CHARACTERS_MAX, Mode, SearchOptions
 from bitsift.results import Answer
 from bitsift.router.answer_bytes import AnswerBytes
 from bitsift.router.hits import FETCHING_SHARE, likely_hits
-from bitsift.router.merge import merge
+from bitsift.router.merge import as_cosine, merge
 from bitsift.router.service import SENDING_SHARDS_MAX, SearchService
 from bitsift.router.shards.local import LocalLink
 from bitsift.shard_worker.codes import Calibration, normalize
@@ -454,3 +454,8 @@ def test_scores_are_computed_outside_the_event_loop(
         loop = asyncio.run(scenario())
     assert where
     assert loop not in where
+
+
+@pytest.mark.parametrize(("score", "said"), [(1.0013, 1.0), (0.5, 0.5), (-1.001, -1.0)])
+def test_a_score_is_said_as_a_cosine(score: float, said: float) -> None:
+    assert as_cosine(score) == said
