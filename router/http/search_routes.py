@@ -80,12 +80,20 @@ async def _answered(
     service: SearchService, searches: Sequence[SearchOptions], turns: Turns, *, several: bool
 ) -> Response:
     held, liked = AnswerBytes(service.memory), Liked()
+
+    async def answer(search: SearchOptions) -> Answer:
+        try:
+            return await service.search(search, held, liked)
+        except InvalidRequest as error:
+            said = error.message.removeprefix("query: ")
+            raise InvalidRequest(f"queries.{searches.index(search)}: {said}") from error
+
     try:
         answers: list[Result] = []
         if len(searches) == 1:
             answers.append(await service.search(searches[0], held))
         else:
-            answers += await _all(searches, lambda one: service.search(one, held, liked), turns)
+            answers += await _all(searches, answer, turns)
         return await answer_response(answers, held, several=several)
     except BaseException:
         held.close()

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import orjson
+import pytest
 
+from bitsift.errors import InvalidRequest
 from bitsift.options import SearchOptions
 from bitsift.router.http.search_routes import QUESTIONS_PER_TURN, _answered
 from bitsift.router.shards.local import LocalLink
@@ -51,3 +53,23 @@ def test_texts_of_like_length_are_encoded_together_and_answered_in_their_order(
     assert len(encoder.batches) > len(TEXTS) // QUESTIONS_PER_TURN
     for shard in shards:
         shard.close()
+
+
+def test_a_text_without_a_vector_is_named_by_its_place(tmp_path: Path) -> None:
+    class ForgetfulEncoder(HashEncoder):
+        def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
+            found = super().encode_queries(texts)
+            found[["xyzzy" in text for text in texts]] = np.nan
+            return found
+
+    units = HashEncoder(DIMENSION).encode_documents(TEXTS)
+    shards, calibration = make_shards(tmp_path, units, DIMENSION, 1, TEXTS)
+    service = make_service([LocalLink(shards[0])], calibration)
+    service.encoder = ForgetfulEncoder(DIMENSION)
+    searches = [SearchOptions(text, top_k=1) for text in ("a", "b", "xyzzy")]
+    turns = Turns(QUESTIONS_PER_TURN)
+    with pytest.raises(InvalidRequest, match=r"^queries\.2: the model has no vector"):
+        asyncio.run(_answered(service, searches, turns, several=True))
+    with pytest.raises(InvalidRequest, match="^query: the model has no vector"):
+        asyncio.run(_answered(service, searches[2:], turns, several=False))
+    shards[0].close()
