@@ -233,6 +233,14 @@ class SearchOptions:
             "be a text: the model reads the texts for it.",
         ),
     ] = False
+    text_characters: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="Return the first so many characters of each title and text, as for a "
+            "list of hits. Default: all of them.",
+        ),
+    ] = None
     facets: Facets = ()
     facet_limit: FacetLimit = 10
     candidates: Annotated[

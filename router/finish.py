@@ -1,6 +1,7 @@
-"""What is done with the hits of an answer once they are known: highlights, and their order.
+"""What is done with the hits of an answer once they are known: highlights, their order, and how
+much of their texts is returned.
 
-Both read what may not be included: it is fetched with the hits, and left out at the end.
+The first two read what may not be included: it is fetched with the hits, and left out at the end.
 """
 
 from __future__ import annotations
@@ -43,7 +44,14 @@ async def finished(
         found = [replace(hit, text=None) for hit in found]
     if asked.sort and "metadata" not in asked.include:
         found = [replace(hit, metadata=None) for hit in found]
+    if asked.text_characters is not None:
+        found = [_shortened(hit, asked.text_characters) for hit in found]
     return tuple(found)
+
+
+def _shortened(hit: Hit, characters: int) -> Hit:
+    title, text = hit.title, hit.text
+    return replace(hit, title=title and title[:characters], text=text and text[:characters])
 
 
 def _metadata(hit: Hit) -> dict[str, object]:

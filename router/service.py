@@ -56,10 +56,11 @@ from bitsift.write_results import StoredDocument, StoredDocuments
 from bitsift.write_token import WriteToken
 
 _GONE = (Unavailable.__name__, ShardUnavailable.__name__)
+_ACT_HERE = {"read_your_writes", "facets", "facet_limit", "cursor", "sort", "highlight"}
 _OF_THE_ROUTER: dict[str, Any] = {
     option.name: option.default
     for option in fields(SearchOptions)
-    if option.name in ("read_your_writes", "facets", "facet_limit", "cursor", "sort", "highlight")
+    if option.name in _ACT_HERE | {"text_characters"}
 }
 """Options that act in the router, with their defaults: shards are not sent them."""
 SENDING_SHARDS_MAX = 32

@@ -58,6 +58,7 @@ DEFAULTS_AND_SAMPLES: dict[str, tuple[Any, Any]] = {
     "exclude": ((), ["7", "nobody"]),
     "sort": ((), ["year:desc", "by.name"]),
     "highlight": (False, True),
+    "text_characters": (None, 100),
     "facets": ((), ["by.name", "year"]),
     "facet_limit": (10, 3),
     "candidates": (None, 50),

@@ -58,6 +58,18 @@ def nearest(text: str, most: int) -> dict[str, Any] | None:
     return {"text": text[start:end], "start": start, "end": end}
 
 
+def test_so_many_characters_of_each_text_are_returned_and_highlights_are_of_the_whole(
+    served: Served,
+) -> None:
+    whole = {hit["id"]: hit for hit in served.search(highlight=True)["hits"]}
+    for hit in served.search(highlight=True, text_characters=7)["hits"]:
+        assert hit["text"] == TEXTS[hit["id"]][:7]  # code points: the emoji is one
+        assert hit["highlight"] == whole[hit["id"]]["highlight"]
+    assert all(
+        hit["text"] is None for hit in served.search(text_characters=7, include=["title"])["hits"]
+    )
+
+
 def test_the_nearest_sentence_of_each_text_is_said(served: Served) -> None:
     hits = served.search(highlight=True)["hits"]
     assert {hit["id"] for hit in hits} == TEXTS.keys()
