@@ -2,8 +2,10 @@
 
 Decisions (`refused` = the row is rejected with a reason, and the next one is read)
 * id, title, metadata, surrogates: as `router.document_rules` says, for live writes alike.
-* text: a string that is not blank. A number or a list is refused, not converted. Where vectors
-  come with the source, text may be missing, null or blank.
+* text: a string that is not blank. A number or a list is refused, not converted. Where there is
+  a title, or vectors come with the source, text may be missing, null or blank.
+* JSON lines: a field may be missing in any record, and in the first ones. So where no id or title
+  was found in them, each later record is looked through for one.
 * no id, or null: the document gets the blake2b-128 of its title, text and metadata (and of its
   vector where it has no text) as 32 hex digits. A blank id is refused.
 * metadata: all other fields. A field `metadata` that holds an object is merged into them, unless
@@ -13,12 +15,13 @@ Decisions (`refused` = the row is rejected with a reason, and the next one is re
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from bitsift.cluster.sources.plan import SourceFile
+from bitsift.cluster.sources.plan import NAMES, SourceFile
 from bitsift.cluster.sources.records import Record
 from bitsift.cluster.sources.stored_vectors import FLOATS, Stored
 from bitsift.cluster.sources.vectors import Vectors, stack_vectors, vector_column
@@ -47,6 +50,8 @@ SCHEMA = pa.schema(
 
 
 _CONTENT_ID_BYTES = 16
+_NAMING = (str, int, float)
+"""Types of an id or a title; a field of another one is metadata, whatever its name."""
 
 
 class RowReader:
@@ -58,7 +63,14 @@ class RowReader:
         self.title_field = fields.title
         self.text_field = fields.text
         where = f" in field {self.text_field!r}"
+        self._title_suffices = not file.format.is_whole_document  # whose title may be its name
         self._missing_text = None if file.carries_vectors else where
+        named = {name for _, name in fields.named()}
+        late = file.format.is_json  # no field need be in the first records
+        self._late_ids, self._late_titles = (
+            tuple(name for name in NAMES[role] if late and name not in named)
+            for role in ("id", "title")
+        )
         # parquet vectors never become Python objects: they come to the batch as one matrix
         self.vector_field = None if file.format.is_table else fields.vector
 
@@ -67,18 +79,30 @@ class RowReader:
 
         The id is None where the row has none. Raises RefusedDocument.
         """
-        key = row.pop(self.id_field, None) if self.id_field is not None else None
+        key = self._taken(row, self.id_field, self._late_ids)
         if key is not None and (type(key) is not str or key.isspace() or not key or is_suspect):
             key = checked_id(key)
         if is_suspect:
             row = without_surrogates(row)
         text = row.pop(self.text_field, None) if self.text_field is not None else None
+        title = self._title(row)
         if type(text) is not str or not text or text.isspace():
-            text = checked_text(text, self._missing_text)
-        title = row.pop(self.title_field, None) if self.title_field is not None else None
-        if type(title) is not str:
-            title = checked_title(title)
+            text = checked_text(text, title if self._title_suffices else "", self._missing_text)
         return key, title, text, _metadata(row) if row else ""
+
+    def _title(self, row: dict[str, Any]) -> str:
+        title = self._taken(row, self.title_field, self._late_titles)
+        return title if type(title) is str else checked_title(title)
+
+    @staticmethod
+    def _taken(row: dict[str, Any], field: str | None, late: Sequence[str]) -> Any:
+        """A part of the document, taken out of `row`; None where it has none."""
+        if field is not None:
+            return row.pop(field, None)
+        for name in late:
+            if type(row.get(name)) in _NAMING:
+                return row.pop(name)
+        return None
 
 
 def _metadata(row: dict[str, Any]) -> str:

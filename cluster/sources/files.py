@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 
+from bitsift.cluster.sources.dialect import Layout
 from bitsift.cluster.sources.json_files import with_layout
 from bitsift.cluster.sources.kinds import SUPPORTED, kind_of
 from bitsift.cluster.sources.listing import Found, list_folder, list_url
@@ -37,7 +38,7 @@ from bitsift.cluster.sources.plan import (
     SourceFile,
     SourcePlan,
 )
-from bitsift.cluster.sources.probe import probe
+from bitsift.cluster.sources.probe import probe_all
 from bitsift.cluster.sources.selection import select
 from bitsift.cluster.sources.sqlite import PREFIX as SQLITE
 from bitsift.cluster.sources.sqlite import Database
@@ -51,6 +52,7 @@ from bitsift.errors import InvalidRequest
 __all__ = ["SUPPORTED", "Fields", "SourceFile", "SourcePlan", "plan_sources"]
 
 DETECT_ALL = Fields()
+DETECT_LAYOUT = Layout()
 _REASONS_SHOWN = 3
 
 
@@ -60,12 +62,14 @@ def plan_sources(
     vectors: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
     stored: Stored = FLOATS,
     stdin: str | None = None,
+    layout: Layout = DETECT_LAYOUT,
 ) -> SourcePlan:
     """Finds every file that `paths` stand for, looks into each, and fixes their order.
 
     `vectors` names an npy file, or one per source file, whose row i is the vector of record i.
     A single one goes with a single file; several go with the files of the same stem. `stored` says
     how vectors are stored, `stdin` the format of standard input, as an ending without its dot.
+    `layout` is what the caller says of text tables.
 
     Raises InvalidRequest where a path is missing, empty or of no supported kind, where a named
     field does not exist, where there is no text, or where vectors and records do not match.
@@ -90,7 +94,8 @@ def plan_sources(
         )
     files = _named_apart([_source_file(found[path]) for path in sorted(found)])
     files = _pair(with_partitions(files), matrices)
-    files = [probe(with_layout(replace(file, stored=stored)), fields) for file in files]
+    files = [with_layout(replace(file, stored=stored)) for file in files]
+    files = probe_all(files, fields, layout)
     width = _common_width(files)
     _check_ranges(stored, width)
     planned = (replace(file, index=index, width=width) for index, file in enumerate(files))
@@ -101,7 +106,7 @@ def plan_sources(
 
 def _notes(files: list[SourceFile]) -> tuple[str, ...]:
     """What is assumed, and what of a file is not read, in lines for people."""
-    notes = []
+    notes = [file.note for file in files if file.note]
     if any(_is_assumed(file) for file in files):
         notes.append(ASSUMED)
     for file in files:

@@ -13,8 +13,7 @@ from bitsift.cluster.sources.columns import rows_of_batch
 from bitsift.cluster.sources.json_files import with_layout
 from bitsift.cluster.sources.kinds import FORMATS, kind_of
 from bitsift.cluster.sources.parquet import open_parquet
-from bitsift.cluster.sources.plan import Compression, Fields, Format, SourceFile
-from bitsift.cluster.sources.probe import NAMES
+from bitsift.cluster.sources.plan import NAMES, Compression, Fields, Format, SourceFile
 from bitsift.cluster.sources.records import read_records
 from bitsift.cluster.sources.streams import (
     BLOCK_BYTES,

@@ -13,27 +13,27 @@ from itertools import islice
 
 import orjson
 
+from bitsift.cluster.sources.encoding import utf8_blocks
 from bitsift.cluster.sources.kinds import kind_of
 from bitsift.cluster.sources.listing import Found
-from bitsift.cluster.sources.plan import Fields, Format, SourceFile
-from bitsift.cluster.sources.probe import NAMES
+from bitsift.cluster.sources.plan import NAMES, Fields, Format, SourceFile
 from bitsift.cluster.sources.records import read_records
 from bitsift.cluster.sources.streams import DamagedStream, read_blocks
 from bitsift.errors import InvalidRequest
 
 _RECORDS_LOOKED_AT = 100
-_MARK = b"\xef\xbb\xbf"
 
 
 def with_layout(file: SourceFile) -> SourceFile:
     """The same file; JSON becomes JSON lines where it is that, and JSON lines an array."""
-    if file.format not in (Format.JSON, Format.JSON_LINES):
+    if not file.format.is_json:
         return file
     try:
-        head = next(read_blocks(file.path, file.compression), b"")
+        blocks = read_blocks(file.path, file.compression)
+        head = next(utf8_blocks(blocks, file.encoding), b"")
     except DamagedStream:
         return file
-    first, newline, _ = head.removeprefix(_MARK).lstrip().partition(b"\n")
+    first, newline, _ = head.lstrip().partition(b"\n")
     if file.format is Format.JSON:
         is_lines = newline and isinstance(_value(first), dict)
         return replace(file, format=Format.JSON_LINES) if is_lines else file

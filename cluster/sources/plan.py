@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
+from bitsift.cluster.sources.dialect import Dialect
 from bitsift.cluster.sources.stored_vectors import FLOATS, Stored
 
 POSITION_BITS = 40  # 2**40 records in a file, 2**23 files in a plan: a position fits an int64
@@ -28,6 +29,12 @@ REPORTED_MAX = 10_000
 """Files that are passed over in the report of a build."""
 LISTED_MAX = 20
 """Files that are passed over and shown one by one; of the others, how many for which reason."""
+NAMES = {
+    "id": ("_id", "id", "doc_id", "docid"),
+    "text": ("text", "body", "content", "passage", "abstract"),
+    "title": ("title", "name", "heading"),
+}
+"""The usual names of fields by their part in a document, the first ones preferred."""
 
 
 class Format(StrEnum):
@@ -51,6 +58,11 @@ class Format(StrEnum):
         return self in (Format.TEXT, Format.MARKDOWN)
 
     @property
+    def is_json(self) -> bool:
+        """True where a record is an object of JSON: no two need have the same fields."""
+        return self in (Format.JSON, Format.JSON_LINES)
+
+    @property
     def is_table(self) -> bool:
         """True where values lie in columns of Arrow's types."""
         return self in (Format.PARQUET, Format.ARROW)
@@ -59,6 +71,11 @@ class Format(StrEnum):
     def is_matrix(self) -> bool:
         """True where a document is nothing but a row of vectors, and any rows can be read."""
         return self in (Format.VECTORS, Format.SYNTHETIC)
+
+
+def usual_dialect(kind: Format) -> Dialect:
+    """That of a CSV or TSV file into which nobody has looked: between tabs, a quote is a letter."""
+    return Dialect("\t", quote="") if kind is Format.TSV else Dialect()
 
 
 class Compression(StrEnum):
@@ -101,6 +118,8 @@ class SourceFile:
     whose row i belongs to record i. `memory_bytes` estimates the file's size as Arrow tables.
     `partitions` are the fields that the folders above it name, as in `lang=en/year=2020/`.
     `stored` says how its vectors are. `is_export`: written by `bitsift export`.
+    `encoding` "" is found by the first bytes; `dialect` is that of a text table. `note` is a line
+    for people: what was found out that they may want otherwise.
     """
 
     index: int
@@ -118,12 +137,21 @@ class SourceFile:
     partitions: tuple[tuple[str, str | int | None], ...] = ()
     stored: Stored = FLOATS
     is_export: bool = False
+    encoding: str = ""
+    dialect: Dialect | None = None
+    note: str = ""
 
     @property
     def carries_vectors(self) -> bool:
         """True where the vectors come with the file and no model is needed."""
         from_matrix = self.format.is_matrix or self.vectors is not None
         return from_matrix or self.fields.vector is not None
+
+    @property
+    def reading(self) -> tuple[object, ...]:
+        """How a text is read, where that is not the usual way of its format."""
+        parts = (self.encoding, "utf-8", ""), (self.dialect, usual_dialect(self.format), None)
+        return tuple(found for found, *none in parts if found not in none)
 
     @property
     def first_position(self) -> int:
@@ -192,11 +220,8 @@ class SourcePlan:
         digest = hashlib.blake2b(digest_size=16)
         for file in self.files:
             parts: tuple[object, ...] = (
-                file.path,
-                file.size_bytes,
-                file.fields,
-                file.vectors,
-                file.width,
+                *(file.path, file.size_bytes, file.fields, file.vectors, file.width),
+                *file.reading,
             )
             if file.partitions:
                 parts += (file.partitions,)

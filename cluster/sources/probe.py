@@ -7,40 +7,74 @@ is that file read to its end once, because its records must be counted.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from itertools import islice
 
 import pyarrow as pa
 
+from bitsift.cluster.sources.dialect import Layout
+from bitsift.cluster.sources.encoding import utf8_blocks
 from bitsift.cluster.sources.exports import EXPORT_FIELDS, EXPORT_KEY
 from bitsift.cluster.sources.matrix_files import open_matrix
-from bitsift.cluster.sources.plan import Compression, Fields, Format, SourceFile
+from bitsift.cluster.sources.plan import NAMES, Compression, Fields, Format, SourceFile
 from bitsift.cluster.sources.readers import read_documents
-from bitsift.cluster.sources.records import TEXT_FIELDS, Record, count_records, read_records
+from bitsift.cluster.sources.records import (
+    TEXT_FIELDS,
+    Record,
+    count_records,
+    listed,
+    read_records,
+    table_columns,
+)
+from bitsift.cluster.sources.sniffing import with_dialect
 from bitsift.cluster.sources.stored_vectors import EXPORTED
-from bitsift.cluster.sources.streams import DamagedStream, expansion
+from bitsift.cluster.sources.streams import DamagedStream, expansion, read_blocks
 from bitsift.cluster.sources.synthetic import SyntheticSpec
 from bitsift.cluster.sources.tables import count_rows, with_schema
 from bitsift.cluster.sources.vectors import is_vector_type
 from bitsift.cluster.sources.widths import look_at_vectors
 from bitsift.errors import InvalidRequest
+from bitsift.nearest import nearest
 
 PROBE_RECORDS = 1000  # so many records are looked at for one that can be read
 PROBE_ROWS = 100  # so many readable ones are enough
 
-NAMES = {
-    "id": ("_id", "id", "doc_id", "docid"),
-    "text": ("text", "body", "content", "passage", "abstract"),
-    "title": ("title", "name", "heading"),
-}
+_OPTIONAL = ("id", "title")
+"""Fields that not every file of a source has to have."""
 
 
-def probe(file: SourceFile, wanted: Fields) -> SourceFile:
+def probe_all(
+    files: Sequence[SourceFile],
+    wanted: Fields,
+    layout: Layout = Layout(),  # noqa: B008 (frozen)
+) -> list[SourceFile]:
+    """`probe` of each file. One of several may lack an id or a title, all of them may not."""
+    lacking: dict[str, list[InvalidRequest]] = {role: [] for role in _OPTIONAL}
+    probed = [probe(file, wanted, layout, lacking if len(files) > 1 else None) for file in files]
+    filled = sum(file.records != 0 for file in probed)
+    for reasons in lacking.values():
+        if reasons and len(reasons) == filled:
+            raise reasons[0]
+    return probed
+
+
+def probe(
+    file: SourceFile,
+    wanted: Fields,
+    layout: Layout = Layout(),  # noqa: B008 (frozen)
+    lacking: dict[str, list[InvalidRequest]] | None = None,
+) -> SourceFile:
     """The same file with its fields, row counts, width and size in RAM filled in.
 
     The width stays None where a file has no vectors, or none that is good among its first rows.
+    Where an id or a title is named and the file has none, the reason goes to `lacking`, by role.
     Raises InvalidRequest where the file cannot be what the caller says it is.
     """
+    names = {name for usual in NAMES.values() for name in usual}
+    names.update(name.lower() for _, name in wanted.named())
+    file = with_dialect(file, layout, names)
     if file.format.is_whole_document:
         packed = 1 if file.compression is Compression.NONE else 3
         return replace(
@@ -49,20 +83,30 @@ def probe(file: SourceFile, wanted: Fields) -> SourceFile:
     if file.format.is_matrix:
         return _probe_matrix(file, wanted)
     rows: list[Record] = []
+    broken = False
     if file.format.is_table:
         file, found = _probe_table(file, wanted)
     else:
-        rows = _first_rows(replace(file, fields=wanted))
-        found = _found_in_rows(rows)
-    is_empty = not rows and not file.format.is_table
+        rows, broken = _first_rows(replace(file, fields=wanted))
+        columns = table_columns(file) if file.dialect is not None else ()
+        found = {**dict.fromkeys(columns, False), **_found_in_rows(rows)}
+    is_empty = not rows and not broken and not file.format.is_table
     if file.records == 0 or (file.records is None and is_empty):
         return replace(
             file, fields=wanted, records=0
         )  # an empty file: nothing to detect, nothing to read
+    if not rows and not file.format.is_table:
+        return replace(file, fields=_unseen(wanted), memory_bytes=file.size_bytes)
     if file.is_export:
         wanted = replace(EXPORT_FIELDS, **{r: n for r, n in wanted.named() if r != "vector"})
     carries_vectors = file.vectors is not None or wanted.vector is not None
-    file = replace(file, fields=resolve(file.path, wanted, found, carries_vectors))
+    for role, name in wanted.named():
+        if name not in found and (why := _why_missing(file, role, name, found)) is not None:
+            if lacking is None or role not in lacking or file.format.is_table:
+                raise why
+            lacking[role].append(why)
+        found.setdefault(name, True)
+    file = replace(file, fields=resolve(file, wanted, found, carries_vectors))
     if file.vectors is not None:
         file = _probe_companion(file)
     elif file.fields.vector is not None:
@@ -70,18 +114,47 @@ def probe(file: SourceFile, wanted: Fields) -> SourceFile:
     return replace(file, memory_bytes=_memory_bytes(file, rows))
 
 
-def resolve(path: str, wanted: Fields, found: dict[str, bool], carries_vectors: bool) -> Fields:
+def _unseen(wanted: Fields) -> Fields:
+    """The fields of a file without a readable record, so that each of them is rejected."""
+    return replace(wanted, text=wanted.text or NAMES["text"][0])
+
+
+def _why_missing(
+    file: SourceFile, role: str, name: str, found: Collection[str]
+) -> InvalidRequest | None:
+    """Why a field that was named cannot be used; None where a record farther on may have it."""
+    if file.format.is_json and _occurs(file, name):
+        return None
+    meant = nearest(name, found)
+    said = f"did you mean {meant!r}? " if meant is not None else ""
+    return InvalidRequest(
+        f"{file.path} has no field {name!r} (--{role}-field); {said}fields found: "
+        f"{listed(found) or 'none'}"
+    )
+
+
+def _occurs(file: SourceFile, name: str) -> bool:
+    """Whether a name stands anywhere in a file of JSON, in quotes. Reads until it is found."""
+    wanted = {json.dumps(name).encode(), json.dumps(name, ensure_ascii=False).encode()}
+    before = b""
+    try:
+        for block in utf8_blocks(read_blocks(file.path, file.compression), file.encoding):
+            text = before + block
+            if any(quoted in text for quoted in wanted):
+                return True
+            before = text[-max(map(len, wanted)) :]
+    except DamagedStream:
+        pass
+    return False
+
+
+def resolve(
+    file: SourceFile, wanted: Fields, found: dict[str, bool], carries_vectors: bool
+) -> Fields:
     """Names every field of a file, given its fields and whether each holds strings.
 
-    Raises InvalidRequest, listing the fields found, where a named one is missing or there is no
-    text to be had.
+    Raises InvalidRequest, listing the fields found, where there is no text to be had.
     """
-    listed = ", ".join(found) or "none"
-    for role, name in wanted.named():
-        if name not in found:
-            raise InvalidRequest(
-                f"{path} has no field {name!r} (--{role}-field); fields found: {listed}"
-            )
     taken = {name for _, name in wanted.named()}
     parts = {"id": wanted.id, "text": wanted.text, "title": wanted.title}
     for role, part in parts.items():
@@ -89,10 +162,23 @@ def resolve(path: str, wanted: Fields, found: dict[str, bool], carries_vectors: 
             parts[role] = _detect(role, found, taken)
     if parts["text"] is None and not carries_vectors:
         raise InvalidRequest(
-            f"{path} has no field called {', '.join(NAMES['text'])}; fields found: {listed}; "
-            "name the one to search with --text-field, or the vectors with --vector-field"
+            f"{file.path} has no field called {', '.join(NAMES['text'])}; fields found: "
+            f"{listed(found) or 'none'}; name the one to search with --text-field, or the vectors "
+            f"with --vector-field{_of_columns(file)}"
         )
     return Fields(**parts, vector=wanted.vector)
+
+
+def _of_columns(file: SourceFile) -> str:
+    """What else may be said of a text table."""
+    if file.dialect is None:
+        return ""
+    if not file.dialect.has_header:
+        return (
+            "; the first row is taken for data: name the columns with --columns id,text,…, or say "
+            "--header"
+        )
+    return "; a table without header needs --no-header, another delimiter --delimiter"
 
 
 def _detect(role: str, found: dict[str, bool], taken: set[str]) -> str | None:
@@ -106,24 +192,20 @@ def _detect(role: str, found: dict[str, bool], taken: set[str]) -> str | None:
     return present[0] if present else None
 
 
-def _first_rows(file: SourceFile) -> list[Record]:
-    """The first records that are rows. Empty only where the file has no records at all."""
+def _first_rows(file: SourceFile) -> tuple[list[Record], bool]:
+    """The first records that are rows, and whether others are none."""
     rows: list[Record] = []
-    first_reason: str | None = None
-    records = read_records(file)
+    broken = False
     try:
-        for record in islice(records, PROBE_RECORDS):
+        for record in islice(read_records(file), PROBE_RECORDS):
             if record.row is not None:
                 rows.append(record)
-            elif first_reason is None:
-                first_reason = f"line {record.line}: {record.reason}"
+            broken = broken or record.row is None
             if len(rows) == PROBE_ROWS:
                 break
-    except DamagedStream as damage:
-        first_reason = first_reason or str(damage)
-    if not rows and first_reason is not None:
-        raise InvalidRequest(f"no record at the start of {file.path} can be read ({first_reason})")
-    return rows
+    except DamagedStream:
+        broken = True
+    return rows, broken
 
 
 def _found_in_rows(rows: list[Record]) -> dict[str, bool]:

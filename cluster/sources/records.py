@@ -8,8 +8,8 @@ Decisions
 * JSON lines: blank lines are not records. A line that orjson refuses gets a second look by the
   json module, for what other writers produce: NaN and lone surrogates.
   Typed values of MongoDB's extended JSON become what they stand for.
-* CSV and TSV: the first row names the fields; quotes as RFC 4180, also across lines; a row with
-  more or fewer cells than the header is broken. Every value is a string; empty cells are left
+* CSV and TSV (`cluster.delimited`): the first row names the fields, where the table has such a
+  row; a row with more or fewer cells is broken. Every value is a string; empty cells are left
   out, except those of the fields that are looked for.
 * Text and Markdown: the file is the record. Its title is that of its front matter, the first
   heading, else the file name.
@@ -17,19 +17,22 @@ Decisions
 
 from __future__ import annotations
 
-import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-import orjson
+import msgspec
 
+from bitsift.cluster.sources.delimited import NULL, Row, read_rows
+from bitsift.cluster.sources.dialect import Dialect
+from bitsift.cluster.sources.encoding import UTF8, invalid, utf8_blocks
 from bitsift.cluster.sources.extended_json import SIGN, without_types
 from bitsift.cluster.sources.front_matter import split_front_matter
 from bitsift.cluster.sources.json_values import cut_values
-from bitsift.cluster.sources.plan import Fields, Format, SourceFile
+from bitsift.cluster.sources.plan import Fields, Format, SourceFile, usual_dialect
 from bitsift.cluster.sources.sqlite import rows_of_database
 from bitsift.cluster.sources.streams import (
     LINE_BYTES_MAX,
@@ -41,7 +44,10 @@ from bitsift.cluster.sources.streams import (
 from bitsift.errors import InvalidRequest
 from bitsift.router.write.document_rules import RefusedDocument, parse_json
 
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_decoded = msgspec.json.Decoder().decode
+_NAMES_SHOWN = 20
+_NAME_CHARACTERS = 60
+"""Of a field, in a message: where there is no header, names are texts."""
 _HEADING = re.compile(r" {0,3}#{1,6}[ \t]+(.*?)(?:[ \t]+#+)?[ \t]*$")
 _UNDERLINE = re.compile(r" {0,3}(?:=+|-{2,})[ \t]*$")
 _FENCE = re.compile(r" {0,3}(```|~~~)")
@@ -73,14 +79,27 @@ def read_records(file: SourceFile) -> Iterator[Record]:
     if file.format is Format.SQLITE:
         yield from _database_records(file)
         return
-    blocks = _without_mark(read_blocks(file.path, file.compression))
+    blocks = utf8_blocks(read_blocks(file.path, file.compression), file.encoding)
     if file.format is Format.JSON_LINES:
-        yield from _json_records(blocks)
+        yield from _json_records(blocks, file.encoding)
     elif file.format is Format.JSON:
-        yield from _cut_records(blocks)
+        yield from _cut_records(blocks, file.encoding)
     else:
-        delimiter = "," if file.format is Format.CSV else "\t"
-        yield from _csv_records(blocks, delimiter, file)
+        yield from _table_records(blocks, file)
+
+
+def table_columns(file: SourceFile) -> list[str]:
+    """The names of a text table's columns. Raises InvalidRequest where its header is unusable."""
+    dialect = file.dialect or usual_dialect(file.format)
+    if not dialect.has_header:
+        return list(dialect.columns)
+    blocks = utf8_blocks(read_blocks(file.path, file.compression), file.encoding)
+    try:
+        for row in read_rows(blocks, dialect, file.encoding or UTF8):
+            return _header(row, list(dialect.columns), file.path)
+    except DamagedStream:
+        pass  # reading it says so
+    return list(dialect.columns)
 
 
 def count_records(file: SourceFile) -> int:
@@ -91,7 +110,8 @@ def count_records(file: SourceFile) -> int:
     count = 0
     try:
         if file.format is Format.JSON_LINES:
-            for line in read_lines(read_blocks(file.path, file.compression), LINE_BYTES_MAX):
+            blocks = utf8_blocks(read_blocks(file.path, file.compression), file.encoding)
+            for line in read_lines(blocks, LINE_BYTES_MAX):
                 count += line is None or bool(line.strip())
         else:
             for _ in read_records(file):
@@ -101,15 +121,7 @@ def count_records(file: SourceFile) -> int:
     return count
 
 
-def _without_mark(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """Drops the byte order mark that some editors put before the first line."""
-    for block in blocks:
-        yield block.removeprefix(_BYTE_ORDER_MARK)
-        break
-    yield from blocks
-
-
-def _json_records(blocks: Iterator[bytes]) -> Iterator[Record]:
+def _json_records(blocks: Iterator[bytes], encoding: str = "") -> Iterator[Record]:
     number = 0
     try:
         for line in read_lines(blocks, LINE_BYTES_MAX):
@@ -118,10 +130,10 @@ def _json_records(blocks: Iterator[bytes]) -> Iterator[Record]:
                 yield Record(number, None, TOO_LONG)
                 continue
             try:
-                value = orjson.loads(line)
-            except orjson.JSONDecodeError:
+                value = _decoded(line)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 if line.strip():
-                    yield _second_look(number, line)
+                    yield _second_look(number, line, encoding)
                 continue
             if SIGN in line:
                 value = without_types(value)
@@ -136,9 +148,9 @@ def _database_records(file: SourceFile) -> Iterator[Record]:
         yield Record(number, row, reason, size_bytes)
 
 
-def _cut_records(blocks: Iterator[bytes]) -> Iterator[Record]:
+def _cut_records(blocks: Iterator[bytes], encoding: str) -> Iterator[Record]:
     for line, data, reason in cut_values(blocks):
-        yield Record(line, None, reason) if data is None else _second_look(line, data)
+        yield Record(line, None, reason) if data is None else _second_look(line, data, encoding)
 
 
 def _json_record(number: int, value: object, size_bytes: int, *, is_suspect: bool) -> Record:
@@ -147,102 +159,76 @@ def _json_record(number: int, value: object, size_bytes: int, *, is_suspect: boo
     return Record(number, None, f"a JSON {type(value).__name__}, not a JSON object")
 
 
-def _second_look(number: int, line: bytes) -> Record:
+def _second_look(number: int, line: bytes, encoding: str = "") -> Record:
     """Says what is wrong with a line, or accepts what only orjson refuses."""
     try:
         value, is_suspect = parse_json(line)
     except RefusedDocument as reason:
-        return Record(number, None, str(reason))
+        said = str(reason)
+        if said.startswith("invalid UTF-8"):
+            said = invalid(line, encoding, "the line")
+        return Record(number, None, said)
     if SIGN in line:
         value = without_types(value)
     return _json_record(number, value, len(line), is_suspect=is_suspect)
 
 
-class _BrokenRow(Exception):
-    """A CSV row that cannot be read; the message says why."""
-
-
-class _LineFeed:
-    """Hands lines to csv.reader and remembers what the row in progress is made of."""
-
-    def __init__(self, lines: Iterator[bytes | None]) -> None:
-        self._lines = lines
-        self.number = 0
-        self.is_exhausted = False
-        self.start_row()
-
-    def start_row(self) -> None:
-        self.row_line = self.number + 1
-        self.row_bytes = 0
-        self.row_is_utf8 = True
-
-    def __iter__(self) -> _LineFeed:
-        return self
-
-    def __next__(self) -> str:
-        try:
-            line = next(self._lines)
-        except StopIteration:
-            self.is_exhausted = True
-            raise
-        self.number += 1
-        self.row_bytes += 0 if line is None else len(line)
-        if line is None or self.row_bytes > LINE_BYTES_MAX:
-            raise _BrokenRow(TOO_LONG)
-        try:
-            return line.decode() + "\n"
-        except UnicodeDecodeError:
-            self.row_is_utf8 = False
-            return line.decode("utf-8", "replace") + "\n"
-
-
-def _csv_records(blocks: Iterator[bytes], delimiter: str, file: SourceFile) -> Iterator[Record]:
-    csv.field_size_limit(LINE_BYTES_MAX)  # process-wide; the default refuses cells over 128 KiB
-    feed = _LineFeed(read_lines(blocks, LINE_BYTES_MAX))
-    reader = csv.reader(feed, delimiter=delimiter, strict=False)
+def _table_records(blocks: Iterator[bytes], file: SourceFile) -> Iterator[Record]:
+    dialect = file.dialect or usual_dialect(file.format)
     wanted = {name for _, name in file.fields.named()}
-    names: list[str] | None = None
-    while True:
-        feed.start_row()
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except DamagedStream as damage:
-            damage.line = feed.row_line
-            raise
-        except (csv.Error, _BrokenRow) as error:
-            if names is None:
-                raise InvalidRequest(f"{file.path} has no readable header: {error}") from error
-            yield Record(feed.row_line, None, f"broken row: {error}")
-            continue
-        if not cells:
-            continue  # a blank line
-        if names is None:
-            names = _header(cells, file.path)
+    names = list(dialect.columns)
+    has_header = dialect.has_header
+    for row in read_rows(blocks, dialect, file.encoding or UTF8):
+        if has_header:
+            names = _header(row, names, file.path)
+            has_header = False
+        elif row.cells is None:
+            yield Record(row.line, None, row.reason)
+        elif len(row.cells) != len(names):
+            yield Record(row.line, None, _wrong_width(row, len(names), dialect))
         else:
-            yield _csv_record(feed, names, cells, wanted)
+            cells: Iterable[str | None] = row.cells
+            if dialect.escape:
+                cells = [None if cell == NULL else cell for cell in row.cells]
+            pairs = zip(names, cells, strict=True)
+            values = {name: cell for name, cell in pairs if cell or name in wanted}
+            yield Record(row.line, values, None, row.size_bytes)
 
 
-def _csv_record(feed: _LineFeed, names: list[str], cells: list[str], wanted: set[str]) -> Record:
-    if not feed.row_is_utf8:
-        return Record(feed.row_line, None, "invalid UTF-8")
-    if feed.is_exhausted:  # csv.reader asks for a line after the last one only inside quotes
-        return Record(feed.row_line, None, "broken row: a quote is never closed")
-    if len(cells) != len(names):
-        reason = f"broken row: it has {len(cells)} cells, the header has {len(names)}"
-        return Record(feed.row_line, None, reason)
-    pairs = zip(names, cells, strict=True)
-    row = {name: cell for name, cell in pairs if cell or name in wanted}
-    return Record(feed.row_line, row, None, feed.row_bytes)
+def _wrong_width(row: Row, width: int, dialect: Dialect) -> str:
+    found = f"broken row: it has {len(row.cells or ())} cells, "
+    of = "the header has" if dialect.has_header else "the table has"
+    return f"{found}{of} {width}{row.span}"
 
 
-def _header(cells: list[str], path: str) -> list[str]:
-    """The field names; a column without one (pandas writes its index so) is called column_N."""
-    names = [cell.strip() or f"column_{number}" for number, cell in enumerate(cells, start=1)]
+def _header(row: Row, names: list[str], path: str) -> list[str]:
+    """The field names; a column without one (pandas writes its index so) is called column_N.
+
+    Where there are `names`, they take the place of the header's.
+    """
+    if row.cells is None:
+        raise InvalidRequest(f"{path} has no readable header: {row.reason}")
+    if names and len(names) != len(row.cells):
+        raise InvalidRequest(
+            f"{path}: --columns names {len(names)} columns, its header has {len(row.cells)}: "
+            f"{listed(row.cells)}"
+        )
+    if names:
+        return names
+    names = [cell.strip() or f"column_{number}" for number, cell in enumerate(row.cells, start=1)]
     if len(set(names)) != len(names):
-        raise InvalidRequest(f"{path} names a column twice in its header: {', '.join(names)}")
+        raise InvalidRequest(f"{path} names a column twice in its header: {listed(names)}")
     return names
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names of fields for people: none of them long, what is no letter escaped."""
+    shown = []
+    for name in islice(names, _NAMES_SHOWN + 1):
+        text = name if name.isprintable() else repr(name)[1:-1]
+        cut = f"{text[:_NAME_CHARACTERS]}…" if len(text) > _NAME_CHARACTERS else text
+        shown.append(cut)
+    return ", ".join([*shown[:_NAMES_SHOWN], "…"] if len(shown) > _NAMES_SHOWN else shown)
 
 
 TEXT_FIELDS = Fields(id="id", text="text", title="title")
@@ -252,16 +238,17 @@ def _text_record(file: SourceFile) -> Record:
     parts: list[bytes] = []
     size_bytes = 0
     try:
-        for block in read_blocks(file.path, file.compression):
+        for block in utf8_blocks(read_blocks(file.path, file.compression), file.encoding):
             size_bytes += len(block)
             if size_bytes > LINE_BYTES_MAX:
                 return Record(1, None, TOO_LONG)
             parts.append(block)
-        text = b"".join(parts).decode("utf-8-sig")
+        data = b"".join(parts)
+        text = data.decode()
     except DamagedStream as damage:
         return Record(1, None, str(damage))
-    except UnicodeDecodeError as error:
-        return Record(1, None, f"invalid UTF-8 at byte {error.start + 1} of the file")
+    except UnicodeDecodeError:
+        return Record(1, None, invalid(data, file.encoding, "the file"))
     title = _markdown_heading(text) if file.format is Format.MARKDOWN else None
     name = PurePosixPath(file.name.removesuffix(file.compression.value))
     fields, text = split_front_matter(text)

@@ -2,8 +2,9 @@
 
 * id: a string that is not blank, kept exactly; numbers become strings (bitsift/document_ids.py).
 * title: a string; null is ""; numbers become strings; anything else is refused.
-* text: a string. Whether it may be blank depends on where the vector comes from.
-* metadata: one JSON object, "" where it is empty.
+* text: a string. It may be blank where there is a title, or a vector that does not come of it.
+* metadata: one JSON object, "" where it is empty. Numbers come back as they were, or are refused:
+  whole ones over 64 bits, and infinite ones. NaN says that there is no number: null.
 * lone surrogates: refused in an id; U+FFFD in title, text and metadata. NUL is a character.
 """
 
@@ -12,10 +13,13 @@ from __future__ import annotations
 import base64
 import datetime
 import json
+import math
 import re
+from collections.abc import Iterator
 from numbers import Real
 from typing import Any, cast
 
+import msgspec
 import numpy as np
 import orjson
 from numpy.typing import NDArray
@@ -24,6 +28,10 @@ from bitsift.document_ids import id_of_number, is_number
 from bitsift.router.write.vector_text import numbers_of_list, numbers_of_text
 
 _NO_VECTOR = ("", "null", "none", "nan", "\\n")
+_WHOLE_MIN, _WHOLE_MAX = -(2**63), 2**64 - 1
+_SHOWN_BITS = 256
+_decoded = msgspec.json.Decoder().decode
+"""As fast as orjson, which makes floats of whole numbers over 64 bits."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -32,10 +40,14 @@ class RefusedDocument(Exception):
 
 
 def parse_json(data: bytes) -> tuple[Any, bool]:
-    """The JSON value of ``data``, and whether it may hold what only orjson refuses.
+    """The JSON value of ``data``, and whether it may hold what the standard does not have.
 
     That is what other writers produce: NaN, and lone surrogates. Raises RefusedDocument.
     """
+    try:
+        return _decoded(data), False
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass  # orjson says where it is broken, and reads what is nested more deeply
     try:
         return orjson.loads(data), False
     except orjson.JSONDecodeError as error:
@@ -79,16 +91,21 @@ def checked_title(title: object) -> str:
     return str(title)
 
 
-def checked_text(text: object, missing: str | None) -> str:
+def checked_text(text: object, title: str, missing: str | None) -> str:
     """``text`` as a string; raises RefusedDocument.
 
-    ``missing`` says why a document without text is refused; None where it may have none.
+    ``missing`` says why a document with neither text nor ``title`` is refused; None where it may
+    have none.
     """
     if text is not None and not isinstance(text, str):
         raise RefusedDocument(f"text is a {type(text).__name__}, not a string")
-    if missing is not None and (not text or text.isspace()):
+    if missing is not None and _is_blank(text) and _is_blank(title):
         raise RefusedDocument(f"{'no' if text is None else 'blank'} text{missing}")
     return text or ""
+
+
+def _is_blank(text: str | None) -> bool:
+    return not text or text.isspace()
 
 
 def _is_unicode(text: str) -> bool:
@@ -120,14 +137,37 @@ def metadata_text(fields: dict[str, Any]) -> str:
     if not fields:
         return ""
     try:
-        return orjson.dumps(fields, default=_as_json, option=orjson.OPT_NON_STR_KEYS).decode()
+        text = orjson.dumps(fields, default=_as_json, option=orjson.OPT_NON_STR_KEYS).decode()
     except TypeError as error:
-        try:  # orjson refuses integers over 64 bits
-            text = json.dumps(fields, default=_as_json, ensure_ascii=False, allow_nan=False)
-            orjson.dumps(orjson.loads(text))
-        except (TypeError, ValueError, RecursionError):
-            raise RefusedDocument(f"metadata cannot be written as JSON: {error}") from error
-        return text
+        refused = _number_refused(fields) or f"metadata cannot be written as JSON: {error}"
+        raise RefusedDocument(refused) from error
+    if "null" in text and (why := _number_refused(fields)):  # what orjson writes for infinity
+        raise RefusedDocument(why)
+    return text
+
+
+def _number_refused(fields: dict[str, Any]) -> str | None:
+    """Why a number of the metadata is refused, and in which field it stands; None if none is."""
+    for name, value in _numbers(fields):
+        if isinstance(value, int) and not _WHOLE_MIN <= value <= _WHOLE_MAX:
+            digits = str(value) if value.bit_length() < _SHOWN_BITS else "a number"
+            return f"metadata field {name!r}: {digits} takes over 64 bits; write it as a string"
+        if isinstance(value, float) and math.isinf(value):
+            return f"metadata field {name!r} is infinite, which JSON cannot say"
+    return None
+
+
+def _numbers(fields: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """(path of its field, number) of all numbers, wherever they are nested."""
+    waiting: list[tuple[str, Any]] = [(str(name), value) for name, value in fields.items()]
+    while waiting:
+        name, value = waiting.pop()
+        if isinstance(value, int | float):
+            yield name, value
+        elif isinstance(value, dict):
+            waiting += ((f"{name}.{inner}", item) for inner, item in value.items())
+        elif isinstance(value, list | tuple):
+            waiting += ((name, item) for item in value)
 
 
 def _as_json(value: Any) -> Any:
@@ -168,4 +208,4 @@ def numbers_of(value: object) -> NDArray[Any] | str:
 
 def model_text(title: str, text: str) -> str:
     """What a model is given of a document: title and text, joined by a space."""
-    return f"{title} {text}" if title else text
+    return f"{title} {text}" if title and text else title or text

@@ -52,6 +52,8 @@ from bitsift.shard_worker.operations import Condition
 _FIELDS = frozenset(DocumentBody.model_fields)
 _DELETIONS = ("ids", "filter", "if_version")
 """What says which documents are deleted; by a filter they are found before the writer is asked."""
+_NOTHING = ", no title and no vector"
+"""What else a document without text lacks."""
 _NAME_CHARACTERS = 40
 """Of an unknown name that an error shows, and compares."""
 _DOCUMENTS = re.compile(rb'\s*\{\s*"documents"\s*:\s*\[')
@@ -188,8 +190,7 @@ class DocumentReader:
             value = without_surrogates(value)
         vector = self._vector(value.get("vector"))
         title = checked_title(value.get("title"))
-        needs_text = vector is None and not title.strip()
-        text = checked_text(value.get("text"), " and no vector" if needs_text else None)
+        text = checked_text(value.get("text"), title, None if vector is not None else _NOTHING)
         metadata = value.get("metadata")
         if metadata is not None and not isinstance(metadata, dict):
             raise RefusedDocument(f"metadata is a {type(metadata).__name__}, not an object")

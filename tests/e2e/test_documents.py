@@ -113,7 +113,7 @@ def test_the_command_line_adds_shows_and_deletes(url: str, tmp_path: Path) -> No
     done = bitsift("add", source, "--url", url, check=False)
     assert done.returncode == 1
     assert "1 created, 1 rejected" in done.stdout
-    assert "new.jsonl:2: rejected: no text and no vector" in done.stderr
+    assert "new.jsonl:2: rejected: no text, no title and no vector" in done.stderr
     assert json.loads(bitsift("get", "cli", "--url", url, "--json").stdout)["id"] == "cli"
     assert "1 deleted" in bitsift("delete", "cli", "--url", url).stdout
     gone = bitsift("get", "cli", "--url", url, check=False)

@@ -74,7 +74,7 @@ def test_positions_count_records_and_lines_count_lines(tmp_path: Path) -> None:
         (b'{"text": "a", "id": "  "}', "empty id"),
         (b'{"text": "a", "id": true}', "id is a bool"),
         (b'{"text": "a", "id": {"x": 1}}', "id is a dict"),
-        (b'{"text": "a", "id": 123456789012345678901}', "id .* is not exact"),
+        (b'{"text": "a", "id": 1e300}', "id .* is not exact"),
         (b'{"text": "a", "id": NaN}', "id nan is not exact"),
         (b'{"text": "a", "id": "\\ud800"}', "id holds a lone surrogate"),
     ],
@@ -106,8 +106,55 @@ def test_lone_surrogates_are_replaced_everywhere_but_in_the_id(tmp_path: Path) -
 
 
 def test_nan_in_metadata_becomes_null_and_the_document_stays(tmp_path: Path) -> None:
-    (row,) = read(put(tmp_path, b'{"text": "a", "score": NaN, "rank": -Infinity}'))
-    assert orjson.loads(row["metadata"]) == {"score": None, "rank": None}
+    (row,) = read(put(tmp_path, b'{"text": "a", "score": NaN, "ranks": [NaN, 1]}'))
+    assert orjson.loads(row["metadata"]) == {"score": None, "ranks": [None, 1]}
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (b"18446744073709551616", "'a.b': 18446744073709551616 takes over 64 bits"),
+        (b"-9223372036854775809", "'a.b': -9223372036854775809 takes over 64 bits"),
+        (b"[1, [9999999999999999999999]]", "'a.b': 9999999999999999999999 takes over 64 bits"),
+        (b"Infinity", "'a.b' is infinite"),
+    ],
+)
+@pytest.mark.parametrize("beside", [b"1", b"NaN"])
+def test_a_number_that_metadata_cannot_hold_is_refused_with_its_field(
+    tmp_path: Path, number: bytes, reason: str, beside: bytes
+) -> None:
+    line = b'{"text": "a", "c": %s, "a": {"b": %s}}' % (beside, number)
+    ((_, found),) = rejects(read(put(tmp_path, line)))
+    assert found.startswith(f"metadata field {reason}")
+
+
+def test_numbers_of_64_bits_come_back_as_they_were(tmp_path: Path) -> None:
+    numbers = [2**64 - 1, -(2**63), 2**53 + 1, 1e300, 0.1]
+    (row,) = read(put(tmp_path, orjson.dumps({"text": "a", "n": numbers})))
+    assert orjson.loads(row["metadata"]) == {"n": numbers}
+
+
+def test_an_id_of_any_number_of_digits_is_kept(tmp_path: Path) -> None:
+    (row,) = read(put(tmp_path, b'{"id": 123456789012345678901234, "text": "a"}'))
+    assert row["id"] == "123456789012345678901234"
+
+
+def test_a_title_without_text_is_a_document(tmp_path: Path) -> None:
+    lines = (
+        b'{"text": "a"}\n{"title": "t"}\n{"title": "t", "text": null}\n{"title": " ", "text": ""}'
+    )
+    rows = read(put(tmp_path, lines))
+    assert [(row["title"], row["text"]) for row in rows[1:3]] == [("t", "")] * 2
+    assert rejects(rows) == [(4, "blank text in field 'text'")]
+    (row,) = read(put(tmp_path, b"id,title,text\n1,t,\n", ".csv"))
+    assert (row["title"], row["text"]) == ("t", "")
+
+
+def test_id_and_title_are_looked_for_in_every_record_of_json_lines(tmp_path: Path) -> None:
+    late = b'{"text": "a", "title": "t", "id": 7}\n{"text": "a", "title": ["t"], "id": {}}\n'
+    *_, found, other = read(put(tmp_path, b'{"text": "b"}\n' * 120 + late))
+    assert (found["id"], found["title"], found["metadata"]) == ("7", "t", "")
+    assert orjson.loads(other["metadata"]) == {"title": ["t"], "id": {}}
 
 
 def test_nul_is_a_character(tmp_path: Path) -> None:

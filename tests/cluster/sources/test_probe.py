@@ -1,5 +1,6 @@
 """Which field plays which part, and errors that list the fields found."""
 
+import json
 from pathlib import Path
 
 import orjson
@@ -8,9 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from bitsift.cluster.sources.files import plan_sources
-from bitsift.cluster.sources.plan import Fields
+from bitsift.cluster.sources.plan import Compression, Fields, Format, SourceFile
 from bitsift.cluster.sources.probe import resolve
 from bitsift.errors import InvalidRequest
+from tests.source_files import read, rejects
 
 
 def write_lines(path: Path, rows: list[object]) -> Path:
@@ -19,6 +21,7 @@ def write_lines(path: Path, rows: list[object]) -> Path:
     return path
 
 
+FILE = SourceFile(0, "f", "f", Format.PARQUET, Compression.NONE, 0)
 DOCUMENT = {"_id": "1", "title": "t", "text": "words"}
 
 
@@ -37,12 +40,12 @@ def test_each_file_has_its_own_fields(tmp_path: Path) -> None:
 
 def test_a_candidate_that_holds_strings_is_preferred() -> None:
     found = {"text": False, "body": True}
-    assert resolve("f", Fields(), found, carries_vectors=False).text == "body"
+    assert resolve(FILE, Fields(), found, carries_vectors=False).text == "body"
 
 
 def test_a_field_that_was_given_a_part_is_not_detected_for_another() -> None:
     found = {"text": True, "title": True}
-    resolved = resolve("f", Fields(text="title"), found, carries_vectors=False)
+    resolved = resolve(FILE, Fields(text="title"), found, carries_vectors=False)
     assert resolved == Fields(text="title")
 
 
@@ -56,6 +59,37 @@ def test_a_named_field_that_is_missing_lists_the_fields_found(
     for name in ("a.jsonl", "b.csv", "c.parquet"):
         with pytest.raises(InvalidRequest, match=r"no field 'txt' .* found: _id, title, text"):
             plan_sources([tmp_path / name], fields)
+
+
+def test_a_name_nearly_right_is_offered(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.jsonl", [DOCUMENT])
+    with pytest.raises(InvalidRequest, match=r"'titel' \(--title-field\); did you mean 'title'\?"):
+        plan_sources([path], Fields(title="titel"))
+
+
+@pytest.mark.parametrize("name", ["headline", 'sch\u00f6n "q"'])
+@pytest.mark.parametrize("role", ["id", "title", "text"])
+def test_a_named_field_is_believed_that_first_appears_late(
+    tmp_path: Path, role: str, name: str
+) -> None:
+    late = {"text": "words", "body": "words", name: "late"}
+    early = {"text": "words", "body": "words"}
+    path = tmp_path / "a.jsonl"
+    for line in (orjson.dumps(late), json.dumps(late).encode()):
+        path.write_bytes((orjson.dumps(early) + b"\n") * 1_200 + line)
+        row = read(path, fields=Fields(**{role: name}))[-1]
+        assert row[role] == "late"
+
+
+def test_one_of_several_files_may_lack_a_named_title_but_not_all(tmp_path: Path) -> None:
+    write_lines(tmp_path / "a.jsonl", [{"text": "words"}])
+    (tmp_path / "b.csv").write_text("text,headline\nwords,t\n")
+    (tmp_path / "c.csv").write_text("text\nwords\n")
+    titles = [row["title"] for row in read(tmp_path, fields=Fields(title="headline"))]
+    assert titles == ["", "t", ""]
+    (tmp_path / "b.csv").unlink()
+    with pytest.raises(InvalidRequest, match="a.jsonl has no field 'headline'"):
+        plan_sources([tmp_path], Fields(title="headline"))
 
 
 def test_no_text_field_lists_the_fields_found(tmp_path: Path) -> None:
@@ -82,10 +116,14 @@ def test_a_parquet_vector_field_of_strings_is_refused_with_its_type(tmp_path: Pa
         plan_sources([tmp_path / "a.parquet"], Fields(vector="v"))
 
 
-def test_a_file_without_any_record_that_can_be_read_says_why(tmp_path: Path) -> None:
+def test_a_file_without_any_record_that_can_be_read_is_all_rejects(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('\n"words"\n[{"text": "a"}]\n')
-    with pytest.raises(InvalidRequest, match=r"\(line 2: a JSON str, not a JSON object\)"):
-        plan_sources([tmp_path / "a.jsonl"])
+    (tmp_path / "b.jsonl").write_text('{"text": "a"}\n')
+    assert plan_sources([tmp_path]).files[0].fields.text == "text"
+    assert rejects(read(tmp_path / "a.jsonl")) == [
+        (2, "a JSON str, not a JSON object"),
+        (3, "a JSON list, not a JSON object"),
+    ]
 
 
 def test_a_few_broken_records_at_the_start_do_not_stop_detection(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def test_table_rows_have_strings_and_leave_empty_cells_out_of_the_metadata(tmp_p
         (b"1,\xff", "invalid UTF-8"),
         (b"1,", "blank text in field 'text'"),
         (b",a", "empty id"),
-        (b"1,a\rb", "broken row: new-line character"),
+        (b"1,a\rb", "broken row: a carriage return"),
     ],
 )
 def test_a_bad_row_of_a_table_is_rejected(tmp_path: Path, line: bytes, reason: str) -> None:
@@ -42,7 +42,9 @@ def test_a_bad_row_of_a_table_is_rejected(tmp_path: Path, line: bytes, reason: s
 
 def test_a_quote_that_is_never_closed_is_one_reject_at_its_line(tmp_path: Path) -> None:
     rows = read(put(tmp_path, b'id,text\n1,a\n2,"b\n3,c\n', ".csv"))
-    assert rejects(rows) == [(3, "broken row: a quote is never closed")]
+    reason = 'broken row: a quote " is opened in it and never closed'
+    assert rejects(rows) == [(3, f"{reason}; the line after it is read as a row of its own")]
+    assert [row["id"] for row in rows] == ["1", None, "3"]
 
 
 def test_a_cell_over_the_default_limit_of_the_csv_module_is_read(tmp_path: Path) -> None:

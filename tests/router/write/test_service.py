@@ -176,7 +176,7 @@ def test_one_bad_document_does_not_stop_the_others_and_results_keep_their_order(
     ]
     assert answer["results"][1]["error"] == {
         "type": "InvalidRequest",
-        "detail": "no text and no vector",
+        "detail": "no text, no title and no vector",
         "outcome": "not_done",
     }
     assert (answer["created"], answer["rejected"], answer["failed"]) == (2, 3, 0)

@@ -1,0 +1,261 @@
+r"""What the first rows of a text table say about how it is written.
+
+Decisions. What the caller said is never questioned; the rest is what makes the first rows whole.
+* delimiter: Excel's ``sep=;`` line, else the one of , ; tab | that gives rows as many cells as the
+  first row has, where one of its cells is a usual name before others; that of the file's ending
+  where it makes two cells or more as well.
+* quote: ". Between tabs only where it is seen: a row is whole with quotes and not without, or a
+  cell is written as one that needed its quotes (those in it are doubled) and none begins with a
+  quote otherwise. So ``"Twilight" is a novel`` keeps its quotes.
+* escape: a backslash where a cell is ``\N``, or where quotes in cells are written ``\"`` and rows
+  are whole with it that are not without.
+* header: the first row, unless one of its cells is a number or long, and none a usual name. Two
+  columns without header are id and text where the first are different words; else they are
+  called column_1, column_2, …
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+
+from bitsift.cluster.sources.delimited import NULL, Row, read_rows
+from bitsift.cluster.sources.dialect import Dialect, Layout
+from bitsift.cluster.sources.encoding import UTF8, detected_encoding, first_bytes, utf8_blocks
+from bitsift.cluster.sources.plan import Format, SourceFile
+from bitsift.cluster.sources.streams import LINE_BYTES_MAX, DamagedStream, read_blocks
+
+SAMPLE_BYTES = 256 << 10
+"""Of a table that are looked at."""
+_DELIMITERS = (",", ";", "\t", "|")
+_LONG_CHARACTERS = 80
+"""No name of a column is longer."""
+_SEPARATOR_LINE = re.compile(rb'"?sep=(.)"?\r?\n', re.I)
+_NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?")
+_WRAPPED = re.compile(r'"((?:[^"]|"")*)"', re.S)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """The first lines of a table, in UTF-8; all of them where it `is_whole`."""
+
+    head: bytes
+    is_whole: bool = True
+
+    def rows(self, dialect: Dialect) -> Iterator[Row]:
+        """Its rows, without one that the end of the sample cuts."""
+        with contextlib.suppress(DamagedStream):
+            yield from read_rows(self._blocks(), dialect)
+
+    def _blocks(self) -> Iterator[bytes]:
+        yield self.head
+        if not self.is_whole:
+            raise DamagedStream("the sample ends here")
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """The sample as one dialect reads it: `whole` rows have as many cells as the first.
+
+    `rows` have cells; `is_broken` says that the first row has none.
+    """
+
+    dialect: Dialect
+    rows: list[list[str]]
+    is_broken: bool
+    width: int
+    whole: int
+    broken: int
+
+    def named(self, names: Collection[str]) -> bool:
+        return any(cell.strip().lower() in names for cell in self.rows[0]) if self.rows else False
+
+
+def with_dialect(file: SourceFile, layout: Layout, names: Collection[str]) -> SourceFile:
+    """The same file with its encoding, and its dialect where it is a text table.
+
+    `names` are those that a header may have, in lower case. Never raises for what is in the file.
+    """
+    if file.format is Format.TEXT and layout.delimiter is not None:
+        file = replace(file, format=Format.TSV if layout.delimiter == "\t" else Format.CSV)
+    is_table = file.format in (Format.CSV, Format.TSV)
+    if not is_table and file.format not in (Format.JSON_LINES, Format.TEXT, Format.MARKDOWN):
+        return file
+    file = replace(file, encoding=layout.encoding or "")
+    if not is_table:
+        return file
+    ending = "," if file.format is Format.CSV else "\t"
+    encoding, sample = _sample(file)
+    is_spreadsheet = encoding.startswith("utf-16")
+    dialect = sniff(sample, layout, ending, names, is_spreadsheet=is_spreadsheet)
+    note = _note(file, encoding, dialect, ending, layout)
+    return replace(file, encoding=encoding, dialect=dialect, note=note)
+
+
+def _sample(file: SourceFile) -> tuple[str, _Sample]:
+    """The encoding of a table and its first lines, in UTF-8."""
+    encoding, head, is_whole = file.encoding, b"", True
+    blocks = read_blocks(file.path, file.compression)
+    with contextlib.suppress(DamagedStream):
+        if not encoding:
+            first, blocks = first_bytes(blocks)
+            encoding = detected_encoding(first)
+            blocks = chain([first] if first else [], blocks)
+        for block in utf8_blocks(blocks, encoding):
+            if (len(head) >= SAMPLE_BYTES and head.count(b"\n") > 2) or len(head) > LINE_BYTES_MAX:
+                is_whole = False
+                break
+            head += block
+    if not is_whole and b"\n" in head:
+        head = head[: head.rindex(b"\n") + 1]
+    return encoding, _Sample(head, is_whole)
+
+
+def _note(file: SourceFile, encoding: str, dialect: Dialect, ending: str, layout: Layout) -> str:
+    """What was found out about a table that nobody said, and that is not the usual."""
+    said = []
+    if not layout.encoding and encoding != UTF8:
+        said.append(f"encoding {encoding} (--encoding)")
+    if layout.delimiter is None and dialect.delimiter != ending:
+        said.append(f"delimiter {_shown(dialect.delimiter)} (--delimiter)")
+    if layout.quote is None and dialect.quote != ("" if dialect.delimiter == "\t" else '"'):
+        said.append(f"quote {_shown(dialect.quote)} (--quote)")
+    if layout.escape is None and dialect.escape:
+        said.append(f"escape {dialect.escape} (--escape)")
+    if layout.header is None and not dialect.has_header:
+        columns = "" if layout.columns else f", columns {', '.join(dialect.columns)} (--columns)"
+        said.append(f"no header (--header){columns}")
+    return f"{file.path}: found {', '.join(said)}" if said else ""
+
+
+def _shown(character: str) -> str:
+    return {"\t": "tab", "": "none"}.get(character, character)
+
+
+def sniff(
+    sample: _Sample, layout: Layout, ending: str, names: Collection[str], *, is_spreadsheet: bool
+) -> Dialect:
+    """The dialect of a table that begins with `sample`.
+
+    `ending` is the delimiter that the file's name says; `names` are those that a header may have,
+    in lower case; `is_spreadsheet` is for what programs like Excel write, which quote.
+    """
+    head = sample.head
+    dialect = Dialect(carriage_returns=b"\r" in head and b"\n" not in head)
+    said = _SEPARATOR_LINE.match(head)
+    if said is not None:
+        dialect = replace(dialect, skipped_lines=1)
+    delimiter = layout.delimiter
+    if delimiter is None and said is not None:
+        delimiter = said[1].decode("latin-1")
+    guesses = [ending, *_DELIMITERS] if delimiter is None else [delimiter]
+    readings = [
+        _read(sample, _quoted(sample, replace(dialect, delimiter=guess), layout, is_spreadsheet))
+        for guess in dict.fromkeys(guesses)
+    ]
+    best = max(readings, key=lambda reading: _rank(reading, ending, names))
+    return _with_names(best, layout, names)
+
+
+def _rank(reading: _Reading, ending: str, names: Collection[str]) -> tuple[object, ...]:
+    rows = max(1, reading.whole + reading.broken)
+    splits = reading.width >= 2 and (reading.named(names) or 2 * reading.whole >= rows)
+    is_ending = reading.dialect.delimiter == ending
+    return (splits, reading.named(names), is_ending, reading.whole / rows, reading.width)
+
+
+def _read(sample: _Sample, dialect: Dialect) -> _Reading:
+    found = list(sample.rows(dialect))
+    rows = [row.cells for row in found if row.cells is not None]
+    width = len(rows[0]) if rows else 0
+    whole = sum(len(cells) == width for cells in rows)
+    is_broken = bool(found) and found[0].cells is None
+    return _Reading(dialect, rows, is_broken, width, whole, len(found) - whole)
+
+
+def _quoted(sample: _Sample, dialect: Dialect, layout: Layout, is_spreadsheet: bool) -> Dialect:
+    """The dialect with its quote and its escape."""
+    quotes = [layout.quote] if layout.quote is not None else _quotes(sample, dialect)
+    escapes = [layout.escape] if layout.escape is not None else ["", "\\"]
+    if layout.escape is None and b"\\" not in sample.head:
+        escapes = [""]
+    readings = [
+        _read(sample, replace(dialect, quote=quote, escape=escape))
+        for quote in quotes
+        for escape in escapes
+    ]
+    if len(readings) == 1:
+        return readings[0].dialect
+    with_nulls = [reading for reading in readings if reading.dialect.escape and _nulls(reading)]
+    readings = with_nulls or readings
+    fewest = min(reading.broken for reading in readings)
+    readings = [reading for reading in readings if reading.broken == fewest]
+    plain = [reading for reading in readings if not reading.dialect.quote]
+    if plain and len(readings) > len(plain):
+        wants = _quotes_are_marks(plain[0], is_spreadsheet)
+        readings = [reading for reading in readings if bool(reading.dialect.quote) == wants]
+    return readings[0].dialect
+
+
+def _quotes(sample: _Sample, dialect: Dialect) -> list[str]:
+    if dialect.delimiter == "\t":
+        return ["", '"'] if b'"' in sample.head else [""]
+    head = sample.head.split(b"\n", 2)[dialect.skipped_lines : dialect.skipped_lines + 1]
+    return ["'"] if head and head[0].startswith(b"'") and head[0].count(b"'") > 2 else ['"']
+
+
+def _nulls(reading: _Reading) -> bool:
+    return any(NULL in cells for cells in reading.rows)
+
+
+def _quotes_are_marks(plain: _Reading, is_spreadsheet: bool) -> bool:
+    """Whether cells that were read with their quotes look as if a program had put them there."""
+    needed = 0
+    for cell in _cells_with_quotes(plain):
+        wrapped = _WRAPPED.fullmatch(cell)
+        if wrapped is None:
+            return False
+        needed += '"' in wrapped[1]
+    first = plain.rows[0] if plain.rows else []
+    all_wrapped = bool(first) and all(_WRAPPED.fullmatch(cell) for cell in first)
+    return needed > 0 or all_wrapped or is_spreadsheet
+
+
+def _cells_with_quotes(reading: _Reading) -> Iterator[str]:
+    for cells in reading.rows:
+        yield from (cell for cell in cells if cell.startswith('"'))
+
+
+def _with_names(reading: _Reading, layout: Layout, names: Collection[str]) -> Dialect:
+    """The dialect with its header, or the names of its columns."""
+    has_header = layout.header
+    if has_header is None:
+        said = {name.lower() for name in layout.columns}
+        has_header = reading.named({*names, *said}) or not _looks_like_data(reading)
+    columns = layout.columns
+    if not columns and not has_header:
+        columns = _default_columns(reading)
+    return replace(reading.dialect, has_header=has_header, columns=columns)
+
+
+def _looks_like_data(reading: _Reading) -> bool:
+    if reading.is_broken:
+        return False
+    first = reading.rows[0] if reading.rows else []
+    return any(
+        _NUMBER.fullmatch(cell.strip()) or len(cell) > _LONG_CHARACTERS or cell == NULL
+        for cell in first
+    )
+
+
+def _default_columns(reading: _Reading) -> tuple[str, ...]:
+    if reading.width == 1:
+        return ("text",)
+    if reading.width == 2:
+        keys = [cells[0] for cells in reading.rows if len(cells) == 2]
+        if len(set(keys)) == len(keys) and all(key and " " not in key for key in keys):
+            return ("id", "text")
+    return tuple(f"column_{number}" for number in range(1, reading.width + 1))
