@@ -32,10 +32,10 @@ def find_file(named: Path | None) -> tuple[Path | None, bool]:
     chosen = named or os.environ.get(FILE_VARIABLE)
     if chosen:
         return Path(chosen).absolute(), True
-    here = Path(FILE_NAME).absolute()
     try:
+        here = Path(FILE_NAME).absolute()
         found = here.stat()
-    except OSError:
+    except OSError:  # there is none, or no working folder either
         return None, False
     if found.st_uid not in (0, os.geteuid()) or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise InvalidRequest(

@@ -86,6 +86,12 @@ def until_stopped(said: str = "stopped", status: int = 0) -> Iterator[Ending]:
         os._exit(status)
 
 
+def forget_output() -> None:
+    """What could not be written to the standard output is not tried again as Python ends."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def print_json(data: Any) -> None:
     """One JSON object on standard output, in UTF-8 in every locale; dataclasses are objects."""
     sys.stdout.flush()

@@ -34,6 +34,7 @@ from bitsift.cluster.cli.console import (
     IndexFolder,
     Json,
     asks_for_json,
+    forget_output,
     out,
     print_anything,
     print_error,
@@ -41,7 +42,7 @@ from bitsift.cluster.cli.console import (
     standing_cells,
 )
 from bitsift.config.sources import Loaded
-from bitsift.errors import BitsiftError, InvalidRequest, Unavailable
+from bitsift.errors import BitsiftError, InvalidRequest, RequestOutcome, Unavailable, reason
 from bitsift.shard_worker.layout import REJECTS_FILE
 
 NOT_IN_SHARD = (
@@ -96,6 +97,11 @@ def main() -> None:
             ),
             is_json=is_json,
         )
+        sys.exit(1)
+    except OSError as error:  # of the standard output, the working folder, a temporary one
+        refused = Unavailable(f"the system refused it: {reason(error)}")
+        print_error(refused.with_outcome(RequestOutcome.UNKNOWN), is_json=is_json)
+        forget_output()
         sys.exit(1)
     sys.exit(status if isinstance(status, int) else 0)
 

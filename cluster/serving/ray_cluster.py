@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._common.utils import get_default_ray_temp_dir
 from ray._private import parameter, utils, worker
 
 from bitsift.cluster.interrupts import deferred, shielded
@@ -26,6 +27,9 @@ from bitsift.errors import Unavailable
 NAMESPACE = "bitsift"
 OBJECT_STORE_BYTES = 1 << 30
 """Only batches in flight pass through Ray's object store; answers are small and are inlined."""
+_SOCKET_PATH = 107
+"""Bytes of the path of a socket: sun_path of Linux, less its end."""
+_SOCKET = "/session_2026-01-31_08-00-00_000000_4194304/sockets/plasma_store"
 CONNECT_TIMEOUT_S = 10.0
 _STDERR = 2
 _QUIET = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1"}
@@ -78,6 +82,7 @@ def _connect(address: str | None, session: RaySession, storage: str | None) -> N
         _require_answer(address)
     settings: dict[str, Any] = {"address": address}
     if address is None:
+        check_sockets(get_default_ray_temp_dir())
         settings = {
             "address": "local",  # None would be what RAY_ADDRESS says
             "num_cpus": os.cpu_count(),
@@ -104,6 +109,18 @@ def _connect(address: str | None, session: RaySession, storage: str | None) -> N
         raise Unavailable(f"{failed}: {first_line(error)}") from error
     if address is None and ray.util.get_node_ip_address() != LOOPBACK:
         raise Unavailable(f"Ray would listen on {ray.util.get_node_ip_address()}, not on loopback")
+
+
+def check_sockets(temporary: str) -> None:
+    """Raises Unavailable where the sockets of a session below ``temporary`` would have longer paths
+    than Linux takes: Ray itself waits a minute and says that something timed out.
+    """
+    room = _SOCKET_PATH - len(_SOCKET)
+    if len(os.fsencode(temporary)) > room:
+        raise Unavailable(
+            f"the temporary folder {temporary} is too long for the sockets of Ray, at most {room} "
+            "bytes: name a shorter one in RAY_TMPDIR"
+        )
 
 
 def _require_answer(address: str) -> None:

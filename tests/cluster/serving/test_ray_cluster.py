@@ -14,7 +14,7 @@ import pytest
 import ray
 
 from bitsift.cluster.serving import ray_cluster as ray_cluster_module
-from bitsift.cluster.serving.ray_cluster import logs_folder, ray_cluster
+from bitsift.cluster.serving.ray_cluster import check_sockets, logs_folder, ray_cluster
 from bitsift.errors import Unavailable
 from tests.commands import wait_until
 
@@ -108,3 +108,9 @@ def test_what_ray_finds_wrong_with_its_cluster_is_not_on_our_standard_output(
             )
         arrived = wait_until(lambda: "something is wrong" in capfd.readouterr().out, 5)
     assert not arrived
+
+
+def test_a_temporary_folder_that_is_too_long_for_sockets_is_named() -> None:
+    check_sockets("/" + "x" * 42)
+    with pytest.raises(Unavailable, match="at most 43 bytes: name a shorter one in RAY_TMPDIR"):
+        check_sockets("/" + "x" * 43)
