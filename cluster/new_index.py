@@ -12,6 +12,7 @@ from bitsift.cluster.manifest import SHARDS_MAX, Manifest, write_manifest
 from bitsift.errors import InvalidRequest
 from bitsift.shard_worker.layout import (
     PARTIAL,
+    REJECTS_FILE,
     SHARD_FILE,
     remove_partials,
     shard_folder,
@@ -33,9 +34,8 @@ def check_shards(shards: int) -> None:
 
 
 def check_new(index: Path, remedy: str = "choose another --out") -> None:
-    """Before there is a manifest, nothing but empty shards may lie in the folder ``index``.
-
-    Raises InvalidRequest, which names the ``remedy``.
+    """Before there is a manifest, nothing but empty shards and a list of rejects may lie in the
+    folder ``index``. Raises InvalidRequest, which names the ``remedy``.
     """
     if not os.path.lexists(index):
         return
@@ -49,10 +49,15 @@ def _is_leftover(path: Path) -> bool:
     A shard that was ever opened has a lock besides, and perhaps documents.
     """
     if path.is_symlink() or not path.is_dir():
-        return bool(PARTIAL.fullmatch(path.name))
+        return _is_list_of_rejects(path) or bool(PARTIAL.fullmatch(path.name))
     inside = [inner for inner in path.rglob("*") if not PARTIAL.fullmatch(inner.name)]
     names = {str(inner.relative_to(path)) for inner in inside}
     return bool(re.fullmatch(r"shard-\d{5}", path.name)) and names <= _NEW_SHARD
+
+
+def _is_list_of_rejects(path: Path) -> bool:
+    """A build without any usable document leaves nothing else. Links are not written through."""
+    return path.name == REJECTS_FILE and path.is_file() and not path.is_symlink()
 
 
 def make_folder(index: Path) -> None:

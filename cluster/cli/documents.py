@@ -15,7 +15,7 @@ from bitsift.client.sending import BATCH_DOCUMENTS, IDS_MAX, summed
 from bitsift.cluster.cli.console import Json, as_utf8, err, out, print_json
 from bitsift.cluster.cli.options import with_options
 from bitsift.cluster.cli.settings import configured, required_gateway
-from bitsift.cluster.ingest.options import BuildOptions
+from bitsift.cluster.ingest.options import BuildOptions, checked_build
 from bitsift.cluster.interrupts import terminable
 from bitsift.config.sources import Loaded
 from bitsift.errors import BitsiftError, InvalidRequest, RequestOutcome
@@ -32,7 +32,10 @@ from bitsift.write_token import joined_text
 if TYPE_CHECKING:
     from bitsift.cluster.sources.live import Sourced
 
-_OF_SOURCES = ("id_field", "text_field", "title_field", "vector_field")
+_OF_SOURCES = (
+    *("id_field", "text_field", "title_field", "vector_field"),
+    *("delimiter", "encoding", "quote", "escape", "header", "columns"),
+)
 """Options of a build that say how records are read."""
 ERRORS_KEPT_MAX = 1_000
 """Errors that are shown one by one, and listed by --json; the rest is counted."""
@@ -143,9 +146,10 @@ def add(
     from bitsift.cluster.sources.live import live_documents
 
     url = required_gateway(loaded)
-    documents, passed_over = live_documents(files, BuildOptions(**options).fields)
-    if passed_over:
-        err.print(escape(passed_over), soft_wrap=True)
+    said = checked_build(BuildOptions(**options))
+    documents, notes = live_documents(files, said.fields, said.layout)
+    for note in notes:
+        err.print(escape(note), soft_wrap=True)
     report, places = _Report(json), deque[tuple[str, int]]()
     shown = Progress(TextColumn("{task.description}"), console=err, transient=True,
                      disable=json or not err.is_terminal)  # fmt: skip

@@ -208,7 +208,11 @@ def print_report(what: str, rejects: Path, report: dict[str, Any]) -> None:
         table.add_row(name, value)
     out.print(table)
     if report["rejects"]:
+        from bitsift.cluster.ingest.rejects import first_reasons  # PyArrow
+
         out.print(f"The rejected records are listed in {rejects}")
+        for reason in first_reasons(rejects):
+            out.print(f"  {reason}", markup=False, highlight=False, soft_wrap=True)
     if report["cut"]:
         out.print(
             f"{report['cut']:,} of {report['encoded']:,} encoded texts are longer than the "

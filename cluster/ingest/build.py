@@ -19,6 +19,7 @@ from typing import Any
 from bitsift.cluster.ingest.destination import Destination, IndexFolder
 from bitsift.cluster.ingest.options import BuildOptions, checked_build
 from bitsift.cluster.ingest.progress import IndexStage, OnProgress
+from bitsift.cluster.ingest.rejects import list_rejects
 from bitsift.cluster.manifest import BuildReport, Manifest
 from bitsift.cluster.serving.launch import wait_open
 from bitsift.cluster.serving.ray_cluster import ray_cluster
@@ -76,6 +77,7 @@ def plan_build(
         options.vectors,
         options.stored,
         options.format,
+        options.layout,
     )
     if options.chunk is not None and plan.expected_width is not None:
         raise InvalidRequest(
@@ -174,11 +176,19 @@ class Build:
         self.destination.prepare()
         if sealed is not None:
             return sealed
-        from bitsift.cluster.ingest.calibrate import first_look  # Ray Data: a second, for a build
-
-        look = first_look(
-            self.plan, self.model, self.options.transform, on_progress, self.options.chunking
+        from bitsift.cluster.ingest.calibrate import (  # Ray Data: a second, for a build
+            NoDocuments,
+            first_look,
         )
+
+        try:
+            look = first_look(
+                self.plan, self.model, self.options.transform, on_progress, self.options.chunking
+            )
+        except NoDocuments as error:
+            rejects = self.destination.rejects_file
+            reasons = list_rejects(self.plan, rejects)
+            raise InvalidRequest(f"{error}; all are listed in {rejects} ({reasons})") from error
         manifest = Manifest(
             uuid=str(uuid.uuid4()),
             name=self.destination.name,

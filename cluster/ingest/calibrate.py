@@ -42,6 +42,10 @@ class FirstLook:
     records: int
 
 
+class NoDocuments(InvalidRequest):
+    """The sources have no usable document."""
+
+
 def first_look(
     plan: SourcePlan,
     encoder: EncoderSpec | None,
@@ -60,7 +64,7 @@ def first_look(
     on_progress(IndexStage("survey", 0, None, 0, note))
     survey = sample_rows(plan, SAMPLE_ROWS, SAMPLE_SEED)
     if survey.documents == 0:
-        raise InvalidRequest(
+        raise NoDocuments(
             f"no usable document in {len(plan.files)} files: all {survey.rejects} records are bad"
         )
     on_progress(IndexStage("calibrate", 0, None, survey.rejects))

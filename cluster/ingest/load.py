@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from bitsift.cluster.ingest.chunks import Chunking
 from bitsift.cluster.ingest.datasource import Digest, digest_sources, read_sources
 from bitsift.cluster.ingest.progress import IndexStage, OnProgress
+from bitsift.cluster.ingest.rejects import FirstReasons
 from bitsift.cluster.ingest.worker import SUMMARY_SCHEMA, IndexWorker, Work, load_vectors
 from bitsift.cluster.manifest import Manifest
 from bitsift.cluster.serving.control_store import living_nodes
@@ -96,12 +97,14 @@ class Load:
             passed_by=self.passed_by,
         )
         counts, total = Counts(), manifest.records if records is None else records
+        reasons = FirstReasons()
         with self.rejects_file.open("wb") as rejects:
             for row in rows_of(self._summaries(work).iter_rows(), WORKERS):
                 counts.add(row)
                 rejects.write(row["rejects"])
+                reasons.add_lines(row["rejects"])
                 on_progress(IndexStage("index", counts.records, total, counts.rejected))
-                self._check_rejects(counts.rejected)
+                self._check_rejects(counts.rejected, reasons)
         return counts
 
     def _summaries(self, work: Work) -> ray.data.Dataset:
@@ -137,11 +140,11 @@ class Load:
     def _gpus(self) -> int:
         return int(ray.cluster_resources().get("GPU", 0))
 
-    def _check_rejects(self, rejected: int) -> None:
+    def _check_rejects(self, rejected: int, reasons: FirstReasons) -> None:
         if rejected > self.max_rejects:
             raise InvalidRequest(
                 f"more than {self.max_rejects} records are bad; see {self.rejects_file}, "
-                "fix the source files or raise --max-rejects"
+                f"fix the source files or raise --max-rejects ({reasons})"
             )
 
 

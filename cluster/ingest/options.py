@@ -18,6 +18,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from bitsift.checked import reasons
 from bitsift.cluster.ingest.chunks import Chunking
 from bitsift.cluster.manifest import SHARDS_MAX
+from bitsift.cluster.sources.dialect import Layout, checked_layout
 from bitsift.cluster.sources.kinds import FORMATS
 from bitsift.cluster.sources.plan import Fields
 from bitsift.cluster.sources.ranges import stored_as
@@ -145,6 +146,48 @@ class BuildOptions:
         ),
         AfterValidator(_chunking),
     ] = None
+    delimiter: Annotated[
+        str | None,
+        Field(
+            description="Of text tables: the character between cells, or tab, comma, semicolon, "
+            "pipe, space. Default: found in the first rows."
+        ),
+    ] = None
+    encoding: Annotated[
+        str | None,
+        Field(
+            description="Of text files, such as cp1252 or shift_jis. Default: UTF-8, or UTF-16 "
+            "where they are in it."
+        ),
+    ] = None
+    quote: Annotated[
+        str | None,
+        Field(
+            description="Of text tables: the character round cells, or none. Default: found in the "
+            "first rows."
+        ),
+    ] = None
+    escape: Annotated[
+        str | None,
+        Field(
+            description="Of text tables: the character that takes the meaning from the next one, "
+            "or none. Default: found in the first rows."
+        ),
+    ] = None
+    header: Annotated[
+        bool | None,
+        Field(
+            description="Whether the first row of text tables names the columns. Default: found in "
+            "the first rows."
+        ),
+    ] = None
+    columns: Annotated[
+        Sequence[str],
+        Field(
+            description="Names of the columns of text tables, such as id,title,text. Default: the "
+            "first row says them."
+        ),
+    ] = ()
     transform: Annotated[
         Transform,
         Field(description="Transform applied to vectors before their signs become the bits."),
@@ -173,6 +216,19 @@ class BuildOptions:
         return None if self.chunk is None else Chunking.parse(self.chunk)
 
     @property
+    def layout(self) -> Layout:
+        """What was said of text tables. Raises ValueError where that cannot be."""
+        said = Layout(
+            self.delimiter,
+            self.encoding,
+            self.quote,
+            self.escape,
+            self.header,
+            tuple(self.columns),
+        )
+        return checked_layout(said)
+
+    @property
     def fields(self) -> Fields:
         """The fields of a record that were named."""
         return Fields(
@@ -186,9 +242,13 @@ _BUILD_OPTIONS = TypeAdapter(BuildOptions)
 def checked_build(options: BuildOptions) -> BuildOptions:
     """The same options, each of its type and within its limits. Raises InvalidRequest."""
     try:
-        return _BUILD_OPTIONS.validate_python(
+        checked = _BUILD_OPTIONS.validate_python(
             {field.name: getattr(options, field.name) for field in fields(options)}
         )
+        checked.layout  # noqa: B018 (it raises)
+        return checked
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False, include_input=False)
         raise InvalidRequest(reasons(found)) from error
+    except ValueError as error:
+        raise InvalidRequest(str(error)) from error

@@ -100,8 +100,14 @@ def update_index(
     manifest, _ = open_manifest(index)
     _check_options(options, manifest)
     plan = plan_sources(
-        [str(source) for source in sources], options.fields, options.vectors, options.stored
+        [str(source) for source in sources],
+        options.fields,
+        options.vectors,
+        options.stored,
+        layout=options.layout,
     )
+    for note in plan.notes:
+        on_progress(IndexStage("survey", 0, None, 0, note))
     _check_sources(plan, manifest)
     with ray_cluster(ray_address), open_shards(index, manifest) as actors:
         wait_open(actors)

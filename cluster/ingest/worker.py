@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from bitsift.cluster.ingest.chunks import Chunking, chunked
 from bitsift.cluster.ingest.doubles import Doubles, last_of_each
+from bitsift.cluster.ingest.rejects import packed_rejects, rejected
 from bitsift.cluster.sources.vectors import take_good, vectors_of
 from bitsift.errors import ShardUnavailable
 from bitsift.router.model.blank import NO_VECTOR
@@ -199,7 +199,7 @@ class Loader:
 
     def send(self, records: pa.Table, vectors: Callable[[pa.Table], NDArray[np.float32]]) -> Sent:
         """Skip what is stored, take the vectors (n, dimension) of the rest, quantize, send."""
-        rejects = _rejected(records)
+        rejects = rejected(records)
         good = take_good(records, np.flatnonzero(records["reject"].is_null().to_numpy()))
         doubles = Doubles()
         known = clipped = 0
@@ -290,7 +290,7 @@ class Updater(Loader):
 
     def send(self, records: pa.Table, vectors: Callable[[pa.Table], NDArray[np.float32]]) -> Sent:
         """Encode and send what changed: by content, or, of own vectors, by content and code."""
-        rejects, doubles, parts = _rejected(records), Doubles(), list[Part]()
+        rejects, doubles, parts = rejected(records), Doubles(), list[Part]()
         good = take_good(records, np.flatnonzero(records["reject"].is_null().to_numpy()))
         late = np.isin(good["position"].to_numpy(), self._passed_by)
         doubles.add(good, np.flatnonzero(late))
@@ -364,18 +364,10 @@ class Sent:
             "merged": self.doubles.merged,
             "replaced": self.doubles.replaced,
             "cut": cut,
-            "rejects": b"".join(orjson.dumps(reject) + b"\n" for reject in self.rejects),
+            "rejects": packed_rejects(self.rejects),
             "rejected": len(self.rejects),
         }
         return pa.Table.from_pylist([row], schema=SUMMARY_SCHEMA)
-
-
-def _rejected(records: pa.Table) -> list[dict[str, Any]]:
-    bad = records.filter(records["reject"].is_valid()).select(["file", "line", "reject"])
-    return [
-        {"file": row["file"], "line": row["line"], "reason": row["reject"]}
-        for row in bad.to_pylist()
-    ]
 
 
 def _no_vector(good: pa.Table, place: int) -> dict[str, Any]:

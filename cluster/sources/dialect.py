@@ -64,21 +64,32 @@ def checked_character(text: str) -> str:
     return found
 
 
+def _checked(name: str, text: str | None) -> str | None:
+    try:
+        return None if text is None else checked_character(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
 def checked_layout(layout: Layout) -> Layout:
     """The same layout, its characters and its encoding as they are used. Raises ValueError."""
     delimiter, quote, escape = (
-        None if text is None else checked_character(text)
-        for text in (layout.delimiter, layout.quote, layout.escape)
+        _checked(name, getattr(layout, name)) for name in ("delimiter", "quote", "escape")
     )
     if delimiter == "":
-        raise ValueError("a delimiter is one character, such as ; or tab or |")
+        raise ValueError("delimiter: it is one character, such as ; or tab or |")
     said = [text for text in (delimiter, quote, escape) if text]
     if len(set(said)) < len(said) and quote != escape:
-        raise ValueError("delimiter, quote and escape have to be different characters")
+        raise ValueError("delimiter, quote and escape: they have to be different characters")
     if quote and quote == escape:
         escape = ""  # as PostgreSQL and DuckDB call doubled quotes
     columns = tuple(name.strip() for part in layout.columns for name in part.split(","))
     if "" in columns or len(set(columns)) < len(columns):
-        raise ValueError(f"each column needs a name of its own, not {', '.join(columns)!r}")
-    encoding = None if layout.encoding is None else checked_encoding(layout.encoding)
+        raise ValueError(f"columns: each needs a name of its own, not {', '.join(columns)!r}")
+    encoding = layout.encoding
+    if encoding is not None:
+        try:
+            encoding = checked_encoding(encoding)
+        except ValueError as error:
+            raise ValueError(f"encoding: {error}") from error
     return Layout(delimiter, encoding, quote, escape, layout.header, columns)

@@ -15,13 +15,13 @@ Decisions (`refused` = the row is rejected with a reason, and the next one is re
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from bitsift.cluster.sources.plan import NAMES, SourceFile
+from bitsift.cluster.sources.plan import NAMES, Format, SourceFile
 from bitsift.cluster.sources.records import Record
 from bitsift.cluster.sources.stored_vectors import FLOATS, Stored
 from bitsift.cluster.sources.vectors import Vectors, stack_vectors, vector_column
@@ -66,7 +66,7 @@ class RowReader:
         self._title_suffices = not file.format.is_whole_document  # whose title may be its name
         self._missing_text = None if file.carries_vectors else where
         named = {name for _, name in fields.named()}
-        late = file.format.is_json  # no field need be in the first records
+        late = file.format is Format.JSON_LINES  # no field need be in the first records
         self._late_ids, self._late_titles = (
             tuple(name for name in NAMES[role] if late and name not in named)
             for role in ("id", "title")
@@ -79,30 +79,45 @@ class RowReader:
 
         The id is None where the row has none. Raises RefusedDocument.
         """
-        key = self._taken(row, self.id_field, self._late_ids)
+        if self.id_field is not None:
+            key = row.pop(self.id_field, None)
+        else:
+            key = _late(row, self._late_ids)
         if key is not None and (type(key) is not str or key.isspace() or not key or is_suspect):
-            key = checked_id(key)
+            key = _named(self.id_field, checked_id, key)
         if is_suspect:
             row = without_surrogates(row)
         text = row.pop(self.text_field, None) if self.text_field is not None else None
-        title = self._title(row)
+        if self.title_field is not None:
+            title = row.pop(self.title_field, None)
+        else:
+            title = _late(row, self._late_titles)
+        if type(title) is not str:
+            title = _named(self.title_field, checked_title, title)
         if type(text) is not str or not text or text.isspace():
-            text = checked_text(text, title if self._title_suffices else "", self._missing_text)
+            text = self._text(text, title if self._title_suffices else "")
         return key, title, text, _metadata(row) if row else ""
 
-    def _title(self, row: dict[str, Any]) -> str:
-        title = self._taken(row, self.title_field, self._late_titles)
-        return title if type(title) is str else checked_title(title)
+    def _text(self, text: object, title: str) -> str:
+        if text is None or type(text) is str:
+            return checked_text(text, title, self._missing_text)
+        return _named(self.text_field, lambda it: checked_text(it, title, None), text)
 
-    @staticmethod
-    def _taken(row: dict[str, Any], field: str | None, late: Sequence[str]) -> Any:
-        """A part of the document, taken out of `row`; None where it has none."""
-        if field is not None:
-            return row.pop(field, None)
-        for name in late:
-            if type(row.get(name)) in _NAMING:
-                return row.pop(name)
-        return None
+
+def _late(row: dict[str, Any], names: Sequence[str]) -> Any:
+    """An id or a title, taken out of a row of a file in whose first ones it was not seen."""
+    for name in names:
+        if type(row.get(name)) in _NAMING:
+            return row.pop(name)
+    return None
+
+
+def _named(field: str | None, check: Callable[[object], str], value: object) -> str:
+    """What `check` makes of the value of a field. Raises RefusedDocument, which names the field."""
+    try:
+        return check(value)
+    except RefusedDocument as error:
+        raise RefusedDocument(f"{error} (field {field!r})" if field else str(error)) from error
 
 
 def _metadata(row: dict[str, Any]) -> str:

@@ -6,15 +6,18 @@ import codecs
 import functools
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bitsift.cluster.sources.columns import rows_of_batch
+from bitsift.cluster.sources.dialect import Layout
 from bitsift.cluster.sources.json_files import with_layout
 from bitsift.cluster.sources.kinds import FORMATS, kind_of
 from bitsift.cluster.sources.parquet import open_parquet
 from bitsift.cluster.sources.plan import NAMES, Compression, Fields, Format, SourceFile
 from bitsift.cluster.sources.records import read_records
+from bitsift.cluster.sources.sniffing import with_dialect
 from bitsift.cluster.sources.streams import (
     BLOCK_BYTES,
     LINE_BYTES_MAX,
@@ -86,8 +89,9 @@ def _text(line: bytes, path: str, number: int) -> str:
 
 
 def _rows(file: SourceFile, id_field: str | None) -> Iterator[tuple[int, dict[str, Any]]]:
-    fields = Fields(id=id_field)
-    file = with_layout(SourceFile(**{**file.__dict__, "fields": fields}))
+    file = with_layout(replace(file, fields=Fields(id=id_field)))
+    names = {*NAMES["id"], *([] if id_field is None else [id_field.lower()])}
+    file = with_dialect(file, Layout(), names)
     try:
         for record in read_records(file):
             if record.row is None:

@@ -18,6 +18,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
+from bitsift.cluster.sources.dialect import Layout
 from bitsift.cluster.sources.documents import RowReader, content_id
 from bitsift.cluster.sources.files import plan_sources
 from bitsift.cluster.sources.plan import Compression, Fields, Format, SourceFile
@@ -43,23 +44,28 @@ class Sourced(NamedTuple):
     reason: str | None = None
 
 
-def live_documents(paths: Sequence[str], fields: Fields) -> tuple[Iterator[Sourced], str]:
-    """All documents of ``paths``, and what is to be said of files that are passed over ("" for
-    none).
+def live_documents(
+    paths: Sequence[str],
+    fields: Fields,
+    layout: Layout = Layout(),  # noqa: B008 (frozen)
+) -> tuple[Iterator[Sourced], list[str]]:
+    """All documents of ``paths``, and what is to be said of files: those that are passed over, and
+    what was found out of tables where ``layout`` says nothing.
 
     A path that is no file or folder but a pipe is read as JSON lines, and so is "-", the standard
     input. Raises InvalidRequest as ``plan_sources`` does.
     """
     streams = [path for path in paths if _is_stream(path)]
     others = [path for path in paths if not _is_stream(path)]
-    plan = _planned(others, fields) if others or not streams else None
+    plan = _planned(others, fields, layout) if others or not streams else None
     found: list[Iterator[Sourced]] = []
     if plan is not None:
         whole = groupby(plan.files, lambda file: file.format.is_whole_document)
         for is_text, files in whole:
             found += [_of_texts(list(files))] if is_text else map(_of_file, files)
-    found += [_of_stream(path, fields) for path in streams]
-    return chain.from_iterable(found), "" if plan is None else plan.passed_over_said
+    found += [_of_stream(path, fields, layout) for path in streams]
+    said = () if plan is None else filter(None, (plan.passed_over_said, *plan.notes))
+    return chain.from_iterable(found), list(said)
 
 
 def _is_stream(path: str) -> bool:
@@ -70,17 +76,17 @@ def _is_stream(path: str) -> bool:
     return not os.path.isfile(path) and not os.path.isdir(path)
 
 
-def _planned(paths: Sequence[str], fields: Fields) -> Any:
+def _planned(paths: Sequence[str], fields: Fields, layout: Layout) -> Any:
     """A live document's vector is called ``vector`` where nothing else is said, and may be all
     that it has.
     """
     try:
-        return plan_sources(paths, fields)
+        return plan_sources(paths, fields, layout=layout)
     except InvalidRequest as error:
         if fields.vector is not None:
             raise
         try:
-            return plan_sources(paths, replace(fields, vector=VECTOR))
+            return plan_sources(paths, replace(fields, vector=VECTOR), layout=layout)
         except InvalidRequest:
             raise error from None
 
@@ -110,12 +116,13 @@ def _of_tables(tables: Iterator[pa.Table]) -> Iterator[Sourced]:
             yield Sourced(row["file"], row["line"], document | _given(vector))
 
 
-def _of_stream(path: str, fields: Fields) -> Iterator[Sourced]:
+def _of_stream(path: str, fields: Fields, layout: Layout) -> Iterator[Sourced]:
     """JSON lines that can be read once: the fields are found in the first of them."""
     endings = {compression.value: compression for compression in Compression}
     packed = endings.get(Path(path).suffix.lower(), Compression.NONE)
     opened = "/dev/stdin" if path == STDIN else path
-    file = SourceFile(0, opened, path, Format.JSON_LINES, packed, size_bytes=0)
+    encoding = layout.encoding or ""
+    file = SourceFile(0, opened, path, Format.JSON_LINES, packed, size_bytes=0, encoding=encoding)
     records = read_records(file)
     first = list[Record]()
     damage: DamagedStream | None = None
@@ -128,7 +135,8 @@ def _of_stream(path: str, fields: Fields) -> Iterator[Sourced]:
         for name, value in (record.row or {}).items():
             found[name] = found.get(name, False) or isinstance(value, str)
     if found:
-        fields = resolve(path, fields, found, carries_vectors=VECTOR in found)
+        found.update({name: True for _, name in fields.named()})  # a later record may have it
+        fields = resolve(file, fields, found, carries_vectors=VECTOR in found)
     rest = records if damage is None else _raising(damage)
     yield from _of_json(replace(file, fields=fields), chain(first, rest), path)
 

@@ -19,14 +19,14 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import msgspec
 
-from bitsift.cluster.sources.delimited import NULL, Row, read_rows
+from bitsift.cluster.sources.delimited import read_rows
 from bitsift.cluster.sources.dialect import Dialect
 from bitsift.cluster.sources.encoding import UTF8, invalid, utf8_blocks
 from bitsift.cluster.sources.extended_json import SIGN, without_types
@@ -41,10 +41,13 @@ from bitsift.cluster.sources.streams import (
     read_blocks,
     read_lines,
 )
+from bitsift.cluster.sources.table_rows import NULL, Row
 from bitsift.errors import InvalidRequest
 from bitsift.router.write.document_rules import RefusedDocument, parse_json
 
 _decoded = msgspec.json.Decoder().decode
+_new = tuple.__new__
+"""Makes a record in half of the time."""
 _NAMES_SHOWN = 20
 _NAME_CHARACTERS = 60
 """Of a field, in a message: where there is no header, names are texts."""
@@ -155,7 +158,7 @@ def _cut_records(blocks: Iterator[bytes], encoding: str) -> Iterator[Record]:
 
 def _json_record(number: int, value: object, size_bytes: int, *, is_suspect: bool) -> Record:
     if type(value) is dict:
-        return Record(number, value, None, size_bytes, is_suspect)
+        return _new(Record, (number, value, None, size_bytes, is_suspect))
     return Record(number, None, f"a JSON {type(value).__name__}, not a JSON object")
 
 
@@ -179,20 +182,27 @@ def _table_records(blocks: Iterator[bytes], file: SourceFile) -> Iterator[Record
     names = list(dialect.columns)
     has_header = dialect.has_header
     for row in read_rows(blocks, dialect, file.encoding or UTF8):
+        line, cells, reason, size_bytes, _ = row
         if has_header:
             names = _header(row, names, file.path)
             has_header = False
-        elif row.cells is None:
-            yield Record(row.line, None, row.reason)
-        elif len(row.cells) != len(names):
-            yield Record(row.line, None, _wrong_width(row, len(names), dialect))
+        elif cells is None:
+            yield Record(line, None, reason)
+        elif len(cells) != len(names):
+            yield Record(line, None, _wrong_width(row, len(names), dialect))
         else:
-            cells: Iterable[str | None] = row.cells
-            if dialect.escape:
-                cells = [None if cell == NULL else cell for cell in row.cells]
-            pairs = zip(names, cells, strict=True)
-            values = {name: cell for name, cell in pairs if cell or name in wanted}
-            yield Record(row.line, values, None, row.size_bytes)
+            values: dict[str, Any] = dict(zip(names, cells))  # noqa: B905 (its cost)
+            if dialect.escape or not all(cells):
+                values = _without_empty(values, wanted, NULL if dialect.escape else None)
+            yield _new(Record, (line, values, None, size_bytes, False))
+
+
+def _without_empty(
+    values: dict[str, Any], wanted: Collection[str], null: str | None
+) -> dict[str, Any]:
+    """The cells that hold something, and those of fields that are looked for."""
+    found = ((name, None if cell == null else cell) for name, cell in values.items())
+    return {name: cell for name, cell in found if cell or name in wanted}
 
 
 def _wrong_width(row: Row, width: int, dialect: Dialect) -> str:

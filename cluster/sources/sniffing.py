@@ -22,11 +22,12 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from bitsift.cluster.sources.delimited import NULL, Row, read_rows
+from bitsift.cluster.sources.delimited import read_rows
 from bitsift.cluster.sources.dialect import Dialect, Layout
 from bitsift.cluster.sources.encoding import UTF8, detected_encoding, first_bytes, utf8_blocks
 from bitsift.cluster.sources.plan import Format, SourceFile
 from bitsift.cluster.sources.streams import LINE_BYTES_MAX, DamagedStream, read_blocks
+from bitsift.cluster.sources.table_rows import NULL, Row
 
 SAMPLE_BYTES = 256 << 10
 """Of a table that are looked at."""
@@ -152,10 +153,12 @@ def sniff(
     if delimiter is None and said is not None:
         delimiter = said[1].decode("latin-1")
     guesses = [ending, *_DELIMITERS] if delimiter is None else [delimiter]
-    readings = [
-        _read(sample, _quoted(sample, replace(dialect, delimiter=guess), layout, is_spreadsheet))
-        for guess in dict.fromkeys(guesses)
-    ]
+    readings = list[_Reading]()
+    for guess in dict.fromkeys(guesses):
+        whole = replace(dialect, delimiter=guess)
+        readings.append(_read(sample, _quoted(sample, whole, layout, is_spreadsheet)))
+        if readings[-1].named(names) and readings[-1].width > 1 and not readings[-1].broken:
+            break  # nothing to be wished for
     best = max(readings, key=lambda reading: _rank(reading, ending, names))
     return _with_names(best, layout, names)
 

@@ -234,3 +234,36 @@ def test_too_many_bad_records_stop_the_build(tmp_path: Path) -> None:
     stopped = bitsift(*command, "--max-rejects", 5).exception
     assert isinstance(stopped, InvalidRequest)
     assert "more than 5 records are bad" in stopped.message
+    assert f"({source}, line 4: broken JSON: " in stopped.message
+
+
+def test_a_source_of_bad_records_says_why_and_lists_all_of_them(tmp_path: Path) -> None:
+    source, index = tmp_path / "bad.jsonl", tmp_path / "index"
+    bad = [b'{"id": 1, "v": [1]}', b"{", b'{"id": 2}', b"[]", b'{"id": [3]}']
+    source.write_bytes(b"\n".join([orjson.dumps({"v": [0.0] * 32}), *bad]))
+    np.save(tmp_path / "v.npy", np.full((len(bad) + 1, 32), np.nan, dtype=np.float32))
+    command = ["index", source, "--vectors", tmp_path / "v.npy", "--out", index]
+    stopped = bitsift(*command).exception
+    assert isinstance(stopped, InvalidRequest)
+    listed = [orjson.loads(line) for line in (index / "rejects.jsonl").read_bytes().splitlines()]
+    assert [reject["line"] for reject in listed] == [1, 2, 3, 4, 5, 6]
+    assert "all 6 records are bad" in stopped.message
+    for reject in (listed[0], listed[2], listed[4]):
+        assert f"{source}, line {reject['line']}: {reject['reason']}" in stopped.message
+    np.save(tmp_path / "v.npy", np.ones((len(bad) + 1, 32), dtype=np.float32))
+    again = bitsift(*command)
+    assert again.exception is None, again.exception
+    assert "rejected records         3" in again.stdout
+    assert f"{source}, line 3: broken JSON" in again.stdout
+
+
+def test_a_table_is_read_as_it_was_said(tmp_path: Path) -> None:
+    source = tmp_path / "table.csv"
+    vector = ",".join(["1"] * 32)
+    source.write_bytes(f"1;pr\xe9nom;[{vector}]\n2;b;[{vector}]\n".encode("cp1252"))
+    layout = "--delimiter", ";", "--encoding", "cp1252", "--columns", "id,text,vector"
+    command = "index", source, *layout, "--vector-field", "vector", "--out", tmp_path / "i"
+    done = bitsift(*command, "--shards", 1)
+    assert done.exception is None, done.exception
+    assert "found no header (--header)" in done.stderr
+    assert sorted(stored_ids(tmp_path / "i")) == ["1", "2"]

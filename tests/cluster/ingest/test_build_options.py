@@ -37,6 +37,12 @@ SAMPLES: dict[str, Any] = {
     "vector_type": VectorType.INT8,
     "ranges": Path("ranges.npy"),
     "chunk": "tokens=100,overlap=20",
+    "delimiter": ";",
+    "encoding": "cp1252",
+    "quote": "none",
+    "escape": "\\",
+    "header": False,
+    "columns": ["id,text"],
     "transform": Transform.ROTATE,
     "examples": ("fear of spiders",),
     "index_fields": ["lang"],
@@ -74,9 +80,11 @@ def test_a_flag_arrives_in_the_options_of_the_build(
     monkeypatch.setattr(build, "build_index", noted)
     value = SAMPLES[name][0] if isinstance(SAMPLES[name], list) else SAMPLES[name]
     flag = [f"--{name.replace('_', '-')}", str(value)]
+    if isinstance(value, bool):
+        flag = [f"--{'' if value else 'no-'}{name}"]
     asked = CliRunner().invoke(cli.app, ["index", "source", "--out", "index", *flag]).exception
     assert isinstance(asked, Asked)
-    assert asked.args == (BuildOptions(**{"index_fields": [], name: SAMPLES[name]}),)
+    assert asked.args == (BuildOptions(**{"index_fields": [], "columns": [], name: SAMPLES[name]}),)
 
 
 def test_the_command_line_has_the_help_limits_and_defaults_of_the_fields() -> None:
@@ -119,6 +127,12 @@ def test_an_index_has_no_more_shards_than_it_may(tmp_path: Path, shards: int) ->
         {"max_rejects": -1},
         {"encoders": 0},
         {"vectors": 5},
+        {"delimiter": "||"},
+        {"encoding": "cp1255x"},
+        {"quote": ""},
+        {"escape": "ab"},
+        {"header": "no header"},
+        {"columns": ("id,,text",)},
     ],
 )
 def test_a_wrong_option_is_refused_with_its_name_before_anything_is_made(

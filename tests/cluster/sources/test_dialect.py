@@ -23,12 +23,12 @@ def test_what_is_not_one_character_is_refused(said: str) -> None:
 @pytest.mark.parametrize(
     ("layout", "reason"),
     [
-        (Layout(delimiter="none"), "a delimiter is one character"),
+        (Layout(delimiter="none"), "delimiter: it is one character"),
         (Layout(delimiter=",", quote=","), "have to be different"),
         (Layout(delimiter="\\", escape="\\"), "have to be different"),
         (Layout(encoding="utf-88"), "did you mean utf-8?"),
-        (Layout(columns=("id,,text",)), "each column needs a name of its own"),
-        (Layout(columns=("id", "id")), "each column needs a name of its own"),
+        (Layout(columns=("id,,text",)), "each needs a name of its own"),
+        (Layout(columns=("id", "id")), "each needs a name of its own"),
     ],
 )
 def test_what_cannot_be_is_refused(layout: Layout, reason: str) -> None:

@@ -55,7 +55,7 @@ def test_with_vectors_a_text_may_be_missing_but_not_be_a_number(tmp_path: Path) 
     content = b"".join(b'{"v": [1, 2], ' + line + b"}\n" for line in lines)
     rows = read(put(tmp_path, content), fields=VECTORS)
     assert [row["text"] for row in rows] == ["words", "", " ", "", None]
-    assert rejects(rows) == [(5, "text is a int, not a string")]
+    assert rejects(rows) == [(5, "text is a int, not a string (field 'text')")]
 
 
 def test_a_vector_in_a_table_is_a_text(tmp_path: Path) -> None:
