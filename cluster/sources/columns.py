@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import uuid
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -34,7 +35,7 @@ class TableBatch(NamedTuple):
 
 def rows_of_batch(
     batch: pa.RecordBatch, wanted: set[str], vector: str | None, key: str | None = None
-) -> tuple[list[dict[str, Any]], dict[int, str]]:
+) -> tuple[Iterator[dict[str, Any]], dict[int, str]]:
     """The rows of a batch without the `vector` column, and the reasons for those that broke.
 
     `key` is the column of ids. `wanted` names the columns that documents need: bytes in them are
@@ -51,15 +52,22 @@ def rows_of_batch(
             else:
                 columns.append(_values(column, name, name in wanted, reasons))
     if not columns:
-        return [{} for _ in range(batch.num_rows)], reasons
-    return [
+        return ({} for _ in range(batch.num_rows)), reasons
+    return _rows(names, columns, wanted), reasons
+
+
+def _rows(names: list[str], columns: list[list[Any]], wanted: set[str]) -> Iterator[dict[str, Any]]:
+    """One dict at a time: thousands that live together cost Python's garbage collector."""
+    if not any(None in values for values in columns):
+        return (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
+    return (
         {
             name: value
             for name, value in zip(names, values, strict=True)
             if value is not None or name in wanted
         }
         for values in zip(*columns, strict=True)
-    ], reasons
+    )
 
 
 def _ids(column: pa.Array, name: str, reasons: dict[int, str]) -> list[Any]:

@@ -96,7 +96,7 @@ class RowReader:
             title = _named(self.title_field, checked_title, title)
         if type(text) is not str or not text or text.isspace():
             text = self._text(text, title if self._title_suffices else "")
-        return key, title, text, _metadata(row) if row else ""
+        return key, title, text, metadata_of(row) if row else ""
 
     def _text(self, text: object, title: str) -> str:
         if text is None or type(text) is str:
@@ -120,7 +120,7 @@ def _named(field: str | None, check: Callable[[object], str], value: object) -> 
         raise RefusedDocument(f"{error} (field {field!r})" if field else str(error)) from error
 
 
-def _metadata(row: dict[str, Any]) -> str:
+def metadata_of(row: dict[str, Any]) -> str:
     """A row's other fields as JSON text. Raises RefusedDocument where JSON cannot hold them."""
     nested = row.get("metadata")
     if type(nested) is dict and (len(row) == 1 or nested.keys().isdisjoint(row)):

@@ -28,6 +28,7 @@ from bitsift.cluster.sources.sqlite import Database
 from bitsift.cluster.sources.streams import DamagedStream, size_of
 from bitsift.cluster.sources.tables import read_batches
 from bitsift.cluster.sources.vectors import Vectors, checked_vectors, vectors_of_column
+from bitsift.cluster.sources.whole_columns import runs_of, table_of_columns
 from bitsift.errors import InvalidRequest
 
 BATCH_ROWS = 4096
@@ -135,32 +136,52 @@ def _read_table(
 ) -> Iterator[pa.Table]:
     reader = RowReader(file)
     matrix = _companion(file)
-    wanted = {name for _, name in file.fields.named()}
     for start, columns, damage in read_batches(file, batch_rows, part):
         if columns is None:
             batch = DocumentBatch(file.width)
             batch.add(file, reader, start, Record(start + 1, None, damage))
             yield batch.table()
             continue
-        rows, reasons = rows_of_batch(columns, wanted, file.fields.vector, file.fields.id)
-        vectors = None if file.fields.vector is None else columns.column(file.fields.vector)
-        for begin, end in _shares(rows):
-            batch = DocumentBatch(file.width)
-            for offset in range(begin, end):
-                reason = reasons.get(offset)
-                row = rows[offset] if reason is None else None
-                if file.is_export and row is not None:
-                    row = as_before(row)
-                record = Record(start + offset + 1, row, reason)
-                batch.add(file, reader, start + offset, _with_partitions(record, file))
-            found = None
-            if matrix is not None:
-                found = _vectors(file, matrix, start + begin, start + end)
-            elif vectors is not None and file.width is not None:
-                found = vectors_of_column(
-                    vectors.slice(begin, end - begin), file.width, file.stored
-                )
-            yield batch.table(found)
+        for begin, end, is_ordinary in runs_of(file, columns):
+            run = columns.slice(begin, end - begin)
+            read = _by_columns if is_ordinary else _by_rows
+            yield from read(file, run, start + begin, matrix)
+
+
+def _by_columns(
+    file: SourceFile, batch: pa.RecordBatch, start: int, matrix: Matrix | None
+) -> Iterator[pa.Table]:
+    yield table_of_columns(file, batch, start, _vectors_of(file, batch, start, matrix))
+
+
+def _vectors_of(
+    file: SourceFile, batch: pa.RecordBatch, start: int, matrix: Matrix | None
+) -> Vectors | None:
+    if matrix is not None:
+        return _vectors(file, matrix, start, start + batch.num_rows)
+    if file.fields.vector is None or file.width is None:
+        return None
+    return vectors_of_column(batch.column(file.fields.vector), file.width, file.stored)
+
+
+def _by_rows(
+    file: SourceFile, batch: pa.RecordBatch, start: int, matrix: Matrix | None
+) -> Iterator[pa.Table]:
+    reader = RowReader(file)
+    wanted = {name for _, name in file.fields.named()}
+    found, reasons = rows_of_batch(batch, wanted, file.fields.vector, file.fields.id)
+    rows = list(found)
+    for begin, end in _shares(rows):
+        documents = DocumentBatch(file.width)
+        for offset in range(begin, end):
+            reason = reasons.get(offset)
+            row = rows[offset] if reason is None else None
+            if file.is_export and row is not None:
+                row = as_before(row)
+            record = Record(start + offset + 1, row, reason)
+            documents.add(file, reader, start + offset, _with_partitions(record, file))
+        part = batch.slice(begin, end - begin)
+        yield documents.table(_vectors_of(file, part, start + begin, matrix))
 
 
 def _shares(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[int, int]]:

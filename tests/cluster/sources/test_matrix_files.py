@@ -94,7 +94,7 @@ def test_arrays_that_are_not_read_are_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["npz", "safetensors"])
 def test_one_of_several_matrices_has_to_be_named(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"v.{kind}"
-    arrays = {"a": ROUND, "b": ROUND[:, :4].copy(), "c": np.ones(3, "f4")}
+    arrays: dict[str, Any] = {"a": ROUND, "b": ROUND[:, :4].copy(), "c": np.ones(3, "f4")}
     np.savez(path, **arrays) if kind == "npz" else save_file(arrays, path)
     with pytest.raises(InvalidRequest, match=r"2 arrays of two.*a \(300, 8\), b \(300, 4\)"):
         plan_sources([path])

@@ -120,8 +120,8 @@ def test_vectors_may_be_blobs_or_texts(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "v.db") as connection:
         connection.execute("CREATE TABLE t (id, v)")
         blob = np.array([0.5, 1], "<f4").tobytes()
-        rows = [(1, blob), (2, "[0.5, 1]"), (3, None), (4, b"\0\0\0")]
-        connection.executemany("INSERT INTO t VALUES (?, ?)", rows)
+        values = [(1, blob), (2, "[0.5, 1]"), (3, None), (4, b"\0\0\0")]
+        connection.executemany("INSERT INTO t VALUES (?, ?)", values)
     connection.close()
     stored = Stored(VectorType.FLOAT)
     rows = read(tmp_path / "v.db", fields=Fields(vector="v"), stored=stored)

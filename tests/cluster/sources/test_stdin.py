@@ -5,6 +5,7 @@ import io
 import os
 import sqlite3
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,6 @@ import pytest
 from safetensors.numpy import save
 
 from bitsift.cluster.ingest.options import BuildOptions, checked_build
-from bitsift.cluster.sources import stdin
 from bitsift.cluster.sources.files import plan_sources
 from bitsift.cluster.sources.stdin import copied
 from bitsift.errors import InvalidRequest, StorageFull
@@ -25,7 +25,7 @@ TABLE = pa.table({"id": ["a"], "text": ["words"]})
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(stdin.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
     return tmp_path / f"bitsift-stdin-{os.getuid()}"
 
 

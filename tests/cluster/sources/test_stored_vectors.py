@@ -38,12 +38,13 @@ def quantized(floats: NDArray[np.float32], kind: VectorType) -> NDArray[Any]:
     low, high = floats.min(axis=0), floats.max(axis=0)
     levels = (floats - low) / ((high - low) / 255)
     bits = np.packbits(floats > 0, axis=1)
-    return {
+    found: dict[VectorType, NDArray[Any]] = {
         VectorType.INT8: (levels - 128).astype(np.int8),
         VectorType.UINT8: levels.astype(np.uint8),
         VectorType.UBINARY: bits,
         VectorType.BINARY: (bits.astype(np.int16) - 128).astype(np.int8),
-    }[kind]
+    }
+    return found[kind]
 
 
 def put(folder: Path, vectors: NDArray[Any], layout: str) -> tuple[Path, dict[str, Any]]:

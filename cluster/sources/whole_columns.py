@@ -1,0 +1,155 @@
+"""Ordinary rows of a table: ids, titles and texts become columns of documents as they are.
+
+A row is ordinary where its id and its text are strings that are not blank and its title is a string
+or null: what the rules of `cluster.documents` make of them is themselves. All other rows go through
+those rules one by one, and so do batches with few ordinary rows, and those whose strings are much
+larger than the batch: a dictionary may hold a text once for all of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from bitsift.cluster.sources.columns import BATCH_BYTES, rows_of_batch
+from bitsift.cluster.sources.documents import SCHEMA, metadata_of
+from bitsift.cluster.sources.plan import SourceFile
+from bitsift.cluster.sources.vectors import Vectors, vector_column
+from bitsift.router.write.document_rules import RefusedDocument
+
+_RUNS_MAX = 16
+"""Of rows that are ordinary or not, in a batch that is read by columns: each becomes a table."""
+_NOT_PLAIN = 0x7F
+"""A string that begins with a byte above the space and below this one is not blank."""
+
+
+def runs_of(file: SourceFile, batch: pa.RecordBatch) -> Iterator[tuple[int, int, bool]]:
+    """(begin, end, whether its rows are ordinary) of the runs of a batch."""
+    ordinary = _ordinary(file, batch)
+    if ordinary is None:
+        borders = [0, batch.num_rows]
+    else:
+        changes = np.flatnonzero(ordinary[1:] != ordinary[:-1]) + 1
+        borders = [0, *changes.tolist(), batch.num_rows]
+        if len(borders) > _RUNS_MAX + 1:
+            ordinary, borders = None, [0, batch.num_rows]
+    for begin, end in itertools.pairwise(borders):
+        if begin < end:
+            yield begin, end, ordinary is not None and bool(ordinary[begin])
+
+
+def _ordinary(file: SourceFile, batch: pa.RecordBatch) -> Any:
+    """Which rows are ordinary, bool (rows,); None where no row is read by columns."""
+    key, text, title = file.fields.id, file.fields.text, file.fields.title
+    if key is None or text is None or file.is_export:
+        return None
+    names = [name for name in (key, text, title) if name is not None]
+    if sum(batch.column(name).nbytes for name in names) > BATCH_BYTES:
+        return None
+    strings = {name: _strings(batch.column(name)) for name in names}
+    if any(column is None for column in strings.values()):
+        return None
+    return ~(_is_blank(strings[key]) | _is_blank(strings[text]))
+
+
+def _is_blank(column: pa.Array) -> npt.NDArray[np.bool_]:
+    """Which strings are null, empty or blank, bool (rows,)."""
+    _, offsets, data = column.buffers()
+    starts = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
+    blank = np.ones(len(column), dtype=bool)
+    is_given = (starts[1:] > starts[:-1]) & column.is_valid().to_numpy(zero_copy_only=False)
+    if is_given.any():
+        first = np.frombuffer(data, np.uint8)[starts[:-1][is_given]]
+        blank[is_given] = (first <= ord(" ")) | (first >= _NOT_PLAIN)
+    for row in np.flatnonzero(blank & is_given).tolist():  # not plain ASCII: Python knows
+        blank[row] = column[row].as_py().isspace()
+    return blank
+
+
+def _strings(column: pa.Array) -> pa.Array | None:
+    """A column of strings as such, checked; None for any other, and for one of many bytes."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        lengths = pc.binary_length(column.dictionary) if _is_text(kind.value_type) else None
+        if lengths is None or (pc.sum(lengths.take(column.indices)).as_py() or 0) > BATCH_BYTES:
+            return None
+        column = column.dictionary_decode()
+    if not _is_text(column.type):
+        return None
+    try:
+        column.validate(full=True)
+        return column.cast(pa.string())
+    except pa.ArrowInvalid:
+        return None
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return any(test(kind) for test in tests)
+
+
+def table_of_columns(
+    file: SourceFile, batch: pa.RecordBatch, start: int, vectors: Vectors | None
+) -> pa.Table:
+    """The documents of ordinary rows, of which the first is record `start` of the file."""
+    count = batch.num_rows
+    metadata, reasons = _metadata(file, batch)
+    if vectors is not None:
+        missing = np.ones(count, dtype=bool)
+        missing[vectors.rows] = False
+        for row in np.flatnonzero(missing).tolist():
+            reasons.setdefault(row, vectors.reasons.get(row, "no vector"))
+    keep = np.ones(count, dtype=bool)
+    keep[list(reasons)] = False
+    numbers = np.arange(start, start + count, dtype=np.int64)
+    title = pa.repeat(pa.scalar(""), count)
+    if file.fields.title is not None:
+        title = pc.fill_null(_strings(batch.column(file.fields.title)), "")
+    parts = [
+        _strings(batch.column(file.fields.id)),
+        title,
+        _strings(batch.column(file.fields.text)),
+        metadata,
+    ]
+    rejects = pa.nulls(count, pa.string())
+    if reasons:
+        good = pa.array(keep)
+        parts = [pc.if_else(good, part, None) for part in parts]
+        rejects = pa.array([reasons.get(row) for row in range(count)], pa.string())
+    columns = [
+        pa.array(file.first_position + numbers),
+        pa.repeat(pa.scalar(file.path), count),
+        pa.array(numbers + 1),
+        *parts,
+        vector_column(vectors, keep),
+        rejects,
+    ]
+    return pa.Table.from_arrays(columns, schema=SCHEMA)
+
+
+def _metadata(file: SourceFile, batch: pa.RecordBatch) -> tuple[pa.Array, dict[int, str]]:
+    """The other columns of each row as JSON, and the rows where they cannot be."""
+    taken = {name for _, name in file.fields.named()}
+    names = [name for name in batch.schema.names if name not in taken]
+    if not names and not file.partitions:
+        return pa.repeat(pa.scalar(""), batch.num_rows), {}
+    rows, reasons = rows_of_batch(batch.select(names), set(), None)
+    partitions = dict(file.partitions)
+    texts: list[str] = []
+    for place, row in enumerate(rows):
+        text = ""
+        if row or partitions:
+            try:
+                text = metadata_of({**partitions, **row} if partitions else row)
+            except RefusedDocument as error:
+                reasons.setdefault(place, str(error))
+            except RecursionError:
+                reasons.setdefault(place, "record is nested too deeply")
+        texts.append(text)
+    return pa.array(texts, pa.string()), reasons
