@@ -30,7 +30,16 @@ HEADER_BYTES_MAX = 100_000_000
 _TENSORS = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "BF16": "<V2", "I8": "i1", "U8": "u1"}
 _BFLOAT16 = np.dtype("V2")
 _SAMPLE_ROWS = 100
-_UNREADABLE = (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError, TypeError, struct.error)
+_UNREADABLE = (
+    ValueError,
+    OSError,
+    EOFError,
+    KeyError,
+    TypeError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 class Matrix(Protocol):
@@ -96,6 +105,7 @@ class _Streamed:
             wanted = (stop - first) * self._row_bytes
             data = self._stream.read(wanted)
         except (zlib.error, zipfile.BadZipFile, EOFError) as error:
+            self._stream = None  # rows after it are looked for from the beginning, in vain
             raise DamagedStream(f"{self._member.name} is damaged: {error}") from error
         self._row = stop
         if len(data) < wanted:

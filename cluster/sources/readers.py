@@ -27,7 +27,12 @@ from bitsift.cluster.sources.records import Record, read_records
 from bitsift.cluster.sources.sqlite import Database
 from bitsift.cluster.sources.streams import DamagedStream, size_of
 from bitsift.cluster.sources.tables import read_batches
-from bitsift.cluster.sources.vectors import Vectors, checked_vectors, vectors_of_column
+from bitsift.cluster.sources.vectors import (
+    Vectors,
+    checked_vectors,
+    stack_vectors,
+    vectors_of_column,
+)
 from bitsift.cluster.sources.whole_columns import runs_of, table_of_columns
 from bitsift.errors import InvalidRequest
 
@@ -89,7 +94,11 @@ def _companion(file: SourceFile) -> Matrix | None:
 
 
 def _vectors(file: SourceFile, matrix: Matrix, first: int, stop: int) -> Vectors:
-    return checked_vectors(matrix.rows(first, stop), file.stored)
+    try:
+        return checked_vectors(matrix.rows(first, stop), file.stored)
+    except DamagedStream as damage:
+        reasons = [f"no vector: {damage}"] * (stop - first)
+        return stack_vectors(reasons, file.width or 0, file.stored)
 
 
 def _read_rows(files: Sequence[SourceFile], batch_rows: int) -> Iterator[pa.Table]:

@@ -136,6 +136,21 @@ def test_a_compressed_matrix_that_is_damaged_says_where_it_ends(tmp_path: Path) 
     assert "records were read before it" in reasons[0]
 
 
+def test_records_whose_vectors_are_damaged_are_rejected(tmp_path: Path) -> None:
+    path = put(tmp_path, "npz compressed")
+    content = bytearray(path.read_bytes())
+    late = len(content) * 3 // 4
+    content[late : late + 400] = b"\xff" * 400
+    path.write_bytes(content)
+    (tmp_path / "a.jsonl").write_text('{"text": "words"}\n' * 300)
+    (file,) = plan_sources([tmp_path / "a.jsonl"], vectors=path).files
+    tables = list(read_documents(file, batch_rows=10))
+    reasons = [reason for table in tables for reason in table["reject"].to_pylist()]
+    assert len(reasons) == 300
+    assert reasons[0] is None
+    assert reasons[-1].startswith("no vector: vectors is")
+
+
 def test_the_header_of_a_safetensors_file_has_a_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
