@@ -3,8 +3,8 @@
 Equal values of a column that is a dictionary are one Python object where they would be large.
 
 An id is the natural string of what its column holds: a UUID (also as 16 bytes) in its usual form,
-other bytes of a fixed width as hex digits, a decimal as it is written, a whole float as a
-whole number, a date or time as ISO 8601.
+other bytes of a fixed width, or that are no text, as hex digits, a decimal as it is written, a
+whole float as a whole number, a date or time as ISO 8601.
 """
 
 from __future__ import annotations
@@ -77,10 +77,12 @@ def _ids(column: pa.Array, name: str, reasons: dict[int, str]) -> list[Any]:
     if isinstance(column, pa.ExtensionArray):
         column = column.storage
     kind = column.type
+    if (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)) and _is_raw(column):
+        column = column.cast(pa.binary())
+        return [None if value is None else _hexadecimal(value) for value in column.to_pylist()]
     values = _values(column, name, not pa.types.is_fixed_size_binary(kind), reasons)
     if pa.types.is_fixed_size_binary(kind):
-        hexadecimal = _uuid if kind.byte_width == _UUID_BYTES else bytes.hex
-        return [None if value is None else hexadecimal(value) for value in values]
+        return [None if value is None else _hexadecimal(value) for value in values]
     if pa.types.is_decimal(kind):
         return [None if value is None else format(value, "f") for value in values]
     if pa.types.is_date(kind) or pa.types.is_time(kind) or pa.types.is_timestamp(kind):
@@ -94,8 +96,22 @@ def _ids(column: pa.Array, name: str, reasons: dict[int, str]) -> list[Any]:
     return values
 
 
-def _uuid(value: bytes) -> str:
-    return str(uuid.UUID(bytes=value))
+def _is_raw(column: pa.Array) -> bool:
+    """Whether most of the bytes are no text: then none is one, not even by chance."""
+    values = [value for value in column.to_pylist() if value is not None]
+    return 2 * sum(not _is_utf8(value) for value in values) > len(values)
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _hexadecimal(value: bytes) -> str:
+    return str(uuid.UUID(bytes=value)) if len(value) == _UUID_BYTES else value.hex()
 
 
 def _whole(value: float | None) -> int | float | None:

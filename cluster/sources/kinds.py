@@ -59,6 +59,7 @@ HINTS = {
     **dict.fromkeys(
         (".pdf", ".docx", ".doc", ".odt", ".rtf", ".epub", ".html", ".htm", ".pptx"), _TEXT_OF
     ),
+    ".bson": "MongoDB's own format: write it as JSON lines with bsondump or mongoexport",
     ".faiss": "a FAISS index: write numpy.save('v.npy', index.reconstruct_n()) and index that",
     ".index": "a FAISS index? write numpy.save('v.npy', index.reconstruct_n()) and index that",
     ".usearch": "a USearch index: write numpy.save('v.npy', index.get(index.keys)) and index that",

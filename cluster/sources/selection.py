@@ -30,6 +30,7 @@ _CORPUS = re.compile(r"(?:.+[-_.])?corpus(?:[-_.].+)?", re.IGNORECASE)
 _JUDGED = re.compile(r"(?:.+[-_.])?(?:queries|query|qrels)(?:[-_.].+)?", re.IGNORECASE)
 _STATE = "state.json"
 _STATE_BYTES_MAX = 16 << 20
+_CACHE = re.compile(r"cache-[0-9a-f]+(?:_\d+_of_\d+)?\.arrow")
 _DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json")
 
 
@@ -93,10 +94,12 @@ def _saved_datasets(items: list[Found]) -> dict[str, str]:
     """What `save_to_disk` of Hugging Face's `datasets` writes that is not data, and caches."""
     by_name = {item.name: item for item in items}
     reasons: dict[str, str] = {}
+    described: set[PurePosixPath] = set()
     for item in items:
         path = PurePosixPath(item.name)
         if path.name in _DESCRIPTIONS:
             reasons[item.path] = "the description of a dataset"
+            described.add(path.parent)
         if path.name != _STATE:
             continue
         shards = _shards(item)
@@ -111,6 +114,10 @@ def _saved_datasets(items: list[Found]) -> dict[str, str]:
         for name in shards:
             if str(path.parent / name) not in by_name:
                 reasons[item.path] += f"; {name}, which it names, is not there"
+    for item in items:
+        path = PurePosixPath(item.name)
+        if path.parent in described and _CACHE.fullmatch(path.name):
+            reasons.setdefault(item.path, "a cache of the datasets library")
     return reasons
 
 

@@ -13,6 +13,7 @@ whole numbers are refused until the caller says what they are.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -26,6 +27,8 @@ from bitsift.router.write.document_rules import numbers_of
 _BYTES = {"i": (-128, 127), "u": (0, 255)}
 _SUSPECT_WIDTH = 16
 """Whole numbers in shorter vectors are numbers: packed bits would be of under 128 dimensions."""
+_BASE64_WIDTH = 16
+"""Shorter texts may be words."""
 
 
 class VectorType(StrEnum):
@@ -73,6 +76,8 @@ class Stored:
 
     def numbers(self, value: object) -> NDArray[Any] | str:
         """The stored numbers of one vector: a list, a text or bytes; or why there are none."""
+        if isinstance(value, str) and (data := self._unpacked(value)) is not None:
+            return data
         if not isinstance(value, bytes):
             return numbers_of(value)
         if self.type is None:
@@ -80,6 +85,20 @@ class Stored:
         if not value or len(value) % self.type.dtype.itemsize:
             return f"vector is {len(value)} bytes, which are no {self.type} numbers"
         return np.frombuffer(value, dtype=self.type.dtype)
+
+    def _unpacked(self, text: str) -> NDArray[Any] | None:
+        """The numbers of a text in base64, as live documents may have them; None for another."""
+        dtype = (self.type or VectorType.FLOAT).dtype
+        if 3 * len(text) < 4 * dtype.itemsize * _BASE64_WIDTH or not text[-1:].strip():
+            return None
+        try:
+            data = base64.b64decode(text, validate=True)
+        except ValueError:
+            return None
+        if len(data) % dtype.itemsize:
+            return None
+        numbers = np.frombuffer(data, dtype)
+        return numbers if self.type is not None or _are_floats(numbers) else None
 
     def parsed(self, value: object, width: int | None) -> NDArray[np.float32] | str:
         """The same as float32 of shape (stored_width,), if that is the `width` of the plan."""
@@ -119,6 +138,12 @@ ASSUMED = (
     "int8 vectors without --ranges: it is assumed that all dimensions share one scale that is "
     "symmetric about 0; if each has a range of its own, as from sentence-transformers, pass them"
 )
+
+
+def _are_floats(numbers: NDArray[np.float32]) -> bool:
+    """Whether bytes are floats: other bytes, read as such, are huge or tiny sooner or later."""
+    largest = float(np.abs(numbers).max())
+    return bool(np.isfinite(numbers).all()) and 1e-6 < largest < 1e6
 
 
 def wrong_width(found: int, expected: int) -> str:

@@ -126,6 +126,13 @@ def test_a_saved_dataset_is_its_shards(tmp_path: Path) -> None:
     }
 
 
+def test_the_caches_of_a_prepared_dataset_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "dataset_info.json").write_text("{}")
+    for name in ("set-train.arrow", "cache-00ff.arrow", "cache-00ff_00000_of_00002.arrow"):
+        write(tmp_path / name, TABLE.slice(0, 3), "stream")
+    assert [file.name for file in plan_sources([tmp_path]).files] == ["set-train.arrow"]
+
+
 def test_a_shard_that_is_not_there_is_said(tmp_path: Path) -> None:
     save_to_disk(tmp_path / "d", ["data-0.arrow", "data-1.arrow"])
     (tmp_path / "d" / "data-1.arrow").unlink()

@@ -70,6 +70,11 @@ KEY = uuid.UUID("12345678-1234-5678-1234-567812345678")
         (pa.array([7], pa.int64()).dictionary_encode(), "7"),
         (pa.array(["7"], pa.string_view()), "7"),
         (pa.array([b"7"], pa.large_binary()), "7"),
+        (
+            pa.array([KEY.bytes[:8] + b"\xff" * 8], pa.binary()),
+            f"{str(KEY)[:18]}-ffff-ffffffffffff",
+        ),
+        (pa.array([b"\xff\x00\x01"], pa.large_binary()), "ff0001"),
     ],
 )
 def test_an_id_is_the_natural_string_of_its_type(
@@ -79,6 +84,16 @@ def test_an_id_is_the_natural_string_of_its_type(
     path = fresh(tmp_path, ".parquet")
     pq.write_table(pa.table({"id": ids, "text": ["words"]}), path)
     assert [(row["id"], row["reject"]) for row in read(path)] == [(expected, None)]
+
+
+def test_bytes_are_ids_as_text_or_as_digits_but_not_some_of_both(tmp_path: Path) -> None:
+    path = fresh(tmp_path, ".parquet")
+    for ids, expected in (
+        ([b"a", b"\xff", b"b"], ["a", None, "b"]),
+        ([b"a", b"\xff", b"\xfe"], ["61", "ff", "fe"]),
+    ):
+        pq.write_table(pa.table({"id": ids, "text": ["words"] * 3}), path)
+        assert [row["id"] for row in read(path)] == expected
 
 
 def test_a_float_that_cannot_hold_its_id_exactly_is_refused(tmp_path: Path) -> None:
