@@ -65,6 +65,7 @@ SLOW = (
     "tests/cluster/maintenance/test_export.py::test_an_export_can_be_indexed_again",
     "tests/cluster/ingest/test_build.py",
     "tests/cluster/ingest/test_create.py::test_vectors_and_the_model",
+    "tests/cluster/ingest/test_preview.py::test_texts_are_counted",
     "tests/cluster/ingest/test_update.py",
     "tests/cluster/ingest/test_create.py::test_with_a_model_glosses",
     "tests/cluster/ingest/test_create.py::test_all_that_looks_after",

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from bitsift.cluster.cli.console import Json, err, out, print_json, until_stopped
+from bitsift.cluster.cli.index_reports import print_preview, print_report, print_update
 from bitsift.cluster.cli.options import DocumentPrompt, QueryPrompt, with_options
 from bitsift.cluster.cli.progress import IndexProgress
 from bitsift.cluster.cli.settings import configured, required_ray_address, say_sources
@@ -59,6 +59,14 @@ def index(
             "--delete-missing", help="With --update: delete documents that no record has any more."
         ),
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Say what would be read, how much of it is cut, and about what time and disk it "
+            "takes; make nothing.",
+        ),
+    ] = False,
     json: Json = False,
     **options: Any,
 ) -> None:
@@ -67,7 +75,7 @@ def index(
     An interrupted build resumes when the same command is run again; a finished index is left
     untouched, but for --update.
     """
-    if (out_folder is None) == (spec_file is None):
+    if (out_folder is None) == (spec_file is None) and not dry_run:
         raise InvalidRequest("pass --out FOLDER or --spec SPEC.toml, one of the two")
     if delete_missing and not update:
         raise InvalidRequest("--delete-missing goes with --update")
@@ -81,6 +89,13 @@ def index(
         encoders=settings.index.encoders,
         backend=settings.model.backend,
     )
+    if dry_run:
+        from bitsift.cluster.ingest.preview import preview
+
+        with terminable():
+            found = preview(source, build_options)
+        print_json(found) if json else print_preview(found)
+        return
     again = "stopped; run the same command again to resume"
     report: BuildReport | UpdateReport
     with until_stopped(again, status=1), IndexProgress(err, quiet=json) as progress:
@@ -119,7 +134,7 @@ def index(
     if json:
         print_json(report)
     elif update:
-        _print_update(what, rejects, dataclasses.asdict(report))
+        print_update(what, rejects, dataclasses.asdict(report))
     else:
         print_report(what, rejects, dataclasses.asdict(report))
 
@@ -187,70 +202,3 @@ def create(
     if report.query_prompt is not None and report.document_prompt is not None:
         said_of = said(report.query_prompt, report.document_prompt, {})
         out.print(said_of, markup=False, highlight=False, soft_wrap=True)
-
-
-def print_report(what: str, rejects: Path, report: dict[str, Any]) -> None:
-    """What a build made, for people; ``rejects`` is the list of bad records."""
-    documents = max(1, report["documents"])
-    if report["already_complete"]:
-        out.print(f"{what} is already finished and was left untouched.")
-    rows = {
-        "documents": f"{report['documents']:,}",
-        "rejected records": f"{report['rejects']:,}",
-        **_doubles(report),
-        "seconds": f"{report['seconds']:,.1f}",
-        "RAM of the bits": _bytes_each(report["bits_bytes"], documents),
-        "disk, with texts": _bytes_each(report["disk_bytes"], documents),
-        "fp32 vectors would take": _bytes_each(report["float32_bytes"], documents),
-    }
-    table = Table(show_header=False, box=None)
-    for name, value in rows.items():
-        table.add_row(name, value)
-    out.print(table)
-    if report["rejects"]:
-        from bitsift.cluster.ingest.rejects import first_reasons  # PyArrow
-
-        out.print(f"The rejected records are listed in {rejects}")
-        for reason in first_reasons(rejects):
-            out.print(f"  {reason}", markup=False, highlight=False, soft_wrap=True)
-    if report["cut"]:
-        out.print(
-            f"{report['cut']:,} of {report['encoded']:,} encoded texts are longer than the "
-            f"{report['max_tokens']:,} tokens that the model reads: what comes after is not found. "
-            "--chunk indexes it, too.",
-            soft_wrap=True,
-        )
-
-
-def _print_update(what: str, rejects: Path, report: dict[str, Any]) -> None:
-    """What an update did, for people."""
-    counts = ("created", "updated", "unchanged", "deleted")
-    said = ", ".join(f"{report[name]:,} {name}" for name in counts)
-    out.print(
-        f"{what}: {report['documents']:,} documents; {said}; {report['seconds']:,.1f} s",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
-    for name, count in _doubles(report).items():
-        out.print(f"{name}: {count}", highlight=False)
-    if report["kept_for_rejects"]:
-        out.print(
-            "Nothing was deleted: bad records may be of documents that would have been. Fix the "
-            "sources, or leave them out, and run the same command again."
-        )
-    if report["rejects"]:
-        out.print(f"{report['rejects']:,} rejected records are listed in {rejects}")
-
-
-def _doubles(report: dict[str, Any]) -> dict[str, str]:
-    """Rows for records that share an id, where there are any."""
-    rows = {
-        "equal records without id, merged": report["merged"],
-        "replaced by a later record of their id": report["replaced"],
-    }
-    return {name: f"{count:,}" for name, count in rows.items() if count}
-
-
-def _bytes_each(total: int, documents: int) -> str:
-    return f"{total / 1e6:,.1f} MB ({total / documents:,.0f} bytes per document)"

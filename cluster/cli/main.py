@@ -41,6 +41,7 @@ from bitsift.cluster.cli.console import (
     print_json,
     standing_cells,
 )
+from bitsift.cluster.cli.index_reports import print_report
 from bitsift.config.sources import Loaded
 from bitsift.errors import BitsiftError, InvalidRequest, RequestOutcome, Unavailable, reason
 from bitsift.shard_worker.layout import REJECTS_FILE
@@ -153,7 +154,7 @@ def _print_status(facts: dict[str, Any]) -> None:
         name = index_facts["name"]
         if not facts["build"]["documents"]:
             return  # created empty: nothing was built
-        index.print_report(name, Path(name) / REJECTS_FILE, facts["build"])
+        print_report(name, Path(name) / REJECTS_FILE, facts["build"])
         return
     table = Table("shard", "state", "documents", "RAM of bits", "process RAM", "disk", "reason")
     for shard in facts["cluster"]["shards"]:

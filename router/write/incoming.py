@@ -190,8 +190,7 @@ class DocumentReader:
             value = without_surrogates(value)
         vector = self._vector(value.get("vector"))
         title = checked_title(value.get("title"))
-        missing = None if vector is not None else " and no vector"
-        text = checked_text(value.get("text"), title, missing)
+        text = checked_text(value.get("text"), title, None if vector is not None else _NOTHING)
         metadata = value.get("metadata")
         if metadata is not None and not isinstance(metadata, dict):
             raise RefusedDocument(f"metadata is a {type(metadata).__name__}, not an object")
