@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from bitsift.cluster.sources.live import Sourced
 
 _OF_SOURCES = (
-    *("id_field", "text_field", "title_field", "vector_field"),
+    *("id_field", "text_field", "title_field", "vector_field", "vector_type", "ranges"),
     *("delimiter", "encoding", "quote", "escape", "header", "columns"),
 )
 """Options of a build that say how records are read."""
@@ -147,7 +147,7 @@ def add(
 
     url = required_gateway(loaded)
     said = checked_build(BuildOptions(**options))
-    documents, notes = live_documents(files, said.fields, said.layout)
+    documents, notes = live_documents(files, said.fields, said.layout, said.stored)
     for note in notes:
         err.print(escape(note), soft_wrap=True)
     report, places = _Report(json), deque[tuple[str, int]]()

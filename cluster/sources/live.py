@@ -21,10 +21,11 @@ import pyarrow as pa
 from bitsift.cluster.sources.dialect import Layout
 from bitsift.cluster.sources.documents import RowReader, content_id
 from bitsift.cluster.sources.files import plan_sources
-from bitsift.cluster.sources.plan import Compression, Fields, Format, SourceFile
+from bitsift.cluster.sources.plan import Compression, Fields, Format, SourceFile, SourcePlan
 from bitsift.cluster.sources.probe import PROBE_ROWS, resolve
 from bitsift.cluster.sources.readers import read_documents, read_text_files
 from bitsift.cluster.sources.records import Record, read_records
+from bitsift.cluster.sources.stored_vectors import FLOATS, Stored
 from bitsift.cluster.sources.streams import DamagedStream, is_url
 from bitsift.cluster.sources.vectors import vectors_of
 from bitsift.errors import InvalidRequest
@@ -48,22 +49,23 @@ def live_documents(
     paths: Sequence[str],
     fields: Fields,
     layout: Layout = Layout(),  # noqa: B008 (frozen)
+    stored: Stored = FLOATS,
 ) -> tuple[Iterator[Sourced], list[str]]:
     """All documents of ``paths``, and what is to be said of files: those that are passed over, and
-    what was found out of tables where ``layout`` says nothing.
+    what was found out of tables where ``layout`` says nothing. ``stored`` says how vectors are.
 
     A path that is no file or folder but a pipe is read as JSON lines, and so is "-", the standard
     input. Raises InvalidRequest as ``plan_sources`` does.
     """
     streams = [path for path in paths if _is_stream(path)]
     others = [path for path in paths if not _is_stream(path)]
-    plan = _planned(others, fields, layout) if others or not streams else None
+    plan = _planned(others, fields, layout, stored) if others or not streams else None
     found: list[Iterator[Sourced]] = []
     if plan is not None:
         whole = groupby(plan.files, lambda file: file.format.is_whole_document)
         for is_text, files in whole:
             found += [_of_texts(list(files))] if is_text else map(_of_file, files)
-    found += [_of_stream(path, fields, layout) for path in streams]
+    found += [_of_stream(path, fields, layout, stored) for path in streams]
     said = () if plan is None else filter(None, (plan.passed_over_said, *plan.notes))
     return chain.from_iterable(found), list(said)
 
@@ -76,17 +78,18 @@ def _is_stream(path: str) -> bool:
     return not os.path.isfile(path) and not os.path.isdir(path)
 
 
-def _planned(paths: Sequence[str], fields: Fields, layout: Layout) -> Any:
+def _planned(paths: Sequence[str], fields: Fields, layout: Layout, stored: Stored) -> SourcePlan:
     """A live document's vector is called ``vector`` where nothing else is said, and may be all
     that it has.
     """
     try:
-        return plan_sources(paths, fields, layout=layout)
+        return plan_sources(paths, fields, layout=layout, stored=stored)
     except InvalidRequest as error:
         if fields.vector is not None:
             raise
         try:
-            return plan_sources(paths, replace(fields, vector=VECTOR), layout=layout)
+            fields = replace(fields, vector=VECTOR)
+            return plan_sources(paths, fields, layout=layout, stored=stored)
         except InvalidRequest:
             raise error from None
 
@@ -116,13 +119,15 @@ def _of_tables(tables: Iterator[pa.Table]) -> Iterator[Sourced]:
             yield Sourced(row["file"], row["line"], document | _given(vector))
 
 
-def _of_stream(path: str, fields: Fields, layout: Layout) -> Iterator[Sourced]:
+def _of_stream(path: str, fields: Fields, layout: Layout, stored: Stored) -> Iterator[Sourced]:
     """JSON lines that can be read once: the fields are found in the first of them."""
     endings = {compression.value: compression for compression in Compression}
     packed = endings.get(Path(path).suffix.lower(), Compression.NONE)
     opened = "/dev/stdin" if path == STDIN else path
     encoding = layout.encoding or ""
-    file = SourceFile(0, opened, path, Format.JSON_LINES, packed, size_bytes=0, encoding=encoding)
+    file = SourceFile(
+        0, opened, path, Format.JSON_LINES, packed, 0, stored=stored, encoding=encoding
+    )
     records = read_records(file)
     first = list[Record]()
     damage: DamagedStream | None = None
@@ -155,16 +160,20 @@ def _of_json(file: SourceFile, records: Iterator[Record], path: str) -> Iterator
             if record.row is None:
                 yield Sourced(path, record.line, None, record.reason or "no document")
                 continue
-            yield _read(reader, record._replace(row={**partitions, **record.row}), path)
+            yield _read(reader, record._replace(row={**partitions, **record.row}), file, path)
     except DamagedStream as damage:
         yield Sourced(path, damage.line, None, f"the rest of the file cannot be read: {damage}")
 
 
-def _read(reader: RowReader, record: Record, path: str) -> Sourced:
+def _read(reader: RowReader, record: Record, file: SourceFile, path: str) -> Sourced:
     row = record.row
     assert row is not None
     conditions = {name: row.pop(name) for name in CONDITIONS if name in row}
     vector = row.pop(reader.vector_field, None) if reader.vector_field is not None else None
+    if vector is not None and file.stored != FLOATS:
+        vector = file.stored.decoded_list(vector)
+        if isinstance(vector, str):
+            return Sourced(path, record.line, None, vector)
     try:
         key, title, text, metadata = reader.read(row, record.is_suspect)
     except RefusedDocument as error:

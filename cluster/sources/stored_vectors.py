@@ -110,6 +110,16 @@ class Stored:
         with np.errstate(over="ignore"):
             return numbers.astype(np.float32)
 
+    def decoded_list(self, value: object) -> list[float] | str:
+        """The vector that one value stands for; or why there is none."""
+        numbers = self.numbers(value)
+        if isinstance(numbers, str):
+            return numbers
+        if self.ranges is not None and len(numbers) != len(self.ranges.low):
+            return wrong_width(len(numbers), len(self.ranges.low))
+        matrix, bad = self.decoded(numbers[None, :])
+        return bad[0] if bad else [float(number) for number in matrix[0]]
+
     def decoded(self, matrix: NDArray[Any]) -> tuple[NDArray[np.float32], dict[int, str]]:
         """What stored numbers (n, stored_width) stand for, float32 (n, width), and bad rows."""
         if self.type is None or self.type is VectorType.FLOAT:

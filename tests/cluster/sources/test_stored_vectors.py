@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from bitsift.cluster.ingest.options import BuildOptions
 from bitsift.cluster.sources import ranges as module
 from bitsift.cluster.sources.files import plan_sources
+from bitsift.cluster.sources.live import live_documents
 from bitsift.cluster.sources.plan import Fields
 from bitsift.cluster.sources.ranges import read_ranges, stored_as
 from bitsift.cluster.sources.readers import read_documents
-from bitsift.cluster.sources.stored_vectors import FLOATS, Stored, VectorType, suspicion
+from bitsift.cluster.sources.stored_vectors import FLOATS, Ranges, Stored, VectorType, suspicion
 from bitsift.cluster.sources.vectors import vectors_of
 from bitsift.errors import InvalidRequest
 from bitsift.shard_worker.codes import Calibration, normalize
@@ -137,6 +138,34 @@ def test_bytes_with_ranges_are_what_they_were_made_of(
     path, plan = put(tmp_path, quantized(floats, VectorType(kind)), layout)
     stored = stored_as(VectorType(kind), tmp_path / "ranges.npy")
     assert cosines(read(path, stored, **plan), floats).min() > 0.999
+
+
+@pytest.mark.parametrize("layout", ["parquet", "json lines", "base64", "npy"])
+def test_documents_for_a_running_cluster_have_the_same_vectors(
+    tmp_path: Path, floats: NDArray[np.float32], layout: str
+) -> None:
+    path, plan = put(tmp_path, quantized(floats, VectorType.UBINARY), layout)
+    fields = plan.get("fields", Fields())
+    documents, _ = live_documents([str(path)], fields, stored=Stored(VectorType.UBINARY))
+    found = [document.document for document in documents]
+    vectors = [document["vector"] for document in found if document is not None]
+    assert np.array_equal(np.array(vectors), np.where(floats > 0, 1, -1))
+    if layout != "base64":
+        with pytest.raises(InvalidRequest, match="--vector-type: ubinary"):
+            live_documents([str(path)], fields)
+
+
+def test_a_live_document_whose_bytes_are_none_is_rejected(tmp_path: Path) -> None:
+    path = tmp_path / "v.jsonl"
+    path.write_text('{"v": [0, 255]}\n{"v": [0, 256]}\n{"v": "no"}\n')
+    documents, _ = live_documents([str(path)], FIELDS, stored=Stored(VectorType.UBINARY))
+    assert [document.reason for document in documents] == [
+        None,
+        "vector holds numbers that are no ubinary: 0 to 255",
+        "vector is a str, not a list of numbers: 'no'",
+    ]
+    stored = Stored(VectorType.INT8, Ranges((0.0,) * 3, (1.0,) * 3))
+    assert stored.decoded_list([1, 2]) == "vector has 2 numbers, expected 3"
 
 
 def test_int8_without_ranges_is_taken_as_numbers_and_said(
