@@ -22,6 +22,7 @@ from bitsift.cluster.sources.streams import DamagedStream, read_blocks
 from bitsift.errors import InvalidRequest
 
 _RECORDS_LOOKED_AT = 100
+_NAMES_SHOWN = 5
 
 
 def with_layout(file: SourceFile) -> SourceFile:
@@ -83,5 +84,6 @@ def _no_records(file: SourceFile, fields: Fields) -> str | None:
         names = (fields.text,) if fields.text is not None else NAMES["text"]
         lower = {name.lower() for name in rows[0]}
         if not lower & {name.lower() for name in names} and fields.vector not in rows[0]:
-            return "one JSON object without a text, so no record"
+            shown = ", ".join(list(rows[0])[:_NAMES_SHOWN])
+            return f"one JSON object without a text, so no record; its fields: {shown or 'none'}"
     return None

@@ -13,7 +13,6 @@ import functools
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from pathlib import PurePosixPath
 
 import orjson
 
@@ -29,6 +28,7 @@ _BEIR = [f"corpus.jsonl{compression.value}" for compression in Compression]
 _CORPUS = re.compile(r"(?:.+[-_.])?corpus(?:[-_.].+)?", re.IGNORECASE)
 _JUDGED = re.compile(r"(?:.+[-_.])?(?:queries|query|qrels)(?:[-_.].+)?", re.IGNORECASE)
 _STATE = "state.json"
+_SHARD = ".arrow"
 _STATE_BYTES_MAX = 16 << 20
 _CACHE = re.compile(r"cache-[0-9a-f]+(?:_\d+_of_\d+)?\.arrow")
 _DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json")
@@ -47,7 +47,7 @@ def select(listing: Iterable[Found], fields: Fields) -> tuple[list[Found], list[
     if len(texts) < len(kept):
         why = "a text file beside tables: name it, or a folder of texts alone, to index it"
         passed += [PassedOver(item.path, why) for item in texts]
-        kept = [item for item in kept if item not in texts]
+        kept = [item for item in kept if not kind_of(item.path)[0].is_whole_document]
     return kept, passed
 
 
@@ -91,33 +91,25 @@ def _is_kept(item: Found, corpora: dict[str, set[str]]) -> bool:
 
 
 def _saved_datasets(items: list[Found]) -> dict[str, str]:
-    """What `save_to_disk` of Hugging Face's `datasets` writes that is not data, and caches."""
-    by_name = {item.name: item for item in items}
+    """What Hugging Face's `datasets` writes that is not data: descriptions and caches."""
+    folders: dict[str, dict[str, Found]] = defaultdict(dict)
+    for item in items:
+        folder, _, name = item.name.rpartition("/")
+        folders[folder][name] = item
     reasons: dict[str, str] = {}
-    described: set[PurePosixPath] = set()
-    for item in items:
-        path = PurePosixPath(item.name)
-        if path.name in _DESCRIPTIONS:
-            reasons[item.path] = "the description of a dataset"
-            described.add(path.parent)
-        if path.name != _STATE:
-            continue
-        shards = _shards(item)
-        if shards is None:
-            continue
-        reasons[item.path] = "the description of a saved dataset"
-        for other in items:
-            beside = PurePosixPath(other.name)
-            is_cache = beside.suffix == ".arrow" and beside.name not in shards
-            if beside.parent == path.parent and is_cache:
-                reasons[other.path] = f"not among the data files that {_STATE} names"
-        for name in shards:
-            if str(path.parent / name) not in by_name:
-                reasons[item.path] += f"; {name}, which it names, is not there"
-    for item in items:
-        path = PurePosixPath(item.name)
-        if path.parent in described and _CACHE.fullmatch(path.name):
-            reasons.setdefault(item.path, "a cache of the datasets library")
+    for beside in folders.values():
+        described = [name for name in _DESCRIPTIONS if name in beside]
+        reasons.update((beside[name].path, "the description of a dataset") for name in described)
+        shards = _shards(beside[_STATE]) if _STATE in beside else None
+        for name, item in beside.items():
+            if shards is not None and name.endswith(_SHARD) and name not in shards:
+                reasons[item.path] = f"not among the data files that {_STATE} names"
+            elif described and _CACHE.fullmatch(name):
+                reasons[item.path] = "a cache of the datasets library"
+        if shards is not None:
+            missing = ", ".join(sorted(shards - beside.keys()))
+            lost = f"; {missing}, which it names, is not there" if missing else ""
+            reasons[beside[_STATE].path] = f"the description of a saved dataset{lost}"
     return reasons
 
 

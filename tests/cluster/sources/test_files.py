@@ -117,7 +117,7 @@ def test_json_files_that_hold_records_are_read_whatever_their_layout(tmp_path: P
     assert passed_over(plan, tmp_path) == {
         "list.json": "no JSON object in it",
         "none.json": "an empty JSON file",
-        "package.json": "one JSON object without a text, so no record",
+        "package.json": "one JSON object without a text, so no record; its fields: name, version",
     }
 
 
