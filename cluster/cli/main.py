@@ -74,6 +74,7 @@ def main() -> None:
     # Read when Ray is imported: its daemons' paragraphs would mix with what a command prints.
     os.environ["RAY_DEDUP_LOGS_SKIP_REGEX"] = "."
     print_anything()
+    _name_temporary_folder()
     is_json = asks_for_json(sys.argv[1:])
     try:
         if sys.flags.optimize:
@@ -105,6 +106,18 @@ def main() -> None:
         forget_output()
         sys.exit(1)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _name_temporary_folder() -> None:
+    """Ray takes TMPDIR as it is: what is empty names none, and a relative path names another folder
+    to processes that run elsewhere.
+    """
+    for name in ("TMPDIR", "RAY_TMPDIR"):
+        if not (given := os.environ.get(name)):
+            os.environ.pop(name, None)
+        elif not os.path.isabs(given):
+            with contextlib.suppress(OSError):  # of a working folder that is gone
+                os.environ[name] = os.path.abspath(given)
 
 
 @app.command()

@@ -209,8 +209,11 @@ class Serving:
         with httpx.Client(
             base_url=self.url, timeout=ASK_TIMEOUT_S, trust_env=False, verify=False
         ) as client:
+            told = set[str]()
             while time.monotonic() < deadline:
-                self._check_start()
+                for failed in self._check_start() - told:
+                    told.add(failed)
+                    on_step(failed)
                 with contextlib.suppress(httpx.TransportError):
                     response = client.get("/readyz")
                     if response.is_success:
@@ -221,25 +224,31 @@ class Serving:
                 time.sleep(POLL_S)
         raise Unavailable(f"not ready after {timeout_s:.0f} s: {said}")
 
-    def _check_start(self) -> None:
+    def _check_start(self) -> set[str]:
+        """Which shards cannot be opened, and why. Raises Unavailable where waiting is of no use."""
         _answer(self.listen_again(), ROUTER)  # None while it starts again, or its port is taken
         failure = _answer(self.router.encoder_failure.remote(), ROUTER)
         if failure is not None:
             raise Unavailable(f"the encoder cannot be loaded: {failure}")
         calls = [shard.status.remote() for shard in self.shards]
-        for call in ray.wait(calls, num_returns=len(calls), timeout=POLL_S)[0]:
-            _check_not_held(call)
+        answered = ray.wait(calls, num_returns=len(calls), timeout=POLL_S)[0]
+        return set(filter(None, map(_failure, answered)))
 
 
-def _check_not_held(status_call: Any) -> None:
-    """Raises Unavailable when another process has the shard open: only an operator can fix that."""
+def _failure(status_call: Any) -> str | None:
+    """Why a shard cannot be opened, if so. Raises Unavailable when another process has it open:
+    only an operator can fix that.
+    """
     try:
         (status,) = statuses_of([asked(status_call, SHARDS)])
     except BitsiftError:
-        return  # it starts again by itself
-    reason = status.reason or ""
-    if status.state == "FAILED" and reason.startswith(f"{Unavailable.__name__}:"):
-        raise Unavailable(f"shard {status.shard} cannot be opened: {reason}")
+        return None  # it starts again by itself
+    if status.state != "FAILED":
+        return None
+    said = f"shard {status.shard} cannot be opened: {status.reason}"
+    if (status.reason or "").startswith(f"{Unavailable.__name__}:"):
+        raise Unavailable(said)
+    return said
 
 
 def serve(

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import logging
 import os
+import resource
 import socket
 import sys
 import tempfile
@@ -27,6 +28,8 @@ from bitsift.errors import Unavailable
 NAMESPACE = "bitsift"
 OBJECT_STORE_BYTES = 1 << 30
 """Only batches in flight pass through Ray's object store; answers are small and are inlined."""
+_FILES = 128
+"""With 128 a server of one shard starts and answers, with 64 Ray waits for its GCS for ever."""
 _SOCKET_PATH = 107
 """Bytes of the path of a socket: sun_path of Linux, less its end."""
 _SOCKET = "/session_2026-01-31_08-00-00_000000_4194304/sockets/plasma_store"
@@ -83,6 +86,7 @@ def _connect(address: str | None, session: RaySession, storage: str | None) -> N
     settings: dict[str, Any] = {"address": address}
     if address is None:
         check_sockets(get_default_ray_temp_dir())
+        check_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         settings = {
             "address": "local",  # None would be what RAY_ADDRESS says
             "num_cpus": os.cpu_count(),
@@ -120,6 +124,15 @@ def check_sockets(temporary: str) -> None:
         raise Unavailable(
             f"the temporary folder {temporary} is too long for the sockets of Ray, at most {room} "
             "bytes: name a shorter one in RAY_TMPDIR"
+        )
+
+
+def check_files(limit: int) -> None:
+    """Raises Unavailable where Ray's processes could not open what they need: they say nothing."""
+    if 0 <= limit < _FILES:
+        raise Unavailable(
+            f"this process may open {limit} files, and Ray needs {_FILES}: raise the limit "
+            "(ulimit -n 1024)"
         )
 
 

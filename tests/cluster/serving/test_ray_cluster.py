@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging.config
+import resource
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -14,7 +15,12 @@ import pytest
 import ray
 
 from bitsift.cluster.serving import ray_cluster as ray_cluster_module
-from bitsift.cluster.serving.ray_cluster import check_sockets, logs_folder, ray_cluster
+from bitsift.cluster.serving.ray_cluster import (
+    check_files,
+    check_sockets,
+    logs_folder,
+    ray_cluster,
+)
 from bitsift.errors import Unavailable
 from tests.commands import wait_until
 
@@ -114,3 +120,10 @@ def test_a_temporary_folder_that_is_too_long_for_sockets_is_named() -> None:
     check_sockets("/" + "x" * 42)
     with pytest.raises(Unavailable, match="at most 43 bytes: name a shorter one in RAY_TMPDIR"):
         check_sockets("/" + "x" * 43)
+
+
+def test_a_limit_of_open_files_that_ray_cannot_start_with_is_said() -> None:
+    for enough in (128, 1_024, resource.RLIM_INFINITY):
+        check_files(enough)
+    with pytest.raises(Unavailable, match="may open 64 files, and Ray needs 128"):
+        check_files(64)
