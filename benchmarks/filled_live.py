@@ -137,7 +137,7 @@ def main() -> None:
     collections = {}
     for folder in arguments.folders:
         judged = read_judged(folder)
-        embedded = embed(judged, encoder)
+        judged, embedded = embed(judged, encoder)
         for shifted in (False, True):
             name = f"{judged.name}, shifted" if shifted else judged.name
             print(f"{name}: {len(judged.ids):,} documents", flush=True)

@@ -27,7 +27,7 @@ def main() -> None:
     for folder in arguments.folders:
         judged = read_judged(folder)
         print(f"{judged.name}: {len(judged.ids):,} documents, {len(judged.queries):,} queries")
-        embedded = embed(judged, encoder)
+        judged, embedded = embed(judged, encoder)
         for shards in SHARDS:
             found = evaluate(judged, embedded, model=arguments.model, shards=shards)
             evaluations.append(found.to_json())

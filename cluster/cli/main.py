@@ -74,7 +74,7 @@ def main() -> None:
     # Read when Ray is imported: its daemons' paragraphs would mix with what a command prints.
     os.environ["RAY_DEDUP_LOGS_SKIP_REGEX"] = "."
     print_anything()
-    _name_temporary_folder()
+    name_temporary_folder()
     is_json = asks_for_json(sys.argv[1:])
     try:
         if sys.flags.optimize:
@@ -108,7 +108,7 @@ def main() -> None:
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def _name_temporary_folder() -> None:
+def name_temporary_folder() -> None:
     """Ray takes TMPDIR as it is: what is empty names none, and a relative path names another folder
     to processes that run elsewhere.
     """

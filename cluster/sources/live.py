@@ -140,7 +140,6 @@ def _of_stream(path: str, fields: Fields, layout: Layout, stored: Stored) -> Ite
         for name, value in (record.row or {}).items():
             found[name] = found.get(name, False) or isinstance(value, str)
     if found:
-        found.update({name: True for _, name in fields.named()})  # a later record may have it
         fields = resolve(file, fields, found, carries_vectors=VECTOR in found)
     rest = records if damage is None else _raising(damage)
     yield from _of_json(replace(file, fields=fields), chain(first, rest), path)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from bitsift.cluster.cli.main import name_temporary_folder
 from bitsift.router.http.schema import Problem
 from tests.commands import bitsift
 
@@ -40,3 +42,17 @@ def test_a_failure_without_json_is_a_line_for_people(tmp_path: Path) -> None:
     assert done.stderr.startswith("error: ")
     done = bitsift("search", "--index", tmp_path, "--", "--json", check=False)
     assert not done.stderr.startswith("{")
+
+
+@pytest.mark.parametrize(
+    ("given", "named"), [("", None), ("short", "{here}/short"), ("/var/tmp", "/var/tmp")]
+)
+def test_a_temporary_folder_has_an_absolute_path_or_is_the_usual_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, named: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("TMPDIR", "RAY_TMPDIR"):
+        monkeypatch.setenv(name, given)
+    name_temporary_folder()
+    expected = None if named is None else named.format(here=tmp_path)
+    assert [os.environ.get(name) for name in ("TMPDIR", "RAY_TMPDIR")] == [expected] * 2

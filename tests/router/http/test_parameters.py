@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import orjson
@@ -97,7 +97,7 @@ def test_what_others_call_an_option_names_ours(gateway: Running, name: str, mean
         assert answer.json()["detail"] == f"{said}{'q' if meant == 'query' else meant}?"
     if meant not in ("query",):
         with Client(gateway.url) as client, pytest.raises(TypeError, match=f"did you mean {meant}"):
-            client.search("a", **{name: 3})
+            client.search("a", **cast("Any", {name: 3}))
 
 
 @pytest.mark.parametrize(
