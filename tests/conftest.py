@@ -107,6 +107,8 @@ SLOW = (
     "tests/router/test_loop_lag.py",
     "tests/router/test_search_options.py::test_the_words_of_a_search_need",
     "tests/router/http/test_page_keys.py",
+    "tests/router/http/test_page_views.py",
+    "tests/router/http/test_page_troubles.py",
     "tests/router/http/test_request_ram.py",
     "tests/router/test_service.py::test_splitting",
     "tests/router/http/test_tls_door.py",

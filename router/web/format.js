@@ -38,6 +38,15 @@ export function scalar(value) {
   return text.length > 80 ? `${head(text, 80)}…` : text;
 }
 
+/** The whole value, of several lines where it has parts. */
+export function whole(value) {
+  if (value === null) return "null";
+  return typeof value === "object" ? JSON.stringify(value, null, 2) : String(value);
+}
+
+/** Without the characters that turn the direction of what follows: for a place that cannot be set apart. */
+export const straight = (text) => text.replace(/[\u061C\u200E\u200F\u202A-\u202E\u2066-\u2069]/g, "");
+
 /** Only http and https become links: metadata is whatever somebody indexed. */
 export function link(value) {
   return typeof value === "string" && /^https?:\/\//i.test(value) && URL.canParse?.(value) ? value : null;

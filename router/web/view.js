@@ -1,52 +1,51 @@
-// What the page shows: answers, notices and facts turned into elements. No network, no state.
+// What the page shows: hits, a document, notices and states turned into elements. No network, no state.
 //
 // Every text from a query, a document or a server goes in as a text node, never as markup. Lengths go through the CSSOM
 // (element.style): a strict style-src refuses style attributes.
 
-import { bytes, count, day, head, integer, link, milliseconds, number, scalar } from "./format.js";
+import { bytes, count, head, integer, link, number, scalar, whole } from "./format.js";
+import { h, pair, unseen } from "./dom.js";
+import { FUNNEL } from "./facts.js";
 
-// A text may be a megabyte, and laying that out takes seconds.
-const PREVIEW_CHARACTERS = 1200;
-const EXPANDED_CHARACTERS = 50_000;
+// Of each text a search brings so much: whole texts would come with every letter typed.
+export const PREVIEW_CHARACTERS = 1200;
+const TITLE_CHARACTERS = 300;
 const METADATA_MAX = 6;
-const LIGHTS_MAX = 32;
-
-const TIMES = { encode: "encode", fan_out: "fan out", rescore: "rescore", texts: "texts" };
-const FUNNEL = { hamming: "Hamming", asymmetric: "asymmetric", int8: "int8" };
-
-/** h("p", {class: "x", onclick: f}, "text", child, null): false, null and undefined are left out. */
-function h(tag, attributes, ...children) {
-  return filled(document.createElement(tag), attributes, children);
-}
-
-const svg = (tag, attributes, ...children) => filled(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
-
-function filled(node, attributes, children) {
-  for (const [name, value] of Object.entries(attributes ?? {})) {
-    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (value != null && value !== false) node.setAttribute(name, value === true ? "" : value);
-  }
-  node.append(...children.filter((child) => child != null));
-  return node;
-}
-
-const unseen = (text) => h("span", { class: "unseen" }, text);
-const pair = (name, value, box, cell) => h("div", box, h("dt", null, name), h("dd", cell, value));
+const PIECE_CHARACTERS = 20_000; // a text may be megabytes: it is laid out as it scrolls into view
 
 // --- hits ---
 
+let made = new Map();
+
+/** options: {explain, dimension, addressOf, onSimilar}. A hit that is shown already stays as it is. */
 export function showHits(list, hits, options) {
-  list.replaceChildren(...hits.map((hit) => hitItem(hit, options)));
+  const before = made;
+  const focused = document.activeElement?.closest("[data-hit]")?.dataset.hit;
+  const { explain, dimension, addressOf } = options;
+  made = new Map();
+  for (const hit of hits) {
+    const key = JSON.stringify([hit, explain, dimension, addressOf(hit.id)]);
+    made.set(key, before.get(key) ?? hitItem(hit, options));
+  }
+  list.replaceChildren(...made.values());
+  if (focused !== undefined) focusHit(list, focused);
   markClamped(list);
 }
 
-function hitItem(hit, { explain, dimension, onSimilar }) {
+/** Whether there is such a hit. */
+export function focusHit(list, id) {
+  const item = [...list.children].find(({ dataset }) => dataset.hit === id);
+  item?.querySelector("[data-open]").focus({ preventScroll: true });
+  return Boolean(item);
+}
+
+function hitItem(hit, { explain, dimension, addressOf, onSimilar }) {
   const id = String(hit.id ?? "");
   const text = typeof hit.text === "string" ? hit.text : "";
-  const title = typeof hit.title === "string" ? hit.title.trim() : "";
+  const title = titleOf(hit);
   const metadata = Object.entries(hit.metadata ?? {}).filter(([, value]) => value != null && value !== "");
-  const url = link(hit.metadata?.url);
-  const heading = title || head(id, 120);
+  const isRest = metadata.length > METADATA_MAX;
+  const address = addressOf(id);
   return h(
     "li",
     { class: "hit", "data-hit": id },
@@ -54,19 +53,27 @@ function hitItem(hit, { explain, dimension, onSimilar }) {
     h(
       "div",
       null,
-      h("h2", { "data-hit-title": true, dir: "auto", class: title ? null : "untitled" }, url ? h("a", { href: url, rel: "noopener noreferrer" }, heading) : heading),
-      text ? textBlock(text) : null,
+      h("h2", { "data-hit-title": true, dir: "auto", class: title ? null : "untitled" }, h("a", { href: address, "data-open": id }, title || head(id, 120))),
+      text ? textBlock(text, id, address) : null,
       explain && hit.explain ? funnelSteps(hit.explain, dimension) : null,
       h(
         "p",
         { class: "meta" },
-        h("span", { class: "id", title: "document id" }, head(id, 64)),
+        h("span", { class: "id", dir: "auto", title: "document id" }, head(id, 64)),
         number(hit.shard) === null ? null : h("span", { "data-hit-shard": hit.shard }, `shard ${hit.shard}`),
-        ...metadata.slice(0, METADATA_MAX).map(([name, value]) => h("span", { dir: "auto" }, `${scalar(name)}: ${scalar(value)}`)),
+        ...metadata.slice(0, METADATA_MAX).map(([name, value]) => h("span", null, h("bdi", null, scalar(name)), ": ", h("bdi", null, linked(value, scalar(value))))),
+        isRest ? h("a", { href: address, "data-open": id }, `${count(metadata.length - METADATA_MAX, "more field")}`) : null,
         text || title ? h("button", { type: "button", class: "link similar", onclick: () => onSimilar(text || title) }, "More like this") : null,
       ),
     ),
   );
+}
+
+const titleOf = ({ title }) => (typeof title === "string" ? head(title.trim(), TITLE_CHARACTERS) : "");
+
+function linked(value, text) {
+  const url = link(value);
+  return url ? h("a", { href: url, rel: "noopener noreferrer" }, text) : text;
 }
 
 function scoreCell(score) {
@@ -82,18 +89,22 @@ function scoreCell(score) {
   );
 }
 
-function textBlock(text) {
-  const preview = head(text, PREVIEW_CHARACTERS);
-  const rest = text.length > EXPANDED_CHARACTERS ? `… (${integer(text.length)} characters in all)` : "";
+function textBlock(text, id, address) {
+  const characters = [...text];
+  const isCut = characters.length > PREVIEW_CHARACTERS;
+  const preview = isCut ? `${characters.slice(0, PREVIEW_CHARACTERS).join("")}…` : text;
   const paragraph = h("p", { class: "text clamped", dir: "auto", "data-hit-text": true }, preview);
   const toggle = () => {
+    const before = button.getBoundingClientRect().top;
     const isOpen = !paragraph.classList.toggle("clamped");
-    paragraph.textContent = isOpen ? head(text, EXPANDED_CHARACTERS) + rest : preview;
     button.textContent = isOpen ? "Show less" : "Show more";
     button.setAttribute("aria-expanded", isOpen);
+    rest.hidden = !(isOpen && isCut);
+    if (!isOpen) scrollBy(0, button.getBoundingClientRect().top - before); // what follows stays where it is
   };
   const button = h("button", { type: "button", class: "link", "aria-expanded": "false", hidden: true, onclick: toggle }, "Show more");
-  return h("div", null, paragraph, button);
+  const rest = h("a", { class: "rest", href: address, "data-open": id, hidden: true }, "Whole text");
+  return h("div", null, paragraph, button, rest);
 }
 
 /** Offer "Show more" where a text was cut. Reads, then writes: one layout, not one per hit. */
@@ -134,106 +145,36 @@ function measure(stage, dimension) {
   return score === null ? "not ranked" : score.toFixed(3);
 }
 
-/** One line per hit across the stages, ranks on a log scale. The same figures stand as text under each hit. */
-export function showFunnel(section, hits) {
-  const names = Object.values(FUNNEL);
-  const paths = hits
-    .map((hit) => [hit.id, Object.keys(FUNNEL).map((key) => number(hit.explain?.[key]?.rank))])
-    .filter(([, ranks]) => ranks.filter(Boolean).length > 1);
-  section.hidden = !paths.length;
-  const [left, right, top, bottom] = [34, 268, 12, 168];
-  const worst = Math.max(40, ...paths.flatMap(([, ranks]) => ranks));
-  const x = (stage) => left + ((right - left) * stage) / (names.length - 1);
-  const y = (rank) => top + ((bottom - top) * Math.log(rank)) / Math.log(worst);
-  const ticks = [1, 3, 10, 40, 100, 400, 1000, 4000].filter((rank) => rank <= worst);
-  const chart = svg(
-    "svg",
-    { viewBox: "0 0 300 196", role: "img", "aria-label": "Rank of each hit at the stages of the funnel" },
-    ...ticks.map((rank) => svg("path", { class: "grid", d: `M${left} ${y(rank)}H${right}` })),
-    ...ticks.map((rank) => svg("text", { x: left - 9, y: y(rank) + 3.5, "text-anchor": "end" }, `#${rank}`)),
-    ...names.map((name, stage) => svg("text", { x: x(stage), y: bottom + 20, "text-anchor": "middle" }, name)),
-  );
-  for (const [id, ranks] of paths) {
-    const points = ranks.map((rank, stage) => rank && [x(stage), y(rank)]).filter(Boolean);
-    const dots = points.map(([cx, cy]) => svg("circle", { cx, cy, r: 2.6 }));
-    chart.append(svg("g", { "data-path": id }, svg("polyline", { points: points.join(" ") }), ...dots));
-  }
-  section.replaceChildren(h("h2", null, "Through the funnel"), chart, h("p", null, "Bits find the candidates, int8 orders them. Point at a hit to follow it."));
-}
+// --- a document ---
 
-export function followHit(section, id) {
-  for (const path of section.querySelectorAll("[data-path]")) path.classList.toggle("followed", path.dataset.path === id);
-}
-
-// --- timings ---
-
-export function showTimings(section, timings) {
-  const parts = Object.entries(TIMES).map(([key, name]) => [key, name, number(timings?.[key])]).filter(([, , value]) => value !== null);
-  const sum = parts.reduce((all, [, , value]) => all + value, 0);
-  const total = number(timings?.total) ?? sum;
-  if (total - sum > Math.max(0.05, total * 0.02)) parts.push(["other", "other", total - sum]);
-  const strip = h("div", { class: "strip", "aria-hidden": "true" });
-  const list = h("dl");
-  for (const [key, name, value] of [...parts, ["total", "total", total]]) {
-    const row = pair(name, milliseconds(value), { "data-stage": key }, { "data-ms": value });
-    row.style.setProperty("--tone", `var(--${key})`);
-    list.append(row);
-    if (key === "total") break;
-    const piece = h("span");
-    piece.style.background = `var(--${key})`;
-    piece.style.flexGrow = Math.max(value, total / 250);
-    strip.append(piece);
-  }
-  section.replaceChildren(strip, list);
-  section.hidden = !parts.length;
-}
-
-// --- the index ---
-
-/** RAM against fp32, drawn: as many cells as fp32 would fill, the lit one is what the bits take. */
-export function showMemory(section, memory) {
-  const [bits, full] = [number(memory?.bits_bytes), number(memory?.float32_bytes)];
-  section.hidden = !bits || !full;
-  if (section.hidden) return;
-  const ratio = number(memory.ratio) ?? full / bits;
-  const times = `${ratio.toFixed(ratio < 9.95 ? 1 : 0)}×`;
-  const cells = Array.from({ length: Math.min(64, Math.max(2, Math.round(ratio))) }, () => h("span"));
+/** back: {href, label}, the way to where the reader came from. */
+export function showDocument(section, found, back) {
+  const title = titleOf(found);
+  const own = { id: found.id, shard: found.shard, version: found.version };
+  const metadata = Object.entries(found.metadata ?? {});
+  const row = ([name, value]) => pair(h("bdi", null, name), linked(value, whole(value)), { "data-field": name }, { dir: "auto" });
   section.replaceChildren(
-    h("h2", null, "Memory"),
-    h("div", { class: "cells", "aria-hidden": "true" }, ...cells),
-    h("p", null, h("strong", null, bytes(bits)), ` of bits instead of ${bytes(full)} of fp32: `, h("strong", null, times), " smaller"),
+    h("p", null, h("a", { href: back.href, "data-back": true }, back.label)),
+    h("h1", { dir: "auto", tabindex: "-1", class: title ? null : "untitled" }, title || head(String(found.id), TITLE_CHARACTERS)),
+    title.length < found.title?.trim().length ? h("p", { class: "text", dir: "auto" }, found.title.trim()) : null,
+    h("h2", null, "Metadata"),
+    h("dl", { id: "fields" }, ...metadata.map(row), ...Object.entries(own).filter(([, value]) => value != null).map(row)),
+    h("h2", null, "Text"),
+    h("div", { class: "text", dir: "auto", "data-document-text": true }, ...pieces(found.text ?? "").map((piece) => h("div", { class: "piece" }, piece))),
   );
 }
 
-export function showFacts(section, index, cluster) {
-  const dimension = number(index?.model?.dimension) ?? number(index?.dimension);
-  const numbered = (value) => (number(value) === null ? null : integer(value));
-  const facts = {
-    name: index?.name,
-    documents: numbered(index?.documents),
-    model: index?.model?.name,
-    dimensions: numbered(dimension),
-    encoder: cluster?.encoder?.backend,
-    shards: numbered(index?.shards ?? cluster?.shards?.length),
-    "on disk": index?.disk?.bytes ? bytes(index.disk.bytes) : null,
-    built: index?.created ? day(index.created) : null,
-  };
-  const known = Object.entries(facts).filter(([, value]) => value);
-  section.hidden = !known.length;
-  section.replaceChildren(h("h2", null, "Index"), h("dl", null, ...known.map(([name, value]) => pair(name, value, null, { "data-fact": name }))));
-}
-
-/** One light per shard (to a limit), and the count in words. */
-export function showCluster(line, cluster) {
-  const shards = Array.isArray(cluster?.shards) ? cluster.shards : [];
-  const ready = shards.filter(({ state }) => state === "READY").length;
-  const lights = shards.slice(0, LIGHTS_MAX).map(({ shard, state, node, reason }) => {
-    const title = [`shard ${shard}`, state, node, reason].filter(Boolean).join(", ");
-    return h("i", { "data-shard-state": state, title });
-  });
-  const words = `${ready < shards.length ? `${ready} of ` : ""}${count(shards.length, "shard")} ready`;
-  line.replaceChildren(h("span", { class: "lights", "aria-hidden": "true" }, ...lights), words);
-  line.hidden = !shards.length;
+/** A text in pieces, cut at the ends of lines, else between words. */
+export function pieces(text) {
+  const found = [];
+  let from = 0;
+  while (text.length - from > PIECE_CHARACTERS) {
+    const most = text.slice(from, from + PIECE_CHARACTERS);
+    const end = [most.lastIndexOf("\n"), most.lastIndexOf(" ")].find((at) => at > 0) ?? head(`${most}.`, PIECE_CHARACTERS).length - 1;
+    found.push(most.slice(0, end + 1));
+    from += end + 1;
+  }
+  return [...found, text.slice(from)];
 }
 
 // --- states ---
@@ -270,18 +211,20 @@ export function showLoading(section, loading) {
   [bar.max, bar.value] = [Math.max(1, total), done];
 }
 
-export function showNothing(list, index) {
-  const why = index?.loading ? "The first texts are still being loaded." : isEmpty(index) ? "This index holds no documents yet." : "No document was found. Try other words.";
+export function showNothing(list, index, filter) {
+  const others = filter ? "No document that passes the filter was found." : "No document was found. Try other words.";
+  const why = index?.loading ? "The first texts are still being loaded." : isEmpty(index) ? "This index holds no documents yet." : others;
   list.replaceChildren(h("li", { class: "nothing", id: "nothing" }, h("strong", null, "No hits"), h("span", null, why)));
 }
 
-/** kind: "partial" | "error" | "wait"; lines: texts; button: its label and what it does. */
+/** kind: "partial" | "error" | "wait"; lines: texts; button: its label and what it does, or no label. */
 export function showNotice(section, kind, title, lines, label, onclick) {
   section.dataset.kind = kind;
   section.setAttribute("role", kind === "error" ? "alert" : "status");
+  const button = label && h("button", { type: "button", class: "button", onclick }, label);
   section.replaceChildren(
     h("div", null, h("strong", null, title), ...lines.filter(Boolean).map((line) => h("p", { dir: "auto" }, line))),
-    h("div", { class: "act" }, h("span", { class: "countdown", "aria-hidden": "true" }), h("button", { type: "button", class: "button", onclick }, label)),
+    h("div", { class: "act" }, h("span", { class: "countdown", "aria-hidden": "true" }), button || null),
   );
   section.hidden = false;
 }
