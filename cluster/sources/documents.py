@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from bitsift.cluster.sources.plan import NAMES, Format, SourceFile
+from bitsift.cluster.sources.plan import NAMES, SourceFile
 from bitsift.cluster.sources.records import Record
 from bitsift.cluster.sources.stored_vectors import FLOATS, Stored
 from bitsift.cluster.sources.vectors import Vectors, stack_vectors, vector_column
@@ -66,7 +66,7 @@ class RowReader:
         self._title_suffices = not file.format.is_whole_document  # whose title may be its name
         self._missing_text = None if file.carries_vectors else where
         named = {name for _, name in fields.named()}
-        late = file.format is Format.JSON_LINES  # no field need be in the first records
+        late = file.format.is_json  # no field need be in the first records
         self._late_ids, self._late_titles = (
             tuple(name for name in NAMES[role] if late and name not in named)
             for role in ("id", "title")

@@ -68,8 +68,8 @@ def plan_sources(
 
     `vectors` names an npy file, or one per source file, whose row i is the vector of record i.
     A single one goes with a single file; several go with the files of the same stem. `stored` says
-    how vectors are stored, `stdin` the format of standard input, as an ending without its dot,
-    `layout` what the caller says of text tables.
+    how vectors are stored, `stdin` the format of standard input, as an ending without its dot.
+    `layout` is what the caller says of text tables.
 
     Raises InvalidRequest where a path is missing, empty or of no supported kind, where a named
     field does not exist, where there is no text, or where vectors and records do not match.

@@ -221,9 +221,10 @@ class SourcePlan:
         for file in self.files:
             parts: tuple[object, ...] = (
                 *(file.path, file.size_bytes, file.fields, file.vectors, file.width),
-                *([file.partitions] if file.partitions else []),
                 *file.reading,
             )
+            if file.partitions:
+                parts += (file.partitions,)
             digest.update(repr(parts).encode("utf-8", "surrogateescape"))
         if self.stored != FLOATS:
             digest.update(repr(self.stored).encode())

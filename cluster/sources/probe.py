@@ -18,8 +18,7 @@ from bitsift.cluster.sources.dialect import Layout
 from bitsift.cluster.sources.encoding import utf8_blocks
 from bitsift.cluster.sources.exports import EXPORT_FIELDS, EXPORT_KEY
 from bitsift.cluster.sources.matrix_files import open_matrix
-from bitsift.cluster.sources.plan import NAMES as NAMES
-from bitsift.cluster.sources.plan import Compression, Fields, Format, SourceFile
+from bitsift.cluster.sources.plan import NAMES, Compression, Fields, Format, SourceFile
 from bitsift.cluster.sources.readers import read_documents
 from bitsift.cluster.sources.records import (
     TEXT_FIELDS,
@@ -103,7 +102,7 @@ def probe(
     carries_vectors = file.vectors is not None or wanted.vector is not None
     for role, name in wanted.named():
         if name not in found and (why := _why_missing(file, role, name, found)) is not None:
-            if lacking is None or role not in lacking or file.format is Format.PARQUET:
+            if lacking is None or role not in lacking or file.format.is_table:
                 raise why
             lacking[role].append(why)
         found.setdefault(name, True)
@@ -124,7 +123,7 @@ def _why_missing(
     file: SourceFile, role: str, name: str, found: Collection[str]
 ) -> InvalidRequest | None:
     """Why a field that was named cannot be used; None where a record farther on may have it."""
-    if file.format is Format.JSON_LINES and _occurs(file, name):
+    if file.format.is_json and _occurs(file, name):
         return None
     meant = nearest(name, found)
     said = f"did you mean {meant!r}? " if meant is not None else ""
