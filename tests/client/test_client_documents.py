@@ -100,7 +100,8 @@ def test_numbers_and_arrays_of_numpy_are_taken_wherever_python_has_its_own(url: 
         }  # fmt: skip
         filter = {"n": {"$gte": np.int64(4)}, "b": np.bool_(True), "f": {"$in": np.array([1.5])}}
         options: dict[str, Any] = {
-            "explain": np.bool_(False), "top_k": np.int64(5), "min_score": np.float32(0.5), "filter": filter,
+            "explain": np.bool_(False), "top_k": np.int64(5), "min_score": np.float32(0.5),
+            "filter": filter,
         }  # fmt: skip
         for given in (vector, vector.tolist(), vector[0], vector[0].astype("float16"), [vector[0]]):
             hits = client.search(vector=given, **options).hits
