@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from bitsift.cluster.interrupts import Ending, terminable
-from bitsift.errors import BitsiftError, InvalidRequest
+from bitsift.errors import BitsiftError, InvalidRequest, Unavailable
 from bitsift.results import Facets, FacetValue
 
 out = Console(highlight=False)
@@ -121,6 +121,29 @@ def print_error(error: BitsiftError, *, is_json: bool) -> None:
     sys.stderr.flush()
     sys.stderr.buffer.write(orjson.dumps(problem) + b"\n")
     sys.stderr.buffer.flush()
+
+
+def open_standard_files() -> None:
+    """Where standard input, output or error is closed, the next file that anything opens would be
+    taken for it: /dev/null is.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            if opened == number:
+                setattr(sys, name, os.fdopen(number, mode, closefd=False))
+
+
+def require_current_folder() -> None:
+    """Raises Unavailable where the folder that the command was started in is gone."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise Unavailable(
+            "the current folder is gone, or may not be read: change to another one"
+        ) from error
 
 
 def print_anything() -> None:

@@ -35,10 +35,12 @@ from bitsift.cluster.cli.console import (
     Json,
     asks_for_json,
     forget_output,
+    open_standard_files,
     out,
     print_anything,
     print_error,
     print_json,
+    require_current_folder,
     standing_cells,
 )
 from bitsift.cluster.cli.index_reports import print_report
@@ -73,6 +75,7 @@ def main() -> None:
     """
     # Read when Ray is imported: its daemons' paragraphs would mix with what a command prints.
     os.environ["RAY_DEDUP_LOGS_SKIP_REGEX"] = "."
+    open_standard_files()
     print_anything()
     name_temporary_folder()
     is_json = asks_for_json(sys.argv[1:])
@@ -82,6 +85,7 @@ def main() -> None:
                 "Python runs without assertions (-O or PYTHONOPTIMIZE); unset it: they guard "
                 "what is written"
             )
+        require_current_folder()
         status = app(standalone_mode=not is_json)  # else it prints what is wrong with the usage
     except USAGE_ERROR as error:
         print_error(InvalidRequest(error.format_message()), is_json=True)

@@ -21,6 +21,7 @@ from ray._private import parameter, utils, worker
 from bitsift.cluster.interrupts import deferred, shielded
 from bitsift.cluster.serving.claim import current_mark
 from bitsift.cluster.serving.leftovers import GCS_PREFIX, mark_folder
+from bitsift.cluster.serving.process_limits import check_process_limits, check_temporary_folder
 from bitsift.cluster.serving.ray_environment import LOOPBACK, local_environment
 from bitsift.cluster.serving.ray_session import RaySession
 from bitsift.errors import Unavailable
@@ -61,6 +62,8 @@ def ray_cluster(
         return
     with contextlib.ExitStack() as started:
         if address is None:
+            check_process_limits()
+            check_temporary_folder()
             started.enter_context(local_environment())
         storage = None
         if healing and address is None:
@@ -110,6 +113,11 @@ def _connect(address: str | None, session: RaySession, storage: str | None) -> N
             if address
             else "a local Ray cluster could not be started"
         )
+        if "AF_UNIX path length" in str(error):
+            raise Unavailable(
+                f"{failed}: the path of the temporary folder {tempfile.gettempdir()} is too long "
+                "for Ray's sockets; set TMPDIR or RAY_TMPDIR to a short one, such as /tmp"
+            ) from error
         raise Unavailable(f"{failed}: {first_line(error)}") from error
     if address is None and ray.util.get_node_ip_address() != LOOPBACK:
         raise Unavailable(f"Ray would listen on {ray.util.get_node_ip_address()}, not on loopback")

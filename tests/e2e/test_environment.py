@@ -8,7 +8,9 @@ sentence-transformers, OpenVINO, httpx, uvicorn, click and rich, and of Python.
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -165,3 +167,45 @@ def test_what_cannot_be_done_under_a_variable_is_said_in_a_line(
     assert done.returncode in (1, 2)
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+LONG = "x" * 100
+SMALL = "create INDEX --dimensions 64 --shards 1"
+BUILD = "index SOURCE --vector-field v --shards 1 --out INDEX"
+PROCESSES = [
+    ("the shell's limit on RAM", "ulimit -v 30000000", BUILD, "ulimit -v unlimited"),
+    ("the shell's limit on files", "ulimit -f 100", BUILD, "ulimit -f unlimited"),
+    ("a folder that is gone", "mkdir gone; cd gone; rmdir ../gone", SMALL, "folder is gone"),
+    ("a long TMPDIR", f"mkdir {LONG}; export TMPDIR=$PWD/{LONG}", BUILD, "set TMPDIR"),
+    ("a full disk behind the output", "exec >/dev/full", SMALL, "No space left"),
+    ("the same, as JSON", "exec >/dev/full", f"{SMALL} --json", "No space left"),
+]
+
+
+def in_a_shell(folder: Path, before: str, command: str) -> subprocess.CompletedProcess[str]:
+    """A command behind ``before``, both in one shell, in ``folder``."""
+    source = folder / "source.jsonl"
+    source.write_text(json.dumps({"text": "t", "v": [1.0] * 64}))
+    words = {"SOURCE": str(source), "INDEX": str(folder / "index")}
+    named = [words.get(word, word) for word in (*COMMAND, *command.split())]
+    return subprocess.run(
+        ["bash", "-c", f"{before}; exec {shlex.join(named)}"],
+        cwd=folder, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("before", "command", "said"), [case[1:] for case in PROCESSES],
+                         ids=[case[0] for case in PROCESSES])  # fmt: skip
+def test_what_cannot_be_done_in_a_place_is_said_in_a_line(
+    before: str, command: str, said: str, tmp_path: Path
+) -> None:
+    done = in_a_shell(tmp_path, before, command)
+    assert done.returncode == 1, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("before", ["exec 2>&-", "exec >&-", "exec 0<&- 1>&- 2>&-", "unset HOME"])
+def test_files_that_are_closed_and_no_home_stop_nothing(before: str, tmp_path: Path) -> None:
+    assert in_a_shell(tmp_path, before, SMALL).returncode == 0
+    assert (tmp_path / "index" / "complete.json").is_file()
