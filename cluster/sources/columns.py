@@ -59,7 +59,8 @@ def rows_of_batch(
 def _rows(names: list[str], columns: list[list[Any]], wanted: set[str]) -> Iterator[dict[str, Any]]:
     """One dict at a time: thousands that live together cost Python's garbage collector."""
     if not any(None in values for values in columns):
-        return (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
+        rows = zip(*columns, strict=True)
+        return (dict(zip(names, row, strict=False)) for row in rows)  # strict is half as fast
     return (
         {
             name: value
@@ -134,8 +135,7 @@ def _shared_values(
     column: pa.DictionaryArray, name: str, as_text: bool, reasons: dict[int, str]
 ) -> list[Any]:
     """The same of a dictionary; where it would be large, each distinct value is one object."""
-    lengths = pc.binary_length(column.dictionary)
-    if (pc.sum(lengths.take(column.indices)).as_py() or 0) <= BATCH_BYTES:
+    if not is_large(column):
         return _values(column.dictionary_decode(), name, as_text, reasons)
     used = pc.unique(column.indices)
     problems: dict[int, str] = {}
@@ -153,3 +153,32 @@ def _value(column: pa.Array, row: int, name: str, reasons: dict[int, str]) -> An
     except (ValueError, OverflowError) as error:
         reasons[row] = f"value of field {name!r} cannot be used: {error}"
     return None
+
+
+def strings_of(column: pa.Array) -> pa.Array | None:
+    """A column of strings as such, checked; None for any other, and for one of many bytes."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        if not _is_text(kind.value_type) or is_large(column):
+            return None
+        column = column.dictionary_decode()
+    if not _is_text(column.type):
+        return None
+    try:
+        column.validate(full=True)
+        return column.cast(pa.string())
+    except pa.ArrowInvalid:
+        return None
+
+
+def is_large(column: pa.Array) -> bool:
+    """Whether a dictionary stands for much more than it takes."""
+    if not pa.types.is_dictionary(column.type) or column.type.value_type not in _LONG_VALUES:
+        return False
+    lengths = pc.binary_length(column.dictionary)
+    return (pc.sum(lengths.take(column.indices)).as_py() or 0) > BATCH_BYTES
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return any(test(kind) for test in tests)

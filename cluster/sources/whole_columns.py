@@ -9,7 +9,7 @@ larger than the batch: a dictionary may hold a text once for all of them.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bitsift.cluster.sources.columns import BATCH_BYTES, rows_of_batch
+from bitsift.cluster.sources.columns import BATCH_BYTES, is_large, rows_of_batch, strings_of
 from bitsift.cluster.sources.documents import SCHEMA, metadata_of
+from bitsift.cluster.sources.metadata_columns import metadata_column
 from bitsift.cluster.sources.plan import SourceFile
 from bitsift.cluster.sources.vectors import Vectors, vector_column
-from bitsift.router.write.document_rules import RefusedDocument
+from bitsift.router.write.document_rules import RefusedDocument, metadata_text
 
 _RUNS_MAX = 16
 """Of rows that are ordinary or not, in a batch that is read by columns: each becomes a table."""
@@ -52,7 +53,9 @@ def _ordinary(file: SourceFile, batch: pa.RecordBatch) -> Any:
     names = [name for name in (key, text, title) if name is not None]
     if sum(batch.column(name).nbytes for name in names) > BATCH_BYTES:
         return None
-    strings = {name: _strings(batch.column(name)) for name in names}
+    if any(is_large(column) for column in batch.columns):
+        return None
+    strings = {name: strings_of(batch.column(name)) for name in names}
     if any(column is None for column in strings.values()):
         return None
     return ~(_is_blank(strings[key]) | _is_blank(strings[text]))
@@ -72,28 +75,6 @@ def _is_blank(column: pa.Array) -> npt.NDArray[np.bool_]:
     return blank
 
 
-def _strings(column: pa.Array) -> pa.Array | None:
-    """A column of strings as such, checked; None for any other, and for one of many bytes."""
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        lengths = pc.binary_length(column.dictionary) if _is_text(kind.value_type) else None
-        if lengths is None or (pc.sum(lengths.take(column.indices)).as_py() or 0) > BATCH_BYTES:
-            return None
-        column = column.dictionary_decode()
-    if not _is_text(column.type):
-        return None
-    try:
-        column.validate(full=True)
-        return column.cast(pa.string())
-    except pa.ArrowInvalid:
-        return None
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    return any(test(kind) for test in tests)
-
-
 def table_of_columns(
     file: SourceFile, batch: pa.RecordBatch, start: int, vectors: Vectors | None
 ) -> pa.Table:
@@ -110,11 +91,11 @@ def table_of_columns(
     numbers = np.arange(start, start + count, dtype=np.int64)
     title = pa.repeat(pa.scalar(""), count)
     if file.fields.title is not None:
-        title = pc.fill_null(_strings(batch.column(file.fields.title)), "")
+        title = pc.fill_null(strings_of(batch.column(file.fields.title)), "")
     parts = [
-        _strings(batch.column(file.fields.id)),
+        strings_of(batch.column(file.fields.id)),
         title,
-        _strings(batch.column(file.fields.text)),
+        strings_of(batch.column(file.fields.text)),
         metadata,
     ]
     rejects = pa.nulls(count, pa.string())
@@ -139,17 +120,29 @@ def _metadata(file: SourceFile, batch: pa.RecordBatch) -> tuple[pa.Array, dict[i
     names = [name for name in batch.schema.names if name not in taken]
     if not names and not file.partitions:
         return pa.repeat(pa.scalar(""), batch.num_rows), {}
-    rows, reasons = rows_of_batch(batch.select(names), set(), None)
-    partitions = dict(file.partitions)
-    texts: list[str] = []
-    for place, row in enumerate(rows):
-        text = ""
-        if row or partitions:
-            try:
-                text = metadata_of({**partitions, **row} if partitions else row)
-            except RefusedDocument as error:
-                reasons.setdefault(place, str(error))
-            except RecursionError:
-                reasons.setdefault(place, "record is nested too deeply")
-        texts.append(text)
+    others = batch.select(names)
+    written = metadata_column(others, file.partitions)
+    if written is not None:
+        return written, {}
+    rows, reasons = rows_of_batch(others, set(), None)
+    if file.partitions:
+        partitions = dict(file.partitions)
+        rows = ({**partitions, **row} for row in rows)
+    write = metadata_of if "metadata" in names or file.partitions else metadata_text
+    texts = [_text(write, row, place, reasons) for place, row in enumerate(rows)]
     return pa.array(texts, pa.string()), reasons
+
+
+def _text(
+    write: Callable[[dict[str, Any]], str],
+    row: dict[str, Any],
+    place: int,
+    reasons: dict[int, str],
+) -> str:
+    try:
+        return write(row)
+    except RefusedDocument as error:
+        reasons.setdefault(place, str(error))
+    except RecursionError:
+        reasons.setdefault(place, "record is nested too deeply")
+    return ""

@@ -137,7 +137,7 @@ def metadata_text(fields: dict[str, Any]) -> str:
     if not fields:
         return ""
     try:
-        text = orjson.dumps(fields, default=_as_json, option=orjson.OPT_NON_STR_KEYS).decode()
+        text = orjson.dumps(fields, default=as_json, option=orjson.OPT_NON_STR_KEYS).decode()
     except TypeError as error:
         refused = _number_refused(fields) or f"metadata cannot be written as JSON: {error}"
         raise RefusedDocument(refused) from error
@@ -170,7 +170,8 @@ def _numbers(fields: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             waiting += ((name, item) for item in value)
 
 
-def _as_json(value: Any) -> Any:
+def as_json(value: Any) -> Any:
+    """What stands in JSON for a value that JSON has no type for."""
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, datetime.datetime | datetime.date | datetime.time):

@@ -1,5 +1,7 @@
 """What is read by columns is what is read row by row."""
 
+import datetime
+import decimal
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,14 @@ ROWS = st.lists(
             "text": st.sampled_from(ODD),
             "title": st.sampled_from(["t", "", None]),
             "n": st.none() | st.integers(0, 5),
-            "far": st.sampled_from([0.5, float("inf"), None]),
+            "far": st.sampled_from([0.5, 1e300, float("nan"), float("inf"), None]),
+            "note": st.sampled_from(["a", 'say "x"', "back\\slash", "\n", "é名", "", None]),
+            "is": st.sampled_from([True, False, None]),
+            "day": st.sampled_from([datetime.date(2020, 1, 2), None]),
+            "price": st.sampled_from([decimal.Decimal("1.10"), None]),
+            "raw": st.sampled_from([b"\xff", b"", None]),
+            "list": st.sampled_from([[0.5, None], [], [float("inf")], None]),
+            "metadata": st.sampled_from([None, None, {"n": 1, "b": "c"}]),
             "v": st.sampled_from([[1.0, 2.0], [0.0, 0.0], [1.0], None]),
         }
     ),
@@ -38,9 +47,17 @@ SCHEMA = pa.schema(
         ("title", pa.string()),
         ("n", pa.int64()),
         ("far", pa.float64()),
+        ("note", pa.string()),
+        ("is", pa.bool_()),
+        ("day", pa.date32()),
+        ("price", pa.decimal128(10, 2)),
+        ("raw", pa.binary()),
+        ("list", pa.list_(pa.float64())),
+        ("metadata", pa.struct([("n", pa.int64()), ("b", pa.string())])),
         ("v", pa.list_(pa.float32())),
     ]
 )
+OTHERS = [name for name in SCHEMA.names if name not in ("id", "text", "v")]
 
 
 def _one_run(_: SourceFile, batch: pa.RecordBatch) -> list[tuple[int, int, bool]]:
@@ -61,15 +78,21 @@ def by_columns(file: SourceFile) -> list[dict[str, Any]]:
 
 
 @in_one_folder
-@given(ROWS, st.booleans())
+@given(ROWS, st.booleans(), st.sets(st.sampled_from(OTHERS)))
 def test_columns_and_rows_give_the_same_documents(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, Any]], with_vectors: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rows: list[dict[str, Any]],
+    with_vectors: bool,
+    names: set[str],
 ) -> None:
     folder = tmp_path / "lang=en"
     folder.mkdir(exist_ok=True)
     good = {"id": "0", "text": "words", "v": [1.0, 2.0]}
     path = fresh(folder, ".parquet")
-    pq.write_table(pa.Table.from_pylist([good, *rows], schema=SCHEMA), path)
+    table = pa.Table.from_pylist([good, *rows], schema=SCHEMA)
+    kept = [name for name in SCHEMA.names if name in ("id", "text", "v") or name in names]
+    pq.write_table(table.select(kept), path)
     (file,) = plan_sources([path], Fields(vector="v") if with_vectors else Fields()).files
     assert by_columns(file) == by_rows(file, monkeypatch)
 
@@ -116,3 +139,21 @@ def write(folder: Path, table: pa.Table) -> Path:
     path = fresh(folder, ".parquet")
     pq.write_table(table, path)
     return path
+
+
+def test_metadata_that_columns_can_write_cost_no_row_an_object(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns = {
+        "id": ["a", "b"],
+        "text": ["x", "y"],
+        "n": [1, None],
+        "t": ["é", 'q"'],
+        "f": [0.5, 1],
+    }
+    (file,) = plan_sources([write(tmp_path, pa.table(columns))]).files
+    monkeypatch.delattr(whole_columns, "rows_of_batch")
+    assert [row["metadata"] for row in by_columns(file)] == [
+        '{"n":1,"t":"é","f":0.5}',
+        '{"t":"q\\"","f":1.0}',
+    ]
