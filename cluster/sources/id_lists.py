@@ -1,8 +1,7 @@
-"""Ids to delete, from a file: one a line, or a field of the records of JSON, CSV or Parquet."""
+"""Ids to delete, from a file: one a line, or a field of the records of JSON, CSV or a table."""
 
 from __future__ import annotations
 
-import codecs
 import functools
 import sys
 from collections.abc import Iterator
@@ -12,9 +11,9 @@ from typing import Any
 
 from bitsift.cluster.sources.columns import rows_of_batch
 from bitsift.cluster.sources.dialect import Layout
+from bitsift.cluster.sources.encoding import utf8_blocks
 from bitsift.cluster.sources.json_files import with_layout
 from bitsift.cluster.sources.kinds import FORMATS, kind_of
-from bitsift.cluster.sources.parquet import open_parquet
 from bitsift.cluster.sources.plan import NAMES, Compression, Fields, Format, SourceFile
 from bitsift.cluster.sources.records import read_records
 from bitsift.cluster.sources.sniffing import with_dialect
@@ -26,11 +25,11 @@ from bitsift.cluster.sources.streams import (
     read_lines,
     size_of,
 )
+from bitsift.cluster.sources.tables import read_batches, with_schema
 from bitsift.errors import InvalidRequest
 from bitsift.router.write.document_rules import RefusedDocument, checked_id
 
 STDIN = "-"
-_RECORDS = (Format.JSON, Format.JSON_LINES, Format.CSV, Format.TSV, Format.PARQUET)
 _ROWS = 4_096
 
 
@@ -42,12 +41,14 @@ def read_ids(path: str, id_field: str | None = None) -> Iterator[str]:
     that is read in part is not the one that was meant.
     """
     ending = Path(path.removesuffix(_compression(path).value)).suffix.lower()
-    if path == STDIN or FORMATS.get(ending) not in _RECORDS:
+    kind = FORMATS.get(ending)
+    if path == STDIN or kind is None or kind.is_whole_document:
         yield from _of_lines(path)
         return
-    kind, packed = kind_of(path)
-    file = SourceFile(0, path, path, kind, packed, size_of(path))
-    rows = _parquet_rows(file, id_field) if kind is Format.PARQUET else _rows(file, id_field)
+    if kind.is_matrix or kind is Format.SQLITE:
+        raise InvalidRequest(f"{path} is no list of ids: write them to a text file, one a line")
+    file = SourceFile(0, path, path, *kind_of(path), size_of(path))
+    rows = _table_rows(file, id_field) if kind.is_table else _rows(file, id_field)
     for line, row in rows:
         field = _field(path, row, id_field)
         if row.get(field) is None:
@@ -66,12 +67,10 @@ def _of_lines(path: str) -> Iterator[str]:
     else:
         blocks = read_blocks(path, _compression(path))
     try:
-        for number, line in enumerate(read_lines(blocks, LINE_BYTES_MAX), start=1):
+        for number, line in enumerate(read_lines(utf8_blocks(blocks), LINE_BYTES_MAX), start=1):
             if line is None:
                 raise InvalidRequest(f"{path}:{number}: longer than {LINE_BYTES_MAX:,} bytes")
-            if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                raise InvalidRequest(f"{path} is in UTF-16: save it as UTF-8")
-            text = _text(line.removeprefix(codecs.BOM_UTF8).removesuffix(b"\r"), path, number)
+            text = _text(line.removesuffix(b"\r"), path, number)
             if text.strip():
                 yield text
     except DamagedStream as damage:
@@ -101,17 +100,18 @@ def _rows(file: SourceFile, id_field: str | None) -> Iterator[tuple[int, dict[st
         raise InvalidRequest(f"{file.path} cannot be read: {damage}") from damage
 
 
-def _parquet_rows(file: SourceFile, id_field: str | None) -> Iterator[tuple[int, dict[str, Any]]]:
-    with open_parquet(file.path) as opened:
-        field = _field(file.path, dict.fromkeys(opened.schema_arrow.names), id_field)
-        line = 1
-        for batch in opened.iter_batches(batch_size=_ROWS, columns=[field]):
-            rows, reasons = rows_of_batch(batch, {field}, None, field)
-            if reasons:
-                first = min(reasons)
-                raise InvalidRequest(f"{file.path}:{line + first}: {reasons[first]}")
-            yield from enumerate(rows, start=line)
-            line += batch.num_rows
+def _table_rows(file: SourceFile, id_field: str | None) -> Iterator[tuple[int, dict[str, Any]]]:
+    file, schema = with_schema(file)
+    field = _field(file.path, dict.fromkeys(schema.names), id_field)
+    for first, batch, damage in read_batches(file, _ROWS, columns=[field]):
+        if batch is None:
+            raise InvalidRequest(f"{file.path} cannot be read: {damage}")
+        found, reasons = rows_of_batch(batch, {field}, None, field)
+        rows = list(found)
+        if reasons:
+            place = min(reasons)
+            raise InvalidRequest(f"{file.path}:{first + place + 1}: {reasons[place]}")
+        yield from enumerate(rows, start=first + 1)
 
 
 def _field(path: str, row: dict[str, Any], id_field: str | None) -> str:

@@ -9,7 +9,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any
 
 import httpx
 import numpy as np
@@ -75,10 +75,8 @@ def test_a_number_is_an_id_in_every_call(url: str, key: Any) -> None:
         assert client.patch(key, {"a": 1}).status == "updated"
         assert [it.id for it in client.get_many([key]).documents] == ["7"]
         assert client.search(like=[key], keep_liked=True, top_k=1).hits[0].id == "7"
-        assert all(
-            hit.id != "7"
-            for hit in client.search("seven", exclude=cast("Any", np.array([key]))).hits
-        )
+        without: Any = np.array([key])
+        assert all(hit.id != "7" for hit in client.search("seven", exclude=without).hits)
         assert client.count({"id": key}) == client.count({"id": {"$in": [key]}}) == 1
         version = client.get(key).version
         assert client.delete(key, if_version=version).deleted == 1
@@ -91,10 +89,8 @@ def test_numbers_and_arrays_of_numpy_are_taken_wherever_python_has_its_own(url: 
     vector = np.random.default_rng(2).standard_normal((1, DIMENSION))
     with Client(url) as client:
         document = {"id": np.str_("np"), "text": np.str_("x"), "metadata": metadata}
-        assert (
-            client.add([{**document, "vector": vector}], batch=cast("Any", np.int64(3))).created
-            == 1
-        )
+        few: Any = np.int64(3)
+        assert client.add([{**document, "vector": vector}], batch=few).created == 1
         assert client.get("np").metadata == {
             "n": 4, "f": 1.5, "b": True, "a": [0, 2, 4], "day": "2026-01-31",
         }  # fmt: skip
@@ -106,7 +102,7 @@ def test_numbers_and_arrays_of_numpy_are_taken_wherever_python_has_its_own(url: 
         for given in (vector, vector.tolist(), vector[0], vector[0].astype("float16"), [vector[0]]):
             hits = client.search(vector=given, **options).hits
             assert [hit.id for hit in hits] == ["np"]
-        assert client.page(limit=cast("Any", np.int64(1))).documents
+        assert client.page(limit=few).documents
         client.delete(["np"])
 
 

@@ -232,7 +232,7 @@ def test_numbers_are_ids_to_delete(url: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.txt", "d1\n".encode("utf-16"), "UTF-16"),
+        ("a.npy", b"", "no list of ids"),
         ("a.txt", b"d1\n\xff\n", "a.txt:2: invalid UTF-8"),
         ("a.csv", b"x,y\n1,2\n", "no field called _id.*--id-field"),
         ("a.jsonl", b'{"id": "d1"}\n{"x": 1}\n', "fields found: x"),
