@@ -14,6 +14,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
 from bitsift.errors import BitsiftError, ShardUnavailable
+from bitsift.router.indexes import Indexes, Served
 from bitsift.router.shards.local import LocalLink
 from bitsift.shard_worker.types import Candidates, Query, ShardStatus
 from tests.browser import chromium
@@ -46,14 +47,23 @@ class FallibleLink(LocalLink):
 
 
 class Site:
-    """A gateway over two shards with ``TEXTS``; the second may be away."""
+    """A gateway over two shards with ``TEXTS``, of which the second may be away; and the index
+    `other` of ten texts in one shard.
+    """
 
     def __init__(self, folder: Path) -> None:
         units = HashEncoder(DIMENSION).encode_documents(TEXTS)
         self.shards, calibration = make_shards(folder, units, DIMENSION, 2, TEXTS)
         self.second = FallibleLink(self.shards[1])
         links = [LocalLink(self.shards[0]), self.second]
-        self.gateway = Running(make_service(links, calibration), make_writer(links, calibration))
+        service, writer = make_service(links, calibration), make_writer(links, calibration)
+        indexes = Indexes(Served("test", service, writer))
+        more, calibration = make_shards(folder / "other", units[:10], DIMENSION, 1, TEXTS)
+        alone = [LocalLink(more[0])]
+        other = make_service(alone, calibration), make_writer(alone, calibration)
+        indexes.place([Served("other", *other)], {}, {"alias": "other"})
+        self.shards += more
+        self.gateway = Running(service, writer, indexes=indexes)
         self.url = self.gateway.url
 
     def add(self, *documents: dict[str, Any]) -> None:

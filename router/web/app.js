@@ -91,6 +91,7 @@ function ask({ wait = 0, isHealing = false, mayReuse = false } = {}) {
     view.hideNotice(notice);
     setState("done");
     showStatus();
+    sayTitle();
     arrive();
   } else {
     setState("loading");

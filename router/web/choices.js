@@ -20,8 +20,10 @@ export function showChoices(wanted) {
 }
 
 export function showIndexes({ names, usual }, wanted) {
-  indexes.replaceChildren(...names.map((name) => new Option(name, name)));
-  indexes.value = wanted || usual;
+  const shown = wanted || usual;
+  const all = names.includes(shown) ? names : [...names, shown]; // an alias
+  indexes.replaceChildren(...all.map((name) => new Option(name, name)));
+  indexes.value = shown;
   indexes.parentElement.hidden = names.length < 2;
 }
 

@@ -69,7 +69,8 @@ function hitItem(hit, { explain, dimension, addressOf, onSimilar }) {
   );
 }
 
-const titleOf = ({ title }) => (typeof title === "string" ? head(title.trim(), TITLE_CHARACTERS) : "");
+/** "" for one that nobody can see: a link has to be seen. */
+const titleOf = ({ title }) => (/[^\p{C}\p{Z}]/u.test(title ?? "") ? head(title.trim(), TITLE_CHARACTERS) : "");
 
 function linked(value, text) {
   const url = link(value);

@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from bitsift.options import QUERY_CHARACTERS_MAX, Mode
+from bitsift.options import DEPTH_MAX, QUERY_CHARACTERS_MAX, Mode
 from tests.pages import TEXTS, Page, opened
 
 HAS_URL = "url+=+'https://example.org/'"
@@ -130,6 +133,7 @@ def test_a_document_has_an_address_and_back_leads_to_the_same_place(page: Page) 
     assert page.run("return scrollY") == before
     assert page.focused.get_attribute("data-open") == key
     assert len(page.requests("/v1/search")) == searched  # the answer was still there
+    assert page.browser.title == "number 7 · Bitsift"
 
     page.browser.forward()
     page.until(lambda: page.find("#document h1").is_displayed())
@@ -254,3 +258,67 @@ def test_one_search_is_in_flight_at_a_time(page: Page) -> None:
     page.answered("a question typed letter by letter")
     spans = page.requests("/v1/search")
     assert all(one["end"] <= after["start"] for one, after in itertools.pairwise(spans))
+
+
+def test_another_index_of_the_server_can_be_chosen(page: Page) -> None:
+    page.open("/?q=number+7&top_k=20")
+    page.until(lambda: len(page.every(".hit")) == 20)
+    page.find("#options-toggle").click()
+    page.until(lambda: page.find("#index").is_displayed())
+    page.find("#index").send_keys("other")
+    page.until(lambda: len(page.every(".hit")) == 10)
+    page.until(lambda: page.find("[data-fact=documents]").text == "10")
+    assert "/v1/indexes/other/search" in (page.find("#curl").get_attribute("textContent") or "")
+    page.find("h2 a").click()
+    page.until(lambda: page.find("#document h1").is_displayed())
+    page.open("/?index=alias&q=number+7")
+    page.until(lambda: len(page.every(".hit")) == 10)
+    page.until(lambda: page.find("#index").get_attribute("value") == "alias")
+    page.open("/?q=number+7&top_k=20")
+    page.until(lambda: len(page.every(".hit")) == 20)
+
+
+WORDS = st.text(st.characters(exclude_categories=["Cs", "Cc", "Cf"]), max_size=20).map(str.strip)
+VIEWS = st.fixed_dictionaries(
+    {
+        "query": WORDS | WORDS.map(lambda word: word * 2_000),
+        "count": st.integers(1, DEPTH_MAX),
+        "mode": st.sampled_from([mode.value for mode in Mode]),
+        "filter": WORDS,
+        "explain": st.booleans(),
+        "index": WORDS,
+        "id": WORDS.map(lambda word: word or None),
+    }
+)
+ROUND_TRIP = """
+const [views, done] = arguments;
+import("./static/address.js").then(({ fromAddress, toAddress }) => {
+  const addresses = views.map((view) => toAddress(view, document.baseURI));
+  done(addresses.map((href) => [new URL(href).search.length, fromAddress(href)]));
+});
+"""
+
+
+@given(views=st.lists(VIEWS, min_size=20, max_size=40))
+@settings(max_examples=10)
+def test_an_address_says_all_of_a_view(page: Page, views: list[dict[str, Any]]) -> None:
+    found = page.browser.execute_async_script(ROUND_TRIP, views)
+    for view, (size, back) in zip(views, found, strict=True):
+        assert back == view
+        assert size <= 8_001  # what a server has to read
+
+
+@given(
+    parts=st.lists(
+        st.sampled_from(["\n", " ", "word", "\U0001f600" * 9_999, "x" * 30_001]), max_size=12
+    )
+)
+@settings(max_examples=20)
+def test_a_text_is_laid_out_in_pieces_that_are_the_whole(page: Page, parts: list[str]) -> None:
+    script = (
+        "const [text, done] = arguments;"
+        "import('./static/view.js').then(({ pieces }) => done(pieces(text)))"
+    )
+    pieces = page.browser.execute_async_script(script, "".join(parts))
+    assert "".join(pieces) == "".join(parts)
+    assert max(map(len, pieces)) <= 20_000
