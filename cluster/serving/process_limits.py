@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import resource
-import tempfile
 
 from bitsift.errors import StorageFull, Unavailable
 
@@ -20,13 +19,20 @@ _NEEDS = (
 )
 """The limit, its option of ulimit, the bytes that are needed, and for what (ShardLimits)."""
 
+_FILES = 128
+"""With 128 a server of one shard starts and answers, with 64 Ray waits for its GCS for ever."""
+_SOCKET_PATH = 107
+"""Bytes of the path of a socket: sun_path of Linux, less its end."""
+_SOCKET = "/session_2026-01-31_08-00-00_000000_4194304/sockets/plasma_store"
 TEMPORARY_BYTES_MIN = 64 << 20
 """Of sockets and logs: a short command writes 1 MB, and those of a server are rotated."""
 
 
-def check_temporary_folder() -> None:
-    """Raises StorageFull, which names the folder where Ray's sockets and logs would be."""
-    folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+def check_temporary_folder(sessions: str) -> None:
+    """``sessions`` is where Ray will make a folder for this session. Raises StorageFull where its
+    sockets and logs have no room.
+    """
+    folder = os.path.dirname(sessions)
     try:
         room = os.statvfs(folder)
     except OSError:  # Ray makes it
@@ -41,6 +47,7 @@ def check_temporary_folder() -> None:
 
 def check_process_limits() -> None:
     """Raises Unavailable, which names the limit and its option of ulimit."""
+    check_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     for limit, option, least, what, why in _NEEDS:
         soft, _ = resource.getrlimit(limit)
         if soft != resource.RLIM_INFINITY and soft < least:
@@ -49,3 +56,24 @@ def check_process_limits() -> None:
                 f"{option}), and {least >> 30:,} GiB are needed, since {why}: lift it with "
                 f"ulimit {option} unlimited where the process is started"
             )
+
+
+def check_sockets(temporary: str) -> None:
+    """Raises Unavailable where the sockets of a session below ``temporary`` would have longer paths
+    than Linux takes: Ray itself waits a minute and says that something timed out.
+    """
+    room = _SOCKET_PATH - len(_SOCKET)
+    if len(os.fsencode(temporary)) > room:
+        raise Unavailable(
+            f"the temporary folder {temporary} is too long for the sockets of Ray, at most {room} "
+            "bytes: name a shorter one in RAY_TMPDIR"
+        )
+
+
+def check_files(limit: int) -> None:
+    """Raises Unavailable where Ray's processes could not open what they need: they say nothing."""
+    if 0 <= limit < _FILES:
+        raise Unavailable(
+            f"this process may open {limit} files, and Ray needs {_FILES}: raise the limit "
+            "(ulimit -n 1024)"
+        )

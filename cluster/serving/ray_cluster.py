@@ -6,7 +6,6 @@ import contextlib
 import functools
 import logging
 import os
-import resource
 import socket
 import sys
 import tempfile
@@ -21,7 +20,11 @@ from ray._private import parameter, utils, worker
 from bitsift.cluster.interrupts import deferred, shielded
 from bitsift.cluster.serving.claim import current_mark
 from bitsift.cluster.serving.leftovers import GCS_PREFIX, mark_folder
-from bitsift.cluster.serving.process_limits import check_process_limits, check_temporary_folder
+from bitsift.cluster.serving.process_limits import (
+    check_process_limits,
+    check_sockets,
+    check_temporary_folder,
+)
 from bitsift.cluster.serving.ray_environment import LOOPBACK, local_environment
 from bitsift.cluster.serving.ray_session import RaySession
 from bitsift.errors import Unavailable
@@ -29,11 +32,6 @@ from bitsift.errors import Unavailable
 NAMESPACE = "bitsift"
 OBJECT_STORE_BYTES = 1 << 30
 """Only batches in flight pass through Ray's object store; answers are small and are inlined."""
-_FILES = 128
-"""With 128 a server of one shard starts and answers, with 64 Ray waits for its GCS for ever."""
-_SOCKET_PATH = 107
-"""Bytes of the path of a socket: sun_path of Linux, less its end."""
-_SOCKET = "/session_2026-01-31_08-00-00_000000_4194304/sockets/plasma_store"
 CONNECT_TIMEOUT_S = 10.0
 _STDERR = 2
 _QUIET = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1"}
@@ -63,7 +61,8 @@ def ray_cluster(
     with contextlib.ExitStack() as started:
         if address is None:
             check_process_limits()
-            check_temporary_folder()
+            check_sockets(get_default_ray_temp_dir())
+            check_temporary_folder(get_default_ray_temp_dir())
             started.enter_context(local_environment())
         storage = None
         if healing and address is None:
@@ -88,8 +87,6 @@ def _connect(address: str | None, session: RaySession, storage: str | None) -> N
         _require_answer(address)
     settings: dict[str, Any] = {"address": address}
     if address is None:
-        check_sockets(get_default_ray_temp_dir())
-        check_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         settings = {
             "address": "local",  # None would be what RAY_ADDRESS says
             "num_cpus": os.cpu_count(),
@@ -113,35 +110,9 @@ def _connect(address: str | None, session: RaySession, storage: str | None) -> N
             if address
             else "a local Ray cluster could not be started"
         )
-        if "AF_UNIX path length" in str(error):
-            raise Unavailable(
-                f"{failed}: the path of the temporary folder {tempfile.gettempdir()} is too long "
-                "for Ray's sockets; set TMPDIR or RAY_TMPDIR to a short one, such as /tmp"
-            ) from error
         raise Unavailable(f"{failed}: {first_line(error)}") from error
     if address is None and ray.util.get_node_ip_address() != LOOPBACK:
         raise Unavailable(f"Ray would listen on {ray.util.get_node_ip_address()}, not on loopback")
-
-
-def check_sockets(temporary: str) -> None:
-    """Raises Unavailable where the sockets of a session below ``temporary`` would have longer paths
-    than Linux takes: Ray itself waits a minute and says that something timed out.
-    """
-    room = _SOCKET_PATH - len(_SOCKET)
-    if len(os.fsencode(temporary)) > room:
-        raise Unavailable(
-            f"the temporary folder {temporary} is too long for the sockets of Ray, at most {room} "
-            "bytes: name a shorter one in RAY_TMPDIR"
-        )
-
-
-def check_files(limit: int) -> None:
-    """Raises Unavailable where Ray's processes could not open what they need: they say nothing."""
-    if 0 <= limit < _FILES:
-        raise Unavailable(
-            f"this process may open {limit} files, and Ray needs {_FILES}: raise the limit "
-            "(ulimit -n 1024)"
-        )
 
 
 def _require_answer(address: str) -> None:

@@ -12,7 +12,9 @@ import pytest
 from bitsift.cluster.serving.process_limits import (
     _NEEDS,
     TEMPORARY_BYTES_MIN,
+    check_files,
     check_process_limits,
+    check_sockets,
     check_temporary_folder,
 )
 from bitsift.errors import StorageFull, Unavailable
@@ -42,13 +44,25 @@ def test_a_temporary_folder_without_room_is_named(
         room = SimpleNamespace(f_bavail=size, f_frsize=1, f_files=9, f_favail=files)
         monkeypatch.setattr(os, "statvfs", lambda folder: room)
 
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    sessions = str(tmp_path / "ray")
     with_room(TEMPORARY_BYTES_MIN, 1)
-    check_temporary_folder()
+    check_temporary_folder(sessions)
     for size, files in ((TEMPORARY_BYTES_MIN - 1, 1), (TEMPORARY_BYTES_MIN, 0)):
         with_room(size, files)
         with pytest.raises(StorageFull, match=f"{tmp_path} has room for 6"):
-            check_temporary_folder()
+            check_temporary_folder(sessions)
     monkeypatch.undo()
-    monkeypatch.setenv("RAY_TMPDIR", "/nonexistent/none")
-    check_temporary_folder()
+    check_temporary_folder("/nonexistent/none/ray")
+
+
+def test_a_temporary_folder_that_is_too_long_for_sockets_is_named() -> None:
+    check_sockets("/" + "x" * 42)
+    with pytest.raises(Unavailable, match="at most 43 bytes: name a shorter one in RAY_TMPDIR"):
+        check_sockets("/" + "x" * 43)
+
+
+def test_a_limit_of_open_files_that_ray_cannot_start_with_is_said() -> None:
+    for enough in (128, 1_024, resource.RLIM_INFINITY):
+        check_files(enough)
+    with pytest.raises(Unavailable, match="may open 64 files, and Ray needs 128"):
+        check_files(64)

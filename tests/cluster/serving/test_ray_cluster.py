@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging.config
-import resource
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -16,8 +15,6 @@ import ray
 
 from bitsift.cluster.serving import ray_cluster as ray_cluster_module
 from bitsift.cluster.serving.ray_cluster import (
-    check_files,
-    check_sockets,
     logs_folder,
     ray_cluster,
 )
@@ -114,16 +111,3 @@ def test_what_ray_finds_wrong_with_its_cluster_is_not_on_our_standard_output(
             )
         arrived = wait_until(lambda: "something is wrong" in capfd.readouterr().out, 5)
     assert not arrived
-
-
-def test_a_temporary_folder_that_is_too_long_for_sockets_is_named() -> None:
-    check_sockets("/" + "x" * 42)
-    with pytest.raises(Unavailable, match="at most 43 bytes: name a shorter one in RAY_TMPDIR"):
-        check_sockets("/" + "x" * 43)
-
-
-def test_a_limit_of_open_files_that_ray_cannot_start_with_is_said() -> None:
-    for enough in (128, 1_024, resource.RLIM_INFINITY):
-        check_files(enough)
-    with pytest.raises(Unavailable, match="may open 64 files, and Ray needs 128"):
-        check_files(64)
