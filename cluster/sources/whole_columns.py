@@ -1,9 +1,10 @@
 """Ordinary rows of a table: ids, titles and texts become columns of documents as they are.
 
-A row is ordinary where its id and its text are strings that are not blank and its title is a string
-or null: what the rules of `cluster.documents` make of them is themselves. All other rows go through
-those rules one by one, and so do batches with few ordinary rows, and those whose strings are much
-larger than the batch: a dictionary may hold a text once for all of them.
+A row is ordinary where its text is a string that is not blank, its id another, or a whole number,
+if there is a field of ids, and its title a string or null: what the rules of `cluster.documents`
+make of them is themselves. All other rows go through those rules one by one, and so do batches with
+few ordinary rows, and those whose strings are much larger than the batch: a dictionary may hold a
+text once for all of them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bitsift.cluster.sources.columns import BATCH_BYTES, is_large, rows_of_batch, strings_of
-from bitsift.cluster.sources.documents import SCHEMA, metadata_of
+from bitsift.cluster.sources.documents import SCHEMA, content_id, metadata_of
 from bitsift.cluster.sources.metadata_columns import metadata_column
 from bitsift.cluster.sources.plan import SourceFile
 from bitsift.cluster.sources.vectors import Vectors, vector_column
@@ -48,17 +49,27 @@ def runs_of(file: SourceFile, batch: pa.RecordBatch) -> Iterator[tuple[int, int,
 def _ordinary(file: SourceFile, batch: pa.RecordBatch) -> Any:
     """Which rows are ordinary, bool (rows,); None where no row is read by columns."""
     key, text, title = file.fields.id, file.fields.text, file.fields.title
-    if key is None or text is None or file.is_export:
+    if text is None or file.is_export:
         return None
     names = [name for name in (key, text, title) if name is not None]
     if sum(batch.column(name).nbytes for name in names) > BATCH_BYTES:
         return None
     if any(is_large(column) for column in batch.columns):
         return None
-    strings = {name: strings_of(batch.column(name)) for name in names}
+    strings = {name: strings_of(batch.column(name)) for name in names if name != key}
+    if key is not None:
+        strings[key] = _ids(batch.column(key))
     if any(column is None for column in strings.values()):
         return None
-    return ~(_is_blank(strings[key]) | _is_blank(strings[text]))
+    is_odd = _is_blank(strings[text])
+    return ~(is_odd if key is None else is_odd | _is_blank(strings[key]))
+
+
+def _ids(column: pa.Array) -> pa.Array | None:
+    """Strings and whole numbers as strings; None for other ids."""
+    if pa.types.is_integer(column.type):
+        return column.cast(pa.string())
+    return strings_of(column)
 
 
 def _is_blank(column: pa.Array) -> npt.NDArray[np.bool_]:
@@ -70,8 +81,9 @@ def _is_blank(column: pa.Array) -> npt.NDArray[np.bool_]:
     if is_given.any():
         first = np.frombuffer(data, np.uint8)[starts[:-1][is_given]]
         blank[is_given] = (first <= ord(" ")) | (first >= _NOT_PLAIN)
-    for row in np.flatnonzero(blank & is_given).tolist():  # not plain ASCII: Python knows
-        blank[row] = column[row].as_py().isspace()
+    unknown = np.flatnonzero(blank & is_given)  # no plain ASCII: Python knows
+    if len(unknown):
+        blank[unknown] = [text.isspace() for text in column.take(pa.array(unknown)).to_pylist()]
     return blank
 
 
@@ -92,12 +104,13 @@ def table_of_columns(
     title = pa.repeat(pa.scalar(""), count)
     if file.fields.title is not None:
         title = pc.fill_null(strings_of(batch.column(file.fields.title)), "")
-    parts = [
-        strings_of(batch.column(file.fields.id)),
-        title,
-        strings_of(batch.column(file.fields.text)),
-        metadata,
-    ]
+    text = strings_of(batch.column(file.fields.text))
+    if file.fields.id is not None:
+        ids = _ids(batch.column(file.fields.id))
+    else:
+        contents = (part.to_pylist() for part in (title, text, metadata))
+        ids = pa.array(map(content_id, *contents), pa.string())
+    parts = [ids, title, text, metadata]
     rejects = pa.nulls(count, pa.string())
     if reasons:
         good = pa.array(keep)

@@ -78,21 +78,27 @@ def by_columns(file: SourceFile) -> list[dict[str, Any]]:
 
 
 @in_one_folder
-@given(ROWS, st.booleans(), st.sets(st.sampled_from(OTHERS)))
+@given(
+    ROWS, st.booleans(), st.sets(st.sampled_from(OTHERS)), st.sampled_from(["text", "number", ""])
+)
 def test_columns_and_rows_give_the_same_documents(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     rows: list[dict[str, Any]],
     with_vectors: bool,
     names: set[str],
+    ids: str,
 ) -> None:
     folder = tmp_path / "lang=en"
     folder.mkdir(exist_ok=True)
     good = {"id": "0", "text": "words", "v": [1.0, 2.0]}
     path = fresh(folder, ".parquet")
     table = pa.Table.from_pylist([good, *rows], schema=SCHEMA)
+    table = table.set_column(
+        0, "id", table["id"] if ids == "text" else pa.array([1, None] * 7)[: len(table)]
+    )
     kept = [name for name in SCHEMA.names if name in ("id", "text", "v") or name in names]
-    pq.write_table(table.select(kept), path)
+    pq.write_table(table.select(kept if ids else kept[1:]), path)
     (file,) = plan_sources([path], Fields(vector="v") if with_vectors else Fields()).files
     assert by_columns(file) == by_rows(file, monkeypatch)
 
