@@ -13,6 +13,7 @@ from bitsift.checked import DELETE, UPDATE
 from bitsift.document_ids import GivenId
 from bitsift.errors import RequestTooLarge as RequestTooLarge
 from bitsift.listing import METADATA_SAID
+from bitsift.router.http.media_types import NDJSON as NDJSON
 
 DOCUMENTS_MAX = 10_000
 """Documents, or ids to delete, in one call; a stream takes any number."""
@@ -29,7 +30,6 @@ BODY_STEPS_MAX = 5_000_000
 """Steps in which a body is cut into documents; an ordinary document takes ten. Seconds of CPU."""
 DOCUMENT_RAM_BYTES = 64 << 20
 """What is built of the one large document that is being read; once in a process."""
-NDJSON = "application/x-ndjson"
 
 
 Version = Annotated[str, Field(pattern="^[0-9]{1,20}$", examples=["117701396989149184"])]

@@ -5,11 +5,16 @@ from __future__ import annotations
 from starlette.requests import Request
 
 JSON = "application/json"
+NDJSON = "application/x-ndjson"
+_LINES = ("ndjson", "jsonl", "x-jsonl", "jsonlines", "x-jsonlines")
+_SAME = dict.fromkeys((f"application/{name}" for name in _LINES), NDJSON)
+"""Lines of JSON have no registered type, and several that are in use."""
 
 
 def media_type(value: str) -> str:
     """The type that a Content-Type header says, in lower case and without parameters."""
-    return value.partition(";")[0].strip().lower()
+    said = value.partition(";")[0].strip().lower()
+    return _SAME.get(said, said)
 
 
 def content_type(http: Request) -> str:

@@ -303,3 +303,25 @@ def test_a_url_that_is_not_utf_8_asks_for_nothing_else(
     assert " 422 " in status
     assert "not UTF-8" in json.loads(body)["detail"]
     assert httpx.get(f"{gateway.url}/v1/documents/%EF%BF%BD").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["application/x-ndjson", "application/jsonl", "Application/NDJSON; charset=utf-8",
+     "application/x-jsonlines"],
+)  # fmt: skip
+def test_lines_of_json_have_several_names(gateway: Running, kind: str) -> None:
+    line = '\ufeff{"id": "lines", "text": "a"}\r\n'.encode()
+    headers = {"Content-Type": kind}
+    answer = httpx.post(f"{gateway.url}/v1/documents", content=line, headers=headers)
+    first, last = map(json.loads, answer.text.splitlines())
+    assert (first["line"], first["id"]) == (1, "lines")
+    assert last["totals"]["created"] + last["totals"]["unchanged"] == 1
+
+
+@pytest.mark.parametrize("kind", ["text/csv", "application/vnd.apache.parquet", "text/plain"])
+def test_a_table_is_told_what_is_taken(gateway: Running, kind: str) -> None:
+    headers = {"Content-Type": kind}
+    answer = httpx.post(f"{gateway.url}/v1/documents", content=b"id,text\n", headers=headers)
+    assert answer.status_code == 415
+    assert "application/json or application/x-ndjson" in answer.json()["detail"]
