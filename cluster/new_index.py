@@ -71,8 +71,11 @@ def make_folder(index: Path) -> None:
 
 def make_index(index: Path, manifest: Manifest, past: Past = NO_PAST) -> None:
     """Empty shards with the ``past`` of those they will be made of, then the manifest: a command
-    that is killed in between leaves none.
+    that is killed in between leaves none. Raises StorageFull, Unavailable.
     """
-    for shard in range(manifest.shards):
-        Shard.create(shard_folder(index, shard), manifest.identity(shard), past)
-    write_manifest(index, manifest)
+    try:
+        for shard in range(manifest.shards):
+            Shard.create(shard_folder(index, shard), manifest.identity(shard), past)
+        write_manifest(index, manifest)
+    except OSError as error:
+        raise storage_error(error, f"{index} cannot be made") from error

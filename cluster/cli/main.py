@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import sys
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,14 @@ from bitsift.cluster.cli.console import (
 )
 from bitsift.cluster.cli.index_reports import print_report
 from bitsift.config.sources import Loaded
-from bitsift.errors import BitsiftError, InvalidRequest, RequestOutcome, Unavailable, reason
+from bitsift.errors import (
+    BitsiftError,
+    InvalidRequest,
+    RequestOutcome,
+    StorageFull,
+    Unavailable,
+    reason,
+)
 from bitsift.shard_worker.layout import REJECTS_FILE
 
 NOT_IN_SHARD = (
@@ -105,7 +113,8 @@ def main() -> None:
         )
         sys.exit(1)
     except OSError as error:  # of the standard output, the working folder, a temporary one
-        refused = Unavailable(f"the system refused it: {reason(error)}")
+        kind = StorageFull if error.errno in (ENOSPC, EDQUOT) else Unavailable
+        refused = kind(f"the system refused it: {reason(error)}")
         print_error(refused.with_outcome(RequestOutcome.UNKNOWN), is_json=is_json)
         forget_output()
         sys.exit(1)
