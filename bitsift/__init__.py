@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bitsift.cluster.ingest.build import build_index
     from bitsift.cluster.ingest.create import create_index
     from bitsift.cluster.ingest.options import BuildOptions
+    from bitsift.cluster.ingest.update import update_index
     from bitsift.errors import BitsiftError
     from bitsift.options import Mode, SearchOptions
 
@@ -32,6 +33,7 @@ __all__ = [
     "SearchOptions",
     "build_index",
     "create_index",
+    "update_index",
 ]
 
 SERVER_MISSING = "the server is not installed: pip install 'bitsift[server]'"
@@ -44,6 +46,7 @@ _HOMES = {
     "SearchOptions": "bitsift.options",
     "build_index": "bitsift.cluster.ingest.build",
     "create_index": "bitsift.cluster.ingest.create",
+    "update_index": "bitsift.cluster.ingest.update",
 }
 
 for _name in ("cluster", "router", "shard_worker"):

@@ -180,9 +180,8 @@ def preview(sources: Sequence[str | Path], options: BuildOptions = BuildOptions(
 
 def _sampled(files: Sequence[SourceFile]) -> Iterator[pa.Table]:
     """The first records of files that lie evenly among all."""
-    chosen = files[:: -(-len(files) // SAMPLE_FILES)] if files else files
-    each = -(-SAMPLE_DOCUMENTS // max(1, len(chosen)))
-    for file in chosen:
+    each = _each(files)
+    for file in _chosen(files):
         left = each
         if file.format.is_whole_document:
             tables: Any = read_text_files([file], each)
@@ -197,19 +196,30 @@ def _sampled(files: Sequence[SourceFile]) -> Iterator[pa.Table]:
                 break
 
 
+def _chosen(files: Sequence[SourceFile]) -> Sequence[SourceFile]:
+    return files[:: -(-len(files) // SAMPLE_FILES)] if files else files
+
+
+def _each(files: Sequence[SourceFile]) -> int:
+    """How many records of each file are looked at."""
+    return -(-SAMPLE_DOCUMENTS // max(1, len(_chosen(files))))
+
+
 def _records(build: Build, sample: pa.Table) -> tuple[int, bool]:
     """How many records there are, and whether that is an estimate by the size of those seen."""
-    files = build.plan.files
-    known = sum(file.records or 0 for file in files)
-    known += sum(file.format.is_whole_document for file in files)
-    unknown = [f for f in files if f.records is None and not f.format.is_whole_document]
+    files, each = build.plan.files, _each(build.plan.files)
+    seen = Counter(sample["file"].to_pylist())
+    known, unknown = 0, list[SourceFile]()
+    for file in files:
+        if file.format.is_whole_document or file.records is not None:
+            known += 1 if file.records is None else file.records
+        elif 0 < seen[file.path] < each:  # all of it was read
+            known += seen[file.path]
+        else:
+            unknown.append(file)
     if not unknown:
         return known, False
-    if len(files) == 1 and sample.num_rows < SAMPLE_DOCUMENTS:
-        return sample.num_rows, False
-    paths = {file.path for file in unknown}
-    mine = sample.filter(pa.array([path in paths for path in sample["file"].to_pylist()]))
-    row_bytes = max(1.0, mine.nbytes / max(1, mine.num_rows))
+    row_bytes = max(1.0, sample.nbytes / sample.num_rows)
     return known + round(sum(file.memory_bytes for file in unknown) / row_bytes), True
 
 
@@ -241,8 +251,9 @@ def _tokens(encoder: Encoder, texts: Sequence[str]) -> TokensPreview | None:
 def _row_bytes(table: pa.Table, dimension: int) -> float:
     """About what a document of the sample takes on the disk, with code and bits."""
     names = ("id", "title", "text", "metadata", "position")
-    columns = [table[name].to_pylist() for name in names]
-    documents = Insert(*columns, np.empty((len(table), 0), dtype=np.int8))
+    ids, titles, texts, metadata, positions = (table[name].to_pylist() for name in names)
+    codes = np.empty((len(table), 0), dtype=np.int8)
+    documents = Insert(ids, titles, texts, metadata, positions, codes)
     packed = sum(len(key) + len(value) for key, value in
                  pack_documents(documents, range(len(table)), 0))  # fmt: skip
     share, more = ROW_OVERHEAD

@@ -53,6 +53,13 @@ def test_records_beyond_the_sample_are_estimated_within_a_third(tmp_path: Path) 
     assert found.records == pytest.approx(len(rows), rel=0.34)
 
 
+def test_small_files_are_counted_among_many(tmp_path: Path) -> None:
+    for name in "abc":
+        write(tmp_path / f"{name}.jsonl", [{"text": "x", "v": [1.0] * 32}] * 7)
+    found = preview([tmp_path], BuildOptions(vector_field="v"))
+    assert (found.records, found.records_estimated, found.sample) == (21, False, 21)
+
+
 def test_a_matrix_is_counted_and_only_its_beginning_read(tmp_path: Path) -> None:
     np.save(tmp_path / "v.npy", np.ones((5_000, 48), dtype=np.float32))
     found = preview([tmp_path / "v.npy"])
