@@ -75,7 +75,7 @@ def _rows_at_once(opened: pq.ParquetFile, group: int, wanted_rows: int) -> int:
     values = sum(size.column(place).num_values for place in range(size.num_columns))
     group_bytes = max(size.total_byte_size, _VALUE_BYTES * values)  # runs of one value take nothing
     row_bytes = group_bytes // max(1, size.num_rows)
-    return max(1, min(wanted_rows, BATCH_BYTES // max(1, row_bytes)))
+    return int(max(1, min(wanted_rows, BATCH_BYTES // max(1, row_bytes))))
 
 
 def _is_large(shared: pq.ParquetFile, group: int, names: list[str], rows: int) -> bool:
