@@ -163,3 +163,18 @@ def test_metadata_that_columns_can_write_cost_no_row_an_object(
         '{"n":1,"t":"é","f":0.5}',
         '{"t":"q\\"","f":1.0}',
     ]
+
+
+@pytest.mark.parametrize("value", [float("inf"), [float("-inf")]])
+def test_an_infinite_number_rejects_its_row_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: Any
+) -> None:
+    other = [1.0] if isinstance(value, list) else 1.0
+    table = pa.table({"id": ["a", "b"], "text": ["x", "y"], "far": [value, other]})
+    (file,) = plan_sources([write(tmp_path, table)]).files
+    rows = by_columns(file)
+    assert rows == by_rows(file, monkeypatch)
+    assert [row["reject"] for row in rows] == [
+        "metadata field 'far' is infinite, which JSON cannot say",
+        None,
+    ]
