@@ -65,8 +65,8 @@ def check_sockets(temporary: str) -> None:
     room = _SOCKET_PATH - len(_SOCKET)
     if len(os.fsencode(temporary)) > room:
         raise Unavailable(
-            f"the temporary folder {temporary} is too long for the sockets of Ray, at most {room} "
-            "bytes: name a shorter one in RAY_TMPDIR"
+            f"the path of the temporary folder {temporary} is too long for the sockets of Ray, at "
+            f"most {room} bytes: set TMPDIR or RAY_TMPDIR to a shorter one, such as /tmp"
         )
 
 

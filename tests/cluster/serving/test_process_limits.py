@@ -57,7 +57,7 @@ def test_a_temporary_folder_without_room_is_named(
 
 def test_a_temporary_folder_that_is_too_long_for_sockets_is_named() -> None:
     check_sockets("/" + "x" * 42)
-    with pytest.raises(Unavailable, match="at most 43 bytes: name a shorter one in RAY_TMPDIR"):
+    with pytest.raises(Unavailable, match="at most 43 bytes: set TMPDIR or RAY_TMPDIR"):
         check_sockets("/" + "x" * 43)
 
 
