@@ -70,6 +70,10 @@ class Site:
         answer = httpx.post(f"{self.url}/v1/documents", json={"documents": documents})
         assert answer.json()["rejected"] == 0, answer.text
 
+    def delete(self, *ids: str) -> None:
+        answer = httpx.post(f"{self.url}/v1/documents/delete", json={"ids": ids})
+        assert answer.json()["deleted"] == len(ids), answer.text
+
     def close(self) -> None:
         self.gateway.stop()
         for shard in self.shards:

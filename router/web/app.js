@@ -243,8 +243,8 @@ function showCoverage({ coverage, partial }) {
   healAt = Date.now() + Math.min(2 ** heals, HEAL_MAX_S) * 1000;
   heals += 1;
   const title = `Partial answer: ${coverage?.answered ?? "?"} of ${count(coverage?.shards ?? 0, "shard")} answered`;
-  const lines = failures.map(({ shard, message }) => {
-    const said = plain(message);
+  const lines = failures.map(({ shard, error, message }) => {
+    const said = error === "DeadlineExceeded" ? `shard ${shard} did not answer in time` : plain(message);
     return said.startsWith(`shard ${shard}`) ? `S${said.slice(1)}` : `Shard ${shard}: ${said || "no answer"}`;
   });
   view.showNotice(notice, "partial", title, [...new Set(lines), "The search is repeated when all shards are ready."], "Search again", () => search(0));

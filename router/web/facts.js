@@ -74,7 +74,7 @@ export function showMemory(section, memory) {
   section.replaceChildren(
     h("h2", null, "Memory"),
     h("div", { class: "cells", "aria-hidden": "true" }, ...cells),
-    h("p", null, h("strong", null, bytes(bits)), ` of bits instead of ${bytes(full)} of fp32: `, h("strong", null, times), " smaller"),
+    h("p", null, h("strong", null, bytes(bits)), ` of bits instead of ${bytes(full)} of fp32`, ...(ratio > 1 ? [": ", h("strong", null, times), " smaller"] : [])),
   );
 }
 

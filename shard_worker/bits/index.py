@@ -73,10 +73,10 @@ class BinaryIndex:
 
     @property
     def memory_bytes(self) -> int:
-        """RAM of the bits and of the alive marks."""
+        """RAM of the bits and of the alive marks, without the room for rows to come."""
         parts = self._parts
         listed = 0 if parts.listed is None else parts.listed.memory_bytes
-        marks = sum(segment.alive.memory_bytes for segment in parts.segments)
+        marks = sum(min(it.alive.memory_bytes, -(-len(it) // 8)) for it in parts.segments)
         bits = sum(map(len, parts.segments)) * self.row_bytes
         return listed + parts.listed_alive.memory_bytes + bits + marks
 

@@ -86,3 +86,6 @@ def test_the_facts_follow_what_is_written(page: Page) -> None:
     page.site.add({"id": "new", "text": "a new text"})
     page.until(lambda: page.find("[data-fact=documents]").text == "201")
     assert "32× smaller" in page.find("#memory").text
+    page.site.delete("3")  # its bits stay until compaction, its mark is a bit
+    page.until(lambda: page.find("[data-fact=documents]").text == "200")
+    assert "32× smaller" in page.find("#memory").text

@@ -186,6 +186,13 @@ def test_leftovers_of_an_interrupted_snapshot_are_removed(tmp_path: Path) -> Non
     assert not leftover.exists()
 
 
+def test_the_ram_of_bits_is_that_of_rows_that_there_are() -> None:
+    index = filled(random_bits(64 + 10, 16))
+    assert index.memory_bytes == 74 * 16
+    index.mark_dead(np.array([3, 70]))
+    assert index.memory_bytes == 74 * 16 + 64 // 8 + 2  # a bit of each, of a whole segment or not
+
+
 def test_a_loaded_segment_takes_no_more_room_than_its_rows_and_still_grows(tmp_path: Path) -> None:
     bits = random_bits(150, 8)
     filled(bits[:100]).save(tmp_path)
