@@ -57,8 +57,11 @@ def test_a_partial_answer_says_which_shard_in_plain_words_and_heals(page: Page) 
     page.ask("number 7")
     partial = ids(page)
     assert partial != whole
+    page.run("window.kept = document.querySelector('.hit')")
+    assert partial[0] in whole
     page.site.second.is_away = False
     page.until(lambda: ids(page) == whole)
+    assert page.run("return window.kept.isConnected")  # it may be being read
     page.until(lambda: not page.find("#notice").is_displayed())
     page.until(lambda: page.find("#cluster").text == "2 shards ready")
 

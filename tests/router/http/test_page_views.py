@@ -21,7 +21,7 @@ HAS_URL = "url+=+'https://example.org/'"
 pytestmark = pytest.mark.needs("chromium", "chromedriver")
 HARD = {
     "id": "hard/../id?#%\u202e",
-    "title": "An accent " + "\u0301" * 300 + "title " * 200,
+    "title": "title " * 40 + "\u0301" * 100 + " title" * 200,
     "text": "needle " + "haystack \u202e" * 40_000,
     "metadata": {f"field{i}": f"value {i} " + "\u0336" * 200 for i in range(9)}
     | {
@@ -74,6 +74,17 @@ def test_each_question_typed_and_settled_has_one_entry_of_the_history(page: Page
     page.browser.back()
     page.until(lambda: page.find("#welcome").is_displayed())
     page.browser.forward()
+    page.answered("number 7")
+
+
+def test_a_question_typed_and_taken_back_leaves_no_entry(page: Page) -> None:
+    page.open("/?q=number+6")
+    page.ask("number 7")
+    page.ask("number 8")
+    page.field.send_keys("x", Keys.BACKSPACE, Keys.ENTER)
+    page.until(lambda: page.run("return navigation.canGoForward"))
+    page.answered("number 8")
+    page.browser.back()
     page.answered("number 7")
 
 
@@ -202,7 +213,7 @@ def test_show_less_leaves_what_follows_where_it_is(page: Page) -> None:
     page.resize(1200, 500)
     page.open("/?q=number+7")
     page.answered("number 7")
-    (*_, button) = page.every("#results button[aria-expanded=false]:not([hidden])")
+    button = page.every("#results button[aria-expanded=false]:not([hidden])")[4]
     page.run("arguments[0].scrollIntoView({block: 'center'})", button)
     for said in ("Show less", "Show more"):
         top = page.run("return arguments[0].getBoundingClientRect().top", button)
