@@ -13,6 +13,10 @@ from bitsift.cluster.sources.table_rows import Row, RowsReader, measured_row, si
 
 _OPEN = "unexpected end of data"
 """How the csv module says that the lines end in a quoted cell."""
+_ESCAPED_END = "\ufdd0\ufdd1"
+"""In the place of an escape before a line end: two code points that are no characters."""
+_LINES_AFTER = 8
+"""That are looked at when a quote is closed where one may as well have been opened."""
 _LINES_PASSED = 1_000
 """Of so many lines that are done with, a list is freed when reading starts again after a fault."""
 _DIGITS = re.compile(r"\W?(\d{1,18})")
@@ -39,7 +43,11 @@ class QuotedRows(RowsReader):
         if dialect.escape:
             escape = re.escape(dialect.escape)
             self._escapes = re.compile(f"{escape}(.)", re.S)
-            self._kept = {dialect.escape, dialect.quote, "\n", "\r"}
+            self._kept = {dialect.escape, dialect.quote}
+            self._open_end = re.compile(f"(?<!{escape})(?:{escape}{escape})*({escape})\r?\n\\Z")
+
+    def _sound(self, rows: Iterator[Row]) -> Iterator[Row]:
+        return super()._sound(map(self._unmarked, rows) if self._dialect.escape else rows)
 
     def _rows(self, lines: list[str]) -> Iterator[Row]:
         if self._dialect.escape:
@@ -53,12 +61,26 @@ class QuotedRows(RowsReader):
         return self._complete_rows(is_end=True)
 
     def _protected(self, line: str) -> str:
-        """The escape is a letter but before a quote, itself, or a line end: Spark's rule."""
+        """The escape is a letter but before a quote or itself: Spark's rule. Before a line end it
+        is marked: in a quoted cell it has no meaning, as MySQL writes it, elsewhere it is a letter.
+        """
         escape = self._dialect.escape
         if escape not in line:
             return line
+        if found := self._open_end.search(line):
+            line = line[: found.start(1)] + _ESCAPED_END + line[found.end(1) :]
         kept = self._kept
         return self._escapes.sub(lambda it: it[0] if it[1] in kept else escape + it[0], line)
+
+    def _unmarked(self, row: Row) -> Row:
+        if row.cells is None or not any(_ESCAPED_END in cell for cell in row.cells):
+            return row
+        mark, escape = _ESCAPED_END, self._dialect.escape
+        cells = [
+            cell.replace(f"{mark}\n", "\n").replace(f"{mark}\r\n", "\r\n").replace(mark, escape)
+            for cell in row.cells
+        ]
+        return row._replace(cells=cells)
 
     def _complete_rows(self, *, is_end: bool) -> Iterator[Row]:
         """The rows of the lines that are here. An open one stays, while it may still be closed."""
@@ -70,7 +92,7 @@ class QuotedRows(RowsReader):
                 at, first = 0, first + at
             reader = csv.reader(itertools.islice(lines, at, None), **self._rules)  # type: ignore[arg-type]
             start = end = at
-            why = ""
+            why, waits = "", False
             try:
                 for cells in reader:
                     end = start + reader.line_num
@@ -79,8 +101,13 @@ class QuotedRows(RowsReader):
                         size_bytes = len(line) if line.isascii() else size_in_bytes(line)
                         yield _new(Row, (first + at, cells, None, size_bytes, 1))
                     elif cells:
-                        why = self._why_swallowed(lines[at:end], cells, first + end - 1)
-                        if why:
+                        after = lines[end : end + _LINES_AFTER] if end - at > 1 else []
+                        swallows = self._swallows(lines[at:end], cells, after, is_end=is_end)
+                        if swallows is None:
+                            waits = True
+                            break
+                        if swallows:
+                            why = self._why_swallowed(end - at, first + end - 1)
                             break
                         self._width = self._width or len(cells)
                         size_bytes = sum(map(size_in_bytes, lines[at:end]))
@@ -88,9 +115,10 @@ class QuotedRows(RowsReader):
                     at = end
             except csv.Error as error:
                 end = start + reader.line_num
-                if str(error) == _OPEN and not is_end and self._waits(lines, at):
-                    break
+                waits = str(error) == _OPEN and not is_end and self._waits(lines, at)
                 why = self._why(error, end - at, first + end - 1)
+            if waits:
+                break
             if why:
                 yield _broken(lines[at], first + at, why)
                 at += 1
@@ -106,26 +134,49 @@ class QuotedRows(RowsReader):
         self._enough_bytes = min(2 * held_bytes, LINE_BYTES_MAX + 1)
         return held_bytes <= LINE_BYTES_MAX
 
-    def _why_swallowed(self, lines: list[str], cells: list[str], last: int) -> str:
-        """Why a row of several lines is none: a quote that was left open took other rows into it.
+    def _swallows(
+        self, lines: list[str], cells: list[str], after: list[str], *, is_end: bool
+    ) -> bool | None:
+        """Whether a row of several lines is none: a quote that was left open took rows into it.
 
-        The lines after the first are rows, and the row has more cells than it may, or is one of a
-        series of numbered rows that goes on within it.
+        Lines between its first and its last are rows, and the row has other cells than it may; the
+        lines after the first are rows, and numbered as it is; or its last quote stands where one
+        may be opened as well, and the row after it is broken. None: that row is not there yet.
         """
         if len(lines) == 1 or self._width < 2:
-            return ""
-        is_whole = len(cells) == self._width
-        if is_whole and not _are_counted([cells[0], *_first(lines[1])]):
-            return ""
-        inner = [self._single(line) for line in lines[1:]]
-        whole = [row for row in inner if row is not None and len(row) == self._width]
-        if is_whole:
-            keys = [row[0] for row in [cells, *whole]]
-            swallows = len(whole) == len(inner) and _are_counted(keys)
-        else:
-            swallows = 2 * len(whole) >= len(inner)
-        opened = f"a quote {self._dialect.quote} is opened in it and closed in line {last}"
-        return opened + _after(len(lines)) if swallows else ""
+            return False
+        if len(cells) != self._width:
+            between = [self._single(line) for line in lines[1:-1]]
+            whole = sum(map(self._is_whole, between))
+            return whole > 0 and 2 * whole >= len(between)
+        if _are_counted([cells[0], *_first(lines[1])]):
+            inner = [self._single(line) for line in lines[1:]]
+            keys = [row[0] for row in [cells, *inner] if row]
+            if all(map(self._is_whole, inner)) and _are_counted(keys):
+                return True
+        if not lines[-1].rstrip("\r\n").endswith(self._dialect.delimiter + self._dialect.quote):
+            return False
+        return self._breaks(after, is_end=is_end)
+
+    def _is_whole(self, cells: list[str] | None) -> bool:
+        return cells is not None and len(cells) == self._width
+
+    def _breaks(self, lines: list[str], *, is_end: bool) -> bool | None:
+        """Whether the row that begins with `lines` is broken. None: they are too few to say."""
+        try:
+            for cells in csv.reader(lines, **self._rules):  # type: ignore[arg-type]
+                if cells:
+                    return not self._is_whole(cells)
+        except csv.Error as error:
+            if str(error) != _OPEN:
+                return True
+            if is_end or len(lines) == _LINES_AFTER:
+                return len(lines) < _LINES_AFTER
+        return False if is_end else None
+
+    def _why_swallowed(self, lines: int, last: int) -> str:
+        quote = self._dialect.quote
+        return f"a quote {quote} is opened in it and closed in line {last}{_after(lines)}"
 
     def _single(self, line: str) -> list[str] | None:
         """The cells of a line that is a row by itself; None if it is none."""

@@ -4,9 +4,9 @@ Decisions. What the caller said is never questioned; the rest is what makes the 
 * delimiter: Excel's ``sep=;`` line, else the one of , ; tab | that gives rows as many cells as the
   first row has, where one of its cells is a usual name before others; that of the file's ending
   where it makes two cells or more as well.
-* quote: ". Between tabs only where it is seen: a row is whole with quotes and not without, or a
-  cell is written as one that needed its quotes (those in it are doubled) and none begins with a
-  quote otherwise. So ``"Twilight" is a novel`` keeps its quotes.
+* quote: ". Between tabs only where it is seen: the header is all in quotes, as many cells are
+  written as those that need quotes (those in it are doubled) as begin with one otherwise, or more
+  rows are whole with quotes than without. So ``"Twilight" is a novel`` keeps its quotes.
 * escape: a backslash where a cell is ``\N``, or where quotes in cells are written ``\"`` and rows
   are whole with it that are not without.
 * header: the first row, unless one of its cells is a number or long, and none a usual name. Two
@@ -61,18 +61,20 @@ class _Sample:
 class _Reading:
     """The sample as one dialect reads it: `whole` rows have as many cells as the first.
 
-    `rows` have cells; `is_broken` says that the first row has none.
+    `rows` have cells; `first` are those of the first row, as far as they can be seen in a broken
+    one.
     """
 
     dialect: Dialect
+    first: list[str]
     rows: list[list[str]]
-    is_broken: bool
     width: int
     whole: int
     broken: int
 
     def named(self, names: Collection[str]) -> bool:
-        return any(cell.strip().lower() in names for cell in self.rows[0]) if self.rows else False
+        """Whether a cell of the first row has one of the names."""
+        return any(cell.strip().lower() in names for cell in self.first)
 
 
 def with_dialect(file: SourceFile, layout: Layout, names: Collection[str]) -> SourceFile:
@@ -175,13 +177,16 @@ def _read(sample: _Sample, dialect: Dialect) -> _Reading:
     rows = [row.cells for row in found if row.cells is not None]
     width = len(rows[0]) if rows else 0
     whole = sum(len(cells) == width for cells in rows)
-    is_broken = bool(found) and found[0].cells is None
-    return _Reading(dialect, rows, is_broken, width, whole, len(found) - whole)
+    first = found[0].cells if found else []
+    if first is None:
+        line = sample.head.splitlines()[dialect.skipped_lines].decode(errors="replace")
+        first = [cell.strip(dialect.quote) for cell in line.split(dialect.delimiter)]
+    return _Reading(dialect, first, rows, width, whole, len(found) - whole)
 
 
 def _quoted(sample: _Sample, dialect: Dialect, layout: Layout, is_spreadsheet: bool) -> Dialect:
     """The dialect with its quote and its escape."""
-    quotes = [layout.quote] if layout.quote is not None else _quotes(sample, dialect)
+    quotes = [layout.quote] if layout.quote is not None else _quotes(sample, dialect, layout)
     escapes = [layout.escape] if layout.escape is not None else ["", "\\"]
     if layout.escape is None and b"\\" not in sample.head:
         escapes = [""]
@@ -194,42 +199,44 @@ def _quoted(sample: _Sample, dialect: Dialect, layout: Layout, is_spreadsheet: b
         return readings[0].dialect
     with_nulls = [reading for reading in readings if reading.dialect.escape and _nulls(reading)]
     readings = with_nulls or readings
-    fewest = min(reading.broken for reading in readings)
-    readings = [reading for reading in readings if reading.broken == fewest]
     plain = [reading for reading in readings if not reading.dialect.quote]
     if plain and len(readings) > len(plain):
-        wants = _quotes_are_marks(plain[0], is_spreadsheet)
-        readings = [reading for reading in readings if bool(reading.dialect.quote) == wants]
-    return readings[0].dialect
+        readings = _with_or_without(readings, plain[0], is_spreadsheet)
+    return min(readings, key=lambda reading: reading.broken).dialect
 
 
-def _quotes(sample: _Sample, dialect: Dialect) -> list[str]:
+def _with_or_without(
+    readings: list[_Reading], plain: _Reading, is_spreadsheet: bool
+) -> list[_Reading]:
+    """The readings between tabs that take quotes for marks, or those that take them for letters."""
+    first = plain.rows[0] if plain.rows else []
+    are_marks = bool(first) and all(_WRAPPED.fullmatch(cell) for cell in first)
+    needed = other = 0
+    for cell in (cell for cells in plain.rows for cell in cells if cell.startswith('"')):
+        wrapped = _WRAPPED.fullmatch(cell)
+        other += wrapped is None and '""' not in cell[1:]
+        needed += wrapped is not None and '"' in wrapped[1]
+    if needed and needed >= other:
+        are_marks = True
+    elif not are_marks:
+        with_quotes, without = (
+            min(reading.broken for reading in readings if bool(reading.dialect.quote) == wanted)
+            for wanted in (True, False)
+        )
+        likely = needed > 0 or (is_spreadsheet and not other)
+        are_marks = with_quotes < without or (with_quotes == without and likely)
+    return [reading for reading in readings if bool(reading.dialect.quote) == are_marks]
+
+
+def _quotes(sample: _Sample, dialect: Dialect, layout: Layout) -> list[str]:
     if dialect.delimiter == "\t":
-        return ["", '"'] if b'"' in sample.head else [""]
+        return ["", '"'] if b'"' in sample.head and not layout.escape else [""]
     head = sample.head.split(b"\n", 2)[dialect.skipped_lines : dialect.skipped_lines + 1]
     return ["'"] if head and head[0].startswith(b"'") and head[0].count(b"'") > 2 else ['"']
 
 
 def _nulls(reading: _Reading) -> bool:
     return any(NULL in cells for cells in reading.rows)
-
-
-def _quotes_are_marks(plain: _Reading, is_spreadsheet: bool) -> bool:
-    """Whether cells that were read with their quotes look as if a program had put them there."""
-    needed = 0
-    for cell in _cells_with_quotes(plain):
-        wrapped = _WRAPPED.fullmatch(cell)
-        if wrapped is None:
-            return False
-        needed += '"' in wrapped[1]
-    first = plain.rows[0] if plain.rows else []
-    all_wrapped = bool(first) and all(_WRAPPED.fullmatch(cell) for cell in first)
-    return needed > 0 or all_wrapped or is_spreadsheet
-
-
-def _cells_with_quotes(reading: _Reading) -> Iterator[str]:
-    for cells in reading.rows:
-        yield from (cell for cell in cells if cell.startswith('"'))
 
 
 def _with_names(reading: _Reading, layout: Layout, names: Collection[str]) -> Dialect:
@@ -245,12 +252,9 @@ def _with_names(reading: _Reading, layout: Layout, names: Collection[str]) -> Di
 
 
 def _looks_like_data(reading: _Reading) -> bool:
-    if reading.is_broken:
-        return False
-    first = reading.rows[0] if reading.rows else []
     return any(
         _NUMBER.fullmatch(cell.strip()) or len(cell) > _LONG_CHARACTERS or cell == NULL
-        for cell in first
+        for cell in reading.first
     )
 
 

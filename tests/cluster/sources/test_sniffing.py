@@ -4,7 +4,7 @@ import csv
 import gzip
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -169,7 +169,7 @@ cell = st.text(alphabet="ab ,;|\"\n'\\é", min_size=1, max_size=8).filter(lambda
     st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
 )
 def test_what_the_csv_module_writes_comes_back(
-    tmp_path: Path, cells: list[str], delimiter: str, quoting: int
+    tmp_path: Path, cells: list[str], delimiter: str, quoting: Literal[0, 1]
 ) -> None:
     stream = io.StringIO(newline="")
     rows = [("id", "text"), *((f"k{number}", text) for number, text in enumerate(cells))]
