@@ -188,8 +188,9 @@ def _read(reader: RowReader, record: Record, file: SourceFile, path: str) -> Sou
 
 
 def _document(key: str, title: str, text: str, metadata: str) -> dict[str, Any]:
-    document: dict[str, Any] = {"id": key, "title": title, "text": text}
-    return document | ({"metadata": orjson.Fragment(metadata)} if metadata else {})
+    packed = orjson.Fragment(metadata) if metadata else None
+    fields = {"title": title, "text": text, "metadata": packed}
+    return {"id": key} | {name: value for name, value in fields.items() if value}
 
 
 def _given(vector: Any) -> dict[str, Any]:

@@ -206,6 +206,13 @@ def test_records_of_json_may_have_vectors_conditions_and_no_id(url: str, tmp_pat
     assert "1 conflict" in bitsift("add", late, "--url", url).output
 
 
+def test_a_record_of_json_without_anything_to_read_is_named(url: str, tmp_path: Path) -> None:
+    source = put(tmp_path / "e.jsonl", line("e1"), json.dumps({"id": "e2"}), line("e3", " "))
+    said = bitsift("add", source, "--url", url).output
+    assert "e.jsonl:2: rejected: no text, no title and no vector" in said
+    assert "e.jsonl:3: rejected: blank text, no title and no vector" in said
+
+
 def test_a_pipe_is_read_as_json_lines(url: str, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
