@@ -32,6 +32,7 @@ from bitsift.cluster.sources.matrix_files import open_matrix
 from bitsift.cluster.sources.partitions import with_partitions
 from bitsift.cluster.sources.plan import (
     FILES_MAX,
+    LISTED_MAX,
     Fields,
     Format,
     PassedOver,
@@ -107,6 +108,8 @@ def plan_sources(
 def _notes(files: list[SourceFile]) -> tuple[str, ...]:
     """What is assumed, and what of a file is not read, in lines for people."""
     notes = [file.note for file in files if file.note]
+    if len(notes) > LISTED_MAX:
+        notes = [*notes[:LISTED_MAX], f"and {len(notes) - LISTED_MAX:,} other files alike"]
     if any(_is_assumed(file) for file in files):
         notes.append(ASSUMED)
     for file in files:

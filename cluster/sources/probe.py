@@ -34,7 +34,7 @@ from bitsift.cluster.sources.streams import DamagedStream, expansion, read_block
 from bitsift.cluster.sources.synthetic import SyntheticSpec
 from bitsift.cluster.sources.tables import count_rows, with_schema
 from bitsift.cluster.sources.vectors import is_vector_type
-from bitsift.cluster.sources.widths import look_at_vectors
+from bitsift.cluster.sources.widths import forgotten_vectors, look_at_vectors
 from bitsift.errors import InvalidRequest
 from bitsift.nearest import nearest
 
@@ -111,7 +111,12 @@ def probe(
         file = _probe_companion(file)
     elif file.fields.vector is not None:
         file = replace(file, width=look_at_vectors(file).width)
-    return replace(file, memory_bytes=_memory_bytes(file, rows))
+    first = None
+    if file.fields.vector is None or file.width is not None:
+        first = next(read_documents(file, PROBE_ROWS), None)
+    notes = (file.note, "" if file.carries_vectors else forgotten_vectors(file.path, first))
+    note = "\n".join(filter(None, notes))
+    return replace(file, note=note, memory_bytes=_memory_bytes(file, rows, first))
 
 
 def _unseen(wanted: Fields) -> Fields:
@@ -277,11 +282,8 @@ def _probe_companion(file: SourceFile) -> SourceFile:
     return replace(file, width=file.stored.width(matrix.shape[1]))
 
 
-def _memory_bytes(file: SourceFile, rows: list[Record]) -> int:
+def _memory_bytes(file: SourceFile, rows: list[Record], table: pa.Table | None) -> int:
     """Bytes per row of the first table that the reader makes, times the rows of the file."""
-    if file.fields.vector is not None and file.width is None:
-        return file.size_bytes
-    table = next(read_documents(file, PROBE_ROWS), None)
     if table is None or table.num_rows == 0:
         return file.size_bytes
     row_bytes = float(table.nbytes) / int(table.num_rows)

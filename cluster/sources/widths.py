@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import orjson
 import pyarrow as pa
 from numpy.typing import NDArray
 
@@ -17,6 +18,7 @@ from bitsift.cluster.sources.streams import DamagedStream
 from bitsift.cluster.sources.tables import read_batches
 from bitsift.cluster.sources.vectors import plain_column, stack_vectors
 from bitsift.errors import InvalidRequest
+from bitsift.shard_worker.codes import DIMENSION_MIN
 
 _GOOD_ENOUGH = 100
 """Good vectors that are looked at for what kind of numbers they hold,"""
@@ -56,6 +58,27 @@ def look_at_vectors(file: SourceFile) -> Look:
     if why is not None:
         raise InvalidRequest(f"{file.path}, field {file.fields.vector!r}: {why}")
     return Look(file.stored.width(len(good[0])))
+
+
+def forgotten_vectors(path: str, table: pa.Table | None) -> str:
+    """A line for people where documents have vectors in their metadata; "" where they have none.
+
+    `table` are the first documents of a file of which no field was named as the vector.
+    """
+    texts = [] if table is None else table["metadata"].drop_null().to_pylist()
+    found = orjson.loads(texts[0]) if texts and texts[0] else {}
+    names = [name for name, value in found.items() if _is_like_a_vector(value)]
+    if not names:
+        return ""
+    return (
+        f"{path}: field {names[0]!r} looks like a vector and becomes metadata of every document: "
+        f"--vector-field {names[0]} if it is one"
+    )
+
+
+def _is_like_a_vector(value: object) -> bool:
+    is_list = isinstance(value, list) and len(value) >= DIMENSION_MIN
+    return is_list and all(type(number) is float for number in value)
 
 
 def _problem(file: SourceFile, vector: NDArray[Any]) -> str | None:

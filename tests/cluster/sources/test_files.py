@@ -165,6 +165,15 @@ def test_a_report_has_so_many_files_that_are_passed_over_at_most() -> None:
     assert listed[0] == {"path": "0", "reason": "why"}
 
 
+def test_notes_on_many_files_are_as_many_lines_at_most(tmp_path: Path) -> None:
+    for number in range(LISTED_MAX + 2):
+        row = {"text": "words", "emb": [0.5] * 32}
+        write_lines(tmp_path / f"{number}.jsonl", [row])
+    *notes, last = plan_sources([tmp_path]).notes
+    assert len(notes) == LISTED_MAX
+    assert last == "and 2 other files alike"
+
+
 def test_a_folder_that_cannot_be_listed_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -180,6 +180,19 @@ def test_good_rows_are_taken_with_their_own_vectors(tmp_path: Path, fields: Fiel
         assert take_good(table, np.array(places, dtype=np.int64)).equals(expected)
 
 
+@pytest.mark.parametrize("ending", [".parquet", ".jsonl"])
+def test_vectors_that_nobody_named_are_said_to_become_metadata(tmp_path: Path, ending: str) -> None:
+    path = fresh(tmp_path, ending)
+    row = {"id": "a", "text": "words", "few": [0.5] * 31, "whole": [1] * 40, "emb": [0.5] * 32}
+    if ending == ".parquet":
+        pq.write_table(pa.Table.from_pylist([row]), path)
+    else:
+        path.write_bytes(orjson.dumps(row))
+    (note,) = plan_sources([path]).notes
+    assert "field 'emb' looks like a vector and becomes metadata" in note
+    assert plan_sources([path], Fields(vector="emb")).notes == ()
+
+
 @pytest.mark.parametrize("ending", [".parquet", ".jsonl", ".csv"])
 def test_a_file_whose_first_vectors_are_null_is_read(tmp_path: Path, ending: str) -> None:
     """inputs.md F21: of 1,400 nulls in front the file was refused."""
