@@ -31,7 +31,7 @@ SETTINGS = ("max_rejects", "encoders", "backend")
 @configured("index", "model", "ray")
 @with_options(BuildOptions, "examples", *SETTINGS)
 def index(
-    source: Annotated[list[str], typer.Argument(help="Files or folders to index.")],
+    source: Annotated[list[str], typer.Argument(help="Files, folders, URLs; - is standard input.")],
     loaded: Loaded,
     out_folder: Annotated[
         Path | None, typer.Option("--out", help="Index directory to create.")
@@ -70,7 +70,7 @@ def index(
     json: Json = False,
     **options: Any,
 ) -> None:
-    """Build an index from JSON lines, CSV, Parquet, text folders, BEIR folders or .npy files.
+    """Build an index from JSON, CSV, Parquet, Arrow, SQLite, texts, BEIR folders or matrices.
 
     An interrupted build resumes when the same command is run again; a finished index is left
     untouched, but for --update.

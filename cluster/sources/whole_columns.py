@@ -104,7 +104,7 @@ def table_of_columns(
     title = pa.repeat(pa.scalar(""), count)
     if file.fields.title is not None:
         title = pc.fill_null(strings_of(batch.column(file.fields.title)), "")
-    text = strings_of(batch.column(file.fields.text))
+    text: Any = strings_of(batch.column(file.fields.text))
     if file.fields.id is not None:
         ids = _ids(batch.column(file.fields.id))
     else:

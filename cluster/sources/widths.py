@@ -77,8 +77,9 @@ def forgotten_vectors(path: str, table: pa.Table | None) -> str:
 
 
 def _is_like_a_vector(value: object) -> bool:
-    is_list = isinstance(value, list) and len(value) >= DIMENSION_MIN
-    return is_list and all(type(number) is float for number in value)
+    if not isinstance(value, list) or len(value) < DIMENSION_MIN:
+        return False
+    return all(type(number) is float for number in value)
 
 
 def _problem(file: SourceFile, vector: NDArray[Any]) -> str | None:
