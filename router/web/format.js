@@ -38,10 +38,11 @@ export function scalar(value) {
   return text.length > 80 ? `${head(text, 80)}…` : text;
 }
 
-/** The whole value, of several lines where it has parts. */
+/** The whole value, of several lines where its parts need more than one. */
 export function whole(value) {
-  if (value === null) return "null";
-  return typeof value === "object" ? JSON.stringify(value, null, 2) : String(value);
+  if (typeof value !== "object") return String(value);
+  const line = JSON.stringify(value);
+  return line.length > 60 ? JSON.stringify(value, null, 2) : line;
 }
 
 /** Without the characters that turn the direction of what follows: for a place that cannot be set apart. */

@@ -154,15 +154,16 @@ export function showDocument(section, found, back) {
   const own = { id: found.id, shard: found.shard, version: found.version };
   const metadata = Object.entries(found.metadata ?? {});
   const row = ([name, value]) => pair(h("bdi", null, name), linked(value, whole(value)), { "data-field": name }, { dir: "auto" });
-  section.replaceChildren(
+  const parts = [
     h("p", null, h("a", { href: back.href, "data-back": true }, back.label)),
     h("h1", { dir: "auto", tabindex: "-1", class: title ? null : "untitled" }, title || head(String(found.id), TITLE_CHARACTERS)),
-    title.length < found.title?.trim().length ? h("p", { class: "text", dir: "auto" }, found.title.trim()) : null,
+    title.length < (found.title ?? "").trim().length && h("p", { class: "text", dir: "auto" }, found.title.trim()),
     h("h2", null, "Metadata"),
     h("dl", { id: "fields" }, ...metadata.map(row), ...Object.entries(own).filter(([, value]) => value != null).map(row)),
     h("h2", null, "Text"),
     h("div", { class: "text", dir: "auto", "data-document-text": true }, ...pieces(found.text ?? "").map((piece) => h("div", { class: "piece" }, piece))),
-  );
+  ];
+  section.replaceChildren(...parts.filter(Boolean));
 }
 
 /** A text in pieces, cut at the ends of lines, else between words. */

@@ -161,6 +161,7 @@ def test_a_document_is_shown_whole_with_all_metadata_and_hits_are_short(page: Pa
     page.find("h2 a").click()
     page.until(lambda: page.find("#document h1").is_displayed())
     assert page.find("[data-document-text]").text == "an id of two dots"
+    assert page.find("#document").text.split("\n")[:3] == ["← Back to the hits", "..", "Metadata"]
 
     page.open("/?q=x&filter=" + HAS_URL)
     page.answered("x")
