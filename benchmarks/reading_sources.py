@@ -4,9 +4,10 @@
 
 Rate: a JSON lines and a CSV file of the same rows, read into Python objects by `read_records`, into
 checked tables of documents by `read_documents`, and into Python objects by PyArrow, in turns, each
-in a process of its own on one core. The best of the turns counts: a busy machine makes them slower,
-never faster.
-RAM: the peak of a process that reads a source of so many GiB, a record of JSON a line.
+in a process of its own on one core, after a file of one row. The best of the turns counts: a busy
+machine makes them slower, never faster.
+RAM: the peak of a process that reads a source of so many GiB, a record of JSON a line, the last one
+a line of 100 MB, which has to be refused.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import multiprocessing
 import os
 import platform
 import random
-import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -33,12 +33,14 @@ import pyarrow.json
 from bitsift.cluster.sources.files import plan_sources
 from bitsift.cluster.sources.readers import read_documents
 from bitsift.cluster.sources.records import read_records
+from bitsift.cluster.sources.streams import TOO_LONG
 
 WORDS = (
     *("the", "quick", "brown", "fox", "jumps", "over", "a"),
     *("lazy", "dog", "while", "nobody", "looks", "at", "it"),
 )
-TURNS = 5
+TURNS = 3
+LONG_LINE_BYTES = 100_000_000
 RATIO_MIN = 0.7
 PEAK_MB_MAX = 400
 RESULTS = Path(__file__).parent / "results" / "reading_sources.json"
@@ -61,7 +63,7 @@ def write_rows(folder: Path, rows: int) -> None:
 
 
 def write_large(path: Path, size_bytes: int) -> int:
-    """A file of JSON lines of about `size_bytes`; returns its rows."""
+    """A file of JSON lines of about `size_bytes`, the last one too long; returns its rows."""
     draw = random.Random(2)
     texts = [" ".join(draw.choices(WORDS, k=150)) for _ in range(1_000)]
     rows = 0
@@ -70,7 +72,8 @@ def write_large(path: Path, size_bytes: int) -> int:
             for text in texts:
                 lines.write(orjson.dumps({"id": f"doc{rows}", "text": text}) + b"\n")
                 rows += 1
-    return rows
+        lines.write(b'{"text": "' + b"a" * LONG_LINE_BYTES + b'"}\n')
+    return rows + 1
 
 
 def with_records(path: str) -> int:
@@ -83,6 +86,17 @@ def with_documents(path: str) -> int:
     return sum(table.num_rows for table in read_documents(file))
 
 
+def with_reject(path: str) -> int:
+    """The rows of a source of which the last one, and no other, is rejected."""
+    (file,) = plan_sources([path]).files
+    rows = 0
+    for table in read_documents(file):
+        rows += table.num_rows
+        rejects = [(row["line"], row["reject"]) for row in table.to_pylist() if row["reject"]]
+    assert rejects == [(rows, TOO_LONG)], rejects
+    return rows
+
+
 def with_arrow(path: str) -> int:
     pa.set_cpu_count(1)
     read = pa.csv.read_csv if path.endswith(".csv") else pa.json.read_json
@@ -92,14 +106,30 @@ def with_arrow(path: str) -> int:
 READERS: dict[str, Callable[[str], int]] = {
     "records": with_records, "documents": with_documents, "arrow": with_arrow,
 }  # fmt: skip
+"""In turns; each returns the rows that it found."""
+
+
+def peak_mb() -> float:
+    """The peak RSS of this process; getrusage would count what it was before it was this one."""
+    (line,) = (it for it in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in it)
+    return float(line.split()[1]) * 1024 / 1e6
+
+
+def _one_row(path: str) -> str:
+    """A file beside `path`, of its kind."""
+    small = Path(path).with_stem("one")
+    small.write_text("id,text\n1,a\n" if small.suffix == ".csv" else '{"id": "1", "text": "a"}\n')
+    return str(small)
 
 
 def _measured(reader: str, path: str) -> tuple[int, float, float, float]:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    if reader in READERS:
+        READERS[reader](_one_row(path))  # what is imported by the first file
     before, started = time.process_time(), time.perf_counter()
-    rows = READERS[reader](path)
+    rows = (with_reject if reader == "reject" else READERS[reader])(path)
     wall_s, cpu_s = time.perf_counter() - started, time.process_time() - before
-    return rows, wall_s, cpu_s, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return rows, wall_s, cpu_s, peak_mb()
 
 
 def measured(reader: str, path: Path) -> tuple[int, float, float, float]:
@@ -130,7 +160,7 @@ def large(folder: Path, gib: float) -> dict[str, Any]:
     """Peak RSS of reading a large source, and that of reading an empty one."""
     path = folder / "large.jsonl"
     rows = write_large(path, int(gib * (1 << 30)))
-    read, wall_s, _, peak_mb = measured("documents", path)
+    read, wall_s, _, peak_mb = measured("reject", path)
     size_bytes = path.stat().st_size
     path.write_bytes(b'{"text": "a"}\n')
     assert read == rows
