@@ -110,6 +110,15 @@ def test_between_tabs_quotes_are_letters_unless_they_are_needed(tmp_path: Path) 
     assert texts(tmp_path, table, ".tsv") == {"1": '"all"'}
 
 
+def test_between_tabs_one_quote_that_is_left_open_makes_no_letters_of_the_others(
+    tmp_path: Path,
+) -> None:
+    table = b'id\ttext\n1\t"say ""hi"""\n2\t"say ""ho"""\n3\t"open\n4\tb\n'
+    rows = read(put(tmp_path, table, ".tsv"))
+    assert [row["text"] for row in rows] == ['say "hi"', 'say "ho"', None, "b"]
+    assert rejects(rows)[0][0] == 4
+
+
 def test_a_table_without_header_is_found_and_said(tmp_path: Path) -> None:
     path = put(tmp_path, b"0\tThe presence of communication\n1\tThe Manhattan\n", ".tsv")
     plan = plan_sources([path])
