@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 from selenium import webdriver
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
@@ -85,7 +86,8 @@ class Page:
 
     def __init__(self, browser: webdriver.Chrome, site: Site) -> None:
         self.browser, self.site = browser, site
-        self._wait = WebDriverWait(browser, WAIT_S)
+        redrawn = [StaleElementReferenceException, NoSuchElementException]
+        self._wait = WebDriverWait(browser, WAIT_S, ignored_exceptions=redrawn)
 
     def open(self, path: str = "/") -> None:
         self.browser.get(self.site.url + path)

@@ -292,7 +292,8 @@ const isAsked = () => Boolean(question()) || wanted.id !== null;
 watch.page.path = api;
 watch.page.isShut = gate.isShut;
 
-watch.page.onIndexFailed = (error, attempt) => {
+watch.page.onIndexFailed = async (error, attempt) => {
+  if (error.status === 404) return showIndexes(await watch.listIndexes(), wanted.index); // there are others
   // While a query is in flight, its own notice reports failures; the facts follow quietly.
   if (!isAsked()) showProblem(error, attempt, watch.loadIndex);
   else if (error.status !== 401) watch.loadIndexLater(attempt); // a key is asked for with the answer

@@ -53,7 +53,7 @@ export async function loadCluster() {
   if (path !== page.path("cluster")) return;
   known.cluster = found;
   page.onCluster();
-  if (areReady() && known.isReached) {
+  if ((areReady() || !found) && known.isReached) {
     clearTimeout(clusterTimer);
     clusterTimer = setTimeout(loadCluster, POLL_MS);
   }

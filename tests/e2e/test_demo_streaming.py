@@ -25,7 +25,7 @@ from tests.browser import chromium
 from tests.commands import DEMO, answering, bitsift, family, wait_until
 from tests.e2e.sockets import documented, kind, listening, sockets
 
-WORDS = 4_000
+WORDS = 6_000
 LOAD_S = 120
 
 
@@ -109,7 +109,9 @@ def watch_the_page(url: str, profile: Path) -> None:
         browser.get(f"{url}/")
         browser.execute_script("window.sameDocument = true")
         wait = WebDriverWait(browser, LOAD_S)
-        wait.until(lambda b: "of 4,000 texts are loaded" in b.find_element(By.ID, "loading").text)
+        wait.until(
+            lambda b: f"of {WORDS:,} texts are loaded" in b.find_element(By.ID, "loading").text
+        )
         example = browser.find_element(By.CSS_SELECTOR, "[data-example]")
         bar = browser.find_element(By.TAG_NAME, "progress")
         before = float(str(bar.get_property("value")))
@@ -120,7 +122,7 @@ def watch_the_page(url: str, profile: Path) -> None:
         assert browser.find_elements(By.CSS_SELECTOR, "[data-hit-text]")
         wait.until(lambda b: not b.find_element(By.ID, "loading").is_displayed())
         notice = browser.find_element(By.ID, "notice")
-        wait.until(lambda _: "All 6,000 texts are loaded" in notice.text)
+        wait.until(lambda _: f"All {WORDS:,} texts are loaded" in notice.text)
         notice.find_element(By.TAG_NAME, "button").click()
         wait.until(lambda _: not notice.is_displayed())
         assert browser.execute_script("return window.sameDocument") is True

@@ -290,6 +290,17 @@ def test_another_index_of_the_server_can_be_chosen(page: Page) -> None:
     page.until(lambda: len(page.every(".hit")) == 20)
 
 
+def test_an_index_that_there_is_not_is_named_and_others_are_offered(page: Page) -> None:
+    page.open("/?index=nope&q=number+7")
+    page.until(lambda: "no such index" in page.find("#notice").text)
+    assert page.every("#notice button") == []
+    page.until(lambda: page.find("#index").is_displayed())
+    page.find("#index").send_keys("other")
+    page.until(lambda: len(page.every(".hit")) == 10)
+    assert not page.find("#notice").is_displayed()
+    page.browser.get_log("browser")  # the 404s that were meant
+
+
 WORDS = st.text(st.characters(exclude_categories=["Cs", "Cc", "Cf"]), max_size=20).map(str.strip)
 VIEWS = st.fixed_dictionaries(
     {
