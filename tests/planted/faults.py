@@ -274,7 +274,7 @@ FAULTS = (
         (
             Edit(
                 "shard_worker/store/admission.py",
-                "        except Corrupt:\n            same = False\n",
+                "        except Corrupt:\n            return WriteStatus.REJECTED, None\n",
                 "        except Corrupt:\n            raise\n",
             ),
         ),

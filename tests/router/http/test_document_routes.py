@@ -339,7 +339,7 @@ def test_a_dead_shard_is_a_503_for_every_route(tmp_path: Path) -> None:
 def test_every_refusal_says_that_nothing_was_done(gateway: Gateway) -> None:
     for response, status in (
         (gateway.post("/v1/documents", {"documents": 5}), 422),
-        (gateway.post("/v1/documents/delete", {"ids": [5]}), 422),
+        (gateway.post("/v1/documents/delete", {"ids": [[5]]}), 422),
         (gateway.post("/v1/documents", {"documents": [{}] * 10_001}), 413),
         (gateway.document("GET", "nobody"), 404),
         (httpx.put(f"{gateway.url}/v1/documents"), 405),

@@ -61,7 +61,8 @@ def post(gateway: Running, path: str, body: bytes, **headers: str) -> httpx.Resp
     "path", ["/", "/livez", "/readyz", "/v1/index", "/v1/cluster", "/static/app.js", "/docs"]
 )
 def test_head_is_answered_as_get_is_without_the_body(gateway: Running, path: str) -> None:
-    got, head = (httpx.request(m, f"{gateway.url}{path}") for m in ("GET", "HEAD"))
+    plain = {"accept-encoding": "identity"}  # what is compressed has no length beforehand
+    got, head = (httpx.request(m, f"{gateway.url}{path}", headers=plain) for m in ("GET", "HEAD"))
     assert (head.status_code, head.content) == (200, b"")
     for name in ("content-type", "content-security-policy"):
         assert head.headers.get(name) == got.headers.get(name)
@@ -112,9 +113,9 @@ def test_an_encoding_that_is_none_is_read(gateway: Running) -> None:
 
 @pytest.mark.parametrize(
     ("parameters", "named"),
-    [("q=a&top_K=3", "top_K: there is no such parameter"),
-     ("query=a&q=a", "query: there is no such parameter"), ("q=a&%ff=1", "\ufffd"),
-     ("q=a&%ED%A0%80=1", "no such parameter")],
+    [("q=a&top_K=3", "top_K: there is no such parameter; did you mean top_k?"),
+     ("query=a&q=a", "query: there is no such parameter; did you mean q?"),
+     ("q=a&%ff=1", "not UTF-8 (byte 0xff)"), ("q=a&%ED%A0%80=1", "not UTF-8 (byte 0xed)")],
 )  # fmt: skip
 def test_a_parameter_that_does_not_exist_is_named(
     gateway: Running, parameters: str, named: str
@@ -122,7 +123,6 @@ def test_a_parameter_that_does_not_exist_is_named(
     response = httpx.get(f"{gateway.url}/v1/search?{parameters}")
     assert response.status_code == 422
     assert named in response.json()["detail"]
-    assert "top_k" in response.json()["detail"]
 
 
 def test_a_get_may_have_a_body_that_nobody_reads(gateway: Running) -> None:
@@ -212,7 +212,13 @@ def test_requests_that_come_at_once_begin_a_few_in_each_turn_of_the_event_loop()
     async def scenario() -> list[int]:
         limits = shell.RequestLimits(app, 100, {}, "/apart")
         scopes = [
-            {"type": "http", "path": "/v1/search", "method": method, "headers": []}
+            {
+                "type": "http",
+                "path": "/v1/search",
+                "query_string": b"",
+                "method": method,
+                "headers": [],
+            }
             for method in ["GET", "POST"] * 20
         ]
         calls = [asyncio.create_task(limits(scope, receive, unsent)) for scope in scopes]

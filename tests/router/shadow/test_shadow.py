@@ -222,7 +222,7 @@ OF_GROUPS = {"group_by", "group_size"}
 OF_THE_ANSWER = {
     "top_k", "offset", "min_score", "candidates", "mode", "nprobe", "timeout_ms",
     "include", "explain", "require_complete", "read_your_writes", "facets", "facet_limit",
-    "cursor", "sort", "highlight",
+    "cursor", "sort", "highlight", "text_characters",
 }  # fmt: skip
 
 
