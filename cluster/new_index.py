@@ -8,6 +8,8 @@ import os
 import re
 from pathlib import Path
 
+import orjson
+
 from bitsift.cluster.manifest import SHARDS_MAX, Manifest, write_manifest
 from bitsift.errors import InvalidRequest
 from bitsift.shard_worker.layout import (
@@ -25,6 +27,9 @@ from bitsift.shard_worker.store.lmdb_file import DATA_FILE
 
 _NEW_STORE = store_name(0)
 _NEW_SHARD = {SHARD_FILE, _NEW_STORE, f"{_NEW_STORE}/{DATA_FILE}", f"{_NEW_STORE}/lock.mdb"}
+_OF_A_REJECT = {"file", "line", "reason"}
+_LINE_BYTES = 1 << 20
+"""Of the first reject that are read: a path and a reason are shorter."""
 
 
 def check_shards(shards: int) -> None:
@@ -56,8 +61,18 @@ def _is_leftover(path: Path) -> bool:
 
 
 def _is_list_of_rejects(path: Path) -> bool:
-    """A build without any usable document leaves nothing else. Links are not written through."""
-    return path.name == REJECTS_FILE and path.is_file() and not path.is_symlink()
+    """Whether a build without any usable document has left it: a file of someone else's may have
+    its name. Links are not written through.
+    """
+    if path.name != REJECTS_FILE or path.is_symlink() or not path.is_file():
+        return False
+    with path.open("rb") as lines:
+        first = lines.readline(_LINE_BYTES)
+    try:
+        value = orjson.loads(first)
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(value, dict) and value.keys() == _OF_A_REJECT
 
 
 def make_folder(index: Path) -> None:
