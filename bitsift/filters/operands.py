@@ -77,20 +77,20 @@ def name_of(path: str) -> str:
 def test_of(path: str, operator: Operator, operand: Any, place: str) -> Test:
     """A test whose operand has been checked; numbers are ids of the id. Raises FilterError."""
     if path == DOCUMENT_ID:
-        operand = _ids(operand)
+        operand = _ids(operand, place)
     return Test(path, operator, _checked(operator, operand, place))
 
 
 test_of.__test__ = False  # type: ignore[attr-defined]
 
 
-def _ids(operand: Any) -> Any:
+def _ids(operand: Any, place: str) -> Any:
     if isinstance(operand, list | tuple):
-        return [_ids(value) for value in operand]
+        return [_ids(value, place) for value in operand]
     try:
         return given_id(operand)
-    except ValueError:  # no document has such an id
-        return operand
+    except ValueError as error:
+        raise fail(place, str(error)) from error
 
 
 def _checked(operator: Operator, operand: Any, place: str) -> Operand:

@@ -10,7 +10,8 @@ import pyarrow as pa
 import ray
 from numpy.typing import NDArray
 
-from bitsift.cluster.ingest.chunks import Chunking, chunked
+from bitsift.cluster.ingest.chunking import Chunking
+from bitsift.cluster.ingest.chunks import chunked
 from bitsift.cluster.ingest.datasource import sample_rows
 from bitsift.cluster.ingest.model_width import check_model_width
 from bitsift.cluster.ingest.progress import IndexStage, OnProgress

@@ -7,67 +7,19 @@ in the text it lies (``start``, ``end``, code points). Tokens are those of the i
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
 import pyarrow as pa
 
+from bitsift.cluster.ingest.chunking import CHUNK_TOKENS_MIN, Chunking
 from bitsift.cluster.sources.documents import SCHEMA
-from bitsift.errors import InvalidRequest
 from bitsift.router.model.tokens import Tokens
 from bitsift.router.sentences import sentences
 
-CHUNK_TOKENS_MIN = 16
-CHUNK_TOKENS_MAX = 8_192
 FIELD = "chunk"
-_FORM = re.compile(r"tokens=(\d{1,9})(?:,overlap=(\d{1,9}))?")
 Span = tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Chunking:
-    """Passages of ``tokens`` at most; the next one repeats up to ``overlap`` of them."""
-
-    tokens: int
-    overlap: int = 0
-
-    @classmethod
-    def parse(cls, text: str) -> Chunking:
-        """From ``tokens=200,overlap=40``. Raises ValueError."""
-        found = _FORM.fullmatch(text.replace(" ", ""))
-        if found is None:
-            raise ValueError(
-                "expected tokens=N or tokens=N,overlap=M, such as tokens=200,overlap=40"
-            )
-        chunking = cls(int(found[1]), int(found[2] or 0))
-        if not CHUNK_TOKENS_MIN <= chunking.tokens <= CHUNK_TOKENS_MAX:
-            raise ValueError(
-                f"passages have {CHUNK_TOKENS_MIN} to {CHUNK_TOKENS_MAX:,} tokens, not "
-                f"{chunking.tokens:,}"
-            )
-        if chunking.overlap > chunking.tokens // 2:
-            raise ValueError("passages overlap by half of their tokens at most")
-        return chunking
-
-    def __str__(self) -> str:
-        return f"tokens={self.tokens},overlap={self.overlap}"
-
-    def check(self, tokens: Tokens, model: str) -> None:
-        """Raises InvalidRequest where the model cannot count, or reads less than a passage."""
-        if not tokens.can_count:
-            raise InvalidRequest(
-                f"the tokenizer of the model {model!r} does not say where tokens lie: index "
-                "without --chunk, or cut the texts yourself"
-            )
-        if tokens.limit is not None and self.tokens + tokens.of_prompt() > tokens.limit:
-            raise InvalidRequest(
-                f"--chunk tokens={self.tokens}: the model {model!r} reads {tokens.limit} tokens, "
-                f"of which its prompt and marks take {tokens.of_prompt()}: at most "
-                f"tokens={tokens.limit - tokens.of_prompt()}"
-            )
 
 
 def chunked(records: pa.Table, tokens: Tokens, chunking: Chunking) -> pa.Table:

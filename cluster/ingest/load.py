@@ -14,7 +14,7 @@ import ray
 import ray.data
 from numpy.typing import NDArray
 
-from bitsift.cluster.ingest.chunks import Chunking
+from bitsift.cluster.ingest.chunking import Chunking
 from bitsift.cluster.ingest.datasource import Digest, digest_sources, read_sources
 from bitsift.cluster.ingest.progress import IndexStage, OnProgress
 from bitsift.cluster.ingest.rejects import FirstReasons

@@ -16,7 +16,7 @@ from typing import Annotated
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from bitsift.checked import reasons
-from bitsift.cluster.ingest.chunks import Chunking
+from bitsift.cluster.ingest.chunking import Chunking
 from bitsift.cluster.manifest import SHARDS_MAX
 from bitsift.cluster.sources.dialect import Layout, checked_layout
 from bitsift.cluster.sources.kinds import FORMATS

@@ -21,7 +21,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from bitsift.cluster.ingest.build import quiet
-from bitsift.cluster.ingest.chunks import FIELD, Chunking
+from bitsift.cluster.ingest.chunking import Chunking
+from bitsift.cluster.ingest.chunks import FIELD
 from bitsift.cluster.ingest.datasource import Digest, digest_sources
 from bitsift.cluster.ingest.load import Load
 from bitsift.cluster.ingest.options import BuildOptions, checked_build

@@ -19,7 +19,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from bitsift.cluster.ingest.chunks import Chunking, chunked
+from bitsift.cluster.ingest.chunking import Chunking
+from bitsift.cluster.ingest.chunks import chunked
 from bitsift.cluster.ingest.doubles import Doubles, last_of_each
 from bitsift.cluster.ingest.rejects import packed_rejects, rejected
 from bitsift.cluster.sources.vectors import take_good, vectors_of

