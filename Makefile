@@ -11,8 +11,8 @@ unexport PYTHONDONTWRITEBYTECODE
 # Test files at a time, in the order of their names: the long ones come early. Most tests wait more than they compute;
 # those that start whole servers keep two cores busy by twos. JOBS=0 runs all one by one.
 JOBS ?= 4
-# The fast ones compute more, and each process imports all of them first: 8 s of a processor.
-FAST_JOBS ?= $(if $(filter 0 1 2,$(JOBS)),$(JOBS),3)
+# The fast ones wait for a third of their time. Each process imports all of them first: 8 s of a processor.
+FAST_JOBS ?= $(if $(filter 0 1 2 3,$(JOBS)),$(JOBS),5)
 SERVER_JOBS ?= $(if $(filter 0 1,$(JOBS)),$(JOBS),2)
 SERVER_TESTS := tests/chaos tests/e2e
 # Threads, processes and Ray are at the mercy of a busy machine: a test that fails is tried once more, and listed.

@@ -117,6 +117,7 @@ def test_own_vectors_are_compared_by_their_codes(tmp_path: Path) -> None:
         update_index([write(tmp_path / "b.jsonl", [{"text": "x"}])], index)
 
 
+@pytest.mark.long  # which passages those are: test_what_is_gone
 @pytest.mark.usefixtures("cluster")
 def test_a_shorter_text_loses_its_last_passages(tmp_path: Path) -> None:
     model = str(build_tiny_model(tmp_path / "tiny", 32))
