@@ -29,6 +29,9 @@ class Layout:
     columns: tuple[str, ...] = ()
 
 
+DETECT_LAYOUT = Layout()
+
+
 @dataclass(frozen=True)
 class Dialect:
     """How a text table is to be read.

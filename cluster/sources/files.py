@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from bitsift.cluster.sources.dialect import Layout
+from bitsift.cluster.sources.dialect import DETECT_LAYOUT, Layout
 from bitsift.cluster.sources.json_files import with_layout
 from bitsift.cluster.sources.kinds import SUPPORTED, kind_of
 from bitsift.cluster.sources.listing import Found, list_folder, list_url
@@ -53,7 +53,6 @@ from bitsift.errors import InvalidRequest
 __all__ = ["SUPPORTED", "Fields", "SourceFile", "SourcePlan", "plan_sources"]
 
 DETECT_ALL = Fields()
-DETECT_LAYOUT = Layout()
 _REASONS_SHOWN = 3
 
 

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from bitsift.cluster.sources.columns import rows_of_batch
-from bitsift.cluster.sources.dialect import Layout
+from bitsift.cluster.sources.dialect import DETECT_LAYOUT
 from bitsift.cluster.sources.encoding import utf8_blocks
 from bitsift.cluster.sources.json_files import with_layout
 from bitsift.cluster.sources.kinds import FORMATS, kind_of
 from bitsift.cluster.sources.plan import NAMES, Compression, Fields, Format, SourceFile
 from bitsift.cluster.sources.records import read_records
 from bitsift.cluster.sources.sniffing import with_dialect
+from bitsift.cluster.sources.stdin import STDIN
 from bitsift.cluster.sources.streams import (
     BLOCK_BYTES,
     LINE_BYTES_MAX,
@@ -29,7 +30,6 @@ from bitsift.cluster.sources.tables import read_batches, with_schema
 from bitsift.errors import InvalidRequest
 from bitsift.router.write.document_rules import RefusedDocument, checked_id
 
-STDIN = "-"
 _ROWS = 4_096
 
 
@@ -90,7 +90,7 @@ def _text(line: bytes, path: str, number: int) -> str:
 def _rows(file: SourceFile, id_field: str | None) -> Iterator[tuple[int, dict[str, Any]]]:
     file = with_layout(replace(file, fields=Fields(id=id_field)))
     names = {*NAMES["id"], *([] if id_field is None else [id_field.lower()])}
-    file = with_dialect(file, Layout(), names)
+    file = with_dialect(file, DETECT_LAYOUT, names)
     try:
         for record in read_records(file):
             if record.row is None:

@@ -18,20 +18,20 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from bitsift.cluster.sources.dialect import Layout
+from bitsift.cluster.sources.dialect import DETECT_LAYOUT, Layout
 from bitsift.cluster.sources.documents import RowReader, content_id
 from bitsift.cluster.sources.files import plan_sources
 from bitsift.cluster.sources.plan import Compression, Fields, Format, SourceFile, SourcePlan
 from bitsift.cluster.sources.probe import PROBE_ROWS, resolve
 from bitsift.cluster.sources.readers import read_documents, read_text_files
 from bitsift.cluster.sources.records import Record, read_records
+from bitsift.cluster.sources.stdin import STDIN
 from bitsift.cluster.sources.stored_vectors import FLOATS, Stored
 from bitsift.cluster.sources.streams import DamagedStream, is_url
 from bitsift.cluster.sources.vectors import vectors_of
 from bitsift.errors import InvalidRequest
 from bitsift.router.write.document_rules import RefusedDocument, parse_vector
 
-STDIN = "-"
 VECTOR = "vector"
 CONDITIONS = ("if_absent", "if_version")
 
@@ -48,7 +48,7 @@ class Sourced(NamedTuple):
 def live_documents(
     paths: Sequence[str],
     fields: Fields,
-    layout: Layout = Layout(),  # noqa: B008 (frozen)
+    layout: Layout = DETECT_LAYOUT,
     stored: Stored = FLOATS,
 ) -> tuple[Iterator[Sourced], list[str]]:
     """All documents of ``paths``, and what is to be said of files: those that are passed over, and
@@ -95,7 +95,7 @@ def _planned(paths: Sequence[str], fields: Fields, layout: Layout, stored: Store
 
 
 def _of_file(file: SourceFile) -> Iterator[Sourced]:
-    if file.format in (Format.JSON, Format.JSON_LINES):
+    if file.format.is_json:
         return _of_json(file, read_records(file), file.path)
     return _of_tables(read_documents(file))
 

@@ -14,7 +14,7 @@ from itertools import islice
 
 import pyarrow as pa
 
-from bitsift.cluster.sources.dialect import Layout
+from bitsift.cluster.sources.dialect import DETECT_LAYOUT, Layout
 from bitsift.cluster.sources.encoding import utf8_blocks
 from bitsift.cluster.sources.exports import EXPORT_FIELDS, EXPORT_KEY
 from bitsift.cluster.sources.matrix_files import open_matrix
@@ -48,7 +48,7 @@ _OPTIONAL = ("id", "title")
 def probe_all(
     files: Sequence[SourceFile],
     wanted: Fields,
-    layout: Layout = Layout(),  # noqa: B008 (frozen)
+    layout: Layout = DETECT_LAYOUT,
 ) -> list[SourceFile]:
     """`probe` of each file. One of several may lack an id or a title, all of them may not."""
     lacking: dict[str, list[InvalidRequest]] = {role: [] for role in _OPTIONAL}
@@ -63,7 +63,7 @@ def probe_all(
 def probe(
     file: SourceFile,
     wanted: Fields,
-    layout: Layout = Layout(),  # noqa: B008 (frozen)
+    layout: Layout = DETECT_LAYOUT,
     lacking: dict[str, list[InvalidRequest]] | None = None,
 ) -> SourceFile:
     """The same file with its fields, row counts, width and size in RAM filled in.

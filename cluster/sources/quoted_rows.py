@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from bitsift.cluster.sources.dialect import Dialect
 from bitsift.cluster.sources.streams import LINE_BYTES_MAX
@@ -30,12 +31,6 @@ class QuotedRows(RowsReader):
 
     def __init__(self, dialect: Dialect, encoding: str) -> None:
         super().__init__(dialect, encoding)
-        self._rules = {
-            "delimiter": dialect.delimiter,
-            "quotechar": dialect.quote,
-            "escapechar": dialect.escape or None,
-            "strict": True,
-        }
         self._lines: list[str] = []  # from the first line of the row that comes next
         self._width = 0  # cells of the first row
         self._enough_bytes = 0  # of lines, before an open row is tried again
@@ -45,6 +40,15 @@ class QuotedRows(RowsReader):
             self._escapes = re.compile(f"{escape}(.)", re.S)
             self._kept = {dialect.escape, dialect.quote}
             self._open_end = re.compile(f"(?<!{escape})(?:{escape}{escape})*({escape})\r?\n\\Z")
+
+    def _reader(self, lines: Iterable[str]) -> Any:
+        return csv.reader(
+            lines,
+            delimiter=self._dialect.delimiter,
+            quotechar=self._dialect.quote,
+            escapechar=self._dialect.escape or None,
+            strict=True,
+        )
 
     def _sound(self, rows: Iterator[Row]) -> Iterator[Row]:
         return super()._sound(map(self._unmarked, rows) if self._dialect.escape else rows)
@@ -90,7 +94,7 @@ class QuotedRows(RowsReader):
             if at > _LINES_PASSED:
                 del lines[:at]
                 at, first = 0, first + at
-            reader = csv.reader(itertools.islice(lines, at, None), **self._rules)  # type: ignore[arg-type]
+            reader = self._reader(itertools.islice(lines, at, None))
             start = end = at
             why, waits = "", False
             try:
@@ -164,7 +168,7 @@ class QuotedRows(RowsReader):
     def _breaks(self, lines: list[str], *, is_end: bool) -> bool | None:
         """Whether the row that begins with `lines` is broken. None: they are too few to say."""
         try:
-            for cells in csv.reader(lines, **self._rules):  # type: ignore[arg-type]
+            for cells in self._reader(lines):
                 if cells:
                     return not self._is_whole(cells)
         except csv.Error as error:
@@ -181,7 +185,7 @@ class QuotedRows(RowsReader):
     def _single(self, line: str) -> list[str] | None:
         """The cells of a line that is a row by itself; None if it is none."""
         try:
-            return next(csv.reader([line], **self._rules), [])  # type: ignore[arg-type]
+            return next(self._reader([line]), [])
         except csv.Error:
             return None
 
@@ -189,7 +193,7 @@ class QuotedRows(RowsReader):
         """The rows of lines of which it is known that no cell may go on in the next one."""
         for number, line in enumerate(lines, start=first):
             try:
-                for cells in csv.reader([line], **self._rules):  # type: ignore[arg-type]
+                for cells in self._reader([line]):
                     if cells:
                         yield measured_row(number, cells, size_in_bytes(line))
             except csv.Error as error:
