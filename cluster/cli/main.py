@@ -64,6 +64,7 @@ NOT_IN_SHARD = (
     "pandas",
     "pyarrow",
     "sentence_transformers",
+    "tokenizers",
     "torch",
     "transformers",
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,16 +21,16 @@ _NOT_SEEN = "CMZ"
 a letter, spaces."""
 
 
-def is_blank(text: str, tokenizer: Any) -> bool:
-    """Whether ``text`` shows no character, or ``tokenizer`` makes no token of it.
+def is_blank(text: str, has_tokens: Callable[[str], bool]) -> bool:
+    """Whether ``text`` shows no character, or the model has no token for any of it.
 
-    A text with a letter or a digit has some: the tokenizer is asked about others alone.
+    A text with a letter or a digit has some: ``has_tokens`` is asked about others alone.
     """
     if any(character.isalnum() and character not in _LOOK_BLANK for character in text):
         return False
     if not any(map(_is_seen, text)):
         return True
-    return callable(tokenizer) and not tokenizer(text, add_special_tokens=False)["input_ids"]
+    return not has_tokens(text)
 
 
 def known_rows(vectors: NDArray[np.float32], model: str) -> NDArray[np.float32]:

@@ -7,22 +7,19 @@ titles and glosses (24 tokens): 550-570 documents/s against f32's 270, cosine to
 
 from __future__ import annotations
 
-import importlib.metadata
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bitsift.router.model.graph_cache import cached
+from bitsift.router.model.graph_cache import cached, read_graph, versions
 
 BATCH_TEXTS = 16
 """Larger batches of sorted texts were no faster on 2 cores."""
 _SUPPORTED = {"Transformer", "Pooling", "Dense", "Normalize"}
 _EXAMPLE = ["a text", "another text that is some tokens longer"]
-_CONVERTERS = ("openvino", "torch", "transformers", "sentence-transformers")
-"""Another version of one of these may convert a model to another graph."""
 
 
 class CannotCompile(Exception):
@@ -32,8 +29,17 @@ class CannotCompile(Exception):
 class Graph:
     """All modules of a model, from tokens to the sentence embedding, as one OpenVINO graph."""
 
-    def __init__(self, model: Any, threads: int, revision: str) -> None:
-        """``revision`` is the model's fingerprint: its converted graph is kept under it.
+    def __init__(self, core: Any, graph: Any, names: Sequence[str], threads: int) -> None:
+        """Use ``of`` or ``kept``. ``names`` are those of its inputs."""
+        self._core = core
+        self._graph = graph
+        self._names = list(names)
+        self._threads = threads
+        self._compiled: dict[str, CompiledModel] = {}
+
+    @classmethod
+    def of(cls, model: Any, names: Sequence[str], threads: int, revision: str) -> Graph:
+        """That of a loaded model, converted unless one is kept under its fingerprint ``revision``.
 
         Raises CannotCompile with the reason.
         """
@@ -41,21 +47,26 @@ class Graph:
         import openvino
 
         tokens = model.preprocess(_EXAMPLE)
-        self._names = [n for n in ("input_ids", "attention_mask", "token_type_ids") if n in tokens]
-        self._threads = threads
-        self._core = openvino.Core()
-        self._compiled: dict[str, CompiledModel] = {}
-        example = {name: tokens[name] for name in self._names}
-        versions = [importlib.metadata.version(package) for package in _CONVERTERS]
-        key = "-".join([revision, *versions])
-        self._graph = cached(self._core, key, lambda: _convert(model, example))
+        example = {name: tokens[name] for name in names}
+        core = openvino.Core()
+        graph = cached(core, _key(revision), lambda: _convert(model, example))
+        return cls(core, graph, names, threads)
+
+    @classmethod
+    def kept(cls, names: Sequence[str], threads: int, revision: str) -> Graph | None:
+        """That of a model that is not loaded, where it is kept."""
+        import openvino
+
+        core = openvino.Core()
+        graph = read_graph(core, _key(revision))
+        return None if graph is None else cls(core, graph, names, threads)
 
     def compile(self, precision: str) -> CompiledModel:
         """``precision`` is f32 or bf16. Raises CannotCompile with the reason."""
         if precision not in self._compiled:
             together = self._requests(precision, streams=1)
             apart = self._requests(precision, streams=self._threads)
-            self._compiled[precision] = CompiledModel(together[0], apart, self._names)
+            self._compiled[precision] = CompiledModel(together[0], apart)
         return self._compiled[precision]
 
     def _requests(self, precision: str, streams: int) -> list[Any]:
@@ -84,18 +95,16 @@ class CompiledModel:
     on 2 cores with other work a text of a batch took 7.5 ms of CPU together, 6.0 apart.
     """
 
-    def __init__(self, together: Any, apart: list[Any], names: list[str]) -> None:
+    def __init__(self, together: Any, apart: list[Any]) -> None:
         """``together`` is an infer request that has all threads, ``apart`` those with a share."""
         self._together = together
         self._apart = apart
-        self._names = names
 
-    def __call__(self, tokens: Mapping[str, Any]) -> NDArray[np.float32]:
-        """Sentence embeddings float32 (n, dimension) of ``model.preprocess``'s tensors.
+    def __call__(self, inputs: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
+        """Sentence embeddings float32 (n, dimension) of what a tokenizer made, (n, tokens) each.
 
         The rows are sorted by their number of tokens, so that little of a batch is padding.
         """
-        inputs = {name: tokens[name].numpy() for name in self._names}
         mask = inputs["attention_mask"].astype(bool)
         order = np.argsort(mask.sum(axis=1), kind="stable")
         size = min(BATCH_TEXTS, -(-len(order) // len(self._apart)))
@@ -121,6 +130,10 @@ class CompiledModel:
                 request.wait()
                 found.append(np.array(request.get_output_tensor(0).data, dtype=np.float32))
         return found
+
+
+def _key(revision: str) -> str:
+    return "-".join([revision, *versions()])
 
 
 def _convert(model: Any, example: dict[str, Any]) -> Any:

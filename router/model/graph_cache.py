@@ -11,6 +11,7 @@ damaged, or that cannot be written, costs time and nothing else.
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import logging
 import os
 import tempfile
@@ -29,6 +30,8 @@ _GRAPH = "graph.xml"
 _CHECKSUMS = "checksums.json"
 _FILES = {_GRAPH, "graph.bin", _CHECKSUMS}
 _CHUNK_BYTES = 1 << 20
+_CONVERTERS = ("openvino", "torch", "transformers", "sentence-transformers")
+"""Another version of one of these may convert a model to another graph."""
 
 
 def cache_folder() -> Path:
@@ -37,22 +40,29 @@ def cache_folder() -> Path:
     return Path(base) / "bitsift" / "graphs"
 
 
+def versions() -> list[str]:
+    """Of what converts a model."""
+    return [importlib.metadata.version(package) for package in _CONVERTERS]
+
+
 def cached(core: Any, key: str, convert: Callable[[], Any]) -> Any:
     """The ``openvino.Model`` kept under ``key``, or the one that ``convert`` makes, now kept.
 
     ``key`` is a file name that changes with whatever changes the graph. Raises what ``convert``
     raises, and nothing else.
     """
-    place = cache_folder() / key
-    graph = _read(core, place)
+    graph = read_graph(core, key)
     if graph is None:
         graph = convert()
-        _write(graph, place)
+        _write(graph, cache_folder() / key)
     return graph
 
 
-def _read(core: Any, place: Path) -> Any | None:
-    """The graph at ``place``; None when there is none, or it is damaged (then it is removed)."""
+def read_graph(core: Any, key: str) -> Any | None:
+    """The graph kept under ``key``; None when there is none, or it is damaged (then it is
+    removed).
+    """
+    place = cache_folder() / key
     if not place.exists():
         return None
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ import pytest
 from bitsift.errors import FormatMismatch, InvalidRequest, Unavailable
 from bitsift.router.description import ModelSpec
 from bitsift.router.model.compiled import CompiledModel, Graph
-from bitsift.router.model.encoder import Encoder, _spec
+from bitsift.router.model.encoder import Encoder
+from bitsift.router.model.loading import load_model, spec_of
+from bitsift.router.model.location import model_location
 from bitsift.router.model.prompts import Prompts
 from bitsift.shard_worker.codes import bad_rows
 from tests.tiny_model import (
@@ -31,6 +34,17 @@ TEXTS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test meets models that no process has compiled before."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def by_torch(location: str | Path) -> Any:
+    """The model as sentence-transformers has it."""
+    return load_model("", model_location(str(location)), None)
+
+
 @pytest.fixture(scope="module")
 def minilm() -> Encoder:
     return Encoder.load("minilm")
@@ -43,7 +57,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_compiled_model_agrees_with_sentence_transformers(minilm: Encoder) -> None:
     assert minilm.backend == "openvino"
-    theirs = minilm._model.encode(TEXTS, normalize_embeddings=True)
+    theirs = by_torch("minilm").encode(TEXTS, normalize_embeddings=True)
     np.testing.assert_allclose((minilm.encode_documents(TEXTS) * theirs).sum(1), 1, atol=1e-4)
     np.testing.assert_allclose((minilm.encode_queries(TEXTS) * theirs).sum(1), 1, atol=1e-4)
 
@@ -78,7 +92,8 @@ def test_prompts_of_the_model_stand_before_queries_and_documents(tiny_folder: Pa
         QUERY_PROMPT,
         DOCUMENT_PROMPT,
     )
-    model = encoder._model
+    model = by_torch(tiny_folder)
+    model.prompts = {"query": QUERY_PROMPT, "document": DOCUMENT_PROMPT}
     for ours, theirs in [
         (encoder.encode_queries(TEXTS), model.encode_query(TEXTS)),
         (encoder.encode_documents(TEXTS), model.encode_document(TEXTS)),
@@ -192,7 +207,7 @@ def test_a_kind_of_text_is_encoded_in_bf16_only_where_that_agrees_well_enough(
         encoder.backend_reason
     )
     assert ("each document is encoded in f32" in str(encoder.backend_reason)) == (cosine == 0.9)
-    theirs = encoder._model.encode_query(TEXTS)
+    theirs = by_torch(tiny_folder).encode_query(TEXTS)
     np.testing.assert_allclose((encoder.encode_queries(TEXTS) * theirs).sum(1), 1, atol=1e-5)
 
 
@@ -213,12 +228,12 @@ def test_torch_encodes_documents_in_bf16_where_the_cpu_has_it_and_it_agrees(
         return faster
 
     monkeypatch.setattr("bitsift.router.model.compiled._SUPPORTED", {"Transformer"})
-    monkeypatch.setattr("bitsift.router.model.encoder._torch_has_bf16", lambda: True)
-    monkeypatch.setattr("bitsift.router.model.encoder._with_autocast", spy)
+    monkeypatch.setattr("bitsift.router.model.runtime._torch_has_bf16", lambda: True)
+    monkeypatch.setattr("bitsift.router.model.runtime._with_autocast", spy)
     encoder = Encoder.load(str(tiny_folder))
     checked = len(used)
     assert checked == 1
-    theirs = encoder._model.encode_document(TEXTS)
+    theirs = by_torch(tiny_folder).encode_document(TEXTS)
     np.testing.assert_allclose((encoder.encode_documents(TEXTS) * theirs).sum(1), 1, atol=5e-4)
     encoder.encode_queries(TEXTS)
     if precision == "bf16":
@@ -232,7 +247,8 @@ def test_torch_encodes_documents_in_bf16_where_the_cpu_has_it_and_it_agrees(
 
 def test_prompts_are_put_before_compiled_queries_and_documents(tiny_folder: Path) -> None:
     encoder = Encoder.load(str(tiny_folder), backend="openvino")
-    model = encoder._model
+    model = by_torch(tiny_folder)
+    model.prompts = {"query": QUERY_PROMPT, "document": DOCUMENT_PROMPT}
     for ours, theirs in [
         (encoder.encode_queries(TEXTS), model.encode_query(TEXTS)),
         (encoder.encode_documents(TEXTS), model.encode_document(TEXTS)),
@@ -254,7 +270,7 @@ def test_the_words_of_e5_are_heard(tiny_folder: Path, tmp_path: Path, backend: s
     name = with_prompts(tiny_folder, tmp_path / "e5", saved)
     encoder = Encoder.load(name, backend=backend)
     assert encoder.spec.document_prompt == DOCUMENT_PROMPT
-    theirs = encoder._model.encode(TEXTS, prompt=DOCUMENT_PROMPT)
+    theirs = by_torch(name).encode(TEXTS, prompt=DOCUMENT_PROMPT)
     np.testing.assert_allclose((encoder.encode_documents(TEXTS) * theirs).sum(1), 1, atol=5e-4)
 
 
@@ -267,9 +283,9 @@ def test_an_index_keeps_the_prompts_that_it_was_built_with(
     assert (said.spec.query_prompt, said.spec.document_prompt) == ("q: ", "")
     again = Encoder.load(name, backend="torch", expected=said.spec)
     assert again.spec == said.spec
-    plain = said._model.encode(TEXTS, prompt="")
+    plain = by_torch(name).encode(TEXTS, prompt="")
     np.testing.assert_allclose((again.encode_documents(TEXTS) * plain).sum(1), 1, atol=1e-4)
-    asked = said._model.encode(TEXTS, prompt="q: ")
+    asked = by_torch(name).encode(TEXTS, prompt="q: ")
     np.testing.assert_allclose((again.encode_queries(TEXTS) * asked).sum(1), 1, atol=1e-4)
 
 
@@ -284,9 +300,9 @@ def test_damaged_weights_are_reported_with_the_models_name(
 
 
 def test_a_tokenizer_without_a_limit_gives_no_limit(tiny_folder: Path) -> None:
-    model = Encoder.load(str(tiny_folder), backend="torch")._model
+    model = by_torch(tiny_folder)
     model.tokenizer.model_max_length = 10**30
-    assert _spec("unlimited", model).max_tokens is None
+    assert spec_of("unlimited", model).max_tokens is None
 
 
 def test_queries_between_documents_of_many_shapes_stay_right(minilm: Encoder) -> None:
