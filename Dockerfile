@@ -24,7 +24,7 @@ WORKDIR /tmp
 ENTRYPOINT ["tini", "--", "bitsift"]
 CMD ["--help"]
 
-# Wheels only: there is no compiler here. A build of torch for CPUs must be what pip finds (or one for CUDA).
+# Wheels only, but for Bitsift's own kernels. A build of torch for CPUs must be what pip finds (or one for CUDA).
 FROM ${BASE} AS dependencies
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_NO_CACHE_DIR=1 \
@@ -32,7 +32,7 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_CONSTRAINT=/src/constraints.txt
 WORKDIR /src
 # hadolint ignore=DL3008
-RUN apt-get update && apt-get install -y --no-install-recommends binutils && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install -y --no-install-recommends binutils gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 COPY .ci/dependencies.py .ci/
 COPY pyproject.toml constraints.txt ./
 RUN python3 -m venv /opt/bitsift \

@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# What is compiled when Bitsift is installed.
+KERNELS := shard_worker/native/kernels.c
 # `python -m pip`: a script's first line breaks where the folder's path is long or has a space.
 PIP := $(BIN)/python -m pip
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -100,15 +102,16 @@ $(VENV)/bin/python:
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "make: Bitsift needs Python 3.11 or newer, but $(PYTHON) is $$("$(PYTHON)" -V 2>&1). Name another: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@sh .ci/packages venv "$(PYTHON)"
+	@sh .ci/packages compiler
 	"$(PYTHON)" -m venv $(VENV)
 	@touch $(VENV)/.made-by-make
 
-$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.installed: pyproject.toml constraints.txt $(KERNELS) | $(VENV)/bin/python
 	@echo "Installing Bitsift into $(VENV): some minutes the first time"
 	$(PIP) install -qq --no-compile -c constraints.txt -e '.[server]'
 	@touch $@
 
-$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.installed-dev: pyproject.toml constraints.txt $(KERNELS) | $(VENV)/bin/python
 	@echo "Installing Bitsift and its development tools into $(VENV): some minutes the first time"
 	$(PIP) install -qq --no-compile -c constraints.txt -e '.[dev]'
 	@touch $(VENV)/.installed $@

@@ -21,7 +21,8 @@ to know of models, HTTP or other shards: no torch, no web framework, no cluster.
 
     store/          LMDB, the only truth: what is written, in one transaction each; store/format.py
                     says what every file and database holds, since when, and how it may grow
-    bits/           the bits in RAM: segments and lists, FAISS's kernels, snapshots
+    bits/           the bits in RAM: segments and lists, scans of them, snapshots
+    native/         inner loops in C, where a compiler was there
     fields/         the field index: which rows pass a filter
     search/         from all rows to the few that are read; priorities; calls in progress
     wire/           queries, candidates, documents and writes as versioned messages

@@ -1,4 +1,4 @@
-"""The codes: fp32 -> int8 -> bits, and the scores computed from them. Pure numpy, no I/O.
+"""The codes: fp32 -> int8 -> bits, and the scores computed from them. No I/O.
 
 * **int8** is affine per dimension, ``code = clip(round((x - low) / step) - 128)``, with one
   calibration for the whole index.
@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitsift.errors import FormatMismatch, InvalidRequest
+from bitsift.shard_worker.native import kernels
 
 DIMENSION_MIN = 32
 CALIBRATION_VERSION = 1
@@ -272,6 +273,8 @@ class Calibration:
         wide = query.astype(np.float64)
         folded = wide * self.step
         offset = wide @ self.low + 128 * folded.sum()
+        if kernels.is_there():
+            return kernels.scores(codes, folded, offset)
         return np.asarray(codes.astype(np.float64) @ folded + offset, dtype=np.float32)
 
     def to_json(self) -> dict[str, Any]:
@@ -330,12 +333,15 @@ def _byte_signs() -> NDArray[np.float32]:
 def asymmetric_scores(query: NDArray[np.float32], bits: NDArray[np.uint8]) -> NDArray[np.float32]:
     """fp32 query (width,) against ±1 codes packed in ``bits`` (n, width/8): float32 (n,).
 
-    One table of 256 partial sums per byte position, then a gather: the same code always gets the
-    same score, wherever it stands in the batch. About 0.1 ms for 400 rows of 1,024 bits.
+    One table of 256 partial sums per byte position, then a gather, summed in float64 and rounded
+    once: the same code always gets the same score, wherever it stands in the batch.
     """
-    table = (query.reshape(-1, 8) @ _byte_signs()).ravel()
+    table = query.reshape(-1, 8) @ _byte_signs()
+    if kernels.is_there():
+        return kernels.estimates(table, bits)
     positions = np.arange(bits.shape[1], dtype=np.intp) * 256
-    return np.asarray(table.take(bits + positions).sum(axis=1), dtype=np.float32)
+    parts = table.ravel().take(bits + positions)
+    return np.asarray(parts.sum(axis=1, dtype=np.float64), dtype=np.float32)
 
 
 def best_first(

@@ -13,6 +13,7 @@ from typing import Any
 
 from bitsift.errors import InvalidRequest
 from bitsift.shard_worker.layout import replace_file
+from bitsift.shard_worker.native import kernels
 
 _PACKAGES = ("faiss-cpu", "lmdb", "numpy", "openvino", "ray", "sentence-transformers", "torch")
 _FLAGS = ("avx2", "avx512f", "avx512_vpopcntdq", "avx512_bf16", "amx_bf16")
@@ -30,6 +31,7 @@ def describe_machine() -> dict[str, Any]:
         "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "kernels": kernels.name(),
         "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "commit": _commit(),
         "load_average": round(os.getloadavg()[0], 2),

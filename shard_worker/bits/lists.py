@@ -152,22 +152,19 @@ class ListedBits:
     ) -> Iterator[Hits]:
         """The ``count`` nearest living positions within the ``nprobe`` nearest lists of each query.
 
-        FAISS's lists cannot skip deleted rows, so a probe over-fetches and filters. A query that
-        gets fewer than ``enough`` though there are more asks again, in four times as many lists.
+        A query that gets fewer than ``enough`` though there are more asks again, in four times as
+        many lists.
         """
         if nprobe >= self.lists:
             yield from self.scan(queries, count, alive, deadlines)
             return
-        share = alive.dead / len(self)
-        wanted = min(len(self), count + int(2 * count * share / max(1 - share, 0.1)))
         enough = min(enough, count, len(self) - alive.dead)
         lists = nearest(self.centroids, queries, nprobe, deadlines=deadlines)[1]
-        found = self._scanner.nearest(queries, lists, wanted, deadlines)
+        found = self._scanner.nearest(queries, lists, count, alive.bitmap, deadlines)
         for place, (distances, positions) in enumerate(zip(*found, strict=True)):
-            good = np.flatnonzero(positions >= 0)
-            good = good[alive.of(positions[good])][:count]
+            good = positions >= 0
             own = None if deadlines is None else deadlines[place : place + 1]
-            if len(good) < enough and (own is None or own[0].is_open()):
+            if np.count_nonzero(good) < enough and (own is None or own[0].is_open()):
                 query = queries[place : place + 1]
                 yield from self.probe(query, 4 * nprobe, count, enough, alive, own)
             else:

@@ -17,7 +17,6 @@ import ctypes
 import os
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import google_crc32c
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 
 from bitsift.shard_worker.deadline import Check
 from bitsift.shard_worker.layout import replace_file
+from bitsift.shard_worker.native import kernels
 
 BLOCKS_FILE = "blocks.pages"
 SLOW_READ_S = 100e-6
@@ -70,7 +70,7 @@ class BlockReader:
             return
         begin = page * self._page_bytes + _PAGE_HEADER_BYTES
         with contextlib.suppress(OSError):
-            if self._read_all([begin]) == [bytes(value[: self._record_bytes])]:
+            if os.pread(self._file, self._record_bytes, begin) == value[: self._record_bytes]:
                 self._remember(block, page)
 
     def _remember(self, block: int, page: int) -> None:
@@ -81,23 +81,22 @@ class BlockReader:
                 self._pages = grown
             self._pages[block] = page
 
-    def read(self, rows: NDArray[np.int64], check: Check | None = None) -> list[bytes]:
-        """The record of each row (n,); empty where its block is not known, or the file is short.
+    def read(self, rows: NDArray[np.int64], check: Check | None = None) -> NDArray[np.uint8]:
+        """The record of each row, uint8 (n, record_bytes); zeros where its block is not known, or
+        the file is short.
 
         ``check`` is called now and then; what it raises ends the reading.
         """
-        places, records = self._positions(rows).tolist(), list[bytes]()
-        for first in range(0, len(places), _READS_TIMED):
-            started = time.perf_counter()
-            records += self._read_all(places[first : first + _READS_TIMED])
-            if time.perf_counter() - started > SLOW_READ_S:
-                rest = places[first + _READS_TIMED :]
-                self._will_need(rest)
-                for start in range(0, len(rest), _READS_CHECKED):
-                    if check is not None:
-                        check()
-                    records += self._read_all(rest[start : start + _READS_CHECKED])
-                break
+        places = self._positions(rows)
+        records = np.empty((len(rows), self._record_bytes), dtype=np.uint8)
+        done = self._read(places, records, SLOW_READ_S)
+        if done < len(places):
+            self._will_need(places[done:])
+        for first in range(done, len(places), _READS_CHECKED):
+            if check is not None:
+                check()
+            few = slice(first, first + _READS_CHECKED)
+            self._read(places[few], records[few], 0.0)
         return records
 
     def _positions(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -109,15 +108,28 @@ class BlockReader:
         first = page * self._page_bytes + _PAGE_HEADER_BYTES
         return np.where(page > 0, first + offsets * self._record_bytes, 0)
 
-    def _read_all(self, places: Sequence[int]) -> list[bytes]:
-        file, size, pread = self._file, self._record_bytes, os.pread
-        return [pread(file, size, place) if place else b"" for place in places]
+    def _read(self, places: NDArray[np.int64], records: NDArray[np.uint8], slow_s: float) -> int:
+        """Fill ``records`` (n, record_bytes); how many of them: see ``kernels.read``."""
+        if kernels.is_there():
+            return kernels.read(self._file, places, records, _READS_TIMED, slow_s)
+        size, started = self._record_bytes, time.perf_counter()
+        for number, place in enumerate(places.tolist(), start=1):
+            found = os.pread(self._file, size, place) if place else b""
+            records[number - 1] = np.frombuffer(found.ljust(size, b"\0"), dtype=np.uint8)
+            if slow_s and number % _READS_TIMED == 0:
+                now = time.perf_counter()
+                if now - started > slow_s:
+                    return number
+                started = now
+        return len(places)
 
-    def _will_need(self, places: Sequence[int]) -> None:
+    def _will_need(self, places: NDArray[np.int64]) -> None:
         """Have the system read the pages of all ``places``, without waiting for them."""
-        for place in places:
-            if place:
-                os.posix_fadvise(self._file, place, self._record_bytes, os.POSIX_FADV_WILLNEED)
+        if kernels.is_there():
+            kernels.will_need(self._file, places, self._record_bytes)
+            return
+        for place in places[places > 0].tolist():
+            os.posix_fadvise(self._file, place, self._record_bytes, os.POSIX_FADV_WILLNEED)
 
     # --- kept beside the store ---------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from bitsift.errors import BitsiftError, ChecksumMismatch, Corrupt
 from bitsift.shard_worker.deadline import Check
+from bitsift.shard_worker.native import kernels
 from bitsift.shard_worker.store.block_reader import BlockReader
 from bitsift.shard_worker.store.environment import Environment
 from bitsift.shard_worker.store.ids import Lookup
@@ -92,27 +93,30 @@ class RowReader:
         ``check`` is called now and then; what it raises ends the reading.
         """
         records = self._blocks.read(rows, check)
-        table, intact = self._table(records, rows)
+        intact = self._are_intact(records, rows)
         if not intact.all():
             with self._env.begin(buffers=True) as txn:
                 for place in np.flatnonzero(~intact).tolist():
-                    records[place] = self.record(txn, int(rows[place]))
-            table, intact = self._table(records, rows)
-        return table[:, : self.width].view(np.int8), intact
+                    records[place] = self._padded(self.record(txn, int(rows[place])))
+            intact = self._are_intact(records, rows)
+        return records[:, : self.width].view(np.int8), intact
 
-    def _table(
-        self, records: list[bytes], rows: NDArray[np.int64]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """``records`` as uint8 (n, width + 4), and which of them are those of their rows."""
-        size, width, checksum = self.record_bytes, self.width, google_crc32c.value
-        joined = b"".join(records)
-        if len(joined) != size * len(records):  # some are short, none is longer
-            records = [record if len(record) == size else bytes(size) for record in records]
-            joined = b"".join(records)
-        table = np.frombuffer(joined, dtype=np.uint8).reshape(-1, size)
-        crcs = np.array([checksum(record[:width]) for record in records], dtype=np.uint32)
-        stored = np.ascontiguousarray(table[:, width:]).view("<u4").ravel()
-        return table, np.asarray(crcs ^ row_salt(rows) == stored)
+    def _are_intact(self, records: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of ``records`` (n, width + 4) are those of their ``rows`` (n,)."""
+        width = self.width
+        if kernels.is_there():
+            crcs = kernels.crc32c(records, width)
+        else:
+            crcs = np.array(
+                [google_crc32c.value(it[:width].tobytes()) for it in records], np.uint32
+            )
+        stored = np.ascontiguousarray(records[:, width:]).view("<u4").ravel()
+        return np.asarray(crcs ^ row_salt(rows) == stored)
+
+    def _padded(self, record: bytes) -> NDArray[np.uint8]:
+        """``record``, or zeros where it is short."""
+        size = self.record_bytes
+        return np.frombuffer(record if len(record) == size else bytes(size), dtype=np.uint8)
 
     def record(self, txn: lmdb.Transaction, row: int) -> bytes:
         """Code and checksum of ``row`` by LMDB, its block remembered; empty if it is missing."""
@@ -159,13 +163,14 @@ class RowReader:
     ) -> Iterator[tuple[int, NDArray[np.int8], NDArray[np.bool_]]]:
         """Yield (first row, codes (n, width), which of them passed their checksum (n,))."""
         for start, records in self.scan_records(first, rows):
-            flat, size = records.tobytes(), self.record_bytes
-            parts = [flat[at : at + size] for at in range(0, len(flat), size)]
-            yield start, records[:, : self.width].view(np.int8), self.intact(start, parts)
+            rows_there = np.arange(start, start + len(records), dtype=np.int64)
+            intact = self._are_intact(records, rows_there)
+            yield start, records[:, : self.width].view(np.int8), intact
 
     def intact(self, first: int, records: list[bytes]) -> NDArray[np.bool_]:
         """Which of the consecutive ``records`` from row ``first`` on are sound: bool (n,)."""
-        return self._table(records, np.arange(first, first + len(records), dtype=np.int64))[1]
+        table = np.stack([self._padded(record) for record in records])
+        return self._are_intact(table, np.arange(first, first + len(records), dtype=np.int64))
 
     def learn_blocks(self, first: int, rows: int) -> None:
         """Remember where the blocks that became full lie, while their pages are still warm.

@@ -87,8 +87,7 @@ def test_a_scan_in_steps_finds_what_one_step_finds(
     np.testing.assert_array_equal(parts[1] < 0, whole[1] < 0)
     found = whole[1] >= 0
     np.testing.assert_array_equal(parts[0][found], whole[0][found])
-    if count >= hamming.COUNTED_MIN:  # the heap leaves the order of equal distances open
-        np.testing.assert_array_equal(parts[1], whole[1])
+    np.testing.assert_array_equal(parts[1], whole[1])
     steps = 1_000_000 - deadlines[0].looks
     assert steps >= rows * queries * 8 // max(step_bytes, 8 * 8 * queries) // queries
 
@@ -108,7 +107,7 @@ def test_a_probe_in_steps_finds_what_one_step_finds(
     whole = scanner.nearest(asked, lists, rows)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(hamming, "STEP_BYTES_MAX", step_bytes)
-        parts = scanner.nearest(asked, lists, rows, [Deadline() for _ in asked])
+        parts = scanner.nearest(asked, lists, rows, deadlines=[Deadline() for _ in asked])
     for one, other in zip(parts[1], whole[1], strict=True):
         assert set(one.tolist()) == set(other.tolist())
     found = whole[1] >= 0
@@ -116,14 +115,14 @@ def test_a_probe_in_steps_finds_what_one_step_finds(
 
 
 def compared(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """What FAISS is given from here on, call by call: rows, and queries that they share."""
-    kernel, calls = hamming._by_counting, []
+    """What is compared from here on, call by call: rows, and queries that they share."""
+    kernel, calls = hamming._all_at_once, []
 
     def watched(bits, queries, *arguments):  # type: ignore[no-untyped-def]
         calls.append((len(bits), len(queries)))
         return kernel(bits, queries, *arguments)
 
-    monkeypatch.setattr(hamming, "_by_counting", watched)
+    monkeypatch.setattr(hamming, "_all_at_once", watched)
     return calls
 
 
@@ -159,15 +158,16 @@ def test_a_query_that_is_given_up_is_left_out_of_the_lists_that_are_still_to_vis
     scanner = ListScanner(bits, np.arange(0, 401, 50, dtype=np.int64))
     lists = np.tile(np.arange(8, dtype=np.int64), (3, 1))
     monkeypatch.setattr(hamming, "STEP_BYTES_MAX", 8 * 50 * 3)
-    probed, plain = [], ListScanner._nearest
+    probed, plain = [], ListScanner._all_at_once
 
-    def watched(self, asked, visited, count):  # type: ignore[no-untyped-def]
+    def watched(self, asked, visited, *arguments):  # type: ignore[no-untyped-def]
         probed.append(visited.shape)
-        return plain(self, asked, visited, count)
+        return plain(self, asked, visited, *arguments)
 
     whole = scanner.nearest(queries, lists, 100)
-    monkeypatch.setattr(ListScanner, "_nearest", watched)
-    distances, _ = scanner.nearest(queries, lists, 100, [OpenFor(99), OpenFor(1), OpenFor(0)])
+    monkeypatch.setattr(ListScanner, "_all_at_once", watched)
+    deadlines = [OpenFor(99), OpenFor(1), OpenFor(0)]
+    distances, _ = scanner.nearest(queries, lists, 100, deadlines=deadlines)
     assert sum(queries * lists for queries, lists in probed) == 8 + 3
     np.testing.assert_array_equal(distances[0], whole[0][0])
 

@@ -1,0 +1,460 @@
+/* The inner loops of a search, over arrays that Python owns. Nothing here allocates for longer than
+ * a call, keeps state or knows Python: ctypes calls these functions without the interpreter's lock.
+ *
+ * What each returns is what kernels.py says, and what its callers compute without them. A processor
+ * with VPOPCNTDQ counts 64 bytes of bits at once; POPCNT counts 8; any C compiler does the rest.
+ */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#define X86 1
+#endif
+
+/* Of the functions and their arguments: kernels.py refuses another. */
+int32_t bitsift_version(void) { return 1; }
+
+enum { BLOCK = 2048, GROUP = 64, ROW_BYTES_MAX = 512 };
+/* Rows that are compared with each query of a call before the next ones: of 1,024 bits 256 KB, which
+ * stay in the second cache. Marks are looked at for 64 rows at a time. */
+
+/* --- distances of 64 rows or fewer to one query ----------------------------------------------- */
+
+typedef void distances_fn(const uint8_t *bits, int rows, int row_bytes, const uint8_t *query, uint16_t *out);
+
+static inline __attribute__((always_inline)) void by_words(
+    const uint8_t *bits, int rows, int row_bytes, const uint8_t *query, uint16_t *out) {
+  int whole = row_bytes & ~7, rest = row_bytes & 7;
+  for (int row = 0; row < rows; row++) {
+    const uint8_t *one = bits + (size_t)row * row_bytes;
+    uint64_t a, b, sum = 0;
+    for (int at = 0; at < whole; at += 8) {
+      memcpy(&a, one + at, 8);
+      memcpy(&b, query + at, 8);
+      sum += (uint64_t)__builtin_popcountll(a ^ b);
+    }
+    if (rest) {
+      a = b = 0;
+      memcpy(&a, one + whole, (size_t)rest);
+      memcpy(&b, query + whole, (size_t)rest);
+      sum += (uint64_t)__builtin_popcountll(a ^ b);
+    }
+    out[row] = (uint16_t)sum;
+  }
+}
+
+static void portable(const uint8_t *bits, int rows, int row_bytes, const uint8_t *query, uint16_t *out) {
+  by_words(bits, rows, row_bytes, query, out);
+}
+
+#ifdef X86
+__attribute__((target("popcnt"))) static void with_popcnt(
+    const uint8_t *bits, int rows, int row_bytes, const uint8_t *query, uint16_t *out) {
+  switch (row_bytes) { /* widths of common models: the compiler unrolls them */
+    case 32: by_words(bits, rows, 32, query, out); break;
+    case 48: by_words(bits, rows, 48, query, out); break;
+    case 96: by_words(bits, rows, 96, query, out); break;
+    case 128: by_words(bits, rows, 128, query, out); break;
+    default: by_words(bits, rows, row_bytes, query, out);
+  }
+}
+
+#define WIDE __attribute__((target("avx512f,avx512bw,avx512vl,avx512vpopcntdq")))
+#define INLINE static inline __attribute__((always_inline))
+
+/* The counts of a row in eight parts. */
+WIDE INLINE __m512i parts_of(const uint8_t *row, int row_bytes, const __m512i *query) {
+  __m512i sum = _mm512_setzero_si512();
+  int at = 0;
+  for (; at + 64 <= row_bytes; at += 64) {
+    __m512i differ = _mm512_xor_si512(_mm512_loadu_si512(row + at), query[at / 64]);
+    sum = _mm512_add_epi64(sum, _mm512_popcnt_epi64(differ));
+  }
+  if (at < row_bytes) {
+    __mmask64 there = ~0ULL >> (64 - (row_bytes - at));
+    __m512i differ = _mm512_xor_si512(_mm512_maskz_loadu_epi8(there, row + at), query[at / 64]);
+    sum = _mm512_add_epi64(sum, _mm512_popcnt_epi64(differ));
+  }
+  return sum;
+}
+
+/* Lanes 2i of both, and lanes 2i + 1 of both, added. */
+WIDE INLINE __m512i pairs(__m512i one, __m512i other) {
+  return _mm512_add_epi64(_mm512_unpacklo_epi64(one, other), _mm512_unpackhi_epi64(one, other));
+}
+WIDE INLINE __m512i fours(__m512i one, __m512i other) {
+  return _mm512_add_epi64(_mm512_shuffle_i64x2(one, other, 0x88), _mm512_shuffle_i64x2(one, other, 0xdd));
+}
+
+WIDE INLINE void by_eights(
+    const uint8_t *bits, int rows, int row_bytes, const uint8_t *query, uint16_t *out) {
+  __m512i asked[ROW_BYTES_MAX / 64], sums[8];
+  uint8_t padded[ROW_BYTES_MAX] = {0};
+  memcpy(padded, query, (size_t)row_bytes);
+  for (int at = 0; at < row_bytes; at += 64) asked[at / 64] = _mm512_loadu_si512(padded + at);
+  int row = 0;
+  for (; row + 8 <= rows; row += 8) {
+    for (int i = 0; i < 8; i++) sums[i] = parts_of(bits + (size_t)(row + i) * row_bytes, row_bytes, asked);
+    __m512i low = fours(pairs(sums[0], sums[1]), pairs(sums[2], sums[3]));
+    __m512i high = fours(pairs(sums[4], sums[5]), pairs(sums[6], sums[7]));
+    _mm_storeu_si128((__m128i *)(out + row), _mm512_cvtepi64_epi16(fours(low, high)));
+  }
+  for (; row < rows; row++)
+    out[row] = (uint16_t)_mm512_reduce_add_epi64(parts_of(bits + (size_t)row * row_bytes, row_bytes, asked));
+}
+
+WIDE static void with_vpopcnt(
+    const uint8_t *bits, int rows, int row_bytes, const uint8_t *query, uint16_t *out) {
+  switch (row_bytes) {
+    case 32: by_eights(bits, rows, 32, query, out); break;
+    case 48: by_eights(bits, rows, 48, query, out); break;
+    case 96: by_eights(bits, rows, 96, query, out); break;
+    case 128: by_eights(bits, rows, 128, query, out); break;
+    default: by_eights(bits, rows, row_bytes, query, out);
+  }
+}
+#endif
+
+/* --- which of 64 distances are below a limit -------------------------------------------------- */
+
+typedef uint64_t below_fn(const uint16_t *distances, int rows, int limit);
+
+static uint64_t below_one_by_one(const uint16_t *distances, int rows, int limit) {
+  uint64_t found = 0;
+  for (int row = 0; row < rows; row++) found |= (uint64_t)(distances[row] < limit) << row;
+  return found;
+}
+
+#ifdef X86
+WIDE static uint64_t below_at_once(const uint16_t *distances, int rows, int limit) {
+  if (rows < GROUP || limit > UINT16_MAX) return below_one_by_one(distances, rows, limit);
+  __m512i than = _mm512_set1_epi16((short)limit);
+  uint64_t low = _mm512_cmplt_epu16_mask(_mm512_loadu_si512(distances), than);
+  uint64_t high = _mm512_cmplt_epu16_mask(_mm512_loadu_si512(distances + 32), than);
+  return low | high << 32;
+}
+#endif
+
+static distances_fn *distances_of = portable;
+static below_fn *below = below_one_by_one;
+static const char *chosen = "portable";
+
+__attribute__((constructor)) static void choose(void) {
+#ifdef X86
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl")) {
+    distances_of = with_vpopcnt, below = below_at_once, chosen = "vpopcntdq";
+  } else if (__builtin_cpu_supports("popcnt")) {
+    distances_of = with_popcnt, chosen = "popcnt";
+  }
+#endif
+}
+
+const char *bitsift_chosen(void) { return chosen; }
+
+/* For tests and measurements: use one that this processor has. Returns whether it does. */
+int32_t bitsift_choose(const char *name) {
+  if (strcmp(name, "portable") == 0) {
+    distances_of = portable, below = below_one_by_one, chosen = "portable";
+    return 1;
+  }
+#ifdef X86
+  if (strcmp(name, "popcnt") == 0 && __builtin_cpu_supports("popcnt")) {
+    distances_of = with_popcnt, below = below_one_by_one, chosen = "popcnt";
+    return 1;
+  }
+#endif
+  choose();
+  return strcmp(name, chosen) == 0;
+}
+
+/* --- the nearest rows ------------------------------------------------------------------------- */
+
+/* The `count` rows nearest to one query of those seen so far, and some more, in the order in which
+ * they were seen. A row that is seen later must be nearer than `limit`: of equal distances the first
+ * are kept. */
+typedef struct {
+  int64_t count, held, room;
+  int limit;
+  uint16_t *distances;
+  int64_t *positions;
+} Nearest;
+
+/* Leave out what is not among the `count` nearest. `tally` has room for a count of each distance. */
+static void cut(Nearest *kept, int64_t *tally, int bits) {
+  if (kept->held <= kept->count) return;
+  memset(tally, 0, sizeof(int64_t) * (size_t)(bits + 1));
+  for (int64_t i = 0; i < kept->held; i++) tally[kept->distances[i]]++;
+  int64_t up_to = 0;
+  int last = 0;
+  while ((up_to += tally[last]) < kept->count) last++;
+  int64_t of_last = kept->count - (up_to - tally[last]), held = 0;
+  for (int64_t i = 0; i < kept->held; i++) {
+    uint16_t distance = kept->distances[i];
+    if (distance > last || (distance == last && of_last-- <= 0)) continue;
+    kept->distances[held] = distance;
+    kept->positions[held++] = kept->positions[i];
+  }
+  kept->held = held;
+  kept->limit = last;
+}
+
+static uint64_t marks_of(const uint8_t *marks, int64_t row, int rows) {
+  uint64_t found = 0;
+  if (!marks) return ~0ULL >> (GROUP - rows);
+  if (row % 8 == 0) {
+    memcpy(&found, marks + row / 8, (size_t)((rows + 7) / 8));
+  } else { /* ranges of lists begin anywhere */
+    for (int i = 0; i < rows; i++)
+      found |= (uint64_t)(marks[(row + i) >> 3] >> ((row + i) & 7) & 1) << i;
+  }
+  return found & ~0ULL >> (GROUP - rows);
+}
+
+/* Consider rows `first` ... `last` for one query. */
+static void consider(
+    Nearest *kept, int64_t *tally, const uint8_t *bits, int64_t first, int64_t last, int row_bytes,
+    const uint8_t *query, const uint8_t *marks) {
+  uint16_t distances[GROUP];
+  for (int64_t row = first; row < last; row += GROUP) {
+    int rows = last - row < GROUP ? (int)(last - row) : GROUP;
+    uint64_t wanted = marks_of(marks, row, rows);
+    if (!wanted) continue;
+    distances_of(bits + (size_t)row * (size_t)row_bytes, rows, row_bytes, query, distances);
+    wanted &= below(distances, rows, kept->limit);
+    int64_t held = kept->held;
+    while (wanted) {
+      int i = __builtin_ctzll(wanted);
+      wanted &= wanted - 1;
+      kept->distances[held] = distances[i];
+      kept->positions[held++] = row + i;
+    }
+    kept->held = held;
+    if (held + GROUP > kept->room) cut(kept, tally, row_bytes * 8);
+  }
+}
+
+static int prepare(Nearest *kept, int64_t count) {
+  int64_t room = 2 * count + 2 * GROUP;
+  kept->count = count, kept->held = 0, kept->room = room, kept->limit = UINT16_MAX + 1;
+  kept->distances = malloc((size_t)room * sizeof(uint16_t));
+  kept->positions = malloc((size_t)room * sizeof(int64_t));
+  return kept->distances && kept->positions;
+}
+
+static void release(Nearest *kept) {
+  free(kept->distances);
+  free(kept->positions);
+}
+
+/* Write them by (distance, the order in which they were seen); behind them INT32_MAX and -1. */
+static void put(Nearest *kept, int64_t *tally, int bits, int32_t *distances, int64_t *positions) {
+  cut(kept, tally, bits);
+  memset(tally, 0, sizeof(int64_t) * (size_t)(bits + 2));
+  for (int64_t i = 0; i < kept->held; i++) tally[kept->distances[i] + 1]++;
+  for (int i = 0; i <= bits; i++) tally[i + 1] += tally[i];
+  for (int64_t i = 0; i < kept->held; i++) {
+    int64_t at = tally[kept->distances[i]]++;
+    distances[at] = kept->distances[i];
+    positions[at] = kept->positions[i];
+  }
+  for (int64_t at = kept->held; at < kept->count; at++) distances[at] = INT32_MAX, positions[at] = -1;
+}
+
+/* Returns 0, or -1 where there is no memory. `marks` may be NULL. */
+int32_t bitsift_nearest(
+    const uint8_t *bits, int64_t rows, int32_t row_bytes, const uint8_t *queries, int32_t n,
+    int64_t count, const uint8_t *marks, int32_t *distances, int64_t *positions) {
+  int64_t *tally = malloc(sizeof(int64_t) * (size_t)(row_bytes * 8 + 2));
+  Nearest *kept = calloc((size_t)n, sizeof(Nearest));
+  int failed = !tally || !kept;
+  for (int32_t q = 0; q < n && !failed; q++) failed = !prepare(&kept[q], count);
+  for (int64_t first = 0; first < rows && !failed; first += BLOCK) {
+    int64_t last = first + BLOCK < rows ? first + BLOCK : rows;
+    for (int32_t q = 0; q < n; q++)
+      consider(&kept[q], tally, bits, first, last, row_bytes, queries + (size_t)q * (size_t)row_bytes, marks);
+  }
+  for (int32_t q = 0; q < n && kept; q++) {
+    if (!failed) put(&kept[q], tally, row_bytes * 8, distances + q * count, positions + q * count);
+    release(&kept[q]);
+  }
+  free(kept);
+  free(tally);
+  return failed ? -1 : 0;
+}
+
+/* The same for one query within the lists `lists`, ascending, of which list i is rows starts[i] ...
+ * starts[i + 1]. */
+int32_t bitsift_nearest_in_lists(
+    const uint8_t *bits, int32_t row_bytes, const int64_t *starts, const uint8_t *query,
+    const int64_t *lists, int64_t n, int64_t count, const uint8_t *marks, int32_t *distances,
+    int64_t *positions) {
+  int64_t *tally = malloc(sizeof(int64_t) * (size_t)(row_bytes * 8 + 2));
+  Nearest kept = {0};
+  int failed = !tally || !prepare(&kept, count);
+  for (int64_t i = 0; i < n && !failed; i++)
+    consider(&kept, tally, bits, starts[lists[i]], starts[lists[i] + 1], row_bytes, query, marks);
+  if (!failed) put(&kept, tally, row_bytes * 8, distances, positions);
+  release(&kept);
+  free(tally);
+  return failed ? -1 : 0;
+}
+
+/* --- scores ----------------------------------------------------------------------------------- */
+
+/* Of each row the sum of table[position][byte], in double and rounded once. */
+void bitsift_estimates(
+    const uint8_t *bits, int64_t rows, int32_t row_bytes, const float *table, float *out) {
+  for (int64_t row = 0; row < rows; row++) {
+    const uint8_t *one = bits + (size_t)row * (size_t)row_bytes;
+    double a = 0, b = 0, c = 0, d = 0;
+    int at = 0;
+    for (; at + 4 <= row_bytes; at += 4) {
+      a += table[at * 256 + one[at]];
+      b += table[(at + 1) * 256 + one[at + 1]];
+      c += table[(at + 2) * 256 + one[at + 2]];
+      d += table[(at + 3) * 256 + one[at + 3]];
+    }
+    for (; at < row_bytes; at++) a += table[at * 256 + one[at]];
+    out[row] = (float)((a + b) + (c + d));
+  }
+}
+
+static inline __attribute__((always_inline)) void products(
+    const int8_t *codes, int64_t rows, int64_t stride, int32_t width, const double *weights, double offset,
+    float *out) {
+  for (int64_t row = 0; row < rows; row++) {
+    const int8_t *one = codes + (size_t)row * (size_t)stride;
+    double sums[8] = {0}; /* always eight: a row's score is the same on every processor */
+    int at = 0;
+    for (; at + 8 <= width; at += 8)
+      for (int i = 0; i < 8; i++) sums[i] += one[at + i] * weights[at + i];
+    double sum = ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
+    for (; at < width; at++) sum += one[at] * weights[at];
+    out[row] = (float)(sum + offset);
+  }
+}
+
+#ifdef X86
+WIDE static void products_at_once(
+    const int8_t *codes, int64_t rows, int64_t stride, int32_t width, const double *weights, double offset,
+    float *out) {
+  for (int64_t row = 0; row < rows; row++) {
+    const int8_t *one = codes + (size_t)row * (size_t)stride;
+    __m512d sums = _mm512_setzero_pd();
+    int at = 0;
+    for (; at + 8 <= width; at += 8) {
+      __m512d values = _mm512_cvtepi32_pd(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(one + at))));
+      sums = _mm512_add_pd(sums, _mm512_mul_pd(values, _mm512_loadu_pd(weights + at)));
+    }
+    double all[8];
+    _mm512_storeu_pd(all, sums);
+    double sum = ((all[0] + all[1]) + (all[2] + all[3])) + ((all[4] + all[5]) + (all[6] + all[7]));
+    for (; at < width; at++) sum += one[at] * weights[at];
+    out[row] = (float)(sum + offset);
+  }
+}
+#endif
+
+/* Of each row of `codes`, which are `stride` bytes apart, the product with `weights` and `offset`, in
+ * double and rounded once. */
+void bitsift_scores(
+    const int8_t *codes, int64_t rows, int64_t stride, int32_t width, const double *weights,
+    double offset, float *out) {
+#ifdef X86
+  if (below == below_at_once) {
+    products_at_once(codes, rows, stride, width, weights, offset, out);
+    return;
+  }
+#endif
+  products(codes, rows, stride, width, weights, offset, out);
+}
+
+/* --- records of a file ------------------------------------------------------------------------ */
+
+static int64_t now_ns(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
+/* Read `size` bytes at each of `places` into `out`, one behind the other; zeros where the file is
+ * short, cannot be read, or the place is 0. After each `timed` of them that took longer than
+ * `slow_ns` together it ends, unless `slow_ns` is 0. Returns how many are there. */
+int64_t bitsift_read(
+    int32_t file, const int64_t *places, int64_t n, int64_t size, int64_t timed, int64_t slow_ns,
+    uint8_t *out) {
+  int64_t began = slow_ns ? now_ns() : 0;
+  for (int64_t i = 0; i < n; i++) {
+    uint8_t *record = out + i * size;
+    ssize_t got = 0;
+    if (places[i]) {
+      do got = pread(file, record, (size_t)size, places[i]);
+      while (got < 0 && errno == EINTR);
+    }
+    if (got < size) memset(record, 0, (size_t)size);
+    if (slow_ns && (i + 1) % timed == 0) {
+      int64_t now = now_ns();
+      if (now - began > slow_ns) return i + 1;
+      began = now;
+    }
+  }
+  return n;
+}
+
+/* --- CRC32C ------------------------------------------------------------------------------------ */
+
+static uint32_t crc_table[256];
+
+__attribute__((constructor)) static void fill_crc_table(void) {
+  for (uint32_t byte = 0; byte < 256; byte++) {
+    uint32_t crc = byte;
+    for (int bit = 0; bit < 8; bit++) crc = crc >> 1 ^ (crc & 1 ? 0x82F63B78u : 0);
+    crc_table[byte] = crc;
+  }
+}
+
+static uint32_t crc_portable(const uint8_t *data, int64_t size) {
+  uint32_t crc = UINT32_MAX;
+  for (int64_t i = 0; i < size; i++) crc = crc >> 8 ^ crc_table[(crc ^ data[i]) & 255];
+  return ~crc;
+}
+
+#ifdef X86
+__attribute__((target("sse4.2"))) static uint32_t crc_sse(const uint8_t *data, int64_t size) {
+  uint64_t crc = UINT32_MAX, word;
+  int64_t i = 0;
+  for (; i + 8 <= size; i += 8) {
+    memcpy(&word, data + i, 8);
+    crc = _mm_crc32_u64(crc, word);
+  }
+  uint32_t rest = (uint32_t)crc;
+  for (; i < size; i++) rest = _mm_crc32_u8(rest, data[i]);
+  return ~rest;
+}
+#endif
+
+/* Of the first `width` bytes of each of `n` records, which are `size` bytes apart. */
+void bitsift_crc32c(const uint8_t *records, int64_t n, int64_t size, int64_t width, uint32_t *out) {
+#ifdef X86
+  if (strcmp(chosen, "portable") != 0 && __builtin_cpu_supports("sse4.2")) {
+    for (int64_t i = 0; i < n; i++) out[i] = crc_sse(records + i * size, width);
+    return;
+  }
+#endif
+  for (int64_t i = 0; i < n; i++) out[i] = crc_portable(records + i * size, width);
+}
+
+/* Have the system read them, without waiting. */
+void bitsift_will_need(int32_t file, const int64_t *places, int64_t n, int64_t size) {
+  for (int64_t i = 0; i < n; i++)
+    if (places[i]) posix_fadvise(file, places[i], size, POSIX_FADV_WILLNEED);
+}

@@ -1,0 +1,191 @@
+"""What kernels.c does, over numpy arrays. Any number of threads; none of them holds Python's lock.
+
+The library is built when Bitsift is installed, if there is a C compiler. Where there was none, or
+it is another version's, ``is_there`` is False and callers go by FAISS and numpy: the same answers,
+in two to three times the time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.machinery
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
+
+_VERSION = 1
+"""Of the functions and their arguments."""
+ROW_BYTES_MAX = 512
+"""The widest row of bits that they take: 4,096 dimensions."""
+_POINTER, _I32, _I64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
+_ARGUMENTS = {
+    "nearest": [_POINTER, _I64, _I32, _POINTER, _I32, _I64, _POINTER, _POINTER, _POINTER],
+    "nearest_in_lists": [
+        _POINTER, _I32, _POINTER, _POINTER, _POINTER, _I64, _I64, _POINTER, _POINTER, _POINTER,
+    ],
+    "estimates": [_POINTER, _I64, _I32, _POINTER, _POINTER],
+    "scores": [_POINTER, _I64, _I64, _I32, _POINTER, ctypes.c_double, _POINTER],
+    "read": [_I32, _POINTER, _I64, _I64, _I64, _I64, _POINTER],
+    "will_need": [_I32, _POINTER, _I64, _I64],
+    "crc32c": [_POINTER, _I64, _I64, _I64, _POINTER],
+}  # fmt: skip
+
+
+def _library() -> Any | None:
+    """The shared object beside this file; None where there is none, or another version's."""
+    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
+        path = Path(__file__).with_name(f"_kernels{suffix}")
+        if not path.exists():
+            continue
+        try:
+            library = ctypes.CDLL(str(path))
+            if library.bitsift_version() != _VERSION:
+                raise OSError("it is another version's; install Bitsift again")
+            for name, arguments in _ARGUMENTS.items():
+                getattr(library, f"bitsift_{name}").argtypes = arguments
+            library.bitsift_chosen.restype = ctypes.c_char_p
+            library.bitsift_read.restype = _I64
+        except (OSError, AttributeError) as error:
+            log.warning("%s is not used: %s", path, error)
+        else:
+            return library
+    return None
+
+
+_LIBRARY: Any = _library()
+
+
+def is_there() -> bool:
+    """Whether the other functions may be called."""
+    return _LIBRARY is not None
+
+
+def name() -> str:
+    """Which of the compiled ways this processor goes; "faiss" without any."""
+    return "faiss" if _LIBRARY is None else str(_LIBRARY.bitsift_chosen().decode())
+
+
+def choose(way: str) -> bool:
+    """Go by ``vpopcntdq``, ``popcnt`` or ``portable``, for tests and measurements, or by the best.
+
+    Returns whether this processor can; otherwise the best is used.
+    """
+    return bool(_LIBRARY.bitsift_choose(way.encode()))
+
+
+def nearest(
+    bits: NDArray[np.uint8],
+    queries: NDArray[np.uint8],
+    count: int,
+    alive: NDArray[np.uint8] | None,
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """The ``count`` nearest rows of ``bits`` (rows, row_bytes) to each of ``queries`` (n,
+    row_bytes), both contiguous, of those marked in the bitmap ``alive``, lowest bit first.
+
+    Distances int32 (n, count) ascending and positions int64 (n, count); behind the last the largest
+    int32 and -1. Equal distances are ordered, and cut, by position.
+    """
+    assert bits.shape[1] == queries.shape[1] <= ROW_BYTES_MAX, (bits.shape, queries.shape)
+    assert alive is None or 8 * len(alive) >= len(bits), (len(alive), len(bits))
+    shape = len(queries), count
+    distances, positions = np.empty(shape, np.int32), np.empty(shape, np.int64)
+    failed = _LIBRARY.bitsift_nearest(
+        bits.ctypes.data, len(bits), bits.shape[1], queries.ctypes.data, len(queries), count,
+        None if alive is None else alive.ctypes.data, distances.ctypes.data, positions.ctypes.data,
+    )  # fmt: skip
+    if failed:
+        raise MemoryError
+    return distances, positions
+
+
+def nearest_in_lists(
+    bits: NDArray[np.uint8],
+    starts: NDArray[np.int64],
+    query: NDArray[np.uint8],
+    lists: NDArray[np.int64],
+    count: int,
+    alive: NDArray[np.uint8] | None,
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """The same for one ``query`` (row_bytes,) among the rows ``starts[i]`` to ``starts[i + 1]`` for
+    each i of ``lists``, int64 (nprobe,) ascending: (count,) each.
+    """
+    assert bits.shape[1] == len(query) <= ROW_BYTES_MAX, (bits.shape, query.shape)
+    assert alive is None or 8 * len(alive) >= len(bits), (len(alive), len(bits))
+    distances, positions = np.empty(count, np.int32), np.empty(count, np.int64)
+    failed = _LIBRARY.bitsift_nearest_in_lists(
+        bits.ctypes.data, bits.shape[1], starts.ctypes.data, query.ctypes.data, lists.ctypes.data,
+        len(lists), count, None if alive is None else alive.ctypes.data, distances.ctypes.data,
+        positions.ctypes.data,
+    )  # fmt: skip
+    if failed:
+        raise MemoryError
+    return distances, positions
+
+
+def estimates(table: NDArray[np.float32], bits: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """For each row of ``bits`` (n, row_bytes) the sum of ``table[position, byte]`` over its bytes:
+    float32 (n,). ``table`` (row_bytes, 256).
+    """
+    assert table.shape == (bits.shape[1], 256), (table.shape, bits.shape)
+    bits, out = np.ascontiguousarray(bits), np.empty(len(bits), dtype=np.float32)
+    _LIBRARY.bitsift_estimates(
+        bits.ctypes.data, len(bits), bits.shape[1], table.ctypes.data, out.ctypes.data
+    )
+    return out
+
+
+def scores(
+    codes: NDArray[np.int8], weights: NDArray[np.float64], offset: float
+) -> NDArray[np.float32]:
+    """``codes @ weights + offset`` in double: float32 (n,). ``codes`` (n, width), of which rows may
+    lie apart.
+    """
+    assert codes.shape[1] == len(weights), (codes.shape, weights.shape)
+    if codes.strides[1] != 1:
+        codes = np.ascontiguousarray(codes)
+    out = np.empty(len(codes), dtype=np.float32)
+    _LIBRARY.bitsift_scores(
+        codes.ctypes.data, len(codes), codes.strides[0], codes.shape[1], weights.ctypes.data,
+        offset, out.ctypes.data,
+    )  # fmt: skip
+    return out
+
+
+def read(
+    file: int,
+    places: NDArray[np.int64],
+    records: NDArray[np.uint8],
+    timed: int,
+    slow_s: float,
+) -> int:
+    """Fill ``records`` (n, size) from the ``places`` (n,) in ``file``; zeros where one is 0, or the
+    file too short. It ends after ``timed`` reads that took longer than ``slow_s`` together, unless
+    that is 0. Returns how many rows are filled.
+    """
+    n, size = records.shape
+    assert len(places) == n, (len(places), n)
+    assert records.flags.c_contiguous
+    slow_ns = max(1, int(slow_s * 1e9)) if slow_s else 0
+    filled: int = _LIBRARY.bitsift_read(
+        file, places.ctypes.data, n, size, timed, slow_ns, records.ctypes.data
+    )
+    return filled
+
+
+def will_need(file: int, places: NDArray[np.int64], size: int) -> None:
+    """Have the system read ``size`` bytes at each of ``places`` (n,), without waiting for them."""
+    _LIBRARY.bitsift_will_need(file, places.ctypes.data, len(places), size)
+
+
+def crc32c(records: NDArray[np.uint8], width: int) -> NDArray[np.uint32]:
+    """The checksums uint32 (n,) of the first ``width`` bytes of each of ``records`` (n, size)."""
+    out = np.empty(len(records), dtype=np.uint32)
+    n, size = records.shape
+    assert records.flags.c_contiguous
+    _LIBRARY.bitsift_crc32c(records.ctypes.data, n, size, width, out.ctypes.data)
+    return out

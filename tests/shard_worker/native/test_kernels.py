@@ -1,0 +1,78 @@
+"""Each compiled way finds what numpy finds."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bitsift.shard_worker.codes import Calibration, asymmetric_scores
+from bitsift.shard_worker.native import kernels
+from tests.shard_worker.kernel_ways import WAYS, going
+
+COMPILED = [way for way in WAYS if way != "faiss"]
+
+
+def test_a_kernel_was_compiled_where_there_is_a_compiler() -> None:
+    assert kernels.is_there() or shutil.which("gcc") is None
+    assert kernels.name() in WAYS
+
+
+def test_the_best_is_chosen_by_itself() -> None:
+    best = kernels.name()
+    for way in COMPILED:
+        kernels.choose(way)
+    assert not kernels.choose("none of them")
+    assert kernels.name() == best
+
+
+@pytest.mark.parametrize("way", COMPILED)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 60), st.integers(4, 70))
+def test_scores_are_those_of_numpy(way: str, seed: int, rows: int, row_bytes: int) -> None:
+    """To the last bit, for all but a few in a hundred million."""
+    random = np.random.default_rng(seed)
+    query = random.standard_normal(8 * row_bytes).astype(np.float32)
+    bits = random.integers(0, 256, (rows, row_bytes), dtype=np.uint8)
+    codes = random.integers(-128, 128, (rows, 8 * row_bytes + 4), dtype=np.int8)[:, :-4]
+    step = random.random(8 * row_bytes).astype(np.float32) + np.float32(0.1)
+    calibration = Calibration(8 * row_bytes, -step, step)
+    with going("faiss"):
+        estimates, scores = asymmetric_scores(query, bits), calibration.scores(query, codes)
+    with going(way):
+        np.testing.assert_array_equal(asymmetric_scores(query, bits), estimates)
+        np.testing.assert_array_equal(calibration.scores(query, codes), scores)
+        flipped = np.asfortranarray(codes)
+        np.testing.assert_array_equal(calibration.scores(query, flipped), scores)
+
+
+@pytest.mark.parametrize("way", COMPILED)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 20), st.integers(1, 100), st.integers(0, 8))
+def test_checksums_are_those_of_google(
+    way: str, seed: int, records: int, width: int, more: int
+) -> None:
+    table = np.random.default_rng(seed).integers(0, 256, (records, width + more), dtype=np.uint8)
+    with going(way):
+        found = kernels.crc32c(table, width)
+    assert found.tolist() == [google_crc32c.value(row[:width].tobytes()) for row in table]
+
+
+def test_records_are_read_where_they_lie_and_zeros_where_there_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(1, 101)))
+    file = os.open(path, os.O_RDONLY)
+    places = np.array([1, 0, 90, 95, 99, 2_000], dtype=np.int64)
+    records = np.full((6, 10), 255, dtype=np.uint8)
+    assert kernels.read(file, places, records, 4, 0.0) == 6
+    assert records[0].tolist() == list(range(2, 12))
+    assert records[2].tolist() == list(range(91, 101))
+    assert not records[[1, 3, 4, 5]].any()
+    assert kernels.read(file, places, records, 2, 1e-12) == 2
+    assert kernels.read(file, places, records, 2, 60.0) == 6
+    kernels.will_need(file, places, 10)
+    os.close(file)
