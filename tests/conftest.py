@@ -133,6 +133,7 @@ SLOW = (
     "tests/router/http/test_unpacking.py::test_a_stream_of_documents",
     "tests/router/model/test_encoder.py",
     "tests/router/model/test_graph_cache.py",
+    "tests/router/model/test_kept.py",
     "tests/router/model/test_tokens.py",
     "tests/router/shards/test_convergence.py::test_any_histories_end",
     "tests/router/shards/test_examination.py::test_every_replica_may",

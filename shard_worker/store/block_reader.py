@@ -104,9 +104,12 @@ class BlockReader:
         pages, (blocks, offsets) = self._pages, np.divmod(rows, self._block_rows)
         page = np.zeros(len(rows), dtype=np.int64)
         inside = blocks < len(pages)
-        page[inside] = pages[blocks[inside]]
-        first = page * self._page_bytes + _PAGE_HEADER_BYTES
-        return np.where(page > 0, first + offsets * self._record_bytes, 0)
+        if inside.all():
+            page[:] = pages[blocks]
+        else:
+            page[inside] = pages[blocks[inside]]
+        places = page * self._page_bytes + offsets * self._record_bytes + _PAGE_HEADER_BYTES
+        return np.asarray(places * (page > 0))
 
     def _read(self, places: NDArray[np.int64], records: NDArray[np.uint8], slow_s: float) -> int:
         """Fill ``records`` (n, record_bytes); how many of them: see ``kernels.read``."""
