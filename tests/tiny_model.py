@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,14 +14,28 @@ DOCUMENT_PROMPT = "passage: "
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 
+_MADE = Path(os.environ.get("XDG_CACHE_HOME") or tempfile.gettempdir()) / "tiny-models"
+"""Each is made once for all processes of a run of the tests: torch takes seconds to import."""
+
+
 def build_tiny_model(folder: Path, dimension: int = 1024) -> Path:
     """A one-layer BERT of ``dimension``, mean pooling, with prompts; the same on every call."""
+    made = _MADE / str(dimension)
+    if not made.exists():
+        _MADE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=_MADE) as aside:
+            _make(Path(aside), dimension)
+            with contextlib.suppress(OSError):  # another process was sooner
+                os.rename(Path(aside, "model"), made)
+    return Path(shutil.copytree(made, folder / "model"))
+
+
+def _make(folder: Path, dimension: int) -> None:
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
     from transformers import BertConfig, BertModel, BertTokenizer
 
-    folder.mkdir(parents=True, exist_ok=True)
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *".,:?!'-"]
     words += [*_LETTERS, *(f"##{letter}" for letter in _LETTERS)]
     torch.manual_seed(7)
@@ -32,9 +50,7 @@ def build_tiny_model(folder: Path, dimension: int = 1024) -> Path:
     modules = [transformer, Pooling(dimension, "mean"), Normalize()]
     prompts = {"query": QUERY_PROMPT, "document": DOCUMENT_PROMPT}
     model = SentenceTransformer(modules=modules, prompts=prompts, device="cpu")
-    saved = folder / "model"
-    model.save(str(saved))
-    return saved
+    model.save(str(folder / "model"))
 
 
 def build_static_model(folder: Path, known: Sequence[str], dimension: int = 64) -> Path:

@@ -172,9 +172,9 @@ def test_precomputed_embeddings_of_a_named_model_take_questions_in_text(tmp_path
     np.save(tmp_path / "corpus.npy", vectors)
     rows = [orjson.dumps({"id": f"v{i}", "text": f"text {i}"}) for i in range(200)]
     (tmp_path / "corpus.jsonl").write_bytes(b"\n".join(rows))
-    options = BuildOptions(model=model, vectors=tmp_path / "corpus.npy", shards=1, backend="torch")
+    options = BuildOptions(model=model, vectors=tmp_path / "corpus.npy", shards=1)
     build_index([tmp_path / "corpus.jsonl"], tmp_path / "index", options)
-    of_text = EncoderSpec(model, "torch").load().encode_queries(["a question"])[0]
+    of_text = EncoderSpec(model).load().encode_queries(["a question"])[0]
     asked = search_local(tmp_path / "index", SearchOptions("a question", top_k=5))
     given = search_local(tmp_path / "index", SearchOptions(vector=of_text, top_k=5))
     assert [hit.id for hit in asked.hits] == [hit.id for hit in given.hits]
@@ -188,7 +188,7 @@ def test_long_texts_are_cut_and_counted_or_indexed_in_passages(tmp_path: Path) -
     rows = [{"id": "long", "title": "t", "text": long}, {"id": "short", "text": "A few words."}]
     source = tmp_path / "texts.jsonl"
     source.write_bytes(b"\n".join(map(orjson.dumps, rows)))
-    options = BuildOptions(model=model, shards=1, backend="torch", text_field="text")
+    options = BuildOptions(model=model, shards=1, text_field="text")
     whole = build_index([source], tmp_path / "whole", options)
     assert (whole.documents, whole.cut, whole.max_tokens) == (2, 1, 64)
     chunked = replace(options, chunk="tokens=40,overlap=20")

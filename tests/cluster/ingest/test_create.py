@@ -136,24 +136,23 @@ def test_with_a_model_glosses_are_the_sample_and_the_model_is_the_indexs_own(
     glosses.write_text("".join(f'{{"text": "a word of {n} letters"}}\n' for n in range(60)))
     monkeypatch.setattr(module, "SHIPPED_SAMPLE", glosses)
     model = str(build_tiny_model(tmp_path / "tiny", 64))
-    report = create_index(tmp_path / "i", model=model, shards=1, backend="torch")
+    report = create_index(tmp_path / "i", model=model, shards=1)
     assert (report.model, report.dimension, report.sample) == (model, 64, 60)
     manifest, complete = open_manifest(tmp_path / "i")
-    assert manifest.model == EncoderSpec(model, "torch").load().spec
+    assert manifest.model == EncoderSpec(model).load().spec
     assert (complete.documents, manifest.calibrated_at) == (0, 0)
 
 
 def test_vectors_and_the_model_that_made_them(tmp_path: Path) -> None:
     model = str(build_tiny_model(tmp_path / "tiny", 64))
     np.save(tmp_path / "sample.npy", vectors_of(50, 64))
-    plain = create_index(tmp_path / "p", model=model, dimensions=64, shards=1, backend="torch")
+    plain = create_index(tmp_path / "p", model=model, dimensions=64, shards=1)
     report = create_index(
         tmp_path / "i",
         model=model,
         dimensions=64,
         shards=1,
         sample=tmp_path / "sample.npy",
-        backend="torch",
     )
     assert (plain.model, plain.sample) == (model, 421)
     assert (report.model, report.dimension, report.sample) == (model, 64, 50)

@@ -87,14 +87,14 @@ def test_texts_are_counted_in_the_models_tokens_and_passages(tmp_path: Path) -> 
     model = str(build_tiny_model(tmp_path / "tiny", 32))  # it reads 64 tokens
     rows = [{"text": "a b c." * size} for size in (1, 2, 3, 60)]
     source = write(tmp_path / "a.jsonl", rows)
-    options = BuildOptions(model=model, backend="torch", shards=3)
+    options = BuildOptions(model=model, shards=3)
     found = preview([source], options)
     assert found.tokens is not None
     assert (found.tokens.limit, found.tokens.cut, found.tokens.of) == (64, 1, 4)
     assert found.documents_s > 0
     assert (found.model, found.dimension, found.shards) == (model, 32, 3)
     assert "passage: " in found.prompts
-    chunks = ("--model", model, "--backend", "torch", "--chunk", "tokens=40")
+    chunks = ("--model", model, "--chunk", "tokens=40")
     found_json = orjson.loads(index(source, *chunks, "--json").stdout)
     assert found_json["tokens"]["cut"] == 0
     assert found_json["passages"] > 2

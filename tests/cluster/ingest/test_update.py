@@ -74,9 +74,9 @@ def test_only_what_changed_is_encoded_and_what_is_missing_is_deleted(tmp_path: P
     model = str(build_tiny_model(tmp_path / "tiny", 32))
     rows = [{"id": f"d{n}", "text": f"text {n}", "n": n} for n in range(40)]
     source, index = write(tmp_path / "a.jsonl", rows), tmp_path / "index"
-    built = BuildOptions(model=model, shards=2, backend="torch")
+    built = BuildOptions(model=model, shards=2)
     build_index([source], index, built)
-    same = update_index([source], index, BuildOptions(backend="torch"))
+    same = update_index([source], index, BuildOptions())
     assert (same.unchanged, same.created, same.updated, same.deleted) == (40, 0, 0, 0)
     rows[3]["text"], rows[4]["n"] = "another text", -4
     rows[5:10] = [
@@ -85,7 +85,7 @@ def test_only_what_changed_is_encoded_and_what_is_missing_is_deleted(tmp_path: P
         {"id": "d5", "text": "last"},
     ]
     write(source, [*rows, {"id": "bad", "text": 5}])
-    kept = update_index([source], index, BuildOptions(backend="torch"), delete_missing=True)
+    kept = update_index([source], index, BuildOptions(), delete_missing=True)
     assert (kept.created, kept.updated, kept.replaced, kept.rejects) == (1, 3, 1, 1)
     assert (kept.deleted, kept.kept_for_rejects, kept.documents) == (0, True, 41)
     write(source, rows)
@@ -124,10 +124,10 @@ def test_a_shorter_text_loses_its_last_passages(tmp_path: Path) -> None:
     long = " ".join(f"Now comes number {number}." for number in range(30))
     rows = [{"id": "a", "text": long}, {"id": "b", "text": long}]
     source, index = write(tmp_path / "a.jsonl", rows), tmp_path / "index"
-    options = BuildOptions(model=model, shards=2, backend="torch", chunk="tokens=40")
+    options = BuildOptions(model=model, shards=2, chunk="tokens=40")
     build_index([source], index, options)
     rows[0]["text"] = "Now comes number 0. Now comes number 1."
-    report = update_index([write(source, rows)], index, BuildOptions(backend="torch"))
+    report = update_index([write(source, rows)], index, BuildOptions())
     assert report.deleted > 0
     found = texts(index, SearchOptions("number", top_k=100))
     of_a = sorted(name for name in found if name.startswith("a#"))
