@@ -24,6 +24,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from bitsift.errors import ChecksumMismatch
+from bitsift.shard_worker.native import kernels
 from bitsift.shard_worker.operations import Documents
 
 CRC_BYTES = 4
@@ -75,13 +76,19 @@ def pack_codes(codes: NDArray[np.int8], first_row: int) -> NDArray[np.uint8]:
     count, width = codes.shape
     records = np.empty((count, width + CRC_BYTES), dtype=np.uint8)
     records[:, :width] = codes.view(np.uint8)
-    flat = np.ascontiguousarray(codes).tobytes()
-    checksum = google_crc32c.value
-    crcs = [checksum(flat[start : start + width]) for start in range(0, len(flat), width)]
     rows = np.arange(first_row, first_row + count, dtype=np.int64)
-    salted = np.array(crcs, dtype=np.uint32) ^ row_salt(rows)
+    salted = checksums(records, width) ^ row_salt(rows)
     records[:, width:] = salted.astype("<u4").view(np.uint8).reshape(-1, CRC_BYTES)
     return records
+
+
+def checksums(records: NDArray[np.uint8], width: int) -> NDArray[np.uint32]:
+    """CRC32C of the first ``width`` bytes of each of ``records`` (n, bytes): uint32 (n,)."""
+    if kernels.is_there():
+        return kernels.crc32c(records, width)
+    checksum, size, flat = google_crc32c.value, records.shape[1], records.tobytes()
+    found = [checksum(flat[at : at + width]) for at in range(0, len(flat), size)]
+    return np.array(found, dtype=np.uint32)
 
 
 def resalt(

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from bitsift.errors import BitsiftError, ChecksumMismatch, Corrupt
 from bitsift.shard_worker.deadline import Check
-from bitsift.shard_worker.native import kernels
 from bitsift.shard_worker.store.block_reader import BlockReader
 from bitsift.shard_worker.store.environment import Environment
 from bitsift.shard_worker.store.ids import Lookup
@@ -30,6 +29,7 @@ from bitsift.shard_worker.store.packing import (
     CRC,
     CRC_BYTES,
     ROW,
+    checksums,
     content_digest,
     resalt_document,
     row_salt,
@@ -103,15 +103,8 @@ class RowReader:
 
     def _are_intact(self, records: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of ``records`` (n, width + 4) are those of their ``rows`` (n,)."""
-        width = self.width
-        if kernels.is_there():
-            crcs = kernels.crc32c(records, width)
-        else:
-            crcs = np.array(
-                [google_crc32c.value(it[:width].tobytes()) for it in records], np.uint32
-            )
-        stored = np.ascontiguousarray(records[:, width:]).view("<u4").ravel()
-        return np.asarray(crcs ^ row_salt(rows) == stored)
+        stored = np.ascontiguousarray(records[:, self.width :]).view("<u4").ravel()
+        return np.asarray(checksums(records, self.width) ^ row_salt(rows) == stored)
 
     def _padded(self, record: bytes) -> NDArray[np.uint8]:
         """``record``, or zeros where it is short."""
