@@ -12,6 +12,8 @@ import annotated_types
 import typer
 from pydantic.fields import FieldInfo
 
+from bitsift.checked import LIMIT, TOP_K
+
 QueryPrompt = Annotated[
     str | None,
     typer.Option(help="Text before each query. Default: the model's own; an empty text is none."),
@@ -33,7 +35,7 @@ def with_options(kind: type, *without: str) -> Callable[[Callable[..., None]], C
             field.name,
             inspect.Parameter.KEYWORD_ONLY,
             default=list(field.default) if isinstance(field.default, tuple) else field.default,
-            annotation=_option(hints[field.name]),
+            annotation=_option(field.name, hints[field.name]),
         )
         for field in fields(kind)
         if field.name not in without
@@ -48,8 +50,10 @@ def with_options(kind: type, *without: str) -> Callable[[Callable[..., None]], C
     return decorate
 
 
-def _option(hint: Any) -> Any:
-    """A field's annotation as Typer reads it: the same type, limits and help."""
+def _option(name: str, hint: Any) -> Any:
+    """A field's annotation as Typer reads it: the same type, limits and help; and both names of
+    ``top_k``.
+    """
     field = FieldInfo.from_annotation(hint)
     limits: dict[str, Any] = {}
     for limit in field.metadata:
@@ -60,6 +64,7 @@ def _option(hint: Any) -> Any:
     kind: Any = field.annotation
     if get_origin(kind) is Sequence:  # of a Literal, of which Typer lists the values, or of texts
         (of,) = get_args(kind)
-        names = get_args(of) if get_origin(of) is Literal else ()
-        kind = list[StrEnum("Value", {name: name for name in names}) if names else str]  # type: ignore[misc]
-    return Annotated[kind, typer.Option(help=field.description, **limits)]
+        values = get_args(of) if get_origin(of) is Literal else ()
+        kind = list[StrEnum("Value", {it: it for it in values}) if values else str]  # type: ignore[misc]
+    names = [f"--{it.replace('_', '-')}" for it in (TOP_K, LIMIT)] if name == TOP_K else []
+    return Annotated[kind, typer.Option(*names, help=field.description, **limits)]

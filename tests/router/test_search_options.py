@@ -263,6 +263,15 @@ def test_a_value_beyond_a_limit_is_refused_by_every_way_with_the_same_words(
     assert said in run.exception.message
 
 
+def test_both_names_of_top_k_are_options_of_the_command(gateway: Running) -> None:
+    for name in ("--top-k", "--limit"):
+        run = CliRunner().invoke(
+            cli.app, ["search", TEXT, "--url", gateway.url, name, "1", "--json"]
+        )
+        assert run.exception is None, run.output
+        assert asked_of(gateway).top_k == 1
+
+
 @pytest.mark.parametrize(
     ("most", "more"),
     [
