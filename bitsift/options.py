@@ -45,6 +45,8 @@ DEPTH_MAX = 1_000
 """Limit of ``offset`` + ``top_k``: how deep into the ranking a search may go."""
 CANDIDATES_MAX = 1_000
 NPROBE_MAX = 1 << 20
+RECALL_MIN, RECALL_MAX = 0.5, 0.999
+"""What ``recall`` may ask for: less is of no use, more than 128 queries can tell."""
 QUERY_CHARACTERS_MAX = 8_192
 DIMENSION_MAX = 4_096
 TIMEOUT_MAX_S = 60.0
@@ -269,6 +271,16 @@ class SearchOptions:
             "many as the shard measured to be enough.",
         ),
     ] = None
+    recall: Annotated[
+        float | None,
+        Field(
+            ge=RECALL_MIN,
+            le=RECALL_MAX,
+            description="Instead of `nprobe`: the share of an exact scan's candidates that an "
+            "approximate search is to find. Each shard visits as many lists as it measured to "
+            "be enough, or scans all of its rows where none of its measurements was.",
+        ),
+    ] = None
     timeout_ms: Annotated[
         float,
         Field(
@@ -301,6 +313,8 @@ class SearchOptions:
                 "a cursor says where its page begins, of a search without group_by: leave offset "
                 "and group_by out, or page by offset alone"
             )
+        if self.nprobe is not None and self.recall is not None:
+            raise ValueError("nprobe and recall both say how many lists are visited: give one")
         if self.depth > DEPTH_MAX:
             raise ValueError(
                 f"offset {self.offset} and top_k {self.top_k} are {self.depth:,} hits together, "

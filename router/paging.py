@@ -22,7 +22,7 @@ _ID_DIGEST_BYTES = 6
 """Of an id: that one of 1,000 others has the same has a chance of 1 in 280 billion."""
 _SAME = (
     "query", "vector", "like", "unlike", "keep_liked", "filter", "min_score", "exclude",
-    "candidates", "mode", "nprobe",
+    "candidates", "mode", "nprobe", "recall",
 )  # fmt: skip
 """What must be asked for again: which hits there are, in which order."""
 

@@ -1,9 +1,9 @@
 """How many lists an approximate search visits, and what an exact scan costs: both are measured.
 
-``nprobe`` is chosen on the shard's own rows: documents drawn at random are asked for, and the
-candidates from the lists are compared with those of the exact scan. The curve is stored next to the
-lists. Documents are easier queries than most questions, so the target lies above the 0.98 that is
-promised (recall@40 of the candidates at a tenth of the exact scan's time).
+It is measured on the shard's own rows: documents drawn at random are asked for, and the candidates
+from more and more lists are compared with those of the exact scan. The curve is stored next to the
+lists. Documents are easier queries than most questions, so the default's target lies above the 0.98
+that is promised (recall@40 of the candidates at a tenth of the exact scan's time).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitsift.errors import BitsiftError, NotFound
+from bitsift.options import RECALL_MAX
 from bitsift.shard_worker.bits.hamming import nearest
 from bitsift.shard_worker.bits.index import BinaryIndex, Pool
 from bitsift.shard_worker.codes import Calibration, asymmetric_scores, best_first
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 TUNING_FILE = "bits-lists.json"
 RECALL_TARGET = 0.985
+"""Of a search that says neither ``nprobe`` nor ``recall``."""
 QUERIES = 128
 SCAN_ROWS = 1 << 20
 SCAN_ROWS_MIN = 100_000
@@ -48,25 +50,34 @@ def scan_seconds_per_row(index: BinaryIndex) -> float:
     return min(spent) / len(bits)
 
 
-def choose_nprobe(
-    index: BinaryIndex, calibration: Calibration, vectors: NDArray[np.float32]
-) -> tuple[int, dict[int, float]]:
-    """The smallest number of lists tried that reaches the target, and the curve up to it.
+Curve = dict[int, float]
+"""For each number of lists visited, ascending, the recall of the candidates against those of the
+exact scan. Where it ends at all lists, that is 1."""
 
-    ``vectors`` float32 (n, width) are unit vectors to ask for. The curve gives for each nprobe the
-    recall of the candidates against those of the exact scan.
+
+def lists_for(curve: Curve, recall: float) -> int | None:
+    """The smallest number of lists that was measured to reach ``recall``; None: none of them."""
+    return min((nprobe for nprobe, found in curve.items() if found >= recall), default=None)
+
+
+def measure_curve(
+    index: BinaryIndex, calibration: Calibration, vectors: NDArray[np.float32]
+) -> Curve:
+    """The curve up to the highest recall that a search may ask for.
+
+    ``vectors`` float32 (n, width) are unit vectors to ask for.
     """
     assert index.listed is not None
     exact = [_candidates(vectors, index, calibration, None)]
-    curve: dict[int, float] = {}
+    curve: Curve = {}
     nprobe = -(-index.listed.lists // 512)
     while True:
         found = _candidates(vectors, index, calibration, nprobe)
         pairs = [(a, b) for a, b in zip(*exact, found, strict=True) if len(a)]
         shared = [len(np.intersect1d(a, b)) / len(a) for a, b in pairs]
         curve[nprobe] = round(float(np.mean(shared)), 4) if shared else 1.0  # no row is alive
-        if curve[nprobe] >= RECALL_TARGET or nprobe >= index.listed.lists:
-            return nprobe, curve
+        if curve[nprobe] >= RECALL_MAX or nprobe >= index.listed.lists:
+            return curve
         nprobe = min(-(-3 * nprobe // 2), index.listed.lists)
 
 
@@ -89,9 +100,12 @@ def _narrowed(vector: NDArray[np.float32], pool: Pool) -> NDArray[np.int64]:
     return pool.rows[best_first(estimates, pool.rows, CANDIDATES_FIXED)]
 
 
-def write_tuning(folder: Path, rows: int, nprobe: int, curve: dict[int, float]) -> None:
-    """Keep what was measured on lists of ``rows`` rows."""
+def write_tuning(folder: Path, rows: int, curve: Curve) -> None:
+    """Keep what was measured on lists of ``rows`` rows. ``nprobe`` is for an earlier release, if
+    one opens the shard again.
+    """
     recall = {str(lists): value for lists, value in curve.items()}
+    nprobe = lists_for(curve, RECALL_TARGET) or max(curve)
     write_json(folder / TUNING_FILE, {"rows": rows, "nprobe": nprobe, "recall": recall})
 
 
@@ -109,13 +123,18 @@ def keep_tuning(folder: Path, rows_before: int, rows: int) -> None:
         write_json(folder / TUNING_FILE, {**data, "rows": rows})
 
 
-def read_tuning(folder: Path, rows: int) -> int | None:
-    """The ``nprobe`` measured on the lists of ``rows`` rows, or None: it is derived data."""
+def read_tuning(folder: Path, rows: int) -> Curve | None:
+    """The curve measured on the lists of ``rows`` rows, or None: it is derived data.
+
+    That of an earlier release ends at RECALL_TARGET.
+    """
     try:
         data = read_json(folder / TUNING_FILE)
-        return int(data["nprobe"]) if data["rows"] == rows else None
+        if data["rows"] != rows:
+            return None
+        return {int(lists): float(recall) for lists, recall in data["recall"].items()}
     except NotFound:
         return None
-    except (BitsiftError, KeyError, TypeError, ValueError) as error:
+    except (BitsiftError, AttributeError, KeyError, TypeError, ValueError) as error:
         log.warning("measuring again how many lists to visit: %s", error)
         return None

@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 from bitsift.options import Mode
 from bitsift.shard_worker.bits.tuning import (
     QUERIES,
-    choose_nprobe,
+    RECALL_TARGET,
+    Curve,
     keep_tuning,
+    lists_for,
+    measure_curve,
     read_tuning,
     scan_seconds_per_row,
     write_tuning,
@@ -33,12 +36,15 @@ class Probing:
         self._calibration = calibration
         self._budget_ms = settings.exact_budget_ms
         self._scan_s_per_row = 0.0
+        self._curve: Curve = {}
         self.nprobe = 0
         """The default number of lists to visit; 0 without lists."""
 
     def measure(self, generation: Generation) -> None:
         """Take the lists into RAM, and measure them unless that was done before."""
-        self.nprobe = self._opened_lists(generation)
+        self._curve = self._opened_lists(generation)
+        most = max(self._curve, default=0)
+        self.nprobe = lists_for(self._curve, RECALL_TARGET) or most
         self._scan_s_per_row = scan_seconds_per_row(generation.index)
 
     def keep(self, old: Generation, new: Generation) -> None:
@@ -58,27 +64,29 @@ class Probing:
             return None
         if generation.index.listed is None:
             return None
+        if query.options.recall is not None:
+            return lists_for(self._curve, query.options.recall)
         return query.options.nprobe or self.nprobe or None  # none while lists are being measured
 
-    def _opened_lists(self, generation: Generation) -> int:
-        """Take the lists into RAM; the nprobe that was measured for them, or is now."""
+    def _opened_lists(self, generation: Generation) -> Curve:
+        """Take the lists into RAM; the curve that was measured for them, or is now."""
         index = generation.index
         if index.listed is None:
-            return 0
+            return {}
         index.listed.hold()
-        nprobe = read_tuning(self._folder, len(index.listed))
-        if nprobe is None:
+        curve = read_tuning(self._folder, len(index.listed))
+        if curve is None:
             vectors = self._some_vectors(generation.store)
-            nprobe, curve = choose_nprobe(index, self._calibration, vectors)
+            curve = measure_curve(index, self._calibration, vectors)
             try:
-                write_tuning(self._folder, len(index.listed), nprobe, curve)
+                write_tuning(self._folder, len(index.listed), curve)
             except OSError as error:  # the next start measures again
                 log.warning(
                     "%s: the measured number of lists to visit was not saved: %s",
                     self._folder,
                     error,
                 )
-        return nprobe
+        return curve
 
     def _some_vectors(self, store: Store) -> NDArray[np.float32]:
         """Decoded unit vectors of random rows, float32 (n, width), to tune with."""

@@ -26,7 +26,16 @@ from bitsift.client import AsyncClient, Client
 from bitsift.cluster.cli import main as cli
 from bitsift.cluster.serving import local
 from bitsift.errors import InvalidRequest
-from bitsift.options import DIMENSION_MAX, HITS_MAX, NPROBE_MAX, Mode, SearchOptions, SearchRequest
+from bitsift.options import (
+    DIMENSION_MAX,
+    HITS_MAX,
+    NPROBE_MAX,
+    RECALL_MAX,
+    RECALL_MIN,
+    Mode,
+    SearchOptions,
+    SearchRequest,
+)
 from bitsift.results import Answer, Coverage, Hit, Timings
 from bitsift.router.http.gateway import WEB_FOLDER
 from bitsift.router.paging import next_cursor
@@ -64,6 +73,7 @@ DEFAULTS_AND_SAMPLES: dict[str, tuple[Any, Any]] = {
     "candidates": (None, 50),
     "mode": (Mode.AUTO, Mode.EXACT),
     "nprobe": (None, 4),
+    "recall": (None, 0.95),
     "timeout_ms": (5_000.0, 9_000.0),
     "include": (("title", "text", "metadata"), ["title", "metadata"]),
     "explain": (False, True),
@@ -285,6 +295,13 @@ def test_a_search_visits_so_many_lists_for_a_vector_of_so_many_numbers_at_most(
     checked_search(most)
     with pytest.raises(InvalidRequest, match=next(iter(more))):
         checked_search({**most, **more})
+
+
+def test_a_search_asks_for_so_much_recall_at_most() -> None:
+    checked_search({"query": "a", "recall": RECALL_MAX})
+    for beyond in (RECALL_MAX + 1e-6, RECALL_MIN - 1e-6):
+        with pytest.raises(InvalidRequest, match="recall"):
+            checked_search({"query": "a", "recall": beyond})
 
 
 def test_hits_that_are_skipped_count_among_those_of_a_request() -> None:

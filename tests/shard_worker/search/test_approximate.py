@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bitsift.errors import StorageFull
-from bitsift.options import Mode, SearchOptions
+from bitsift.options import RECALL_MAX, RECALL_MIN, Mode, SearchOptions
 from bitsift.shard_worker.bits import tuning
 from bitsift.shard_worker.bits.index import BinaryIndex
 from bitsift.shard_worker.bits.lists import LISTS_FILE
@@ -100,13 +100,13 @@ def test_while_new_lists_are_measured_they_are_scanned(
 ) -> None:
     shard = filled(tmp_path / "s", 2_000)
     query, found = vectors(1, 5)[0], list[list[int]]()
-    plain = tuning.choose_nprobe
+    plain = tuning.measure_curve
 
     def choose(*arguments):  # type: ignore[no-untyped-def]
         found.append(rows_found(shard, query, mode=Mode.APPROXIMATE))
         return plain(*arguments)
 
-    monkeypatch.setattr(probing, "choose_nprobe", choose)
+    monkeypatch.setattr(probing, "measure_curve", choose)
     shard.train()
     assert found == [rows_found(shard, query, mode=Mode.EXACT)]
     shard.close()
@@ -145,6 +145,51 @@ def test_the_default_nprobe_reaches_the_recall_it_was_chosen_for(tmp_path: Path)
     shard.close()
 
 
+def test_a_search_may_ask_for_more_recall_and_visits_what_reached_it(
+    tmp_path: Path, passes: list[int | None]
+) -> None:
+    shard = filled(tmp_path / "shard", 6_000)
+    query = vectors(1, 5)[0]
+    shard.train()
+    curve = tuning.read_tuning(tmp_path / "shard", 6_000)
+    assert curve is not None
+    assert list(curve) == sorted(curve)
+    assert max(curve.values()) >= RECALL_MAX
+    passes.clear()
+    for recall in (RECALL_MIN, 0.9, 0.985, RECALL_MAX):
+        shard.search([Query(SearchOptions(vector=query, mode=Mode.APPROXIMATE, recall=recall))])
+        visited = passes.pop()
+        assert visited is not None
+        assert curve[visited] >= recall
+        assert all(found < recall for lists, found in curve.items() if lists < visited)
+    shard.search([Query(SearchOptions(vector=query, mode=Mode.EXACT, recall=0.5))])
+    assert passes.pop() is None
+    shard.close()
+
+
+def test_recall_that_no_measurement_reached_is_an_exact_scan(
+    tmp_path: Path, passes: list[int | None]
+) -> None:
+    """As where an earlier release measured up to its target only."""
+    shard = filled(tmp_path / "shard", 6_000)
+    shard.train()
+    shard.close()
+    tuning.write_tuning(tmp_path / "shard", 6_000, {1: 0.7, 2: 0.986})
+    shard = Shard(tmp_path / "shard", CALIBRATION, IDENTITY, ALWAYS_PROBE)
+    assert shard.status().nprobe == 2
+    query = vectors(1, 5)[0]
+    passes.clear()
+    for recall, visited in ((0.7, 1), (0.9, 2), (0.99, None)):
+        shard.search([Query(SearchOptions(vector=query, mode=Mode.APPROXIMATE, recall=recall))])
+        assert passes.pop() == visited
+    shard.close()
+
+
+def test_nprobe_and_recall_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match="give one"):
+        SearchOptions("a", nprobe=3, recall=0.9)
+
+
 def test_rows_added_and_removed_after_training_are_seen_at_once(tmp_path: Path) -> None:
     shard = filled(tmp_path / "shard", 3_000)
     shard.train()
@@ -167,7 +212,7 @@ def test_a_restarted_shard_has_its_lists_and_does_not_measure_again(
     before, query = shard.status(), vectors(1, 5)[0]
     expected = rows_found(shard, query)
     shard.close()
-    monkeypatch.setattr("bitsift.shard_worker.search.probing.choose_nprobe", None)
+    monkeypatch.setattr("bitsift.shard_worker.search.probing.measure_curve", None)
     shard = Shard(tmp_path / "shard", CALIBRATION, IDENTITY, ALWAYS_PROBE)
     assert shard.status().nprobe == before.nprobe
     assert shard.status().lists == before.lists
