@@ -230,6 +230,23 @@ def test_what_is_kept_of_filters_takes_so_many_bytes_at_most(
     assert fields.known(node("n = 0"), 50, anybody) is not known[0]
 
 
+def test_a_long_filter_counts_with_all_its_values(
+    shard: Shard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(shard, numbered(0, 50))
+    fields = index_of(shard)
+    long = [node(f"n in [{', '.join(f'{kind}{n:050}' for n in range(100))}]") for kind in "ab"]
+    first = fields.known(long[0], 50, anybody)
+    assert fields.kept_bytes > 100 * 100, "each value has a hundred bytes"
+    monkeypatch.setattr(kept, "FILTERS_BYTES_MAX", 2 * fields.kept_bytes - 1)
+    assert fields.known(long[0], 50, anybody) is first
+    put(shard, numbered(50, 60))
+    fields.known(long[0], 60, anybody)
+    one = fields.kept_bytes
+    fields.known(long[1], 60, anybody)
+    assert one - 50 < fields.kept_bytes < one + 50, "the first was forgotten"
+
+
 def test_so_many_texts_of_recent_rows_are_kept_and_the_rest_is_read(
     shard: Shard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
