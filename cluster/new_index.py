@@ -28,8 +28,8 @@ from bitsift.shard_worker.store.lmdb_file import DATA_FILE
 _NEW_STORE = store_name(0)
 _NEW_SHARD = {SHARD_FILE, _NEW_STORE, f"{_NEW_STORE}/{DATA_FILE}", f"{_NEW_STORE}/lock.mdb"}
 _OF_A_REJECT = {"file", "line", "reason"}
-_LINE_BYTES = 1 << 20
-"""Of the first reject that are read: a path and a reason are shorter."""
+REJECT_BYTES_MAX = 1 << 20
+"""Of the first line of a list of rejects: a path and a reason are shorter."""
 
 
 def check_shards(shards: int) -> None:
@@ -55,9 +55,10 @@ def _is_leftover(path: Path) -> bool:
     """
     if path.is_symlink() or not path.is_dir():
         return _is_list_of_rejects(path) or bool(PARTIAL.fullmatch(path.name))
-    inside = [inner for inner in path.rglob("*") if not PARTIAL.fullmatch(inner.name)]
-    names = {str(inner.relative_to(path)) for inner in inside}
-    return bool(re.fullmatch(r"shard-\d{5}", path.name)) and names <= _NEW_SHARD
+    if not re.fullmatch(r"shard-\d{5}", path.name):
+        return False  # unread: it may be somebody's home
+    inside = (inner for inner in path.rglob("*") if not PARTIAL.fullmatch(inner.name))
+    return all(str(inner.relative_to(path)) in _NEW_SHARD for inner in inside)
 
 
 def _is_list_of_rejects(path: Path) -> bool:
@@ -67,7 +68,7 @@ def _is_list_of_rejects(path: Path) -> bool:
     if path.name != REJECTS_FILE or path.is_symlink() or not path.is_file():
         return False
     with path.open("rb") as lines:
-        first = lines.readline(_LINE_BYTES)
+        first = lines.readline(REJECT_BYTES_MAX)
     try:
         value = orjson.loads(first)
     except orjson.JSONDecodeError:

@@ -37,7 +37,8 @@ GRACE_MAX_S = 7 * 86_400.0
 COPY_RATE_MIN, COPY_RATE_MAX = 1 << 20, 1 << 40
 NODE = "{node}"
 """In ``placement.data``: the name of the node."""
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
+NAME_CHARACTERS_MAX = 100
+_NAME = rf"^[A-Za-z0-9][A-Za-z0-9_.-]{{0,{NAME_CHARACTERS_MAX - 1}}}$"
 _FIXED = "is fixed when an index is built: build another one, in other data folders"
 _ELSEWHERE = {
     "shards": "is changed by bitsift cluster reshard N, while the index answers",

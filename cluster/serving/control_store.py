@@ -19,7 +19,7 @@ _gcs: Any = gcs_pb2
 NODE_IS_ALIVE: int = _gcs.GcsNodeInfo.ALIVE
 ACTOR_IS_ALIVE: int = _gcs.ActorTableData.ALIVE
 STORE = Callee("Ray's control store")
-_TIMEOUT_S = 30.0
+TIMEOUT_S = 30.0
 
 
 def all_nodes() -> Mapping[str, Any]:
@@ -28,7 +28,7 @@ def all_nodes() -> Mapping[str, Any]:
     Raises Unavailable where the store does not answer in 30 s.
     """
     try:
-        found = _client().get_all_node_info(timeout=_TIMEOUT_S)
+        found = _client().get_all_node_info(timeout=TIMEOUT_S)
     except Exception as error:
         raise translated(error, STORE, was_sent=False) from error
     return {key.hex(): facts for key, facts in found.items()}
@@ -52,7 +52,7 @@ def all_actors() -> Mapping[str, Any]:
 
 
 async def _asked_for_actors() -> Any:
-    return await _client().async_get_all_actor_info(timeout=_TIMEOUT_S)
+    return await _client().async_get_all_actor_info(timeout=TIMEOUT_S)
 
 
 def _client() -> Any:

@@ -13,16 +13,19 @@ import resource
 
 from bitsift.errors import StorageFull, Unavailable
 
+ADDRESS_SPACE_BYTES_MIN, FILE_BYTES_MIN = 2 << 40, 2 << 30
+_SPACE = "address space", "a shard maps its file as a whole"
+_SIZE = "size of a file", "shards and Ray's store are files"
 _NEEDS = (
-    (resource.RLIMIT_AS, "-v", 2 << 40, "address space", "a shard maps its file as a whole"),
-    (resource.RLIMIT_FSIZE, "-f", 2 << 30, "size of a file", "shards and Ray's store are files"),
+    (resource.RLIMIT_AS, "-v", ADDRESS_SPACE_BYTES_MIN, *_SPACE),
+    (resource.RLIMIT_FSIZE, "-f", FILE_BYTES_MIN, *_SIZE),
 )
 """The limit, its option of ulimit, the bytes that are needed, and for what (ShardLimits)."""
 
-_FILES = 128
+FILES_MIN = 128
 """With 128 a server of one shard starts and answers, with 64 Ray waits for its GCS for ever."""
-_SOCKET_PATH = 107
-"""Bytes of the path of a socket: sun_path of Linux, less its end."""
+SOCKET_PATH_BYTES_MAX = 107
+"""Of the path of a socket: sun_path of Linux, less its end."""
 _SOCKET = "/session_2026-01-31_08-00-00_000000_4194304/sockets/plasma_store"
 TEMPORARY_BYTES_MIN = 64 << 20
 """Of sockets and logs: a short command writes 1 MB, and those of a server are rotated."""
@@ -62,7 +65,7 @@ def check_sockets(temporary: str) -> None:
     """Raises Unavailable where the sockets of a session below ``temporary`` would have longer paths
     than Linux takes: Ray itself waits a minute and says that something timed out.
     """
-    room = _SOCKET_PATH - len(_SOCKET)
+    room = SOCKET_PATH_BYTES_MAX - len(_SOCKET)
     if len(os.fsencode(temporary)) > room:
         raise Unavailable(
             f"the path of the temporary folder {temporary} is too long for the sockets of Ray, at "
@@ -72,8 +75,8 @@ def check_sockets(temporary: str) -> None:
 
 def check_files(limit: int) -> None:
     """Raises Unavailable where Ray's processes could not open what they need: they say nothing."""
-    if 0 <= limit < _FILES:
+    if 0 <= limit < FILES_MIN:
         raise Unavailable(
-            f"this process may open {limit} files, and Ray needs {_FILES}: raise the limit "
+            f"this process may open {limit} files, and Ray needs {FILES_MIN}: raise the limit "
             "(ulimit -n 1024)"
         )

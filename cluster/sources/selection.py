@@ -29,7 +29,8 @@ _CORPUS = re.compile(r"(?:.+[-_.])?corpus(?:[-_.].+)?", re.IGNORECASE)
 _JUDGED = re.compile(r"(?:.+[-_.])?(?:queries|query|qrels)(?:[-_.].+)?", re.IGNORECASE)
 _STATE = "state.json"
 _SHARD = ".arrow"
-_STATE_BYTES_MAX = 16 << 20
+STATE_BYTES_MAX = 16 << 20
+"""Of the description of a saved dataset; some 60 bytes a data file."""
 _CACHE = re.compile(r"cache-[0-9a-f]+(?:_\d+_of_\d+)?\.arrow")
 _DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json")
 
@@ -115,7 +116,7 @@ def _saved_datasets(items: list[Found]) -> dict[str, str]:
 
 def _shards(state: Found) -> set[str] | None:
     """The names of the data files of a saved dataset; None for another `state.json`."""
-    if state.size_bytes > _STATE_BYTES_MAX:
+    if state.size_bytes > STATE_BYTES_MAX:
         return None
     with open_source(state.path) as stream:
         content = stream.read()

@@ -32,8 +32,8 @@ from bitsift.cluster.sources.table_rows import NULL, Row
 SAMPLE_BYTES = 256 << 10
 """Of a table that are looked at."""
 _DELIMITERS = (",", ";", "\t", "|")
-_LONG_CHARACTERS = 80
-"""No name of a column is longer."""
+NAME_CHARACTERS_MAX = 80
+"""Of a column whose name is not known: a first line with a longer cell is data."""
 _SEPARATOR_LINE = re.compile(rb'"?sep=(.)"?\r?\n', re.I)
 _NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?")
 _WRAPPED = re.compile(r'"((?:[^"]|"")*)"', re.S)
@@ -253,7 +253,7 @@ def _with_names(reading: _Reading, layout: Layout, names: Collection[str]) -> Di
 
 def _looks_like_data(reading: _Reading) -> bool:
     return any(
-        _NUMBER.fullmatch(cell.strip()) or len(cell) > _LONG_CHARACTERS or cell == NULL
+        _NUMBER.fullmatch(cell.strip()) or len(cell) > NAME_CHARACTERS_MAX or cell == NULL
         for cell in reading.first
     )
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from bitsift.cluster.fleet.spec import (
     COPY_RATE_MAX,
     GRACE_MAX_S,
+    NAME_CHARACTERS_MAX,
     REPLICAS_MAX,
     ROUTERS_MAX,
     read_spec,
@@ -45,7 +46,8 @@ def test_an_index_that_is_built_on_the_nodes_has_a_name_only(tmp_path: Path) -> 
     assert (spec.index.name, spec.index.folder, spec.index.backup) == ("words.2", None, None)
     with pytest.raises(InvalidRequest, match="give either folder, backup or name"):
         read_spec(write(tmp_path, SMALL.replace("[index]", '[index]\nname = "words"')))
-    for name in ("../words", "", "a b", "x" * 101):
+    assert read_spec(write(tmp_path, SMALL.replace('folder = "idx"', f'name = "{"x" * 100}"')))
+    for name in ("../words", "", "a b", "x" * (NAME_CHARACTERS_MAX + 1)):
         text = SMALL.replace('folder = "idx"', f'name = "{name}"')
         with pytest.raises(InvalidRequest, match="^.*index.name: "):
             read_spec(write(tmp_path, text))

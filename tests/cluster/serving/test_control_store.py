@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,9 +48,32 @@ def busy_asking() -> Iterator[None]:
             thread.join(60)
 
 
+def test_a_store_that_does_not_answer_is_waited_for_so_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun, late = time.monotonic(), ray.exceptions.RpcError("Deadline Exceeded", rpc_code=4)
+
+    class Silent:
+        """Ray's client, of a store that says nothing."""
+
+        def get_all_node_info(self, timeout: float) -> None:
+            time.sleep(timeout)
+            raise late
+
+        async def async_get_all_actor_info(self, timeout: float) -> None:
+            self.get_all_node_info(timeout)
+
+    monkeypatch.setattr(control_store, "_client", Silent)
+    monkeypatch.setattr(control_store, "TIMEOUT_S", 0.05)
+    for ask in (all_nodes, all_actors):
+        with pytest.raises(Unavailable, match="Ray's control store"):
+            ask()
+    assert 0.1 <= time.monotonic() - begun < 20
+
+
 @pytest.mark.slow
 def test_a_store_that_ends_is_said_and_ends_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control_store, "_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(control_store, "TIMEOUT_S", 1.0)
     with ray_cluster(None, healing=True):
         own = OwnRay()
         sleeper: Any = ray.remote(num_cpus=0)(Sleeper).remote()

@@ -11,6 +11,7 @@ import pytest
 
 from bitsift.cluster.serving.process_limits import (
     _NEEDS,
+    FILES_MIN,
     TEMPORARY_BYTES_MIN,
     check_files,
     check_process_limits,
@@ -62,7 +63,7 @@ def test_a_temporary_folder_that_is_too_long_for_sockets_is_named() -> None:
 
 
 def test_a_limit_of_open_files_that_ray_cannot_start_with_is_said() -> None:
-    for enough in (128, 1_024, resource.RLIM_INFINITY):
+    for enough in (FILES_MIN, 1_024, resource.RLIM_INFINITY):
         check_files(enough)
-    with pytest.raises(Unavailable, match="may open 64 files, and Ray needs 128"):
-        check_files(64)
+    with pytest.raises(Unavailable, match="may open 127 files, and Ray needs 128"):
+        check_files(FILES_MIN - 1)

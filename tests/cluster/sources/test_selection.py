@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+import orjson
 import pytest
 
 from bitsift.cluster.sources.files import plan_sources
 from bitsift.cluster.sources.listing import Found
 from bitsift.cluster.sources.plan import Fields
-from bitsift.cluster.sources.selection import select
+from bitsift.cluster.sources.selection import STATE_BYTES_MAX, select
 
 
 def chosen(*names: str) -> list[str]:
@@ -71,3 +72,13 @@ def test_a_state_that_is_not_of_a_saved_dataset_is_a_file_like_any_other(tmp_pat
     for content in ('[{"text": "words"}]', '{"text": "words"}'):
         (tmp_path / "state.json").write_text(content)
         assert [file.name for file in plan_sources([tmp_path]).files] == ["state.json"]
+
+
+def test_the_state_of_a_saved_dataset_has_so_many_bytes_at_most(tmp_path: Path) -> None:
+    state = tmp_path / "state.json"
+    content = orjson.dumps({"_data_files": [{"filename": "new.arrow"}]})
+    for more, passed in ((0, True), (1, False)):
+        state.write_bytes(content.ljust(STATE_BYTES_MAX + more))
+        found = [(state, STATE_BYTES_MAX + more), (tmp_path / "old.arrow", 1)]
+        _, left = select([Found(str(path), path.name, size) for path, size in found], Fields())
+        assert ("old.arrow" in [Path(item.path).name for item in left]) == passed

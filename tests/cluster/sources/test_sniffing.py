@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from bitsift.cluster.sources.dialect import Dialect, Layout, checked_layout
 from bitsift.cluster.sources.files import plan_sources
+from bitsift.cluster.sources.sniffing import NAME_CHARACTERS_MAX
 from bitsift.errors import InvalidRequest
 from tests.source_files import in_one_folder, put, read, rejects
 
@@ -125,6 +126,14 @@ def test_a_table_without_header_is_found_and_said(tmp_path: Path) -> None:
     assert plan.notes == (f"{path}: found no header (--header), columns id, text (--columns)",)
     assert [row["id"] for row in read(path)] == ["0", "1"]
     assert found(tmp_path, "the first text of all\nanother\n", header=False).columns == ("text",)
+
+
+def test_the_name_of_a_column_has_so_many_characters_at_most(tmp_path: Path) -> None:
+    name = "x" * NAME_CHARACTERS_MAX
+    with pytest.raises(InvalidRequest, match="fields found: number, xxx"):
+        found(tmp_path, f"number,{name}\n1,a\n2,b\n")
+    assert found(tmp_path, f"number,{name}x\n1,a\n2,b\n").columns == ("id", "text")
+    assert found(tmp_path, f"text,{name}x\na,1\nb,2\n").has_header, "known names decide"
 
 
 @pytest.mark.parametrize("table", ["1,2,a b\n2,3,b\n", "0\tgood one\n0\tbad one\n1\tc\n"])
