@@ -18,7 +18,7 @@ from bitsift.filters.operands import FilterError, path_of, shown
 from bitsift.filters.tree import DOCUMENT_ID, Value, sort_key
 from bitsift.filters.values import values_at
 
-_STRING_BYTES = 128
+STRING_BYTES = 128
 """Of a string's UTF-8; equal ones as far as that are equal."""
 _DIRECTIONS = {"asc": False, "desc": True}
 _MEANT = ("asc", "desc", "ascending", "descending")
@@ -52,7 +52,7 @@ def place_of(value: Value) -> Place:
     """Where a value stands."""
     order = sort_key(value)[0]
     if isinstance(value, str):
-        return order, value.encode("utf-8", "surrogatepass")[:_STRING_BYTES]
+        return order, value.encode("utf-8", "surrogatepass")[:STRING_BYTES]
     if isinstance(value, Date):
         return order, value.instant_us
     return order, value if isinstance(value, bool) else float(value)

@@ -22,7 +22,7 @@ from bitsift.shard_worker.codes import Calibration
 from bitsift.write_token import WriteToken
 
 LIKE_WEIGHT, UNLIKE_WEIGHT = 0.75, 0.15
-_LENGTH_MIN = 0.02
+LENGTH_MIN = 0.02
 """Of what is left of the vectors: a shorter one is what their codes are off by."""
 _SHOWN_MAX = 5
 """Missing ids that an error names."""
@@ -87,7 +87,7 @@ async def moved(
     for mean in await liked.means(options, calibration, asked, deadline_s):
         found = found + mean
     length = float(np.linalg.norm(found))
-    if length < _LENGTH_MIN:
+    if length < LENGTH_MIN:
         raise InvalidRequest("query, like and unlike cancel each other out: no direction is left")
     return np.asarray(found / length, dtype=np.float32)
 

@@ -21,7 +21,7 @@ from bitsift.errors import DeadlineExceeded
 from bitsift.shard_worker.logs import REQUEST_ID
 
 _BOOT = uuid.UUID(Path("/proc/sys/kernel/random/boot_id").read_text().strip()).bytes
-_WAITED_MAX_S = 120.0
+WAITED_MAX_S = 120.0
 """No request lives half as long. A longer wait means that the two clocks are not the same after
 all (containers may shift theirs: time_namespaces(7)), so it says nothing."""
 
@@ -111,4 +111,4 @@ def arrived(remaining_s: float, sent: Sent) -> Deadline:
     """The deadline, here, of a message that had ``remaining_s`` left when it was ``sent``."""
     boot, at_s = sent
     waited_s = time.monotonic() - at_s if boot == _BOOT else 0.0
-    return Deadline.after(remaining_s - (waited_s if 0 < waited_s < _WAITED_MAX_S else 0.0))
+    return Deadline.after(remaining_s - (waited_s if 0 < waited_s < WAITED_MAX_S else 0.0))

@@ -58,8 +58,8 @@ _MEANT = {
     "&&": "and", "&": "and", "||": "or", "|": "or", "!": "not",
     "=>": ">=", "=<": "<=", "<>": "!=", "===": "=", "!==": "!=",
 }  # fmt: skip
-_DIGITS_MAX = 400
-"""Of a number: more are more than a float can be."""
+NUMBER_CHARACTERS_MAX = 400
+"""Of a number: with more digits it is more than a float can be. A longer word is a string."""
 
 
 def parse_text(text: str) -> Node:
@@ -212,6 +212,6 @@ def _read(word: str) -> Any:
     if word.lower() in _CONSTANTS:
         return _CONSTANTS[word.lower()]
     number = _NUMBER.fullmatch(word)
-    if number and len(word) <= _DIGITS_MAX:
+    if number and len(word) <= NUMBER_CHARACTERS_MAX:
         return float(word) if number["fraction"] or number["power"] else int(word)
     return date_of(word) or word

@@ -30,9 +30,12 @@ BODY_STEPS_MAX = 5_000_000
 """Steps in which a body is cut into documents; an ordinary document takes ten. Seconds of CPU."""
 DOCUMENT_RAM_BYTES = 64 << 20
 """What is built of the one large document that is being read; once in a process."""
+VERSION_DIGITS_MAX = 20
+"""Of a version, which has 64 bits."""
 
-
-Version = Annotated[str, Field(pattern="^[0-9]{1,20}$", examples=["117701396989149184"])]
+Version = Annotated[
+    str, Field(pattern=f"^[0-9]{{1,{VERSION_DIGITS_MAX}}}$", examples=["117701396989149184"])
+]
 """As a document's answer says it: a number, in a string, since many JSON parsers would round it."""
 
 

@@ -13,12 +13,13 @@ from typing import Any
 from fastapi import Request, Response
 
 from bitsift.errors import Conflict, InvalidRequest, PreconditionFailed
+from bitsift.router.http.documents_schema import VERSION_DIGITS_MAX
 from bitsift.write_status import WriteStatus
 
 HASHED_BYTES = 64 << 10
 """Bodies over which the tag is made in a thread: it takes 0.1 ms."""
 _WEAK = 'W/"{}"'
-_VERSION = re.compile(r'(?:W/)?"([0-9]{1,20})(?:\.vector)?"')
+_VERSION = re.compile(rf'(?:W/)?"([0-9]{{1,{VERSION_DIGITS_MAX}}})(?:\.vector)?"')
 _KEPT = "no-cache"  # may be kept, if it is asked for anew each time
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from bitsift.errors import Conflict
+from bitsift.router.http.documents_schema import VERSION_DIGITS_MAX
 from bitsift.router.write.document_rules import RefusedDocument
 from bitsift.shard_worker.operations import ABSENT, Condition
-
-_DIGITS_MAX = 20
-"""Of a version, which has 64 bits."""
 
 
 def expected(document: dict[str, Any]) -> Condition:
@@ -26,7 +24,12 @@ def expected(document: dict[str, Any]) -> Condition:
 
 def read_version(text: object) -> int:
     """The version that an answer has said. Raises RefusedDocument."""
-    if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= _DIGITS_MAX:
+    if (
+        isinstance(text, str)
+        and text.isascii()
+        and text.isdigit()
+        and len(text) <= VERSION_DIGITS_MAX
+    ):
         found = int(text)
         if 0 < found < 1 << 64:
             return found

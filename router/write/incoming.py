@@ -60,9 +60,9 @@ _DOCUMENTS = re.compile(rb'\s*\{\s*"documents"\s*:\s*\[')
 _IDS = re.compile(rb'\s*\{\s*"ids"\s*:\s*\[\s*["0-9-]')
 _END = re.compile(rb"\]\s*\}\s*")
 _SMALL_BYTES_MAX = 64 << 10
-_ENVELOPE_BYTES_MAX = 64 << 10
+ENVELOPE_BYTES_MAX = 64 << 10
 """A malformed body up to this size is parsed to say what is wrong with it."""
-_IDS_PARTS_MAX = 2 * DOCUMENTS_MAX + 100
+IDS_PARTS_MAX = 2 * DOCUMENTS_MAX + 100
 """A string and a comma for each id, and what stands around them."""
 
 
@@ -239,7 +239,7 @@ class DocumentReader:
 def _wrong_envelope(body: bytes) -> InvalidRequest:
     """Why ``body``, from which the documents themselves may be omitted, is not valid."""
     wanted = InvalidRequest('body: not a JSON object {"documents": […]} and nothing else')
-    if len(body) > _ENVELOPE_BYTES_MAX:
+    if len(body) > ENVELOPE_BYTES_MAX:
         return wanted
     try:
         whole, _ = parse_json(body)
@@ -260,7 +260,7 @@ def read_deletion(body: bytes) -> tuple[list[str], list[Condition]]:
     """The ids of ``{"ids": […]}``, and the condition of each, where they have some. Raises
     InvalidRequest, RequestTooLarge.
     """
-    if has_more_parts(body, _IDS_PARTS_MAX):
+    if has_more_parts(body, IDS_PARTS_MAX):
         if _IDS.match(body) is None:
             raise InvalidRequest("ids: a list of ids is required")
         raise RequestTooLarge(f"ids: a call takes at most {DOCUMENTS_MAX:,}")

@@ -55,7 +55,7 @@ _BLOCK = re.compile(r"([0-9a-f]{2})/\1[0-9a-f]{62}(\.[0-9a-f]{32}\.partial)?")
 REPOSITORY_VERSION = 1
 JSON_BYTES_MAX = 256 << 20
 """Of ``backup.json``: some 70 bytes a block, so an index of 4 TB."""
-_PACKED_BYTES_MAX = BLOCK_BYTES + (64 << 10)
+PACKED_BYTES_MAX = BLOCK_BYTES + (64 << 10)
 """zstd adds less than 1 % to what cannot be compressed."""
 _ZSTD_LEVEL = 1
 """Texts are compressed already and codes hardly can be; zeros and B-tree pages can by any level."""
@@ -143,9 +143,9 @@ class Repository:
         return len(packed)
 
     def read_block(self, digest: str) -> bytes:
-        """The plain bytes of a block. Raises NotFound or ChecksumMismatch, naming it."""
+        """The plain bytes of a block. Raises NotFound, Corrupt or ChecksumMismatch, naming it."""
         name = f"{BLOCKS_FOLDER}/{name_of(digest)}"
-        packed = self._read(name, _PACKED_BYTES_MAX)
+        packed = self._read(name, PACKED_BYTES_MAX)
         try:
             # The size that the frame claims is taken from memory before anything is unpacked.
             claimed = zstandard.frame_content_size(packed)

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 READERS_MAX = 256
 DATABASES_MAX = 16
 """LMDB is told how many there may be when it is opened; store/format.py names them."""
-_REOPEN_WAIT_S = 5.0
+REOPEN_WAIT_S = 5.0
 """How long those in it are waited for; none takes longer but a copy of the whole."""
 
 
@@ -153,7 +153,7 @@ class Environment:
 
     def _open_again(self) -> None:
         """Raises Unavailable where it cannot be."""
-        deadline = time.monotonic() + _REOPEN_WAIT_S
+        deadline = time.monotonic() + REOPEN_WAIT_S
         with self._turn:
             while self._inside:  # whoever enters now meets the same refusal, and leaves
                 if not self._turn.wait(deadline - time.monotonic()):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bitsift.filters.operands import FilterError
 from bitsift.filters.parse import DEPTH_MAX, NODES_MAX, parse_json
-from bitsift.filters.text import LINE_CHARACTERS_MAX, parse_text
+from bitsift.filters.text import LINE_CHARACTERS_MAX, NUMBER_CHARACTERS_MAX, parse_text
 
 
 @pytest.mark.parametrize(
@@ -129,3 +129,9 @@ def test_a_line_has_so_many_characters_at_most() -> None:
     parse_text(f"a = {'x' * (LINE_CHARACTERS_MAX - 4)}")
     with pytest.raises(FilterError, match="at most 8,192: send a longer filter as JSON"):
         parse_text(f"a = {'x' * (LINE_CHARACTERS_MAX - 3)}")
+
+
+def test_a_number_has_so_many_characters_at_most() -> None:
+    number = "0." + "1" * (NUMBER_CHARACTERS_MAX - 2)
+    assert parse_text(f"a = {number}") == parse_json({"a": float(number)})
+    assert parse_text(f"a = {number}1") == parse_json({"a": f"{number}1"})

@@ -146,7 +146,7 @@ FAULTS = (
             ),
             Edit(
                 "router/write/incoming.py",
-                "    if has_more_parts(body, _IDS_PARTS_MAX):",
+                "    if has_more_parts(body, IDS_PARTS_MAX):",
                 "    if False:",
             ),
         ),

@@ -15,7 +15,7 @@ from bitsift.errors import DeadlineExceeded
 from bitsift.options import Mode, SearchOptions
 from bitsift.shard_worker.bits import hamming
 from bitsift.shard_worker.bits.hamming import ListScanner, nearest
-from bitsift.shard_worker.deadline import Deadline, still_open
+from bitsift.shard_worker.deadline import WAITED_MAX_S, Deadline, arrived, sent_now, still_open
 from bitsift.shard_worker.search.exhaustive import _Best
 from bitsift.shard_worker.search.funnel import QUERIES_PER_PASS
 from bitsift.shard_worker.shard import Shard
@@ -332,3 +332,10 @@ def test_a_deadline_tells_its_listeners_once() -> None:
     assert told == ["first", "late"]
     several = [deadline, Deadline(), Deadline.after(-1), Deadline.after(60)]
     assert still_open(several).tolist() == [1, 3]
+
+
+def test_a_message_that_seems_to_have_waited_for_longer_than_any_is_as_if_it_came_at_once() -> None:
+    boot, now_s = sent_now()
+    for waited_s, left_s in ((WAITED_MAX_S - 1, 1_000 - WAITED_MAX_S), (WAITED_MAX_S + 1, 1_000)):
+        found = arrived(1_000.0, (boot, now_s - waited_s)).remaining_s()
+        assert left_s - 60 < found < left_s + 2

@@ -17,7 +17,8 @@ from bitsift.checked import checked_search
 from bitsift.client import AsyncClient, Client
 from bitsift.cluster.cli import main as cli
 from bitsift.errors import InvalidRequest, NotFound
-from bitsift.options import LIKED_MAX
+from bitsift.options import LIKED_MAX, SearchOptions
+from bitsift.router.liked import LENGTH_MIN, Liked, moved
 from bitsift.router.shards.fanout import FanOut
 from tests.fakes import HashEncoder
 from tests.served_documents import ALL, DIMENSION, EVERY_CODE, Served, serving
@@ -138,6 +139,27 @@ def test_documents_that_cancel_each_other_out_have_no_direction(tmp_path: Path) 
         assert answer.status_code == 422
         assert "cancel each other out" in answer.json()["detail"]
         assert httpx.post(f"{url}/v1/search", json={"like": ["a"]}).status_code == 200
+
+
+def test_what_is_left_of_the_vectors_has_a_length_at_least(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    query = np.array([1, 0, 0, 0], np.float32)
+
+    def left(length: float) -> list[float]:
+        async def means(*_: object) -> list[Any]:
+            return [(length - 1) * query.astype(np.float64)]
+
+        async def ask() -> Any:
+            return await moved(query, SearchOptions(), None, (None, None), 0.0, liked)  # type: ignore[arg-type]
+
+        liked = Liked()
+        monkeypatch.setattr(liked, "means", means)
+        return list(asyncio.run(ask()))
+
+    assert left(LENGTH_MIN * 1.001) == [1, 0, 0, 0]
+    with pytest.raises(InvalidRequest, match="cancel each other out"):
+        left(LENGTH_MIN * 0.999)
 
 
 def test_every_surface_takes_documents_in_the_place_of_a_text(served: Served) -> None:

@@ -18,6 +18,8 @@ from bitsift.router import listing
 from bitsift.shard_worker.fields import segment
 from bitsift.shard_worker.search import listing as in_shard
 from bitsift.shard_worker.search import sorting
+from bitsift.sorting import STRING_BYTES, place_of, sort_key_of
+from bitsift.sorting import in_order as sorted_by
 from tests.filters.brute_force import moment, passes, random_filter, random_metadata, scalars_at
 from tests.served_documents import EVERY_CODE, Served, serving
 
@@ -217,3 +219,11 @@ def test_a_bad_order_is_refused_with_what_is_meant() -> None:
         ):
             with pytest.raises(InvalidRequest, match=said):
                 checked({**base, "sort": sort})
+
+
+def test_strings_are_sorted_by_so_many_bytes() -> None:
+    same = ["x" * STRING_BYTES + end for end in ("b", "a", "")]
+    assert len({place_of(it) for it in same}) == 1
+    assert place_of("x" * (STRING_BYTES - 1)) < place_of(same[0])
+    for way in ("asc", "desc"):
+        assert sorted_by(same, [sort_key_of(f"a:{way}")], lambda it: {"a": it}) == same

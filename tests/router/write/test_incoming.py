@@ -17,9 +17,17 @@ from bitsift.router.http.documents_schema import (
     DOCUMENT_BYTES_MAX,
     DOCUMENTS_MAX,
     ID_BYTES_MAX,
+    VERSION_DIGITS_MAX,
     RequestTooLarge,
 )
-from bitsift.router.write.incoming import DocumentReader, Incoming, Item, read_deletion
+from bitsift.router.write.incoming import (
+    ENVELOPE_BYTES_MAX,
+    IDS_PARTS_MAX,
+    DocumentReader,
+    Incoming,
+    Item,
+    read_deletion,
+)
 
 DIMENSION = 4
 MODEL = DocumentReader(DIMENSION, has_model=True)
@@ -156,6 +164,14 @@ def test_what_is_no_list_of_documents_is_an_invalid_request(body: bytes, said: s
         MODEL.read_body(body)
 
 
+def test_what_is_wrong_with_a_body_is_said_of_so_many_bytes_at_most() -> None:
+    body = b'{"documents": [], "replace": true}'.ljust(ENVELOPE_BYTES_MAX)
+    with pytest.raises(InvalidRequest, match="unknown field 'replace'"):
+        MODEL.read_body(body)
+    with pytest.raises(InvalidRequest, match="and nothing else"):
+        MODEL.read_body(body + b" ")
+
+
 def test_more_documents_than_a_call_takes_are_too_large_a_request() -> None:
     assert len(read(*[GOOD] * DOCUMENTS_MAX)) == DOCUMENTS_MAX
     with pytest.raises(RequestTooLarge, match="10,001 of them"):
@@ -202,6 +218,30 @@ def test_ids_to_delete_are_a_list_of_strings_or_numbers() -> None:
             read_deletion(body)
     with pytest.raises(RequestTooLarge):
         read_deletion(json.dumps({"ids": ["a"] * (DOCUMENTS_MAX + 1)}).encode())
+
+
+def test_a_list_of_ids_is_made_of_so_many_parts_at_most() -> None:
+    ids = b'{"ids": ["a"], "x": [%b]}'
+    around = 6  # three strings, a brace and two brackets, and a comma before the array's own
+    read_on = ids % b",".join([b"0"] * (IDS_PARTS_MAX - around))
+    with pytest.raises(InvalidRequest, match="x: there is no such field"):
+        read_deletion(read_on)
+    with pytest.raises(RequestTooLarge, match="at most 10,000"):
+        read_deletion(read_on.replace(b"[0", b"[0,0"))
+
+
+def test_a_version_has_so_many_digits_at_most() -> None:
+    def versions(digits: int) -> tuple[bytes, dict[str, Any]]:
+        version = {"if_version": "7".zfill(digits)}
+        return json.dumps({"ids": ["a"]} | version).encode(), GOOD | version
+
+    deletion, given = versions(VERSION_DIGITS_MAX)
+    assert read_deletion(deletion) == (["a"], [7])
+    assert document(given).expected == 7
+    deletion, given = versions(VERSION_DIGITS_MAX + 1)
+    with pytest.raises(InvalidRequest, match=r"if_version: .*1,20"):
+        read_deletion(deletion)
+    assert "if_version is no version" in reason(given)
 
 
 anything = st.recursive(

@@ -21,6 +21,7 @@ from bitsift.errors import (
 from bitsift.shard_worker.maintenance.repository import (
     BLOCK_BYTES,
     MARK_FILE,
+    PACKED_BYTES_MAX,
     Repository,
     digest_of,
     name_of,
@@ -92,6 +93,16 @@ def test_a_block_that_unpacks_to_more_than_a_block_is_refused_without_being_unpa
     for content in (bomb, claim):
         (tmp_path / "blocks" / name_of(digest)).write_bytes(content)
         with pytest.raises(ChecksumMismatch, match=digest):
+            repository.read_block(digest)
+
+
+def test_a_file_that_is_larger_than_any_block_is_not_read(tmp_path: Path) -> None:
+    repository = Repository(str(tmp_path))
+    digest = put(repository, b"small")
+    file = tmp_path / "blocks" / name_of(digest)
+    for size, said in ((PACKED_BYTES_MAX, "is damaged"), (PACKED_BYTES_MAX + 1, "is larger than")):
+        file.write_bytes(bytes(size))
+        with pytest.raises(Corrupt, match=f"{digest} {said}"):
             repository.read_block(digest)
 
 

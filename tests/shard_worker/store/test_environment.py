@@ -74,7 +74,7 @@ def test_reads_go_on_where_lmdb_gives_up(broken: Shard, tmp_path: Path) -> None:
 def test_it_is_not_taken_from_under_a_reader(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(environment, "_REOPEN_WAIT_S", 0.2)
+    monkeypatch.setattr(environment, "REOPEN_WAIT_S", 0.2)
     shard = new_shard(tmp_path / "s")
     written(shard, batch(NAMES, NAMES))
     with shard._current.store._env.begin() as reading:
