@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from typing import Any, Generic, TypeVar, cast
@@ -60,8 +60,8 @@ class Batcher(Generic[Item, Result]):
         self._limit = limit
         self._weigh = weigh
         self._ends_when_left = ends_when_left
-        self._queue: deque[tuple[Item, asyncio.Future[Result], float]] = deque()
-        """With the moment of each on the monotonic clock."""
+        self._queue: OrderedDict[asyncio.Future[Result], tuple[Item, float]] = OrderedDict()
+        """With the moment of each on the monotonic clock. A caller that leaves leaves nothing here."""
         self.waiting = 0
         """Of those in the queue, how many are still waited for."""
         self._batches: set[_Batch] = set()
@@ -86,7 +86,7 @@ class Batcher(Generic[Item, Result]):
             )
             return future
         future.add_done_callback(self._left_queue)
-        self._queue.append((item, future, time.monotonic()))
+        self._queue[future] = item, time.monotonic()
         self.waiting += 1
         if len(self._workers) < self._lanes():
             work = asyncio.create_task(self._work(), context=Context())  # it is for many requests
@@ -105,8 +105,9 @@ class Batcher(Generic[Item, Result]):
         awaited = sum(batch.awaited for batch in self._batches)
         return (self.waiting + awaited) * self._item_s / max(1, self._lanes())
 
-    def _left_queue(self, _: asyncio.Future[Result]) -> None:
+    def _left_queue(self, future: asyncio.Future[Result]) -> None:
         self.waiting -= 1
+        self._queue.pop(future, None)
 
     async def _work(self) -> None:
         try:
@@ -114,14 +115,14 @@ class Batcher(Generic[Item, Result]):
                 await self._run_batch(self._take())
         finally:
             self._workers.discard(cast("asyncio.Task[None]", asyncio.current_task()))
-            for _, future, _ in self._queue:  # none, unless the event loop ends
+            for future in self._queue:  # none, unless the event loop ends
                 future.cancel()
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         taken: list[tuple[Item, asyncio.Future[Result]]] = []
         weight, first_s = 0, 0.0
         while self._queue:
-            item, future, since_s = self._queue[0]
+            future, (item, since_s) = next(iter(self._queue.items()))
             if not future.done():
                 weight += self._weigh(item)
                 if taken and weight > self._limit:
@@ -130,7 +131,7 @@ class Batcher(Generic[Item, Result]):
                 self.waiting -= 1
                 first_s = first_s or since_s
                 taken.append((item, future))
-            self._queue.popleft()
+            del self._queue[future]
         if taken:
             self._observe(len(taken), time.monotonic() - first_s)
         return taken

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from bitsift.errors import RequestOutcome, Unavailable
-from bitsift.router.batching import RESULTS_PER_TURN, Batcher
+from bitsift.errors import Overloaded, RequestOutcome, Unavailable
+from bitsift.router.batching import RESULTS_PER_TURN, WAITING_MAX, Batcher
 
 
 class Doubler:
@@ -68,6 +68,30 @@ def test_an_error_reaches_every_caller_of_its_batch_and_no_other() -> None:
         calls = [batcher.submit(n) for n in (13, 1, 2, 3)]
         results = await asyncio.gather(*calls, return_exceptions=True)
         assert [type(result) for result in results] == [ValueError, ValueError, int, int]
+
+    asyncio.run(scenario())
+
+
+def test_what_callers_that_went_away_had_asked_for_is_not_kept() -> None:
+    async def scenario() -> None:
+        doubler = Doubler()
+        batcher = Batcher(doubler, limit=3)
+        calls = [asyncio.create_task(batcher.submit(n)) for n in (1, 2)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        calls.append(asyncio.create_task(batcher.submit(3)))
+        for _ in range(2):
+            await asyncio.sleep(0)
+            left = [batcher.enqueue(100) for _ in range(WAITING_MAX - 1)]
+            with pytest.raises(Overloaded):
+                await batcher.submit(100)
+            for future in left:
+                future.cancel()
+            await asyncio.sleep(0)
+            assert len(batcher._queue) == batcher.waiting == 1
+        doubler.gate.set()
+        assert await asyncio.gather(*calls) == [2, 4, 6]
+        assert doubler.batches == [[1, 2], [3]]
 
     asyncio.run(scenario())
 
