@@ -69,8 +69,13 @@ def test_the_table_of_limits_is_read() -> None:
 
 # --- every constant of that kind is in the table, or no limit that anyone meets -------------------
 
-_LIMIT = re.compile(r"[A-Z].*(_S|_MS|_BYTES|_MAX|_ROWS|_ENTRIES|_CHARACTERS)|[A-Z].*_MAX_[A-Z]+")
-"""Public ones: what begins with an underscore is met inside of one module only."""
+_LIMIT = re.compile(
+    r"[A-Z].*(_S|_MS|_BYTES|_MAX|_ROWS|_ENTRIES|_CHARACTERS)|[A-Z].*_MAX_[A-Z]+"
+    r"|_([A-Z].*_)?(MAX|TIMEOUT_S|WAIT_S)|_[A-Z].*_MAX_[A-Z]+"
+)
+"""What begins with an underscore is met inside of one module only: that is said of those whose
+names promise an end.
+"""
 _PACKAGES = ("bitsift", "cluster", "router", "shard_worker")
 _TOOLS = {"bench", "evaluation"}
 NO_LIMITS = Path(__file__).with_name("no_limits.txt")
@@ -115,11 +120,11 @@ def test_every_constant_that_is_named_as_a_limit_is_one_or_is_said_to_be_none() 
 def test_a_new_constant_is_found(tmp_path: Path) -> None:
     (tmp_path / "bitsift").mkdir()
     (tmp_path / "router" / "http").mkdir(parents=True)
-    (tmp_path / "bitsift" / "words.py").write_text("WORDS_MAX = 5\n_PART_BYTES = 7\n")
+    (tmp_path / "bitsift" / "words.py").write_text("WORDS_MAX = 5\n_PART_BYTES = 7\n_MAX = 9\n")
     (tmp_path / "router" / "http" / "new.py").write_text("A_S, B = 1.0, 2\nC_MS: float = A_S\n")
     found = list(constants(tmp_path))
-    assert found == ["bitsift.words:WORDS_MAX", "bitsift.router.http.new:A_S",
-                     "bitsift.router.http.new:C_MS"]  # fmt: skip
+    assert found == ["bitsift.words:WORDS_MAX", "bitsift.words:_MAX",
+                     "bitsift.router.http.new:A_S", "bitsift.router.http.new:C_MS"]  # fmt: skip
     assert unsorted(found, found[:1], found[1:2]) == found[2:]
     assert unsorted(found, found, found[:1]) == found[:1]
     assert unsorted(found[1:], found[1:], found[:1]) == found[:1], "it was removed"
