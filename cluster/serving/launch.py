@@ -160,8 +160,8 @@ class Serving:
             self.started.close()
 
     def loaded(self) -> None:
-        """Tell the router that the load has finished."""
-        asked(self.router.loading.remote(None), ROUTER)
+        """Tell the router that the load has finished. Raises BitsiftErrors."""
+        asked(self.router.loading.remote(None), ROUTER, OPEN_TIMEOUT_S)
 
     def abandon(self) -> None:
         """Leave the actors to whoever ends their processes: ``stop`` has nothing to do then."""

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 import ray
 
 from bitsift.cluster.serving import launch, ray_cluster
-from bitsift.errors import Overloaded, Unavailable
+from bitsift.errors import DeadlineExceeded, Overloaded, Unavailable
 from bitsift.router.shards.ray_calls import SHARDS, sent
 from bitsift.shard_worker.types import ShardStatus
 from bitsift.shard_worker.wire.search import statuses_of
@@ -35,6 +36,10 @@ class StuckShard:
         while True:
             time.sleep(60)
 
+    def loading(self, progress: None) -> None:
+        """As a router that hangs."""
+        self.close()
+
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
@@ -46,6 +51,17 @@ def cluster() -> Iterator[None]:
 
 def stuck() -> Any:
     return StuckShard.remote()  # type: ignore[attr-defined]
+
+
+def test_a_router_that_does_not_take_that_a_load_has_ended_is_given_up(
+    cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    actor = stuck()
+    monkeypatch.setattr(launch, "OPEN_TIMEOUT_S", 0.1)
+    serving: Any = SimpleNamespace(router=actor)
+    with pytest.raises(DeadlineExceeded):
+        launch.Serving.loaded(serving)
+    ray.kill(actor)
 
 
 def test_a_shard_that_does_not_open_is_given_up(
