@@ -61,7 +61,7 @@ class Batcher(Generic[Item, Result]):
         self._weigh = weigh
         self._ends_when_left = ends_when_left
         self._queue: OrderedDict[asyncio.Future[Result], tuple[Item, float]] = OrderedDict()
-        """With the moment of each on the monotonic clock. A caller that leaves leaves nothing here."""
+        """With the moment of each on the monotonic clock. Who is cancelled leaves it at once."""
         self.waiting = 0
         """Of those in the queue, how many are still waited for."""
         self._batches: set[_Batch] = set()
