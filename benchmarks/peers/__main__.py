@@ -1,15 +1,22 @@
 """Bitsift and its peers side by side: the same vectors, truth and threads, each in a process and a
 virtual environment of its own.
 
-    make bench-peers                     all, at 1 M x 384: 12 GB of disk, half an hour
-    python -m benchmarks.peers [--rows 1000000] [--dim 384] [--threads 1] [--engines NAME …]
+    make bench-peers                     all, WordNet's glosses and 1 M x 384 made up
+    python -m benchmarks.peers [--dataset synthetic] [--rows 1000000] [--dim 384] [--threads 1]
+                               [--engines NAME …] [--apart]
+
+``--dataset wordnet`` is the demo's glosses, encoded once into ``.peers``, and titles as queries.
 
 Searches go round in turns: a few of each engine, case and setting, then again, so that what else
-the machine does meets all alike. Cases: without a filter; with one on an integer field that 1 % or
-0.01 % of the rows pass, either always the same one (known) or a new one each time (new). For each
-case and setting benchmarks/results/peers.json has recall@10 against fp32 brute force and p50; and
-for each engine and case the cheapest setting whose recall is at least ``RECALL``, and Bitsift's
-time over it. Environments are made in ``.peers`` from ``requirements/NAME.txt``.
+the machine does meets all alike. With ``--apart`` each engine is built, asked and ended before the
+next: that needs the RAM and disk of the largest, not of all together. Cases: without a filter; with
+one on an integer field that 1 % or 0.01 % of the rows pass, either always the same one (known) or a
+new one each time (new); engines without such a field are asked without a filter only.
+
+For each case and setting benchmarks/results/peers_….json has recall@10 against fp32 brute force and
+p50; for each engine and case the cheapest setting whose recall is at least ``RECALL``, and
+Bitsift's time over it; the SVG next to it has the curves. Environments are made in ``.peers`` from
+``requirements/NAME.txt``.
 
 A new peer is a module in ``engines/`` (engine.py has what it must do), a line in ``ENGINES``, and a
 file of pinned packages unless it runs in Bitsift's own environment.
@@ -28,24 +35,16 @@ import sys
 import tempfile
 import venv
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from benchmarks.peers.data import PLAIN, Data, encode_wordnet
+from benchmarks.peers.plot import plot
 from bitsift.cluster.bench.machine import write_result
-from bitsift.cluster.sources.synthetic import (
-    BLOCK_ROWS,
-    SyntheticSpec,
-    synthetic_block,
-    synthetic_queries,
-    write_npy,
-)
+from bitsift.cluster.sources.synthetic import SyntheticSpec
 
 ROOT = Path(__file__).parents[2]
-RESULT = ROOT / "benchmarks" / "results" / "peers.json"
+RESULTS = ROOT / "benchmarks" / "results"
 VENVS, REQUIREMENTS = ROOT / ".peers", Path(__file__).with_name("requirements")
 ENGINES = {
     "bitsift_shard": None,
@@ -55,52 +54,7 @@ ENGINES = {
 }
 """The modules in ``engines/``, and the environment that each needs; None: Bitsift's own."""
 OURS, BASE_LINE = "bitsift_shard", "faiss_flat"
-SHARES = {"1%": 0.01, "0.01%": 0.0001}
-QUERIES, ROUNDS, RECALL, TOP_K = 50, 5, 0.98, 10
-Case = list[int | None]
-"""Number of the query, and the range of ``draw`` that passes, or None twice."""
-
-
-@dataclass(slots=True)
-class Data:
-    """Vectors, queries and a field independent of them, as files, and the fp32 scores of all."""
-
-    folder: Path
-    spec: SyntheticSpec
-    draws: NDArray[np.int64]
-    scores: NDArray[np.float32] = field(repr=False)
-
-    @classmethod
-    def made(cls, folder: Path, spec: SyntheticSpec) -> Data:
-        write_npy(spec, folder / "vectors.npy")
-        queries = synthetic_queries(spec, QUERIES)
-        draws = np.random.default_rng(18).permutation(spec.rows)
-        np.save(folder / "queries.npy", queries)
-        np.save(folder / "draws.npy", draws)
-        blocks = [
-            synthetic_block(spec, first, min(BLOCK_ROWS, spec.rows - first)) @ queries.T
-            for first in range(0, spec.rows, BLOCK_ROWS)
-        ]
-        return cls(folder, spec, draws, np.concatenate(blocks))
-
-    def cases(self) -> dict[str, list[Case]]:
-        random = np.random.default_rng(0)
-        found: dict[str, list[Case]] = {"plain": [[query, None, None] for query in range(QUERIES)]}
-        for name, share in SHARES.items():
-            width = max(TOP_K, round(share * self.spec.rows))
-            starts = random.integers(0, self.spec.rows - width, QUERIES).tolist()
-            found[f"{name} known"] = [[query, 0, width] for query in range(QUERIES)]
-            found[f"{name} new"] = [[q, low, low + width] for q, low in enumerate(starts)]
-        return found
-
-    def recall(self, case: Case, ids: Sequence[int]) -> float:
-        query, low, high = case
-        scores, rows = self.scores[:, query or 0], np.arange(self.spec.rows)
-        if low is not None and high is not None:
-            rows = np.flatnonzero((self.draws >= low) & (self.draws < high))
-        assert not set(ids) - set(rows.tolist()), "rows that do not pass the filter"
-        best = rows[np.argsort(-scores[rows], kind="stable")[:TOP_K]]
-        return len(np.intersect1d(best, ids)) / len(best)
+ROUNDS, RECALL = 5, 0.98
 
 
 def python_of(environment: str | None) -> str:
@@ -133,8 +87,10 @@ class Worker:
             [*command, number], cwd=ROOT, env=environment, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
-        self.name = name
-        self.settings: list[dict[str, Any]] = self._answer()["settings"]
+        self.name, self._folder = name, folder
+        said = self._answer()
+        self.settings: list[dict[str, Any]] = said["settings"]
+        self.filters: bool = said["filters"]
 
     def ask(self, **request: Any) -> Any:
         assert self._process.stdin is not None
@@ -151,6 +107,7 @@ class Worker:
     def close(self) -> None:
         self._process.kill()
         self._process.wait()
+        shutil.rmtree(self._folder)
 
 
 @contextlib.contextmanager
@@ -168,13 +125,14 @@ def measured(data: Data, started: Sequence[Worker], rounds: int) -> dict[str, An
     files = {name: str(data.folder / f"{name}.npy") for name in ("vectors", "draws", "queries")}
     built = {}
     for worker in started:
-        built[worker.name] = worker.ask(do="build", **files)
+        built[worker.name] = {"filters": worker.filters} | worker.ask(do="build", **files)
         print(worker.name, built[worker.name], flush=True)
     cases = data.cases()
     turns = [
         (worker, case, setting)
         for case in cases
         for worker in started
+        if case == PLAIN or worker.filters
         for setting in worker.settings
     ]
     points: dict[tuple[str, str, str], dict[str, list[float]]] = {}
@@ -183,13 +141,14 @@ def measured(data: Data, started: Sequence[Worker], rounds: int) -> dict[str, An
         for worker, case, setting in turns:
             asked = cases[case][:5] if number == 0 else cases[case][few]
             found = worker.ask(do="search", cases=asked, setting=setting, **files)
-            built[worker.name]["resident_bytes"] = found["resident_bytes"]
             if number:
                 key = worker.name, case, json.dumps(setting)
                 point = points.setdefault(key, {"ms": [], "recall": []})
                 point["ms"] += found["ms"]
                 pairs = zip(asked, found["ids"], strict=True)
                 point["recall"] += [data.recall(one, ids) for one, ids in pairs]
+    for worker in started:
+        built[worker.name] |= worker.ask(do="memory")
     return {"engines": built, "curves": curves(points)}
 
 
@@ -226,25 +185,57 @@ def compared(found: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+def run(
+    data: Data, names: Sequence[str], threads: int, rounds: int, *, apart: bool
+) -> dict[str, Any]:
+    """All in turns, or each ``apart``."""
+    groups = [[name] for name in names] if apart else [list(names)]
+    engines: dict[str, Any] = {}
+    found: dict[str, Any] = {}
+    for group in groups:
+        with workers(group, data.folder, threads) as started:
+            part = measured(data, started, rounds)
+        engines |= part["engines"]
+        for case, by_engine in part["curves"].items():
+            found.setdefault(case, {}).update(by_engine)
+    return {"engines": engines, "curves": found, "compared": compared(found)}
+
+
+def pinned(names: Sequence[str]) -> dict[str, list[str]]:
+    """The packages of each environment that is used."""
+    environments = {environment for name in names if (environment := ENGINES[name])}
+    return {
+        environment: (REQUIREMENTS / f"{environment}.txt").read_text().split()
+        for environment in sorted(environments)
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--dim", type=int, default=384)
+    parser.add_argument("--dataset", choices=("synthetic", "wordnet"), default="synthetic")
+    parser.add_argument("--rows", type=int, help="a million, or all of WordNet's glosses")
+    parser.add_argument("--dim", type=int, default=384, help="of synthetic vectors")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--engines", nargs="+", choices=list(ENGINES), default=list(ENGINES))
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--apart", action="store_true", help="one engine after the other")
+    parser.add_argument("--out", type=Path, help="a file; default: by what is measured")
     options = parser.parse_args()
-    spec = SyntheticSpec(options.rows, options.dim)
     with tempfile.TemporaryDirectory(prefix="peers-") as name:
-        folder = Path(name)
-        data = Data.made(folder, spec)
-        with workers(options.engines, folder, options.threads) as started:
-            found = measured(data, started, options.rounds)
-    found["compared"] = compared(found["curves"])
+        if options.dataset == "wordnet":
+            data = Data.wordnet(Path(name), encode_wordnet(VENVS, options.rows))
+        else:
+            spec = SyntheticSpec(options.rows or 1_000_000, options.dim)
+            data = Data.synthetic(Path(name), spec)
+        found = run(data, options.engines, options.threads, options.rounds, apart=options.apart)
     print(json.dumps(found["compared"], indent=1))
-    facts = {"rows": spec.rows, "dim": spec.dim, "threads": options.threads, "recall_min": RECALL}
-    write_result(options.out, facts | found)
+    facts = {
+        "dataset": options.dataset, "rows": data.rows, "dim": data.dim, "threads": options.threads,
+        "apart": options.apart, "recall_min": RECALL, "environments": pinned(options.engines),
+    }  # fmt: skip
+    file = f"peers_{options.dataset}_{data.rows}x{data.dim}_{options.threads}.json"
+    out = options.out or RESULTS / file
+    plot(write_result(out, facts | found), out.with_suffix(".svg"))
 
 
 if __name__ == "__main__":

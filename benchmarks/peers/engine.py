@@ -8,8 +8,9 @@ but for its own. It answers requests on standard input, a JSON object a line, ea
     {"do": "build", "vectors": FILE, "draws": FILE}     fills FOLDER and opens it
     {"do": "search", "cases": [[query, low, high], …], "setting": {…}}
                                     times each: the ids of the best ten, and milliseconds
+    {"do": "memory"}                                    what it holds now
 
-Its first line says what settings it has.
+Its first line says what settings it has, and whether it can filter by a field.
 
 ``vectors`` is an .npy file of float32 unit vectors, ``draws`` one of an int64 field of each; the id
 of a row is its number. A case searches the rows with ``low <= draw < high``, all if both are null.
@@ -18,6 +19,7 @@ Printing of the libraries goes to standard error.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 import os
@@ -39,6 +41,12 @@ class Engine(Protocol):
     given, from the cheapest to the dearest: a curve of recall and time.
     """
 
+    filters: bool
+    """Whether it can search the rows whose field is in a range; the base line is told which rows.
+    If not, it is given no ``passing``."""
+    durable: bool
+    """Whether ``folder`` has all that it needs at the end of ``build``; if not, it is in RAM."""
+
     def __init__(self, folder: Path, threads: int) -> None: ...
 
     def build(self, vectors: NDArray[np.float32], draws: NDArray[np.int64]) -> None:
@@ -50,9 +58,22 @@ class Engine(Protocol):
         """The ids of the best ``TOP_K`` rows by cosine, of those that pass."""
 
 
-def resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+def memory() -> dict[str, int]:
+    """What is resident, and what of it the kernel cannot drop, as it can pages of mapped files.
+
+    What the allocator kept of the build is given back first.
+    """
+    ctypes.CDLL(None).malloc_trim(0)
+    lines = Path("/proc/self/status").read_text().splitlines()
+    found = {key: value for key, _, value in (line.partition(":") for line in lines)}
+    kib = {name: int(found[name].split()[0]) for name in ("VmRSS", "RssAnon")}
+    return {"resident_bytes": kib["VmRSS"] << 10, "anonymous_bytes": kib["RssAnon"] << 10}
+
+
+def sync(file: Path) -> None:
+    """``file`` is on the disk: libraries that write one do not wait for that."""
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
 
 
 def folder_bytes(folder: Path) -> int:
@@ -65,7 +86,10 @@ def answer(engine: Engine, folder: Path, request: dict[str, Any]) -> dict[str, A
         started = time.perf_counter()
         engine.build(vectors, np.load(request["draws"]))
         took = time.perf_counter() - started
-        return {"build_s": round(took, 1), "disk_bytes": folder_bytes(folder)}
+        said = {"build_s": round(took, 1), "disk_bytes": folder_bytes(folder)}
+        return said | {"durable": engine.durable}
+    if request["do"] == "memory":
+        return memory()
     queries, found, ms = np.load(request["queries"]), [], []
     for query, low, high in request["cases"]:
         passing = None if low is None else (low, high)
@@ -73,7 +97,7 @@ def answer(engine: Engine, folder: Path, request: dict[str, Any]) -> dict[str, A
         ids = engine.search(queries[query], passing, request["setting"])
         ms.append((time.perf_counter() - started) * 1e3)
         found.append(ids)
-    return {"ids": found, "ms": ms, "resident_bytes": resident_bytes()}
+    return {"ids": found, "ms": ms}
 
 
 def main() -> None:
@@ -82,7 +106,8 @@ def main() -> None:
     os.dup2(2, 1)  # what libraries print is no answer
     module = importlib.import_module(f"benchmarks.peers.engines.{name}")
     engine: Engine = module.engine(Path(folder), int(threads))
-    print(json.dumps({"settings": module.SETTINGS}), file=answers, flush=True)
+    first = {"settings": module.SETTINGS, "filters": engine.filters}
+    print(json.dumps(first), file=answers, flush=True)
     for line in sys.stdin:
         print(json.dumps(answer(engine, Path(folder), json.loads(line))), file=answers, flush=True)
 

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from benchmarks.peers.__main__ import ENGINES, REQUIREMENTS, Data, compared, measured, workers
+from benchmarks.peers import data as peers_data
+from benchmarks.peers.__main__ import (
+    ENGINES,
+    REQUIREMENTS,
+    Worker,
+    compared,
+    measured,
+    pinned,
+    run,
+    workers,
+)
+from benchmarks.peers.data import QUERIES, Data, encode_wordnet
+from benchmarks.peers.plot import plot
 from bitsift.cluster.sources.synthetic import SyntheticSpec
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
-    return Data.made(tmp_path_factory.mktemp("data"), SyntheticSpec(2_000, 32))
+    return Data.synthetic(tmp_path_factory.mktemp("data"), SyntheticSpec(2_000, 32))
 
 
 def test_an_exact_engine_finds_all_in_every_case(data: Data, tmp_path: Path) -> None:
@@ -23,7 +40,11 @@ def test_an_exact_engine_finds_all_in_every_case(data: Data, tmp_path: Path) -> 
         (point,) = case["faiss_flat"]
         assert point["recall"] == 1
         assert point["p50_ms"] > 0
-    assert found["engines"]["faiss_flat"]["resident_bytes"] > 0
+    said = found["engines"]["faiss_flat"]
+    assert said["resident_bytes"] > said["anonymous_bytes"] > 0
+    assert not said["durable"]
+    assert said["disk_bytes"] == 0
+    assert not (tmp_path / "faiss_flat").exists()
 
 
 def test_a_row_that_does_not_pass_the_filter_ends_the_run(data: Data) -> None:
@@ -31,6 +52,91 @@ def test_a_row_that_does_not_pass_the_filter_ends_the_run(data: Data) -> None:
     assert data.recall([0, 1_000, 1_001], [outside]) == 1
     with pytest.raises(AssertionError, match="do not pass"):
         data.recall([0, 0, 1_000], [outside])
+
+
+def test_a_row_as_near_as_the_tenth_counts_and_one_that_is_found_twice_counts_once(
+    data: Data,
+) -> None:
+    best = np.argsort(-data.scores[0])[:11].tolist()
+    assert data.recall([0, None, None], best[:10]) == 1
+    assert data.recall([0, None, None], [*best[:9], best[10]]) == 0.9
+    assert data.recall([0, None, None], best[:1] * 10) == 0.1
+    tied = replace(data, scores=data.scores.copy(), _tenth={})
+    tied.scores[0, best[10]] = tied.scores[0, best[9]]
+    assert tied.recall([0, None, None], [*best[:9], best[10]]) == 1
+
+
+def test_engines_apart_are_each_built_alone_and_compared_together(
+    data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = []
+
+    @contextlib.contextmanager
+    def noted(names: Sequence[str], folder: Path, threads: int) -> Iterator[list[Worker]]:
+        alone.append(list(names))
+        with workers(names, folder, threads) as started:
+            if names == ["bitsift_shard"]:
+                started[0].filters = False  # as an engine without fields
+            yield started
+
+    monkeypatch.setattr(f"{run.__module__}.workers", noted)
+    found = run(data, ["faiss_flat", "bitsift_shard"], 1, 1, apart=True)
+    assert alone == [["faiss_flat"], ["bitsift_shard"]]
+    assert set(found["curves"]["plain"]) == {"faiss_flat", "bitsift_shard"}
+    assert set(found["curves"]["1% new"]) == {"faiss_flat"}
+    assert found["compared"]["plain"]["cheapest"]["faiss_flat"]["recall"] == 1
+    assert found["engines"]["bitsift_shard"]["durable"]
+    assert found["engines"]["bitsift_shard"]["disk_bytes"] > 0
+
+
+def test_wordnet_is_encoded_once_for_each_number_of_glosses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[Sequence[str]] = []
+
+    class Encoder:
+        def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
+            encoded.append(texts)
+            return np.eye(8, dtype=np.float32)[[len(text) % 8 for text in texts]]
+
+        encode_documents = encode_queries
+
+    first = encode_wordnet(tmp_path, 150, Encoder())
+    assert encode_wordnet(tmp_path, 150, Encoder()) == first
+    documents, titles = encoded
+    assert len(documents) == 150
+    assert len(titles) == QUERIES
+    assert all(text.startswith(title) for text, title in zip(documents, titles, strict=False))
+    assert encode_wordnet(tmp_path, 120, Encoder()) != first
+    monkeypatch.setattr(peers_data, "MODEL", "another")
+    encode_wordnet(tmp_path, 150, Encoder())
+    assert [len(texts) for texts in encoded] == [150, QUERIES, 120, QUERIES, 150, QUERIES]
+    (tmp_path / "data").mkdir()
+    data = Data.wordnet(tmp_path / "data", first)
+    assert (data.rows, data.dim) == (150, 8)
+
+
+def test_a_plot_has_every_engine_and_the_same_result_makes_the_same_file(tmp_path: Path) -> None:
+    def point(p50_ms: float, recall: float) -> dict[str, float]:
+        return {"p50_ms": p50_ms, "recall": recall}
+
+    result = {
+        "dataset": "wordnet", "rows": 5_000, "dim": 384, "threads": 2, "recall_min": 0.98,
+        "measured": "2026-11-30T00:00:00+00:00",
+        "machine": {"processor": "one", "load_average": 0.5},
+        "engines": {"bitsift_shard": {}, "other_peer": {}},
+        "curves": {
+            "plain": {"bitsift_shard": [point(2, 0.99), point(1, 0)], "other_peer": [point(1, 1)]},
+            "1% new": {"bitsift_shard": [point(2, 0.99)]},
+        },
+    }  # fmt: skip
+    files = [tmp_path / "one.svg", tmp_path / "two.svg"]
+    for file in files:
+        plot(result, file)
+    assert files[0].read_bytes() == files[1].read_bytes()
+    text = files[0].read_text()
+    for said in ("bitsift shard", "other peer", "1% new filter", "wordnet, 5,000 x 384, 2 threads"):
+        assert said in text
 
 
 def test_the_cheapest_point_with_enough_recall_is_compared() -> None:
@@ -58,3 +164,4 @@ def test_each_environment_is_pinned() -> None:
     for environment in environments:
         lines = (REQUIREMENTS / f"{environment}.txt").read_text().splitlines()
         assert all(len(line.split("==")) == 2 for line in lines), environment
+    assert pinned(["bitsift_shard", "lancedb_ivf"]).keys() == {"lancedb"}

@@ -26,6 +26,8 @@ SETTINGS: list[dict[str, Any]] = [
 
 
 class ShardEngine:
+    filters, durable = True, True
+
     def __init__(self, folder: Path, threads: int) -> None:
         self._folder = folder / "shard"
         self._shard: Any = None

@@ -15,6 +15,8 @@ SETTINGS: list[dict[str, Any]] = [{}]
 
 
 class FlatEngine:
+    filters, durable = True, False
+
     def __init__(self, folder: Path, threads: int) -> None:
         faiss.omp_set_num_threads(threads)
         self._index: Any = None

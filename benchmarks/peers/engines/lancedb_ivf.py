@@ -27,6 +27,8 @@ SETTINGS: list[dict[str, Any]] = [
 
 
 class LanceEngine:
+    filters, durable = True, True
+
     def __init__(self, folder: Path, threads: int) -> None:
         self._db: Any = lancedb.connect(folder)
         self._table: Any = None

@@ -23,6 +23,8 @@ SETTINGS: list[dict[str, Any]] = [
 
 
 class QdrantEngine:
+    filters, durable = True, True
+
     def __init__(self, folder: Path, threads: int) -> None:
         self._folder, self._threads = folder, threads
         self._shard: Any = None
