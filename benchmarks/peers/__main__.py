@@ -51,6 +51,8 @@ ENGINES = {
     "faiss_flat": None,
     "lancedb_ivf": "lancedb",
     "qdrant_edge": "qdrant_edge",
+    "zvec_hnsw": "zvec",
+    "zvec_ivf_rabitq": "zvec",
 }
 """The modules in ``engines/``, and the environment that each needs; None: Bitsift's own."""
 OURS, BASE_LINE = "bitsift_shard", "faiss_flat"
