@@ -51,6 +51,7 @@ ENGINES = {
     "faiss_flat": None,
     "lancedb_ivf": "lancedb",
     "qdrant_edge": "qdrant_edge",
+    "usearch_hnsw": "usearch",
     "zvec_hnsw": "zvec",
     "zvec_ivf_rabitq": "zvec",
 }
