@@ -49,6 +49,7 @@ VENVS, REQUIREMENTS = ROOT / ".peers", Path(__file__).with_name("requirements")
 ENGINES = {
     "bitsift_shard": None,
     "faiss_flat": None,
+    "faiss_hnsw": None,
     "lancedb_ivf": "lancedb",
     "qdrant_edge": "qdrant_edge",
     "usearch_hnsw": "usearch",
