@@ -50,6 +50,7 @@ ENGINES = {
     "bitsift_shard": None,
     "faiss_flat": None,
     "faiss_hnsw": None,
+    "faiss_ivf_rabitq": None,
     "lancedb_ivf": "lancedb",
     "qdrant_edge": "qdrant_edge",
     "usearch_hnsw": "usearch",
