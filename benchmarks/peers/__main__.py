@@ -53,6 +53,8 @@ ENGINES = {
     "faiss_ivf_rabitq": None,
     "lancedb_ivf": "lancedb",
     "qdrant_edge": "qdrant_edge",
+    "turbovec_2": "turbovec",
+    "turbovec_4": "turbovec",
     "usearch_hnsw": "usearch",
     "zvec_hnsw": "zvec",
     "zvec_ivf_rabitq": "zvec",

@@ -1,4 +1,4 @@
-"""FAISS: a graph over fp32 in RAM, read from a file. It has no fields."""
+"""FAISS: a graph over fp32 in RAM, and in a file at the end. It has no fields."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """FAISS: lists of RaBitQ codes, one bit a dimension of rotated vectors; what they find is scored
-again from 8 bits. All in RAM, read from a file. It has no fields.
+again from 8 bits. All in RAM, and in a file at the end. It has no fields.
 
 Of its variants the fastest at equal recall in 20,000 x 384: FastScan took twice as long here.
 """

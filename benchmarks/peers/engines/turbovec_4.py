@@ -1,0 +1,14 @@
+"""turbovec with 4 bits a dimension."""
+
+from __future__ import annotations
+
+from benchmarks.peers.engines.turbovec_scan import SETTINGS, TurboEngine
+
+__all__ = ["SETTINGS", "engine"]
+
+
+class Engine(TurboEngine):
+    bits = 4
+
+
+engine = Engine
