@@ -48,6 +48,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 VENVS, REQUIREMENTS = ROOT / ".peers", Path(__file__).with_name("requirements")
 ENGINES = {
     "bitsift_shard": None,
+    "bitsift_lists": None,
     "faiss_flat": None,
     "faiss_hnsw": None,
     "faiss_ivf_rabitq": None,
@@ -60,7 +61,7 @@ ENGINES = {
     "zvec_ivf_rabitq": "zvec",
 }
 """The modules in ``engines/``, and the environment that each needs; None: Bitsift's own."""
-OURS, BASE_LINE = "bitsift_shard", "faiss_flat"
+OURS, NO_PEERS = "bitsift_shard", {"bitsift_shard", "bitsift_lists", "faiss_flat"}
 ROUNDS, RECALL = 5, 0.98
 
 
@@ -172,7 +173,7 @@ def curves(points: dict[tuple[str, str, str], dict[str, list[float]]]) -> dict[s
 
 def compared(found: dict[str, Any]) -> dict[str, Any]:
     """Of each case the cheapest point of each engine that reaches ``RECALL``, and our p50 over that
-    of the fastest peer, which the base line is not; None where none reaches it.
+    of the fastest peer, which neither the base line nor our lists are; None where none reaches it.
     """
     result = {}
     for case, by_engine in found.items():
@@ -183,9 +184,7 @@ def compared(found: dict[str, Any]) -> dict[str, Any]:
         }  # fmt: skip
         own = best.get(OURS)
         peers = [
-            it["p50_ms"]
-            for name, it in best.items()
-            if it is not None and name not in (OURS, BASE_LINE)
+            it["p50_ms"] for name, it in best.items() if it is not None and name not in NO_PEERS
         ]
         ratio = round(own["p50_ms"] / min(peers), 2) if own and peers else None
         result[case] = {"cheapest": best, "bitsift_over_fastest_peer": ratio}

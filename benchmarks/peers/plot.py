@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 PANELS = ("plain", "1% new", "0.01% new")
-OURS = "bitsift_shard"
+OURS = "bitsift_"
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """The line of an engine goes through its settings from the fastest on; ours is thick."""
+    """The line of an engine goes through its settings from the fastest on; ours are thick."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -23,7 +23,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
         for number, name in enumerate(names):
             points = result["curves"][case].get(name, [])
             places = sorted((it["p50_ms"], it["recall"]) for it in points)
-            width, mark = (2.5, "o") if name == OURS else (1, ".")
+            width, mark = (2.5, "o") if name.startswith(OURS) else (1, ".")
             axes.plot(
                 [ms for ms, _ in places], [recall for _, recall in places],
                 color=f"C{number % 10}", linestyle="-" if number < 10 else "--",

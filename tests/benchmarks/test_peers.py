@@ -149,6 +149,7 @@ def test_the_cheapest_point_with_enough_recall_is_compared() -> None:
             "one": [point(0.5, 0.97), point(4, 1.0)],
             "two": [point(0.1, 0.5)],
             "faiss_flat": [point(0.1, 1.0)],
+            "bitsift_lists": [point(0.1, 1.0)],
         },
         "filtered": {"bitsift_shard": [point(1, 0.5)], "one": [point(1, 1.0)]},
     }

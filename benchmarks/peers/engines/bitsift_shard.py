@@ -59,6 +59,7 @@ class ShardEngine:
         options = SearchOptions(
             vector=normalize(vector[None], self._dim)[0], top_k=TOP_K, filter=text,
             mode=Mode(setting["mode"]), candidates=setting["candidates"],
+            nprobe=setting.get("nprobe"),
         )  # fmt: skip
         (found,) = self._shard.search([Query(options)])
         best = np.lexsort((found.rows, -found.scores))[:TOP_K]
