@@ -38,7 +38,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.data import PLAIN, Data, encode_wordnet
+from benchmarks.peers.data import PLAIN, Data, encode_wordnet, shifted
 from benchmarks.peers.plot import plot
 from bitsift.cluster.bench.machine import write_result
 from bitsift.cluster.sources.synthetic import SyntheticSpec
@@ -137,17 +137,19 @@ def measured(data: Data, started: Sequence[Worker], rounds: int) -> dict[str, An
         print(worker.name, built[worker.name], flush=True)
     cases = data.cases()
     turns = [
-        (worker, case, setting)
+        (worker, case, place, setting)
         for case in cases
         for worker in started
         if case == PLAIN or worker.filters
-        for setting in worker.settings
+        for place, setting in enumerate(worker.settings)
     ]
     points: dict[tuple[str, str, str], dict[str, list[float]]] = {}
     for number in range(rounds + 1):  # the first is not counted: it warms up
         few = slice(None) if number == 0 else slice(number - 1, None, rounds)
-        for worker, case, setting in turns:
+        for worker, case, place, setting in turns:
             asked = cases[case][:5] if number == 0 else cases[case][few]
+            if case.endswith("new"):  # to this setting, too
+                asked = shifted(asked, 2 * place + (number == 0))
             found = worker.ask(do="search", cases=asked, setting=setting, **files)
             if number:
                 key = worker.name, case, json.dumps(setting)

@@ -22,6 +22,8 @@ from bitsift.router.write.document_rules import model_text
 SHARES = {"1%": 0.01, "0.01%": 0.0001}
 PLAIN = "plain"
 QUERIES, TOP_K = 100, 10
+SHIFT_MAX = 100
+"""So far a new filter is moved to be another one."""
 MODEL = "minilm"
 TIE = 1e-6
 """Scores of fp32 that differ by less are equal: libraries add in different orders."""
@@ -29,6 +31,15 @@ _BLOCK_ROWS = 16_384
 _STAMP = ".installed"  # .ci/clean removes the folders in .peers that have one
 Case = list[int | None]
 """Number of the query, and the range of ``draw`` that passes, or None twice."""
+
+
+def shifted(cases: Sequence[Case], by: int) -> list[Case]:
+    """The same queries with other filters, which nothing has cached."""
+    assert by <= SHIFT_MAX
+    return [
+        [query, None if low is None else low + by, None if high is None else high + by]
+        for query, low, high in cases
+    ]
 
 
 class TextEncoder(Protocol):
@@ -81,7 +92,7 @@ class Data:
         found: dict[str, list[Case]] = {PLAIN: [[query, None, None] for query in range(QUERIES)]}
         for name, share in SHARES.items():
             width = max(TOP_K, round(share * self.rows))
-            starts = random.integers(0, self.rows - width, QUERIES).tolist()
+            starts = random.integers(0, self.rows - width - SHIFT_MAX, QUERIES).tolist()
             found[f"{name} known"] = [[query, 0, width] for query in range(QUERIES)]
             found[f"{name} new"] = [[q, low, low + width] for q, low in enumerate(starts)]
         return found
@@ -105,10 +116,9 @@ def encode_wordnet(folder: Path, rows: int | None, encoder: TextEncoder | None =
     """Vectors of so many of the demo's glosses, and of the titles of some of these as queries: the
     folder below ``folder`` that has them, which is made unless it is there.
     """
-    with gzip.open(CORPUS, "rt", encoding="utf-8") as lines:
-        records = [json.loads(line) for line in lines]
-    order = np.random.default_rng(18).permutation(len(records))[:rows]
-    chosen = [records[place] for place in order]
+    lines = gzip.decompress(CORPUS.read_bytes()).splitlines()
+    order = np.random.default_rng(18).permutation(len(lines))[:rows]
+    chosen = [json.loads(lines[place]) for place in order]
     place = folder / f"wordnet-{len(chosen)}"
     wanted = f"{MODEL} {QUERIES} {zlib.crc32(CORPUS.read_bytes()):08x}"
     if (place / _STAMP).exists() and (place / _STAMP).read_text() == wanted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ OURS = "bitsift_"
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """The line of an engine goes through its settings from the fastest on; ours are thick."""
+    """A point for each setting of an engine, and a line through those that none of its own is
+    faster than at equal recall; ours are thick.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -22,20 +25,22 @@ def plot(result: dict[str, Any], path: Path) -> None:
     for axes, case in zip(panels, cases, strict=True):
         for number, name in enumerate(names):
             points = result["curves"][case].get(name, [])
-            places = sorted((it["p50_ms"], it["recall"]) for it in points)
             width, mark = (2.5, "o") if name.startswith(OURS) else (1, ".")
+            style: dict[str, Any] = {"color": f"C{number % 10}", "marker": mark}
+            dashes = "-" if number < 10 else "--"
+            axes.plot(*_places(points), linestyle="", alpha=0.4, **style)
             axes.plot(
-                [ms for ms, _ in places], [recall for _, recall in places],
-                color=f"C{number % 10}", linestyle="-" if number < 10 else "--",
-                linewidth=width, marker=mark, label=name.replace("_", " "),
-            )  # fmt: skip
+                *_places(best(points)), linestyle=dashes, linewidth=width, label=name, **style
+            )
         axes.axhline(result["recall_min"], color="grey", linewidth=0.5)
         axes.set(
             xscale="log", xlabel="p50, ms", title=case if case == "plain" else f"{case} filter"
         )
         axes.grid(which="both", linewidth=0.2)
     panels[0].set(ylabel="recall@10 against fp32", ylim=(None, 1.005))
-    panels[0].legend(fontsize=7)
+    handles, labels = panels[0].get_legend_handles_labels()
+    labels = [label.replace("_", " ") for label in labels]
+    figure.legend(handles, labels, loc="outside right center", fontsize=8)
     machine, threads = result["machine"], result["threads"]
     figure.suptitle(
         f"{result['dataset']}, {result['rows']:,} x {result['dim']:,}, "
@@ -44,3 +49,16 @@ def plot(result: dict[str, Any], path: Path) -> None:
         fontsize=10,
     )
     figure.savefig(path, metadata={"Date": None})
+
+
+def best(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that no faster one equals in recall, from the fastest on."""
+    found: list[dict[str, Any]] = []
+    for point in sorted(points, key=lambda it: (it["p50_ms"], -it["recall"])):
+        if not found or point["recall"] > found[-1]["recall"]:
+            found.append(point)
+    return found
+
+
+def _places(points: Sequence[dict[str, Any]]) -> tuple[list[float], list[float]]:
+    return [it["p50_ms"] for it in points], [it["recall"] for it in points]

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from benchmarks.peers.__main__ import (
     workers,
 )
 from benchmarks.peers.data import QUERIES, Data, encode_wordnet
-from benchmarks.peers.plot import plot
+from benchmarks.peers.plot import best, plot
 from bitsift.cluster.sources.synthetic import SyntheticSpec
 
 
@@ -64,6 +65,28 @@ def test_a_row_as_near_as_the_tenth_counts_and_one_that_is_found_twice_counts_on
     tied = replace(data, scores=data.scores.copy(), _tenth={})
     tied.scores[0, best[10]] = tied.scores[0, best[9]]
     assert tied.recall([0, None, None], [*best[:9], best[10]]) == 1
+
+
+def test_a_new_filter_is_new_to_every_setting(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, list[tuple[int | None, ...]]] = {"known": [], "new": []}
+    ask = Worker.ask
+
+    def noted(worker: Worker, **request: Any) -> Any:
+        if request["do"] == "search" and request["cases"][0][1] is not None:
+            kind = "known" if request["cases"][0][1] == 0 else "new"
+            asked[kind] += [tuple(case) for case in request["cases"]]
+        return ask(worker, **request)
+
+    monkeypatch.setattr(Worker, "ask", noted)
+    with workers(["faiss_flat"], tmp_path, 1) as started:
+        started[0].settings = [{}, {"second": True}]
+        measured(data, started, 2)
+    filters = [case[1:] for case in asked["new"]]
+    assert len(asked["new"]) == 2 * 2 * (QUERIES + 5)
+    assert len(set(filters)) > 0.9 * len(filters)  # by chance some are equal
+    assert len({case[1:] for case in asked["known"]}) == 2
 
 
 def test_engines_apart_are_each_built_alone_and_compared_together(
@@ -137,6 +160,11 @@ def test_a_plot_has_every_engine_and_the_same_result_makes_the_same_file(tmp_pat
     text = files[0].read_text()
     for said in ("bitsift shard", "other peer", "1% new filter", "wordnet, 5,000 x 384, 2 threads"):
         assert said in text
+
+
+def test_a_line_goes_through_what_no_faster_setting_equals() -> None:
+    points = [{"p50_ms": ms, "recall": recall} for ms, recall in ((3, 1), (1, 0.9), (2, 0.8))]
+    assert [it["p50_ms"] for it in best([*points, {"p50_ms": 4, "recall": 1}])] == [1, 3]
 
 
 def test_the_cheapest_point_with_enough_recall_is_compared() -> None:

@@ -16,9 +16,9 @@ from benchmarks.peers.engine import TOP_K, Range
 BATCH_ROWS = 5_000
 
 
+_ASKED = ((2.0, 64), (4.0, 128), (8.0, 256), (16.0, 512), (32.0, 512), (64.0, 1_024))
 SETTINGS: list[dict[str, Any]] = [
-    {"oversampling": oversampling, "ef": ef}
-    for oversampling, ef in ((2.0, 64), (4.0, 128), (8.0, 256), (16.0, 512))
+    {"oversampling": oversampling, "ef": ef} for oversampling, ef in _ASKED
 ]
 
 
