@@ -85,8 +85,9 @@ bench: $(VENV)/.installed-dev ## measure this machine; results go to benchmarks/
 bench-40m: $(VENV)/.installed-dev ## the headline run: 40 million x 1,024 here; 60 GB of disk, hours
 	$(BIN)/python benchmarks/forty_million.py
 
-bench-peers: $(VENV)/.installed-dev ## beside LanceDB and Qdrant Edge, each in an environment of its own in .peers; 12 GB of disk, half an hour
-	$(BIN)/python -m benchmarks.peers
+bench-peers: $(VENV)/.installed-dev ## compare with FAISS, LanceDB, Qdrant Edge, turbovec, USearch and zvec, in .peers; 15 GB of disk, hours
+	$(BIN)/python -m benchmarks.peers --dataset wordnet
+	$(BIN)/python -m benchmarks.peers --apart
 
 constraints: ## rewrite constraints.txt from a clean resolution
 	@PYTHON="$(PYTHON)" bash .ci/constraints

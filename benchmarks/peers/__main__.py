@@ -1,7 +1,7 @@
 """Bitsift and its peers side by side: the same vectors, truth and threads, each in a process and a
 virtual environment of its own.
 
-    make bench-peers                     all, WordNet's glosses and 1 M x 384 made up
+    make bench-peers                     all: WordNet, in turns, and 1 M x 384 synthetic, apart
     python -m benchmarks.peers [--dataset synthetic] [--rows 1000000] [--dim 384] [--threads 1]
                                [--engines NAME …] [--apart]
 
