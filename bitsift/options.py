@@ -46,7 +46,6 @@ DEPTH_MAX = 1_000
 CANDIDATES_MAX = 1_000
 NPROBE_MAX = 1 << 20
 RECALL_MIN, RECALL_MAX = 0.5, 0.999
-"""What ``recall`` may ask for: less is of no use, more than 128 queries can tell."""
 QUERY_CHARACTERS_MAX = 8_192
 DIMENSION_MAX = 4_096
 TIMEOUT_MAX_S = 60.0
@@ -267,8 +266,7 @@ class SearchOptions:
         Field(
             ge=1,
             le=NPROBE_MAX,
-            description="Number of lists that an approximate search visits. Default: as "
-            "many as the shard measured to be enough.",
+            description="Lists that an approximate search visits. Default: what a shard measured.",
         ),
     ] = None
     recall: Annotated[
@@ -276,9 +274,8 @@ class SearchOptions:
         Field(
             ge=RECALL_MIN,
             le=RECALL_MAX,
-            description="Instead of `nprobe`: the share of an exact scan's candidates that an "
-            "approximate search is to find. Each shard visits as many lists as it measured to "
-            "be enough, or scans all of its rows where none of its measurements was.",
+            description="Instead of `nprobe`: share of an exact scan's candidates to find. Each "
+            "shard visits as many lists as it measured to be enough, or scans all of its rows.",
         ),
     ] = None
     timeout_ms: Annotated[
@@ -315,16 +312,12 @@ class SearchOptions:
             )
         if self.nprobe is not None and self.recall is not None:
             raise ValueError("nprobe and recall both say how many lists are visited: give one")
-        if self.depth > DEPTH_MAX:
-            raise ValueError(
-                f"offset {self.offset} and top_k {self.top_k} are {self.depth:,} hits together, "
-                f"at most {DEPTH_MAX:,}: narrow the search instead of paging deeper"
-            )
-        if self.group_by is not None and self.depth > GROUPED_DEPTH_MAX:
-            raise ValueError(
-                f"offset {self.offset} and top_k {self.top_k} are {self.depth:,} hits together, "
-                f"with group_by at most {GROUPED_DEPTH_MAX:,}"
-            )
+        most = f"at most {DEPTH_MAX:,}: narrow the search instead of paging deeper"
+        if self.group_by is not None and self.depth <= DEPTH_MAX:
+            most = f"with group_by at most {GROUPED_DEPTH_MAX:,}"
+        if self.depth > (DEPTH_MAX if self.group_by is None else GROUPED_DEPTH_MAX):
+            hits = f"offset {self.offset} and top_k {self.top_k} are {self.depth:,} hits together"
+            raise ValueError(f"{hits}, {most}")
 
     @property
     def depth(self) -> int:
@@ -357,11 +350,7 @@ class SearchRequest(SearchOptions):
 
     queries: Annotated[
         list[_Text] | None,
-        Field(
-            min_length=1,
-            max_length=QUERIES_MAX,
-            description="Several texts, answered in order.",
-        ),
+        Field(min_length=1, max_length=QUERIES_MAX, description="Texts, answered in order."),
     ] = None
 
     def __post_init__(self) -> None:

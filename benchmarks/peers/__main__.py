@@ -40,7 +40,7 @@ from typing import Any
 
 from benchmarks.peers.data import PLAIN, Data, encode_wordnet, shifted
 from benchmarks.peers.plot import plot
-from bitsift.cluster.bench.machine import write_result
+from bitsift.cluster.bench.machine import require_replaceable, write_result
 from bitsift.cluster.sources.synthetic import SyntheticSpec
 
 ROOT = Path(__file__).parents[2]
@@ -80,6 +80,10 @@ def python_of(environment: str | None) -> str:
     return str(python)
 
 
+class Ended(SystemExit):
+    """The process of an engine is gone."""
+
+
 class Worker:
     """An engine in a process of its own."""
 
@@ -102,19 +106,23 @@ class Worker:
 
     def ask(self, **request: Any) -> Any:
         assert self._process.stdin is not None
-        print(json.dumps(request), file=self._process.stdin, flush=True)
+        with contextlib.suppress(BrokenPipeError):
+            print(json.dumps(request), file=self._process.stdin, flush=True)
         return self._answer()
 
     def _answer(self) -> Any:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise SystemExit(f"{self.name} ended; what it wrote is above")
+            raise Ended(f"{self.name} ended; what it wrote is above")
         return json.loads(line)
 
-    def close(self) -> None:
+    def kill(self) -> None:
         self._process.kill()
         self._process.wait()
+
+    def close(self) -> None:
+        self.kill()
         shutil.rmtree(self._folder)
 
 
@@ -196,13 +204,20 @@ def compared(found: dict[str, Any]) -> dict[str, Any]:
 def run(
     data: Data, names: Sequence[str], threads: int, rounds: int, *, apart: bool
 ) -> dict[str, Any]:
-    """All in turns, or each ``apart``."""
+    """All in turns, or each ``apart``: then one that fails leaves the results of the others."""
     groups = [[name] for name in names] if apart else [list(names)]
     engines: dict[str, Any] = {}
     found: dict[str, Any] = {}
     for group in groups:
-        with workers(group, data.folder, threads) as started:
-            part = measured(data, started, rounds)
+        try:
+            with workers(group, data.folder, threads) as started:
+                part = measured(data, started, rounds)
+        except Ended as ended:
+            if not apart:
+                raise
+            print(ended, flush=True)
+            engines[group[0]] = {"failed": True}
+            continue
         engines |= part["engines"]
         for case, by_engine in part["curves"].items():
             found.setdefault(case, {}).update(by_engine)
@@ -235,14 +250,15 @@ def main() -> None:
         else:
             spec = SyntheticSpec(options.rows or 1_000_000, options.dim)
             data = Data.synthetic(Path(name), spec)
+        file = f"peers_{options.dataset}_{data.rows}x{data.dim}_{options.threads}.json"
+        out = options.out or RESULTS / file
+        require_replaceable(out)  # before hours are spent
         found = run(data, options.engines, options.threads, options.rounds, apart=options.apart)
     print(json.dumps(found["compared"], indent=1))
     facts = {
         "dataset": options.dataset, "rows": data.rows, "dim": data.dim, "threads": options.threads,
         "apart": options.apart, "recall_min": RECALL, "environments": pinned(options.engines),
     }  # fmt: skip
-    file = f"peers_{options.dataset}_{data.rows}x{data.dim}_{options.threads}.json"
-    out = options.out or RESULTS / file
     plot(write_result(out, facts | found), out.with_suffix(".svg"))
 
 

@@ -21,7 +21,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     cases = [case for case in PANELS if result["curves"].get(case)]
     figure = Figure(figsize=(5 * len(cases) + 2, 5), layout="constrained")
     (panels,) = figure.subplots(1, len(cases), sharey=True, squeeze=False)
-    names = list(result["engines"])
+    names = [name for name in result["engines"] if name in result["curves"][cases[0]]]
     for axes, case in zip(panels, cases, strict=True):
         for number, name in enumerate(names):
             points = result["curves"][case].get(name, [])

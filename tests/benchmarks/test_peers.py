@@ -112,6 +112,24 @@ def test_engines_apart_are_each_built_alone_and_compared_together(
     assert found["engines"]["bitsift_shard"]["disk_bytes"] > 0
 
 
+def test_an_engine_that_ends_leaves_the_results_of_those_apart_from_it(
+    data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextlib.contextmanager
+    def killed(names: Sequence[str], folder: Path, threads: int) -> Iterator[list[Worker]]:
+        with workers(names, folder, threads) as started:
+            if names[0] == "faiss_hnsw":
+                started[0].kill()
+            yield started
+
+    monkeypatch.setattr(f"{run.__module__}.workers", killed)
+    found = run(data, ["faiss_hnsw", "faiss_flat"], 1, 1, apart=True)
+    assert found["engines"]["faiss_hnsw"] == {"failed": True}
+    assert set(found["curves"]["plain"]) == {"faiss_flat"}
+    with pytest.raises(SystemExit, match="faiss_hnsw ended"):
+        run(data, ["faiss_hnsw", "faiss_flat"], 1, 1, apart=False)
+
+
 def test_wordnet_is_encoded_once_for_each_number_of_glosses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,7 +165,7 @@ def test_a_plot_has_every_engine_and_the_same_result_makes_the_same_file(tmp_pat
         "dataset": "wordnet", "rows": 5_000, "dim": 384, "threads": 2, "recall_min": 0.98,
         "measured": "2026-11-30T00:00:00+00:00",
         "machine": {"processor": "one", "load_average": 0.5},
-        "engines": {"bitsift_shard": {}, "other_peer": {}},
+        "engines": {"bitsift_shard": {}, "other_peer": {}, "lost_one": {"failed": True}},
         "curves": {
             "plain": {"bitsift_shard": [point(2, 0.99), point(1, 0)], "other_peer": [point(1, 1)]},
             "1% new": {"bitsift_shard": [point(2, 0.99)]},
@@ -160,6 +178,7 @@ def test_a_plot_has_every_engine_and_the_same_result_makes_the_same_file(tmp_pat
     text = files[0].read_text()
     for said in ("bitsift shard", "other peer", "1% new filter", "wordnet, 5,000 x 384, 2 threads"):
         assert said in text
+    assert "lost" not in text
 
 
 def test_a_line_goes_through_what_no_faster_setting_equals() -> None:

@@ -220,9 +220,9 @@ IN_THE_VECTOR = {"query", "like", "unlike", "keep_liked"}
 OF_GROUPS = {"group_by", "group_size"}
 """A grouped search is not asked again."""
 OF_THE_ANSWER = {
-    "top_k", "offset", "min_score", "candidates", "mode", "nprobe", "timeout_ms",
-    "include", "explain", "require_complete", "read_your_writes", "facets", "facet_limit",
-    "cursor", "sort", "highlight", "text_characters",
+    "top_k", "offset", "min_score", "candidates", "mode", "nprobe", "recall",
+    "timeout_ms", "include", "explain", "require_complete", "read_your_writes", "facets",
+    "facet_limit", "cursor", "sort", "highlight", "text_characters",
 }  # fmt: skip
 
 
