@@ -50,9 +50,24 @@ def numbers_of_text(text: str) -> NDArray[Any] | str:
         numbers = np.array([float(word) for word in words])
     except ValueError:
         return f"vector is a str, not a list of numbers: {_shown(text)}"
+    if _is_mixed(text, len(words)):
+        return (
+            "vector has more than one kind of separator between its numbers (decimal commas? write "
+            f"points): {_shown(text)}"
+        )
     if _WHOLE.fullmatch(text) and np.abs(numbers).max(initial=0) < _EXACT_MAX:
         numbers = numbers.astype(np.int64)
     return numbers_of_list(numbers)
+
+
+def _is_mixed(text: str, words: int) -> bool:
+    """Whether not all words are separated by the same: `0,1; 0,2` and `0,1 0,2` are two numbers,
+    and would be read as four.
+    """
+    marks = [mark for mark in ",;|" if mark in text]
+    if len(marks) != 1:
+        return bool(marks)
+    return text.strip().removesuffix(marks[0]).count(marks[0]) != words - 1
 
 
 def numbers_of_list(values: object) -> NDArray[Any] | str:
