@@ -126,7 +126,12 @@ def preview(sources: Sequence[str | Path], options: BuildOptions = BuildOptions(
         model_location(options.model)
     build = plan_build(sources, os.devnull, options)
     begun_s = time.perf_counter()
-    table = pa.concat_tables(_sampled(build.plan.files))
+    tables = list(_sampled(build.plan.files))
+    if not tables:
+        raise InvalidRequest(
+            f"no record in {len(build.plan.files)} files: there is nothing to index"
+        )
+    table = pa.concat_tables(tables)
     read_s = (time.perf_counter() - begun_s) / max(1, table.num_rows) / (os.cpu_count() or 1)
     good = table.filter(table["reject"].is_null())
     if not good.num_rows:

@@ -83,6 +83,13 @@ def test_sources_of_bad_records_alone_are_refused_with_their_reasons(tmp_path: P
         preview([source], BuildOptions(model="/no/such/model"))
 
 
+@pytest.mark.parametrize("content", ["", "id,text\n"])
+def test_sources_without_a_record_are_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "a.csv").write_text(content)
+    with pytest.raises(InvalidRequest, match="no record in 1 files: there is nothing to index"):
+        preview([tmp_path / "a.csv"])
+
+
 def test_texts_are_counted_in_the_models_tokens_and_passages(tmp_path: Path) -> None:
     model = str(build_tiny_model(tmp_path / "tiny", 32))  # it reads 64 tokens
     rows = [{"text": "a b c." * size} for size in (1, 2, 3, 60)]
