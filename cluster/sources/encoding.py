@@ -26,7 +26,7 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
     (codecs.BOM_UTF8, UTF8),
 )
-_MARK = "\N{ZERO WIDTH NO-BREAK SPACE}"
+MARK = "\N{ZERO WIDTH NO-BREAK SPACE}"
 _LETTERS_SHARE = 0.4
 """Of a text in UTF-16, so many of its characters at least are Latin: blanks, digits, commas."""
 _BAD_CHARACTER = "\udc80"
@@ -116,7 +116,7 @@ def utf8_blocks(blocks: Iterator[bytes], encoding: str = "") -> Iterator[bytes]:
         yield from blocks
         return
     decoder = codecs.getincrementaldecoder(encoding)(_ERRORS)
-    text = decoder.decode(first).removeprefix(_MARK)
+    text = decoder.decode(first).removeprefix(MARK)
     while True:
         if text:
             yield text.encode(UTF8, "surrogatepass")

@@ -15,7 +15,7 @@ from bitsift.cluster.sources.encoding import utf8_blocks
 from bitsift.cluster.sources.json_files import with_layout
 from bitsift.cluster.sources.kinds import FORMATS, kind_of
 from bitsift.cluster.sources.plan import NAMES, Compression, Fields, Format, SourceFile
-from bitsift.cluster.sources.records import read_records
+from bitsift.cluster.sources.records import HEADER_AGAIN, read_records
 from bitsift.cluster.sources.sniffing import with_dialect
 from bitsift.cluster.sources.stdin import STDIN
 from bitsift.cluster.sources.streams import (
@@ -93,6 +93,8 @@ def _rows(file: SourceFile, id_field: str | None) -> Iterator[tuple[int, dict[st
     file = with_dialect(file, DETECT_LAYOUT, names)
     try:
         for record in read_records(file):
+            if record.reason == HEADER_AGAIN:
+                continue
             if record.row is None:
                 raise InvalidRequest(f"{file.path}:{record.line}: {record.reason}")
             yield record.line, record.row

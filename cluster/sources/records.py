@@ -17,6 +17,7 @@ Decisions
 
 from __future__ import annotations
 
+import codecs
 import io
 import re
 from collections.abc import Collection, Iterable, Iterator
@@ -28,7 +29,7 @@ import msgspec
 
 from bitsift.cluster.sources.delimited import read_rows
 from bitsift.cluster.sources.dialect import Dialect
-from bitsift.cluster.sources.encoding import UTF8, invalid, utf8_blocks
+from bitsift.cluster.sources.encoding import MARK, UTF8, invalid, utf8_blocks
 from bitsift.cluster.sources.extended_json import SIGN, without_types
 from bitsift.cluster.sources.front_matter import split_front_matter
 from bitsift.cluster.sources.json_values import cut_values
@@ -51,6 +52,8 @@ _new = tuple.__new__
 _NAMES_SHOWN = 20
 _NAME_CHARACTERS = 60
 """Of a field, in a message: where there is no header, names are texts."""
+HEADER_AGAIN = "the header once more, no record: were files with headers joined?"
+_INVISIBLE = f"{MARK}\N{ZERO WIDTH SPACE}"
 _HEADING = re.compile(r" {0,3}#{1,6}[ \t]+(.*?)(?:[ \t]+#+)?[ \t]*$")
 _UNDERLINE = re.compile(r" {0,3}(?:=+|-{2,})[ \t]*$")
 _FENCE = re.compile(r" {0,3}(```|~~~)")
@@ -163,7 +166,10 @@ def _json_record(number: int, value: object, size_bytes: int, *, is_suspect: boo
 
 
 def _second_look(number: int, line: bytes, encoding: str = "") -> Record:
-    """Says what is wrong with a line, or accepts what only orjson refuses."""
+    """Says what is wrong with a line, or accepts what only orjson refuses; and the mark of a file
+    that was joined to others.
+    """
+    line = line.removeprefix(codecs.BOM_UTF8)
     try:
         value, is_suspect = parse_json(line)
     except RefusedDocument as reason:
@@ -181,15 +187,19 @@ def _table_records(blocks: Iterator[bytes], file: SourceFile) -> Iterator[Record
     wanted = {name for _, name in file.fields.named()}
     names = list(dialect.columns)
     has_header = dialect.has_header
+    header: list[str] | None = None
     for row in read_rows(blocks, dialect, file.encoding or UTF8):
         line, cells, reason, size_bytes, _ = row
         if has_header:
             names = _header(row, names, file.path)
             has_header = False
+            header = row.cells if row.cells is not None and len(row.cells) > 1 else None
         elif cells is None:
             yield Record(line, None, reason)
         elif len(cells) != len(names):
             yield Record(line, None, _wrong_width(row, len(names), dialect))
+        elif header is not None and cells[-1] == header[-1] and _is_header(cells, header):
+            yield Record(line, None, HEADER_AGAIN)
         else:
             values: dict[str, Any] = dict(zip(names, cells))  # noqa: B905 (its cost)
             if dialect.escape or not all(cells):
@@ -203,6 +213,11 @@ def _without_empty(
     """The cells that hold something, and those of fields that are looked for."""
     found = ((name, None if cell == null else cell) for name, cell in values.items())
     return {name: cell for name, cell in found if cell or name in wanted}
+
+
+def _is_header(cells: list[str], header: list[str]) -> bool:
+    """Whether a row is the header once more, perhaps behind the byte order mark of its file."""
+    return cells[1:] == header[1:] and cells[0].lstrip(MARK).strip('"') == header[0]
 
 
 def _wrong_width(row: Row, width: int, dialect: Dialect) -> str:
@@ -225,7 +240,8 @@ def _header(row: Row, names: list[str], path: str) -> list[str]:
         )
     if names:
         return names
-    names = [cell.strip() or f"column_{number}" for number, cell in enumerate(row.cells, start=1)]
+    cells = [cell.strip().strip(_INVISIBLE) for cell in row.cells]
+    names = [cell or f"column_{number}" for number, cell in enumerate(cells, start=1)]
     if len(set(names)) != len(names):
         raise InvalidRequest(f"{path} names a column twice in its header: {listed(names)}")
     return names

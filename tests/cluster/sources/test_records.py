@@ -40,6 +40,33 @@ def test_a_bad_row_of_a_table_is_rejected(tmp_path: Path, line: bytes, reason: s
     assert rows[2]["id"] == "2"
 
 
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+@pytest.mark.parametrize("header", ["id,text", '"id","text"', " id ,text"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_the_header_of_a_file_that_was_joined_is_no_document(
+    tmp_path: Path, mark: str, header: str, ending: str
+) -> None:
+    parts = [f"{mark}{header}{ending}{number},words{ending}" for number in (1, 2)]
+    rows = read(put(tmp_path, "".join(parts).encode(), ".csv"))
+    assert [row["id"] for row in rows] == ["1", None, "2"]
+    assert rejects(rows) == [
+        (3, "the header once more, no record: were files with headers joined?")
+    ]
+
+
+def test_a_row_that_is_only_in_part_the_header_is_a_document(tmp_path: Path) -> None:
+    assert len(read(put(tmp_path, b"id,text\nid,words\n1,text\n", ".csv"))) == 2
+    rows = read(put(tmp_path, b"text\ntext\nwords\n", ".csv"))  # one column: it may be a text
+    assert [row["text"] for row in rows] == ["text", "words"]
+
+
+def test_marks_of_files_that_were_joined_are_no_part_of_records(tmp_path: Path) -> None:
+    line = b'\xef\xbb\xbf{"id": "a", "text": "words"}\n'
+    assert [row["id"] for row in read(put(tmp_path, line + line))] == ["a", "a"]
+    rows = read(put(tmp_path, "\ufeff\ufeffid,\u200btext\n1,words\n".encode(), ".csv"))
+    assert [(row["id"], row["text"], row["metadata"]) for row in rows] == [("1", "words", "")]
+
+
 def test_a_quote_that_is_never_closed_is_one_reject_at_its_line(tmp_path: Path) -> None:
     rows = read(put(tmp_path, b'id,text\n1,a\n2,"b\n3,c\n', ".csv"))
     reason = 'broken row: a quote " is opened in it and never closed'
