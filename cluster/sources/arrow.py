@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.ipc
 
 from bitsift.cluster.sources.columns import BATCH_BYTES, TableBatch
-from bitsift.cluster.sources.streams import is_url, open_source
+from bitsift.cluster.sources.streams import is_url, open_source, unreadable
 from bitsift.errors import InvalidRequest
 
 _FILE = b"ARROW1"
@@ -28,7 +28,7 @@ def schema_of(path: str) -> pa.Schema:
         with _opened(path) as source:
             return _reader(path, source).schema
     except (pa.ArrowException, OSError, EOFError) as error:
-        raise InvalidRequest(f"{path} is not a readable arrow file: {error}") from error
+        raise unreadable(path, "arrow", error) from error
 
 
 def read_batches(path: str, batch_rows: int, columns: list[str] | None) -> Iterator[TableBatch]:

@@ -166,6 +166,10 @@ def _of_stdin(kind: str | None) -> Found:
 
 def _find(source: str | os.PathLike[str], fields: Fields) -> tuple[list[Found], list[PassedOver]]:
     """The files of one source that are read, and those that are passed over."""
+    if not os.fspath(source):
+        raise InvalidRequest(
+            f"a source is an empty text: is a variable not set? A source is {SUPPORTED}"
+        )
     path = _absolute(os.fspath(source))
     if path.startswith(PREFIX):
         return [Found(path, path, 0, is_named=True)], []
@@ -179,7 +183,11 @@ def _find(source: str | os.PathLike[str], fields: Fields) -> tuple[list[Found], 
     elif os.path.isfile(path):
         listing = None
     else:
-        problem = "is not a file or folder" if os.path.exists(path) else "does not exist"
+        problem = (
+            f"is neither a file nor a folder: pipe it into the source {STDIN}"
+            if os.path.exists(path)
+            else "does not exist"
+        )
         raise InvalidRequest(f"{path} {problem}; a source is {SUPPORTED}")
     if listing is None:
         kind, _ = kind_of(path)  # a file that is named must be readable, not passed over

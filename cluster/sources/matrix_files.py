@@ -22,7 +22,7 @@ import orjson
 from numpy.typing import NDArray
 
 from bitsift.cluster.sources.stored_vectors import FLOATS, Stored, VectorType, suspicion
-from bitsift.cluster.sources.streams import BLOCK_BYTES, DamagedStream, is_url
+from bitsift.cluster.sources.streams import BLOCK_BYTES, DamagedStream, is_url, unreadable
 from bitsift.errors import InvalidRequest
 
 HEADER_BYTES_MAX = 100_000_000
@@ -150,7 +150,7 @@ def open_matrix(path: str, name: str | None = None, stored: Stored = FLOATS) -> 
         else:
             matrix = _Mapped(np.lib.format.open_memmap(path, mode="r"))
     except _UNREADABLE as error:
-        raise InvalidRequest(f"{path} is not a readable {ending[1:]} file: {error}") from error
+        raise unreadable(path, ending[1:] or "matrix", error) from error
     _check(path, matrix, stored)
     return matrix
 

@@ -20,8 +20,7 @@ import pyarrow.parquet as pq
 
 from bitsift.cluster.sources.columns import BATCH_BYTES, TableBatch
 from bitsift.cluster.sources.plan import SourceFile
-from bitsift.cluster.sources.streams import is_url, open_source
-from bitsift.errors import InvalidRequest
+from bitsift.cluster.sources.streams import is_url, open_source, unreadable
 
 _VALUE_BYTES = 4
 BUFFER_BYTES = 1 << 20  # without one, pyarrow downloads the whole column chunk of a row group
@@ -42,7 +41,7 @@ def _open(path: str, dictionaries: list[str]) -> pq.ParquetFile:
         source.close()  # it can be opened; pyarrow then maps it, 1.7 x as fast as reading it
         return pq.ParquetFile(path, memory_map=True, **options)
     except (pa.ArrowException, OSError) as error:
-        raise InvalidRequest(f"{path} is not a readable parquet file: {error}") from error
+        raise unreadable(path, "parquet", error) from error
 
 
 def read_batches(

@@ -17,18 +17,13 @@ import tempfile
 from pathlib import Path
 from typing import IO
 
+from bitsift.cluster.sources.disguises import LONGEST, PACKED
 from bitsift.cluster.sources.kinds import FORMATS
 from bitsift.cluster.sources.plan import Compression
 from bitsift.cluster.sources.streams import BLOCK_BYTES, DamagedStream, read_blocks
 from bitsift.errors import InvalidRequest, StorageFull
 
 STDIN = "-"
-_PACKED = {
-    b"\x1f\x8b": Compression.GZIP,
-    b"\x28\xb5\x2f\xfd": Compression.ZSTANDARD,
-    b"BZh": Compression.BZIP2,
-    b"\xfd7zXZ\0": Compression.XZ,
-}
 _KINDS = {
     b"PAR1": ".parquet",
     b"ARROW1": ".arrow",
@@ -86,14 +81,18 @@ def _own_folder() -> Path:
 
 def _compression(path: Path) -> Compression:
     with path.open("rb") as file:
-        head = file.read(max(map(len, _PACKED)))
-    found = (kind for magic, kind in _PACKED.items() if head.startswith(magic))
+        head = file.read(LONGEST)
+    found = (kind for magic, kind in PACKED.items() if head.startswith(magic))
     return next(found, Compression.NONE)
 
 
 def _ending(path: Path, compression: Compression) -> str:
     try:
-        head = next(read_blocks(str(path), compression), b"")
+        if compression is Compression.NONE:
+            with path.open("rb") as file:
+                head = file.read(BLOCK_BYTES)
+        else:
+            head = next(read_blocks(str(path), compression), b"")
     except DamagedStream as damage:
         raise InvalidRequest(f"standard input: {damage}") from damage
     if not head:

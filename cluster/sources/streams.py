@@ -8,17 +8,20 @@ the disk or the network passes through as the OSError it is: reading again may h
 from __future__ import annotations
 
 import bz2
+import contextlib
 import functools
 import lzma
 import os
 import socket
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import IO, cast
 
 import fsspec
 
+from bitsift.cluster.sources.disguises import disguise, pointer, unpacked
 from bitsift.cluster.sources.plan import Compression
-from bitsift.errors import InvalidRequest
+from bitsift.errors import BitsiftError, InvalidRequest
 from bitsift.router.unpackers import BROKEN, Gzip, Unpacker, zstandard
 
 BLOCK_BYTES = 1 << 20
@@ -93,19 +96,33 @@ def size_of(path: str) -> int:
         raise InvalidRequest(f"{path} cannot be read on {host}: {error}") from error
 
 
+def unreadable(path: str, kind: str, error: object) -> InvalidRequest:
+    """Why a file of this kind is refused, which nothing can be read of."""
+    head = b""
+    with contextlib.suppress(OSError, BitsiftError), open_source(path) as stream:
+        head = stream.read(_PACKED_BYTES)
+    return InvalidRequest(f"{path} is not a readable {kind} file: {pointer(head) or error}")
+
+
 def read_blocks(path: str, compression: Compression) -> Iterator[bytes]:
     """Yields the unpacked bytes of a file in blocks of BLOCK_BYTES at most.
 
     Raises DamagedStream, after the last good block, where the compressed stream is cut off,
-    broken, or needs more than WINDOW_BYTES_MAX of RAM; InvalidRequest where the file cannot be
+    broken, or needs more than WINDOW_BYTES_MAX of RAM, and where the file is not what its name
+    says; InvalidRequest where the file cannot be
     opened.
     """
     with open_source(path) as stream:
         raw = iter(functools.partial(stream.read, BLOCK_BYTES), b"")
+        first = next(raw, b"")
         if compression is Compression.NONE:
-            yield from raw
-        else:
-            yield from _unpack(raw, compression)
+            if why := disguise(first):
+                raise DamagedStream(why)
+            yield from chain([first] if first else [], raw)
+            return
+        if why := unpacked(first, compression):
+            raise DamagedStream(why)
+        yield from _unpack(chain([first], raw), compression)
 
 
 def _unpack(raw: Iterator[bytes], compression: Compression) -> Iterator[bytes]:

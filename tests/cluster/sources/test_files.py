@@ -298,9 +298,25 @@ def test_what_must_be_seekable_is_refused_while_compressed(tmp_path: Path, name:
         plan_sources([tmp_path / name])
 
 
+def test_an_empty_text_is_no_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # it named this folder
+    (tmp_path / "a.jsonl").write_bytes(b"{}\n")
+    with pytest.raises(InvalidRequest, match="a source is an empty text: is a variable not set"):
+        plan_sources([""])
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "a.npy", "a.npz", "a.safetensors"])
+def test_a_pointer_of_git_lfs_says_what_to_do(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(InvalidRequest, match="a pointer of Git LFS .* run git lfs pull"):
+        plan_sources([tmp_path / name])
+
+
 def test_something_that_is_neither_file_nor_folder_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jsonl")
-    with pytest.raises(InvalidRequest, match="is not a file or folder"):
+    with pytest.raises(
+        InvalidRequest, match="neither a file nor a folder: pipe it into the source -"
+    ):
         plan_sources([tmp_path / "pipe.jsonl"])
 
 

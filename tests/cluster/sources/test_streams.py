@@ -54,6 +54,48 @@ def test_a_compressed_file_reads_like_the_plain_one(tmp_path: Path, ending: str)
 
 
 @pytest.mark.parametrize("ending", PACKERS)
+def test_a_packed_file_of_another_name_says_how_to_end_it(tmp_path: Path, ending: str) -> None:
+    content = PACKERS[ending](b'{"id": "a", "text": "words"}\n')
+    for name in (".jsonl", ".csv", ".txt", ".json"):
+        ((line, reason),) = rejects(read(put(tmp_path, content, name)))
+        assert f"end its name in {ending}" in reason, (name, line)
+    other = ".gz" if ending != ".gz" else ".xz"
+    ((_, reason),) = rejects(read(put(tmp_path, content, f".jsonl{other}")))
+    assert f"end its name in {ending}" in reason
+
+
+@pytest.mark.parametrize("ending", PACKERS)
+def test_a_plain_file_with_the_name_of_a_packed_one_says_so(tmp_path: Path, ending: str) -> None:
+    """A browser or a proxy may have unpacked it."""
+    ((_, reason),) = rejects(read(put(tmp_path, GOOD, f".jsonl{ending}")))
+    assert f"take {ending} off its name" in reason
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"PK\x03\x04" + b"\0" * 40, "a zip archive or a spreadsheet"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Excel or Word file"),
+        (b"SQLite format 3\0" + b"\0" * 80, "an SQLite database: end its name in .db"),
+        (b"%PDF-1.7\n", "a PDF"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "git lfs pull"),
+    ],
+)
+@pytest.mark.parametrize("name", [".csv", ".jsonl", ".txt", ".md"])
+def test_a_file_that_is_no_text_says_what_it_is(
+    tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    ((_, reason),) = rejects(read(put(tmp_path, content, name)))
+    assert said in reason
+
+
+@pytest.mark.parametrize("text", [b"BZh9 is how bzip2 begins", b"PAR1 is a receptor", b"PK 3"])
+def test_a_text_that_begins_like_another_format_is_a_text(tmp_path: Path, text: bytes) -> None:
+    (row,) = read(put(tmp_path, text, ".txt"))
+    assert row["text"] == text.decode()
+
+
+@pytest.mark.parametrize("ending", PACKERS)
 def test_a_truncated_file_keeps_what_was_read_and_ends_with_a_reject(
     tmp_path: Path, ending: str
 ) -> None:
