@@ -54,7 +54,7 @@ def checked_encoding(name: str) -> str:
     try:
         found = codecs.lookup(name)
         "".encode(name)
-        b"".decode(name)
+        codecs.getincrementaldecoder(name)(_ERRORS).decode(b"a", final=True)
     except (LookupError, UnicodeError, ValueError) as error:
         meant = nearest(name.lower(), _NAMES)
         raise ValueError(
@@ -115,7 +115,7 @@ def utf8_blocks(blocks: Iterator[bytes], encoding: str = "") -> Iterator[bytes]:
             yield first
         yield from blocks
         return
-    decoder = codecs.getincrementaldecoder(encoding)(_ERRORS)
+    decoder = codecs.getincrementaldecoder(_ordered(encoding, first))(_ERRORS)
     text = decoder.decode(first).removeprefix(MARK)
     while True:
         if text:
@@ -126,6 +126,17 @@ def utf8_blocks(blocks: Iterator[bytes], encoding: str = "") -> Iterator[bytes]:
             break
     if text:
         yield text.encode(UTF8, "surrogatepass")
+
+
+def _ordered(encoding: str, head: bytes) -> str:
+    """UTF-16 and UTF-32 that a caller has named, and whose mark is missing, with their order of
+    bytes: that of more zeros where it is seen, in line ends and blanks at least, or Windows's.
+    """
+    width = {"utf-16": 2, "utf-32": 4}.get(encoding)
+    if width is None or any(head.startswith(mark) for mark, name in _MARKS if name == encoding):
+        return encoding
+    first, last = head[0::width].count(0), head[width - 1 :: width].count(0)
+    return f"{encoding}-be" if first > last else f"{encoding}-le"
 
 
 def first_bytes(blocks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:

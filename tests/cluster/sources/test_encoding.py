@@ -37,6 +37,20 @@ def test_an_encoding_that_is_named_is_used(encoding: str) -> None:
     assert read(("\ufeff" + text).encode("utf-16-le"), "utf-16-le") == text.encode()
 
 
+@pytest.mark.parametrize("order", ["le", "be"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+@pytest.mark.parametrize("text", ["番号,本文\n一,日本語の文章\n", TABLE, "a", ""])
+def test_unicode_that_is_named_needs_no_mark(encoding: str, order: str, text: str) -> None:
+    assert read(text.encode(f"{encoding}-{order}"), encoding) == text.encode()
+    assert read(b"id,text", encoding) != b"id,text"  # wrongly named, it is no error of Python's
+
+
+@pytest.mark.parametrize("name", ["idna", "punycode", "rot13", "zlib", "undefined"])
+def test_a_codec_that_reads_no_files_is_no_encoding(name: str) -> None:
+    with pytest.raises(ValueError, match=f"there is no encoding '{name}'"):
+        checked_encoding(name)
+
+
 @pytest.mark.parametrize(
     ("data", "encoding"),
     [
