@@ -6,6 +6,7 @@ import contextlib
 import io
 import itertools
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,13 +16,29 @@ import orjson
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 
 from bitsift.cluster.interrupts import Ending, terminable
 from bitsift.errors import BitsiftError, InvalidRequest, Unavailable
 from bitsift.results import Facets, FacetValue
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+_CONTROLS = re.compile("[\0-\6\x0e-\x1f\x7f-\x9f]")
+"""Characters that a terminal obeys; those that rich leaves out itself are not among them."""
+
+
+class PlainConsole(Console):
+    """Prints documents of strangers: what would move the cursor or set a title is escaped."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(_CONTROLS.sub(_escaped, text), **options)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return f"\\x{ord(found[0]):02x}"
+
+
+out = PlainConsole(highlight=False)
+err = PlainConsole(stderr=True, highlight=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 IndexFolder = Annotated[Path | None, typer.Option("--index", help="Index directory.")]

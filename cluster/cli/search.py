@@ -81,7 +81,7 @@ def _print_answer(answer: Answer) -> None:
 
 
 def _print_hit(rank: int, hit: Hit) -> None:
-    title = f"[bold]{escape(hit.title)}[/bold]  " if hit.title else ""
+    title = f"[bold]{escape(one_line(hit.title))}[/bold]  " if hit.title else ""
     text = escape(one_line(hit.highlight.text if hit.highlight else hit.text or ""))
     out.print(f"{rank:>3}  {hit.score:.4f}  {title}{text}", soft_wrap=True)
     if hit.explain is None:
