@@ -150,8 +150,15 @@ def digest_sources(
 
 
 def _quiet_context() -> DataContext:
-    """Ray Data's settings of this thread, now quiet: the command line shows progress itself."""
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    """Ray Data's settings of this thread, now quiet: the command line shows progress itself, and an
+    error of a task in one line. Ray's log keeps the traces.
+    """
+    logger = logging.getLogger("ray.data")
+    logger.setLevel(logging.ERROR)
+    for handler in logger.handlers:
+        is_file = isinstance(handler, logging.FileHandler)
+        if isinstance(handler, logging.StreamHandler) and not is_file:
+            handler.setLevel(logging.CRITICAL)
     with warnings.catch_warnings():  # of its own settings, as it sets them: an error where the
         warnings.simplefilter("ignore", DeprecationWarning)  # environment says PYTHONWARNINGS=error
         context = DataContext.get_current()

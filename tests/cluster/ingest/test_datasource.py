@@ -2,6 +2,7 @@
 
 import gzip
 import itertools
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ray._private.log import PlainRayHandler
 
 from bitsift.cluster.ingest import datasource
 from bitsift.cluster.ingest.datasource import (
@@ -30,7 +32,7 @@ from bitsift.cluster.sources.files import plan_sources
 from bitsift.cluster.sources.plan import Compression, Fields, Format, SourceFile, SourcePlan
 from bitsift.cluster.sources.readers import read_documents
 from bitsift.cluster.sources.vectors import vectors_of
-from bitsift.errors import InvalidRequest
+from bitsift.errors import InvalidRequest, StorageFull
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +156,25 @@ def test_vectors_reach_a_batch_function_as_arrow_lists(cluster: None, tmp_path: 
     assert [row["position"] for row in rows] == [n for n in range(10_000) if n != 77]
     expected = np.delete(np.linalg.norm(matrix, axis=1), 77)
     assert np.allclose([row["norm"] for row in rows], expected)
+
+
+def test_an_error_of_a_task_is_raised_and_prints_nothing(
+    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handlers = logging.getLogger("ray.data").handlers
+    (console,) = (handler for handler in handlers if type(handler) is PlainRayHandler)
+    printed = list[logging.LogRecord]()
+    monkeypatch.setattr(console, "emit", printed.append)
+    console.setLevel(logging.INFO)
+    np.save(tmp_path / "v.npy", np.ones((100, 64), dtype="f4"))
+
+    def fail(table: pa.Table) -> pa.Table:
+        raise StorageFull("the disk is full")
+
+    planned = read_sources(plan_sources([tmp_path / "v.npy"]))
+    with pytest.raises(Exception, match="the disk is full"):
+        planned.map_batches(fail, batch_format="pyarrow").take_all()
+    assert printed == []
 
 
 def test_an_empty_source_is_an_empty_dataset(cluster: None, tmp_path: Path) -> None:
