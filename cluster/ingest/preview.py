@@ -135,18 +135,19 @@ def preview(sources: Sequence[str | Path], options: BuildOptions = BuildOptions(
     read_s = (time.perf_counter() - begun_s) / max(1, table.num_rows) / (os.cpu_count() or 1)
     good = table.filter(table["reject"].is_null())
     if not good.num_rows:
-        raise InvalidRequest(
-            f"no usable document among the first {table.num_rows} records: "
-            f"{'; '.join(row['reason'] for row in _rejects(table)[:SHOWN])}"
-        )
+        raise _none_usable(table, _rejects(table))
     encoder = None if build.model is None else build.model.load()
     width = build.plan.expected_width
     if encoder is not None:
         check_model_width(encoder.spec, width)
-    passages = good
+    passages, rejects = good, _rejects(table)
     if encoder is not None and width is None and options.chunking is not None:
         options.chunking.check(encoder.tokens, encoder.spec.name)
         passages = chunked(good, encoder.tokens, options.chunking)
+        rejects += _rejects(passages)
+        passages = passages.filter(passages["reject"].is_null())
+        if not passages.num_rows:
+            raise _none_usable(table, rejects)
     texts = [
         model_text(title, text)
         for title, text in zip(
@@ -166,7 +167,7 @@ def preview(sources: Sequence[str | Path], options: BuildOptions = BuildOptions(
         records=records,
         records_estimated=is_estimate,
         sample=table.num_rows,
-        rejects=tuple(_rejects(table)),
+        rejects=tuple(rejects),
         fields=tuple(_fields(good)),
         documents=tuple(_shown(row) for row in passages.slice(0, SHOWN).to_pylist()),
         model=None if encoder is None else encoder.spec.name,
@@ -181,6 +182,11 @@ def preview(sources: Sequence[str | Path], options: BuildOptions = BuildOptions(
         disk_bytes=round(build.shards * SHARD_BYTES + kept * _row_bytes(passages, dimension)),
         bits_bytes=round(kept * dimension / 8),
     )
+
+
+def _none_usable(table: pa.Table, rejects: list[dict[str, Any]]) -> InvalidRequest:
+    reasons = "; ".join(row["reason"] for row in rejects[:SHOWN])
+    return InvalidRequest(f"no usable document among the first {table.num_rows} records: {reasons}")
 
 
 def _sampled(files: Sequence[SourceFile]) -> Iterator[pa.Table]:

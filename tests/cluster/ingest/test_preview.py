@@ -106,3 +106,9 @@ def test_texts_are_counted_in_the_models_tokens_and_passages(tmp_path: Path) -> 
     assert found_json["tokens"]["cut"] == 0
     assert found_json["passages"] > 2
     assert "passages a document" in index(source, *chunks).stdout
+    write(source, [*rows, {"text": "a", "chunk": 1}])
+    (refused,) = orjson.loads(index(source, *chunks, "--json").stdout)["rejects"]
+    assert (refused["line"], "--chunk needs" in refused["reason"]) == (5, True)
+    write(source, [{"text": "a", "chunk": 1}])
+    with pytest.raises(InvalidRequest, match="no usable document .* --chunk needs"):
+        preview([source], BuildOptions(model=model, chunk="tokens=40"))
