@@ -78,6 +78,11 @@ def plan_sources(
         raise InvalidRequest(f"no source given; a source is {SUPPORTED}")
     _require_distinct(fields)
     matrices = _matrix_paths(vectors)
+    if matrices and fields.vector is not None:
+        raise InvalidRequest(
+            "--vectors and --vector-field both say where the vectors are: give one of them; of "
+            "several arrays in a file of --vectors save one as .npy"
+        )
     found: dict[str, Found] = {}
     passed: list[PassedOver] = []
     for path in paths:

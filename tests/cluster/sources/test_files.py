@@ -387,6 +387,13 @@ def test_several_npy_files_go_with_the_files_of_their_stems(tmp_path: Path) -> N
         plan_sources([tmp_path / "a.jsonl"], vectors=matrices)
 
 
+def test_vectors_come_from_one_place(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "x", "v": [1.0, 2.0]}\n')
+    np.save(tmp_path / "v.npy", np.ones((1, 2), dtype=np.float32))
+    with pytest.raises(InvalidRequest, match="both say where the vectors are: give one"):
+        plan_sources([tmp_path / "a.jsonl"], Fields(vector="v"), tmp_path / "v.npy")
+
+
 def test_an_npy_file_beside_its_source_must_be_named(tmp_path: Path) -> None:
     write_lines(tmp_path / "a.jsonl", [DOCUMENT])
     write_npy(tmp_path / "a.npy", rows=1)
