@@ -126,8 +126,8 @@ def _values(column: pa.Array, name: str, as_text: bool, reasons: dict[int, str])
     if as_text and (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
         column = column.cast(pa.large_string(), safe=False)
     try:
-        return list(column.to_pylist())
-    except (ValueError, OverflowError):  # parquet checks neither its strings nor its dates
+        return python_values(column)
+    except (ValueError, OverflowError, KeyError):  # parquet checks no strings, dates and keys
         return [_value(column, row, name, reasons) for row in range(len(column))]
 
 
@@ -147,12 +147,33 @@ def _shared_values(
 
 def _value(column: pa.Array, row: int, name: str, reasons: dict[int, str]) -> Any:
     try:
-        return column[row].as_py()
+        return python_values(column[row : row + 1])[0]
     except UnicodeDecodeError:
         reasons[row] = f"invalid UTF-8 in field {name!r}"
+    except KeyError:
+        reasons[row] = f"field {name!r} is a map that has a key twice"
     except (ValueError, OverflowError) as error:
         reasons[row] = f"value of field {name!r} cannot be used: {error}"
     return None
+
+
+def python_values(column: pa.Array) -> list[Any]:
+    """The values of a column as JSON has them: maps are objects where all their keys are texts,
+    else lists of pairs. Raises KeyError for a key that is there twice.
+    """
+    maps = "strict" if _are_objects(column.type) else None
+    return list(column.to_pylist(maps_as_pydicts=maps))
+
+
+def _are_objects(kind: pa.DataType) -> bool:
+    """Whether all maps in values of a type, at any depth, have texts as keys."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return _are_objects(kind.storage_type)
+    if pa.types.is_map(kind):
+        return _is_text(kind.key_type) and _are_objects(kind.item_type)
+    if pa.types.is_dictionary(kind):
+        return _are_objects(kind.value_type)
+    return all(_are_objects(kind.field(place).type) for place in range(kind.num_fields))
 
 
 def strings_of(column: pa.Array) -> pa.Array | None:

@@ -14,7 +14,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bitsift.cluster.sources.columns import strings_of
+from bitsift.cluster.sources.columns import python_values, strings_of
 from bitsift.router.write.document_rules import as_json
 
 _NESTED = "metadata"
@@ -59,8 +59,8 @@ def _as_json(column: pa.Array) -> pa.Array | None:
     if strings is not None and not _needs_escapes(strings):
         return pc.binary_join_element_wise('"', strings, '"', "")
     try:
-        return _one_by_one(column.to_pylist())
-    except (TypeError, ValueError, OverflowError, RecursionError):
+        return _one_by_one(python_values(column))
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
         return None
 
 

@@ -86,6 +86,30 @@ def test_an_id_is_the_natural_string_of_its_type(
     assert [(row["id"], row["reject"]) for row in read(path)] == [(expected, None)]
 
 
+def test_a_map_with_texts_as_keys_is_an_object(tmp_path: Path) -> None:
+    """So filters find what is in it; Spark, DuckDB and Trino write maps."""
+    of_texts = pa.map_(pa.string(), pa.int64())
+    table = pa.table(
+        {
+            "text": ["a", "b", "c"],
+            "m": pa.array([[("k", 1), ("l", 2)], [("k", 3), ("k", 4)], None], of_texts),
+            "nested": pa.array(
+                [[{"m": [("x", 1)]}], [], None], pa.list_(pa.struct([("m", of_texts)]))
+            ),
+            "pairs": pa.array([[(7, 1)], None, None], pa.map_(pa.int64(), pa.int64())),
+        }
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    rows = read(tmp_path / "a.parquet")
+    assert orjson.loads(rows[0]["metadata"]) == {
+        "m": {"k": 1, "l": 2},
+        "nested": [{"m": {"x": 1}}],
+        "pairs": [[7, 1]],
+    }
+    assert rejects(rows) == [(2, "field 'm' is a map that has a key twice")]
+    assert rows[2]["metadata"] == ""
+
+
 def test_bytes_are_ids_as_text_or_as_digits_but_not_some_of_both(tmp_path: Path) -> None:
     path = fresh(tmp_path, ".parquet")
     for ids, expected in (
