@@ -55,7 +55,7 @@ FROM dependencies AS build-shard
 COPY --from=code / ./
 RUN /opt/bitsift/bin/pip install --no-build-isolation --no-deps . \
     && /opt/bitsift/bin/pip check \
-    && /opt/bitsift/bin/python -c 'from bitsift.shard_worker.native import kernels; assert kernels.is_there()' \
+    && /opt/bitsift/bin/python -I -c 'from bitsift.shard_worker.native import kernels; assert kernels.is_there()' \
     && /opt/bitsift/bin/pip uninstall -y setuptools \
     && sh .ci/prune-image /opt/bitsift
 
@@ -63,7 +63,7 @@ FROM dependencies-router AS build-router
 COPY --from=code / ./
 RUN /opt/bitsift/bin/pip install --no-build-isolation --no-deps . \
     && /opt/bitsift/bin/pip check \
-    && /opt/bitsift/bin/python -c 'from bitsift.shard_worker.native import kernels; assert kernels.is_there()' \
+    && /opt/bitsift/bin/python -I -c 'from bitsift.shard_worker.native import kernels; assert kernels.is_there()' \
     && /opt/bitsift/bin/pip uninstall -y setuptools \
     && sh .ci/prune-image /opt/bitsift
 
