@@ -41,9 +41,9 @@ READS_MAX, READS_PER_HIT_MAX = 160, 4
 """Never more than the larger of 160 and this many per hit."""
 MISSED = 0.001
 """The share of the true ``top_k`` expected beyond the cut, the one tuned number: of 0.0085, 0.004,
-0.003, 0.0025, 0.002 and 0.0015 the largest that brings recall@10 of one shard above 0.99 on all of
-adi, Cranfield, CISI, NPL and XQuAD (MiniLM; 0.991 to 0.997), for 27 to 52 reads a query; 0.0085
-found 0.984 to 0.992 with 23 to 40. A factor for each row, as RaBitQ has it, or weights for each
+0.002 and 0.001 the largest that brings recall@10 of one shard above 0.99 on all of adi, Cranfield,
+CISI, NPL and XQuAD (MiniLM; 0.991 to 0.998), for 29 to 57 reads a query; 0.0085 found 0.982 to
+0.992 with 23 to 39. A factor for each row, as RaBitQ has it, or weights for each
 dimension found no more at the same number of reads.
 """
 MISSED_FURTHER = 0.002
