@@ -44,18 +44,21 @@ def nearest(
     if deadlines is None:
         return _all_at_once(bits, queries, count, alive)
     step = max(8, STEP_BYTES_MAX // (bits.shape[1] * len(queries)) // 8 * 8)
-    found = none(len(queries), count)
+    found: Found | None = None
     for first in range(0, len(bits), step):
         waiting = still_open(deadlines)
         if not len(waiting):
             break
+        if len(waiting) == len(queries) and step >= len(bits):  # there is nothing to join
+            return _all_at_once(bits, queries, count, alive)
+        found = found or none(len(queries), count)
         part = bits[first : first + step]
         marks = None if alive is None else alive[first // 8 : (first + len(part) + 7) // 8]
         of_part = min(count, len(part))
         distances, positions = _all_at_once(part, queries[waiting], of_part, marks)
         more = distances, np.where(positions < 0, -1, positions + first)
         _put(found, waiting, more, is_first=first == 0)
-    return found
+    return found or none(len(queries), count)
 
 
 def _all_at_once(
