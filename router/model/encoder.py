@@ -20,7 +20,7 @@ from bitsift.router.model.blank import is_blank
 from bitsift.router.model.compiled import CannotCompile, Graph
 from bitsift.router.model.kept import Kept, keep, key_of, read_kept
 from bitsift.router.model.loading import load_model, spec_of
-from bitsift.router.model.location import model_location
+from bitsift.router.model.location import is_offline, model_location
 from bitsift.router.model.prompts import AS_SAVED, Prompts, said, settled
 from bitsift.router.model.runtime import CHECK_TEXTS, Runtime, compiled, fastest, tokenized_by
 from bitsift.router.model.tokens import Tokenizer, Tokens
@@ -78,20 +78,22 @@ class Encoder:
         if expected is not None:
             prompts = Prompts(expected.query_prompt, expected.document_prompt)
         location = model_location(name)
-        key = None if backend == "torch" else key_of(location, prompts)
         cores = threads or len(os.sched_getaffinity(0))
-        encoder = None if key is None else cls._kept(name, key, cores)
-        if encoder is None:
+        encoder = None
+        if backend != "torch" and _is_settled(location, expected):
+            encoder = cls._kept(name, location, prompts, cores)
+        if encoder is None or not _is_wanted(encoder.spec, location, expected):
             model = load_model(name, location, threads)
-            encoder = cls._loaded(name, model, prompts, backend, cores, key)
+            encoder = cls._loaded(name, model, location, prompts, backend, cores)
         if expected is not None:
             expected.check_same(encoder.spec)
         return encoder
 
     @classmethod
-    def _kept(cls, name: str, key: str, threads: int) -> Encoder | None:
+    def _kept(cls, name: str, location: str, prompts: Prompts, threads: int) -> Encoder | None:
         """Without torch, where an earlier process kept what that takes."""
-        kept = read_kept(key)
+        key = key_of(location, prompts)
+        kept = None if key is None else read_kept(key)
         graph = None if kept is None else Graph.kept(kept.inputs, threads, kept.revision)
         if kept is None or graph is None:
             return None
@@ -108,9 +110,9 @@ class Encoder:
 
     @classmethod
     def _loaded(
-        cls, name: str, model: Any, prompts: Prompts, backend: str, threads: int, key: str | None
+        cls, name: str, model: Any, location: str, prompts: Prompts, backend: str, threads: int
     ) -> Encoder:
-        """With torch, which runs it unless it can be compiled; then that is kept under ``key``."""
+        """With torch, which runs it unless it can be compiled; then that is kept."""
         saved = dict(model.prompts or {})
         query, document = settled(prompts, saved)
         model.prompts = {**saved, "query": query, "document": document}
@@ -119,8 +121,12 @@ class Encoder:
         runtime, checked = fastest(model, spec, tokenizer, backend, threads)
         encoder = cls(spec, runtime, tokenizer)
         encoder.prompts_said = said(query, document, saved)
-        if checked is not None and key is not None and tokenizer is not None:
-            keep(key, Kept.of(spec, encoder.prompts_said, tokenizer, checked))
+        if checked is not None and tokenizer is not None:
+            kept = Kept.of(spec, encoder.prompts_said, tokenizer, checked)
+            for asked in {prompts, Prompts(query, document)}:  # an index gives those it was made by
+                key = key_of(location, asked)  # now: loading may have brought another state
+                if key is not None:
+                    keep(key, kept)
         return encoder
 
     def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -168,3 +174,15 @@ class Encoder:
         units = np.asarray(vectors / norms, dtype=np.float32)
         units[bad] = np.nan
         return units
+
+
+def _is_settled(location: str, expected: ModelSpec | None) -> bool:
+    """Whether the state on this machine will do: the hub may have another today, which an index
+    that is made now is to have.
+    """
+    return os.path.isdir(location) or expected is not None or is_offline()
+
+
+def _is_wanted(found: ModelSpec, location: str, expected: ModelSpec | None) -> bool:
+    """Whether the hub need not be asked for another state."""
+    return os.path.isdir(location) or expected is None or found.revision == expected.revision

@@ -24,6 +24,7 @@ import numpy as np
 
 from bitsift.router.description import ModelSpec
 from bitsift.router.model.graph_cache import GRAPHS_MAX, cache_folder, versions
+from bitsift.router.model.location import snapshot_of
 from bitsift.router.model.prompts import Prompts
 from bitsift.router.model.runtime import Checked
 from bitsift.router.model.tokens import Tokenizer
@@ -31,7 +32,8 @@ from bitsift.router.model.tokens import Tokenizer
 log = logging.getLogger(__name__)
 
 MODELS_MAX = 2 * GRAPHS_MAX
-"""Beyond so many the least recently used are removed. A model has one for each two prompts."""
+"""Beyond so many the least recently used are removed. A model has one for the prompts that it says
+itself, and one for each two that are said to it."""
 _FORMAT = "1"
 _HEX = 8
 _DIGEST_BYTES = 16
@@ -79,19 +81,18 @@ class Kept(msgspec.Struct, frozen=True):
 
 
 def key_of(location: str, prompts: Prompts) -> str | None:
-    """Of the model in the folder ``location``; None where it has to be loaded.
-
-    That is a model of the hub, which may have another state today, one that cannot be read, and any
-    where torch might use a GPU.
+    """Of the model at ``location``, a folder or a name of the hub, as it is on this machine now;
+    None where it is not, cannot be read, or torch might use a GPU for it.
     """
-    if not os.path.isdir(location) or _may_use_a_device():
+    folder = location if os.path.isdir(location) else snapshot_of(location)
+    if folder is None or _may_use_a_device():
         return None
     digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
     facts = [_FORMAT, *versions(), importlib.metadata.version("tokenizers")]
     digest.update(msgspec.json.encode([facts, prompts.query, prompts.document]))
     try:
-        for path in sorted(path for path in Path(location).rglob("*") if path.is_file()):
-            digest.update(f"{path.relative_to(location)} {path.stat().st_size}\n".encode())
+        for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
+            digest.update(f"{path.relative_to(folder)} {path.stat().st_size}\n".encode())
             with path.open("rb") as file:
                 while chunk := file.read(_CHUNK_BYTES):
                     digest.update(chunk)

@@ -39,7 +39,7 @@ def model_location(name: str) -> str:
     if not _is_cached(name):
         if name in _SAME_WEIGHTS:
             return _installed()
-        if _is_offline():
+        if is_offline():
             raise InvalidRequest(
                 f"the model {name!r} cannot be loaded: it is not in the hub's cache on this "
                 "machine, and HF_HUB_OFFLINE forbids to ask the hub; name a folder with a "
@@ -54,7 +54,8 @@ def _installed() -> str:
     return str(get_model_path())
 
 
-def _is_offline() -> bool:
+def is_offline() -> bool:
+    """Whether the hub must not be asked."""
     from huggingface_hub import is_offline_mode
 
     return is_offline_mode()
@@ -62,12 +63,30 @@ def _is_offline() -> bool:
 
 def _is_cached(name: str) -> bool:
     """Whether the hub's cache has anything of the model."""
+    folders = ["--".join(["models", *one.split("/")]) for one in _hub_names(name)]
+    return any(Path(cache, folder).is_dir() for cache in _caches() for folder in folders)
+
+
+def snapshot_of(name: str) -> str | None:
+    """The folder in the hub's cache of the newest state of a model that this machine knows."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for one in _hub_names(name):
+        for cache in _caches():
+            found = try_to_load_from_cache(one, "modules.json", cache_dir=cache)
+            if isinstance(found, str):
+                return str(Path(found).parent)
+    return None
+
+
+def _hub_names(name: str) -> list[str]:
+    return [name] if "/" in name else [name, f"{_HUB_ORGANIZATION}/{name}"]
+
+
+def _caches() -> set[str]:
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    caches = {HF_HUB_CACHE, os.environ.get("SENTENCE_TRANSFORMERS_HOME") or HF_HUB_CACHE}
-    names = [name] if "/" in name else [name, f"{_HUB_ORGANIZATION}/{name}"]
-    folders = ["--".join(["models", *one.split("/")]) for one in names]
-    return any(Path(cache, folder).is_dir() for cache in caches for folder in folders)
+    return {HF_HUB_CACHE, os.environ.get("SENTENCE_TRANSFORMERS_HOME") or HF_HUB_CACHE}
 
 
 def fingerprint(model: Any) -> str:
