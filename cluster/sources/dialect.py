@@ -40,7 +40,8 @@ class Dialect:
     what takes the meaning from the character after it; where nothing is quoted, it also writes
     line ends and tabs as letters, and null as ``N``. `columns` are the names of the columns where
     the first row does not say them, or where they were said. `skipped_lines` come before the first
-    row. `carriage_returns`: lines end with them alone.
+    row. `carriage_returns`: lines end with them alone. `skips_blanks`: blanks at the start of a
+    cell, before its quote as well, are no part of it.
     """
 
     delimiter: str = ","
@@ -50,6 +51,7 @@ class Dialect:
     columns: tuple[str, ...] = ()
     skipped_lines: int = 0
     carriage_returns: bool = False
+    skips_blanks: bool = False
 
 
 def checked_character(text: str) -> str:

@@ -47,6 +47,7 @@ class QuotedRows(RowsReader):
             delimiter=self._dialect.delimiter,
             quotechar=self._dialect.quote,
             escapechar=self._dialect.escape or None,
+            skipinitialspace=self._dialect.skips_blanks,
             strict=True,
         )
 

@@ -7,6 +7,8 @@ Decisions. What the caller said is never questioned; the rest is what makes the 
 * quote: ". Between tabs only where it is seen: the header is all in quotes, as many cells are
   written as those that need quotes (those in it are doubled) as begin with one otherwise, or more
   rows are whole with quotes than without. So ``"Twilight" is a novel`` keeps its quotes.
+* blanks before quotes are left out where cells begin with a blank and a quote, and no more rows are
+  broken without them: ``1, "a, b"``.
 * escape: a backslash where a cell is ``\N``, or where quotes in cells are written ``\"`` and rows
   are whole with it that are not without.
 * header: the first row, unless one of its cells is a number or long, and none a usual name. Two
@@ -126,6 +128,8 @@ def _note(file: SourceFile, encoding: str, dialect: Dialect, ending: str, layout
         said.append(f"delimiter {_shown(dialect.delimiter)} (--delimiter)")
     if layout.quote is None and dialect.quote != ("" if dialect.delimiter == "\t" else '"'):
         said.append(f"quote {_shown(dialect.quote)} (--quote)")
+    if dialect.skips_blanks:
+        said.append("blanks before quotes, which are left out (--quote)")
     if layout.escape is None and dialect.escape:
         said.append(f"escape {dialect.escape} (--escape)")
     if layout.header is None and not dialect.has_header:
@@ -158,7 +162,8 @@ def sniff(
     readings = list[_Reading]()
     for guess in dict.fromkeys(guesses):
         whole = replace(dialect, delimiter=guess)
-        readings.append(_read(sample, _quoted(sample, whole, layout, is_spreadsheet)))
+        quoted = _quoted(sample, whole, layout, is_spreadsheet)
+        readings.append(_with_blanks(sample, _read(sample, quoted)))
         if readings[-1].named(names) and readings[-1].width > 1 and not readings[-1].broken:
             break  # nothing to be wished for
     best = max(readings, key=lambda reading: _rank(reading, ending, names))
@@ -203,6 +208,24 @@ def _quoted(sample: _Sample, dialect: Dialect, layout: Layout, is_spreadsheet: b
     if plain and len(readings) > len(plain):
         readings = _with_or_without(readings, plain[0], is_spreadsheet)
     return min(readings, key=lambda reading: reading.broken).dialect
+
+
+def _with_blanks(sample: _Sample, reading: _Reading) -> _Reading:
+    """The reading without blanks before quotes, where cells begin so and rows stay whole."""
+    quote = reading.dialect.quote
+    begins = f" {quote}".encode()
+    if not quote or reading.dialect.delimiter == " " or begins not in sample.head:
+        return reading
+    found = _read(sample, replace(reading.dialect, skips_blanks=True))
+    if not _behind_blanks(quote, reading) - _behind_blanks(quote, found):  # they are in quotes
+        return reading
+    return found if found.broken <= reading.broken and found.whole >= reading.whole else reading
+
+
+def _behind_blanks(quote: str, reading: _Reading) -> set[str]:
+    """The cells that begin with blanks and a quote."""
+    starts = (cell for cells in reading.rows for cell in cells if cell[:1] == " ")
+    return {cell for cell in starts if cell.lstrip(" ").startswith(quote)}
 
 
 def _with_or_without(

@@ -154,6 +154,34 @@ def test_what_is_said_is_done(tmp_path: Path) -> None:
         found(tmp_path, "id,text\n1,a\n", columns=("a", "b", "c"))
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "|"])
+@pytest.mark.parametrize("blanks", [" ", "   "])
+def test_a_quote_after_a_blank_opens_a_cell(tmp_path: Path, delimiter: str, blanks: str) -> None:
+    between = delimiter + blanks
+    rows = [("1", f'"a{delimiter} b"'), ("2", '"c"'), ("3", "d e"), ("4", '"two\nlines"')]
+    table = "".join(f"{between.join(row)}\n" for row in [("id", "text"), *rows])
+    read_texts = {"1": f"a{delimiter} b", "2": "c", "3": "d e", "4": "two\nlines"}
+    assert texts(tmp_path, table) == read_texts
+    (note,) = plan_sources([put(tmp_path, table.encode(), ".csv")]).notes
+    assert "blanks before quotes, which are left out (--quote)" in note
+    assert found(tmp_path, table, quote="none").quote == ""
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        'id,text\n1,"she said, ""hi"", and"\n2, b\n',
+        'id,text\n1, "Emma" is a novel\n2, "c"\n',
+        "id,text\n1, a\n",
+        'id,text\n1," ""in quotes"""\n2, b\n',
+    ],
+)
+def test_blanks_are_left_in_where_no_cell_begins_with_them_and_a_quote(
+    tmp_path: Path, table: str
+) -> None:
+    assert not found(tmp_path, table).skips_blanks
+
+
 def test_a_table_of_the_usual_kind_needs_no_note(tmp_path: Path) -> None:
     for ending, table in ((".csv", "id,text\n1,a\n"), (".tsv", "id\ttext\n1\ta\n"), (".csv", "")):
         assert plan_sources([put(tmp_path, table.encode(), ending)]).notes == ()
