@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from bitsift.cluster.sources.disguises import LONGEST, PACKED
+from bitsift.cluster.sources.encoding import utf8_blocks
 from bitsift.cluster.sources.kinds import FORMATS
 from bitsift.cluster.sources.plan import Compression
 from bitsift.cluster.sources.streams import BLOCK_BYTES, DamagedStream, read_blocks
@@ -32,7 +33,6 @@ _KINDS = {
     b"PK\x03\x04": ".npz",
     b"SQLite format 3\0": ".db",
 }
-_MARK = b"\xef\xbb\xbf"
 _TENSORS_AT = 8
 """A .safetensors begins with 8 bytes of a length, and then a JSON object."""
 
@@ -102,7 +102,7 @@ def _ending(path: Path, compression: Compression) -> str:
             return ending
     if b"\0" in head[1:_TENSORS_AT] and head[_TENSORS_AT : _TENSORS_AT + 1] == b"{":
         return ".safetensors"
-    text = head.removeprefix(_MARK).lstrip()
+    text = next(utf8_blocks(iter([head])), b"").lstrip()
     line = text.partition(b"\n")[0]
     if text[:1] in (b"{", b"["):
         return ".json"

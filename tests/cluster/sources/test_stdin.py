@@ -62,6 +62,7 @@ def database() -> bytes:
     [
         (b'{"id": "a", "text": "words"}\n', ".json"),
         (b'\xef\xbb\xbf [{"id": "a", "text": "words"}]', ".json"),
+        ('{"id": "a", "text": "words"}\n'.encode("utf-16"), ".json"),
         (b"id,text\na,words\n", ".csv"),
         (b"id\ttext\na\twords\n", ".tsv"),
         (gzip.compress(b"id,text\na,words\n"), ".csv.gz"),
@@ -72,7 +73,7 @@ def database() -> bytes:
         (save({"v": np.ones((1, 4), "f4")}), ".safetensors"),
         (database(), ".db"),
     ],
-    ids=range(11),
+    ids=range(12),
 )
 def test_the_format_is_found_by_the_first_bytes(content: bytes, ending: str) -> None:
     path = copied(None, io.BytesIO(content))
