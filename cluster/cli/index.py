@@ -136,7 +136,8 @@ def index(
     elif update:
         print_update(what, rejects, dataclasses.asdict(report))
     else:
-        print_report(what, rejects, dataclasses.asdict(report))
+        is_chunked = build_options.chunk is not None
+        print_report(what, rejects, dataclasses.asdict(report), is_chunked=is_chunked)
 
 
 @configured("model")

@@ -15,10 +15,16 @@ if TYPE_CHECKING:
     from bitsift.cluster.ingest.preview import Preview
 
 _FILES_SHOWN = 10
+_CHUNK = "--chunk indexes their ends, too"
+_SHORTER = "shorter titles leave room for the passages"
 
 
-def print_report(what: str, rejects: Path, report: dict[str, Any]) -> None:
-    """What a build made, for people; ``rejects`` is the list of bad records."""
+def print_report(
+    what: str, rejects: Path, report: dict[str, Any], *, is_chunked: bool = False
+) -> None:
+    """What a build made, for people; ``rejects`` is the list of bad records. In one that
+    `is_chunked`, texts that are too long have titles that are.
+    """
     documents = max(1, report["documents"])
     if report["already_complete"]:
         out.print(f"{what} is already finished and was left untouched.")
@@ -45,7 +51,7 @@ def print_report(what: str, rejects: Path, report: dict[str, Any]) -> None:
         out.print(
             f"{report['cut']:,} of {report['encoded']:,} encoded texts are longer than the "
             f"{report['max_tokens']:,} tokens that the model reads: what comes after is not found. "
-            "--chunk indexes it, too.",
+            + (f"{_SHORTER.capitalize()}." if is_chunked else "--chunk indexes it, too."),
             soft_wrap=True,
         )
 
@@ -123,7 +129,7 @@ def _preview_lines(found: Preview) -> Iterator[str]:
             f"tokens of a text: {tokens.mean:,} on average, median {tokens.median:,}, 95 % have at "
             f"most {tokens.p95:,}, the longest {tokens.longest:,}; the model reads {limit}: "
             f"{tokens.cut:,} of {tokens.of:,} are cut"
-            + ("; --chunk indexes their ends, too" if tokens.cut else "")
+            + (f"; {_SHORTER if found.passages != 1 else _CHUNK}" if tokens.cut else "")
         )
     rate = f" at {found.documents_s:,} texts/s" if found.documents_s else ""
     yield (
