@@ -26,7 +26,9 @@ _NAMES_SHOWN = 5
 
 
 def with_layout(file: SourceFile) -> SourceFile:
-    """The same file; JSON becomes JSON lines where it is that, and JSON lines an array."""
+    """The same file; JSON becomes JSON lines where it is that, and JSON lines an array or objects
+    of several lines each.
+    """
     if not file.format.is_json:
         return file
     try:
@@ -38,6 +40,8 @@ def with_layout(file: SourceFile) -> SourceFile:
     if file.format is Format.JSON:
         is_lines = newline and isinstance(_value(first), dict)
         return replace(file, format=Format.JSON_LINES) if is_lines else file
+    if first.strip() == b"{":  # an object that goes on in the next lines
+        return replace(file, format=Format.JSON)
     value = _value(first)
     if first.startswith(b"[") and (value is None or _holds_objects(value)):
         return replace(file, format=Format.JSON)

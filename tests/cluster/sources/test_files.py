@@ -1,6 +1,7 @@
 """Which files, which fields, which vectors: the plan, and the errors that say what to change."""
 
 import gzip
+import json
 import os
 import pickle
 from collections.abc import Callable, Iterator
@@ -119,6 +120,19 @@ def test_json_files_that_hold_records_are_read_whatever_their_layout(tmp_path: P
         "none.json": "an empty JSON file",
         "package.json": "one JSON object without a text, so no record; its fields: name, version",
     }
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_objects_of_several_lines_are_read_in_json_lines_too(tmp_path: Path, newline: str) -> None:
+    objects = [json.dumps({"id": n, "text": "words", "n": {"m": n}}, indent=2) for n in (1, 2)]
+    content = "\n".join(objects).replace("\n", newline)
+    (tmp_path / "a.jsonl").write_text(content, newline="")
+    (file,) = plan_sources([tmp_path / "a.jsonl"]).files
+    rows = [row for table in read_documents(file) for row in table.to_pylist()]
+    assert [(row["id"], row["metadata"]) for row in rows] == [
+        ("1", '{"n":{"m":1}}'),
+        ("2", '{"n":{"m":2}}'),
+    ]
 
 
 def test_a_json_file_that_is_named_is_not_passed_over(tmp_path: Path) -> None:
