@@ -5,6 +5,8 @@
  * with VPOPCNTDQ counts 64 bytes of bits at once; POPCNT counts 8; any C compiler does the rest.
  */
 
+#define _FILE_OFFSET_BITS 64 /* calls have the names that Python's have */
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
@@ -19,7 +21,7 @@
 #endif
 
 /* Of the functions and their arguments: kernels.py refuses another. */
-int32_t bitsift_version(void) { return 1; }
+int32_t bitsift_version(void) { return 2; }
 
 enum { BLOCK = 2048, GROUP = 64, ROW_BYTES_MAX = 512 };
 /* Rows that are compared with each query of a call before the next ones: of 1,024 bits 256 KB, which
@@ -387,8 +389,8 @@ static int64_t now_ns(void) {
 }
 
 /* Read `size` bytes at each of `places` into `out`, one behind the other; zeros where the file is
- * short, cannot be read, or the place is 0. After each `timed` of them that took longer than
- * `slow_ns` together it ends, unless `slow_ns` is 0. Returns how many are there. */
+ * short, or the place is 0. After each `timed` of them that took longer than `slow_ns` together it
+ * ends, unless `slow_ns` is 0. Returns how many are there, or less than 0: -errno. */
 int64_t bitsift_read(
     int32_t file, const int64_t *places, int64_t n, int64_t size, int64_t timed, int64_t slow_ns,
     uint8_t *out) {
@@ -399,6 +401,7 @@ int64_t bitsift_read(
     if (places[i]) {
       do got = pread(file, record, (size_t)size, places[i]);
       while (got < 0 && errno == EINTR);
+      if (got < 0) return -(int64_t)errno;
     }
     if (got < size) memset(record, 0, (size_t)size);
     if (slow_ns && (i + 1) % timed == 0) {

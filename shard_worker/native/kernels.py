@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import importlib.machinery
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 
-_VERSION = 1
+_VERSION = 2
 """Of the functions and their arguments."""
 ROW_BYTES_MAX = 512
 """The widest row of bits that they take: 4,096 dimensions."""
@@ -165,7 +166,7 @@ def read(
 ) -> int:
     """Fill ``records`` (n, size) from the ``places`` (n,) in ``file``; zeros where one is 0, or the
     file too short. It ends after ``timed`` reads that took longer than ``slow_s`` together, unless
-    that is 0. Returns how many rows are filled.
+    that is 0. Returns how many rows are filled. Raises OSError.
     """
     n, size = records.shape
     assert len(places) == n, (len(places), n)
@@ -174,6 +175,8 @@ def read(
     filled: int = _LIBRARY.bitsift_read(
         file, places.ctypes.data, n, size, timed, slow_ns, records.ctypes.data
     )
+    if filled < 0:
+        raise OSError(-filled, os.strerror(-filled))
     return filled
 
 

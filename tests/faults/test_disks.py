@@ -13,6 +13,7 @@ import pytest
 
 from bitsift.errors import RequestOutcome, ShardUnavailable, StorageFull
 from bitsift.options import Mode, SearchOptions
+from bitsift.shard_worker.native import kernels
 from bitsift.shard_worker.operations import Delete
 from bitsift.shard_worker.shard import Shard
 from bitsift.shard_worker.store import block_reader as blocks
@@ -22,6 +23,7 @@ from tests.crash.documents import upserts, vectors_of
 from tests.crash.server import contents
 from tests.faults.support import check_batches, child, new_shard, open_shard, strace, there
 from tests.faults.support import stored_by as acknowledged_by
+from tests.shard_worker.kernel_ways import going
 from tests.writing import written
 
 LONG = os.urandom(20_000).hex()
@@ -148,21 +150,23 @@ def test_7_a_shard_on_a_read_only_disk_is_not_opened_and_says_why(
     assert there(place / "shard") == {"a": "one"}
 
 
+@pytest.mark.parametrize("way", ["faiss", "best"])
 def test_a_disk_that_fails_a_read_is_named_with_what_to_do(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     """Other shards answer without it; a read has changed nothing."""
     shard = new_shard(folder / "shard")
     written(shard, upserts({"a": "one"}))
     failed: list[int] = []
 
-    def pread(file: int, size: int, place: int) -> bytes:
-        failed.append(place)
+    def fails(*arguments: object) -> None:
+        failed.append(len(arguments))
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(blocks.BlockReader, "_positions", lambda self, rows: np.full(len(rows), 1))
-    monkeypatch.setattr("os.pread", pread)
-    with pytest.raises(ShardUnavailable) as raised:
+    monkeypatch.setattr("os.pread", fails)
+    monkeypatch.setattr(kernels, "read", fails)
+    with pytest.raises(ShardUnavailable) as raised, going(way):
         shard.search([Query(SearchOptions(vector=vectors_of(["a"])[0], mode=Mode.EXACT))])
     assert failed
     assert "data.mdb cannot be used (Input/output error): check its disk" in raised.value.message

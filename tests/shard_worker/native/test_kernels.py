@@ -62,6 +62,13 @@ def test_checksums_are_those_of_google(
     assert found.tolist() == [google_crc32c.value(row[:width].tobytes()) for row in table]
 
 
+def test_a_read_that_fails_says_why(tmp_path: Path) -> None:
+    folder = os.open(tmp_path, os.O_RDONLY)
+    with pytest.raises(OSError, match="Is a directory"):
+        kernels.read(folder, np.array([1]), np.empty((1, 10), dtype=np.uint8), 4, 0.0)
+    os.close(folder)
+
+
 def test_records_are_read_where_they_lie_and_zeros_where_there_are_none(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(range(1, 101)))
