@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import ray.data
+from ray._private.log import PlainRayHandler
 from ray.data.block import BlockMetadata
 from ray.data.context import DataContext
 from ray.data.datasource import Datasource, ReadTask
@@ -156,8 +157,7 @@ def _quiet_context() -> DataContext:
     logger = logging.getLogger("ray.data")
     logger.setLevel(logging.ERROR)
     for handler in logger.handlers:
-        is_file = isinstance(handler, logging.FileHandler)
-        if isinstance(handler, logging.StreamHandler) and not is_file:
+        if isinstance(handler, PlainRayHandler):  # Ray's own, of the terminal
             handler.setLevel(logging.CRITICAL)
     with warnings.catch_warnings():  # of its own settings, as it sets them: an error where the
         warnings.simplefilter("ignore", DeprecationWarning)  # environment says PYTHONWARNINGS=error
