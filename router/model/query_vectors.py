@@ -18,7 +18,7 @@ from bitsift.router.metrics import Metrics
 from bitsift.router.model.blank import NO_VECTOR
 from bitsift.shard_worker.codes import bad_rows
 
-BATCH_CHARACTERS_MAX, TEXT_CHARACTERS = 900, 40
+BATCH_CHARACTERS_MAX, TEXT_CHARACTERS = 800, 40
 """Of the texts that the encoder is given together; each counts as ``TEXT_CHARACTERS`` more than it
 has. Nothing stops a batch that has begun, and its callers may have gone. Of a hundred glosses in
 order of length the dearest batch takes 20 ms of CPU at 800 characters, 25 at 1,000; by eights in
