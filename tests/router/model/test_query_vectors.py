@@ -95,7 +95,7 @@ def test_a_batch_of_the_encoder_is_small_enough_to_be_left_behind() -> None:
         await asyncio.gather(*map(vectors.of, texts))
 
     asyncio.run(scenario())
-    assert [len(batch) for batch in encoder.batches] == [18, 3, 2, 1]
+    assert [len(batch) for batch in encoder.batches] == [16, 5, 1, 1, 1]
     assert [text for batch in encoder.batches for text in batch] == texts
     for batch in encoder.batches[:-1]:
         assert sum(len(text) + TEXT_CHARACTERS for text in batch) <= BATCH_CHARACTERS_MAX
