@@ -18,7 +18,7 @@ from bitsift.errors import InvalidRequest, Unavailable
 from bitsift.router.description import ModelSpec
 from bitsift.router.model.blank import is_blank
 from bitsift.router.model.compiled import CannotCompile, Graph
-from bitsift.router.model.kept import Kept, keep, key_of, read_kept
+from bitsift.router.model.kept import Kept, keep, key_of, keys_of, read_kept
 from bitsift.router.model.loading import load_model, spec_of
 from bitsift.router.model.location import is_offline, model_location
 from bitsift.router.model.prompts import AS_SAVED, Prompts, said, settled
@@ -123,10 +123,9 @@ class Encoder:
         encoder.prompts_said = said(query, document, saved)
         if checked is not None and tokenizer is not None:
             kept = Kept.of(spec, encoder.prompts_said, tokenizer, checked)
-            for asked in {prompts, Prompts(query, document)}:  # an index gives those it was made by
-                key = key_of(location, asked)  # now: loading may have brought another state
-                if key is not None:
-                    keep(key, kept)
+            asked = {prompts, Prompts(query, document)}  # an index gives those it was made by
+            for key in keys_of(location, asked):  # now: loading may have brought another state
+                keep(key, kept)
         return encoder
 
     def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:

@@ -16,6 +16,7 @@ import importlib.metadata
 import logging
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import google_crc32c
@@ -84,12 +85,25 @@ def key_of(location: str, prompts: Prompts) -> str | None:
     """Of the model at ``location``, a folder or a name of the hub, as it is on this machine now;
     None where it is not, cannot be read, or torch might use a GPU for it.
     """
+    return next(iter(keys_of(location, [prompts])), None)
+
+
+def keys_of(location: str, prompts: Iterable[Prompts]) -> list[str]:
+    """The key with each of ``prompts``, none where ``key_of`` has none: all files are read once."""
+    state = _state_of(location)
+    if state is None:
+        return []
+    facts = [_FORMAT, *versions(), importlib.metadata.version("tokenizers"), state]
+    keys = (msgspec.json.encode([facts, each.query, each.document]) for each in prompts)
+    return [hashlib.blake2b(key, digest_size=_DIGEST_BYTES).hexdigest() for key in keys]
+
+
+def _state_of(location: str) -> str | None:
+    """A digest of all files of the model."""
     folder = location if os.path.isdir(location) else snapshot_of(location)
     if folder is None or _may_use_a_device():
         return None
     digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
-    facts = [_FORMAT, *versions(), importlib.metadata.version("tokenizers")]
-    digest.update(msgspec.json.encode([facts, prompts.query, prompts.document]))
     try:
         for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
             digest.update(f"{path.relative_to(folder)} {path.stat().st_size}\n".encode())

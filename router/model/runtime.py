@@ -70,16 +70,13 @@ def compiled(graph: Graph, tokenize: Tokenize, checked: Checked) -> Runtime:
     """
     chosen, reasons = {}, []
     for kind in checked:
-        try:
-            if not graph.has_bf16():
-                chosen[kind] = _compiled(graph, "f32", tokenize, kind, checked)
+        if graph.has_bf16():
+            try:
+                chosen[kind] = _compiled(graph, "bf16", tokenize, kind, checked)
                 continue
-            chosen[kind] = _compiled(graph, "bf16", tokenize, kind, checked)
-        except CannotCompile as reason:
-            if not graph.has_bf16():
-                raise
-            reasons.append(_stays_in_f32(kind, reason))
-            chosen[kind] = _compiled(graph, "f32", tokenize, kind, checked)
+            except CannotCompile as reason:
+                reasons.append(_stays_in_f32(kind, reason))
+        chosen[kind] = _compiled(graph, "f32", tokenize, kind, checked)
     return Runtime(chosen, "openvino", "; ".join(reasons) or None)
 
 
