@@ -26,9 +26,9 @@ STATUS, DELETE = "status", "delete --ids-from ids.txt"
 
 GOOD = [
     ("env -u HOME", SEARCH),
-    ("env HOME=/nonexistent", ADD),
+    ("env HOME=/proc/none", ADD),
     ("env HOME=/etc/passwd", GET),
-    ("env TMPDIR=/nonexistent", ADD),
+    ("env TMPDIR=/proc/none", ADD),
     (f"env TMPDIR=$PWD/{LONG}", ADD),
     ("env LC_ALL=C LANG=C PYTHONUTF8=0", SEARCH),
     ("env LC_ALL=xx_YY.none PYTHONIOENCODING=ascii", GET),

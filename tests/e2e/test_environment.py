@@ -26,11 +26,11 @@ RAY = {
     "RAY_ADDRESS": NOWHERE,  # would join another cluster
     "RAY_AUTH_MODE": "disabled",
     "RAY_AUTH_TOKEN": "known",
-    "RAY_AUTH_TOKEN_PATH": "/nonexistent",
+    "RAY_AUTH_TOKEN_PATH": "/proc/none",
     "RAY_BACKEND_LOG_LEVEL": "debug",
     "RAY_DEDUP_LOGS_SKIP_REGEX": "nothing",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
-    "RAY_JOB_CONFIG_JSON_ENV_VAR": '{"runtime_env": {"working_dir": "/nonexistent"}}',
+    "RAY_JOB_CONFIG_JSON_ENV_VAR": '{"runtime_env": {"working_dir": "/proc/none"}}',
     "RAY_JOB_ID": "01000000",
     "RAY_LOGGER_LEVEL": "debug",
     "RAY_NAMESPACE": "another",
@@ -49,8 +49,8 @@ LIBRARIES = {
     "OPENBLAS_NUM_THREADS": "3", "MKL_NUM_THREADS": "3", "NUMEXPR_NUM_THREADS": "3",
     "LMDB_DEFAULT_LIB_VERSION": "1",  # new files in another format
     "ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "1",
-    "HF_HOME": "/nonexistent", "HF_HUB_CACHE": "/nonexistent", "TRANSFORMERS_CACHE": "/nonexistent",
-    "SENTENCE_TRANSFORMERS_HOME": "/nonexistent", "TOKENIZERS_PARALLELISM": "true",
+    "HF_HOME": "/proc/none", "HF_HUB_CACHE": "/proc/none", "TRANSFORMERS_CACHE": "/proc/none",
+    "SENTENCE_TRANSFORMERS_HOME": "/proc/none", "TOKENIZERS_PARALLELISM": "true",
     "TRANSFORMERS_VERBOSITY": "debug", "TORCH_LOGS": "+all", "CUDA_VISIBLE_DEVICES": "0",
     "OV_CPU_THREADS_NUM": "3",
     "http_proxy": f"http://{NOWHERE}", "https_proxy": f"http://{NOWHERE}",
@@ -144,7 +144,7 @@ CLEAR_ERRORS = [
     ("PYTHONOPTIMIZE", "2", ["serve", "index"], "unset it"),
     (
         "SSL_CERT_FILE",
-        "/nonexistent",
+        "/proc/none",
         ["search", "a", "--url", f"https://{NOWHERE}"],
         "No such file",
     ),
