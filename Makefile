@@ -44,7 +44,7 @@ test: $(VENV)/.installed-dev ## run every test in three parts, the fast ones fir
 	$(PYTEST) -n $(SERVER_JOBS) -m "slow and not long" $(SERVER_TESTS)
 	$(PYTEST) -n $(JOBS) -m "slow and not long" tests $(SERVER_TESTS:%=--ignore=%)
 
-test-fast: $(VENV)/.installed-dev ## the tests without Ray, a browser, a model or a sweep; two minutes
+test-fast: $(VENV)/.installed-dev ## the tests without Ray, a browser, a model or a sweep; a minute and a half
 	$(TEST_FAST)
 
 crash-test: $(VENV)/.installed-dev ## kill a shard 240 times under load and look for what it lost; some minutes

@@ -14,6 +14,7 @@ import atexit
 import os
 import shutil
 import signal
+import socket
 import tempfile
 from pathlib import Path
 
@@ -55,17 +56,21 @@ SLOW = (
     "tests/cluster/bench/test_disk.py::test_a_store_that_was_dropped",
     "tests/cluster/bench/test_memory.py::test_shared_memory_counts",
     "tests/cluster/bench/test_run.py",
+    "tests/cluster/bench/test_spread.py::test_the_command_plans",
     "tests/cluster/cli/test_documents.py::test_an_id_is_shown_and_deleted",
     "tests/cluster/cli/test_documents.py::test_ids_of_unknown_outcome",
-    "tests/cluster/cli/test_errors.py::test_a_failure_is_a_problem",
+    "tests/cluster/cli/test_errors.py::test_a_failure",
+    "tests/cluster/cli/test_maintenance.py::test_a_job_whose_answer",
     "tests/cluster/cli/test_settings.py::test_all_mistakes_are_told",
     "tests/cluster/cli/test_settings.py::test_help_and_config",
     "tests/cluster/cli/test_settings.py::test_the_gateway_of",
+    "tests/cluster/collection/test_collection.py::test_an_index_is_made_by",
     "tests/cluster/evaluation/test_doctor.py",
     "tests/cluster/evaluation/test_evaluate.py",
     "tests/cluster/fleet/test_decide.py::test_a_new_index_is_built",
     "tests/cluster/fleet/test_decide.py::test_whatever_happens_it",
     "tests/cluster/fleet/test_hydration.py",
+    "tests/cluster/fleet/test_readiness.py::test_so_many_connections",
     "tests/cluster/ingest/test_build.py",
     "tests/cluster/ingest/test_create.py::test_all_that_looks_after",
     "tests/cluster/ingest/test_create.py::test_vectors_and_the_model",
@@ -77,6 +82,7 @@ SLOW = (
     "tests/cluster/maintenance/test_aside.py::test_what_a_killed_run",
     "tests/cluster/maintenance/test_backup.py::test_a_backup_killed",
     "tests/cluster/maintenance/test_backup.py::test_a_restored_index",
+    "tests/cluster/maintenance/test_backup.py::test_a_round_through",
     "tests/cluster/maintenance/test_backup.py::test_blocks_that_nothing",
     "tests/cluster/maintenance/test_export.py::test_an_export_can",
     "tests/cluster/maintenance/test_reshard.py::test_2_to_3_to_8",
@@ -98,10 +104,13 @@ SLOW = (
     "tests/cluster/sources/test_parquet.py::test_a_text_that_every_row",
     "tests/cluster/sources/test_parquet.py::test_values_that_rows",
     "tests/cluster/sources/test_readers.py::test_any_id_title_and",
+    "tests/cluster/sources/test_sniffing.py::test_only_the_first_rows",
     "tests/cluster/sources/test_streams.py",
     "tests/cluster/sources/test_synthetic.py",
     "tests/cluster/sources/test_whole_columns.py::test_columns_and",
     "tests/config/test_settings.py::test_reading_settings",
+    "tests/router/http/test_access.py::test_a_revoked_key",
+    "tests/router/http/test_access.py::test_with_an_admin_port",
     "tests/router/http/test_admin.py::test_a_second_backup",
     "tests/router/http/test_admin.py::test_what_a_remote_store",
     "tests/router/http/test_answer_limits.py::test_more_hits_than",
@@ -111,11 +120,17 @@ SLOW = (
     "tests/router/http/test_document_routes.py::test_one_bad_document",
     "tests/router/http/test_document_routes.py::test_too_many_documents",
     "tests/router/http/test_excluded.py::test_all_but_what_is_excluded",
+    "tests/router/http/test_facets.py::test_a_shard_that_does_not",
     "tests/router/http/test_facets.py::test_values_are_counted_as_by_brute_force",
     "tests/router/http/test_filtered_search.py::test_answers_are_those",
+    "tests/router/http/test_filtered_search.py::test_queries_with_other",
     "tests/router/http/test_gateway.py::test_importing_the_client",
+    "tests/router/http/test_gateway.py::test_the_client_returns",
     "tests/router/http/test_groups.py::test_the_best_of_each_value",
     "tests/router/http/test_liked.py::test_the_query_is_moved_as_rocchio_says",
+    "tests/router/http/test_metrics.py::test_a_silent_shard",
+    "tests/router/http/test_metrics.py::test_what_shards_hold",
+    "tests/router/http/test_multi_get.py::test_so_many_ids",
     "tests/router/http/test_page_keys.py",
     "tests/router/http/test_page_troubles.py",
     "tests/router/http/test_page_views.py",
@@ -135,18 +150,24 @@ SLOW = (
     "tests/router/model/test_graph_cache.py",
     "tests/router/model/test_kept.py",
     "tests/router/model/test_tokens.py",
+    "tests/router/shards/test_breaker.py::test_searches_of_a_stopped",
+    "tests/router/shards/test_breaker.py::test_writes_to_a_silent",
     "tests/router/shards/test_convergence.py::test_any_histories_end",
     "tests/router/shards/test_examination.py::test_every_replica_may",
+    "tests/router/shards/test_fanout.py::test_exhaustive_queries",
     "tests/router/shards/test_ray_calls.py",
     "tests/router/shards/test_remote.py",
     "tests/router/shards/test_replica_set.py",
     "tests/router/shards/test_replicas_on_ray.py",
     "tests/router/test_json_scan.py::test_cutting_and",
     "tests/router/test_loop_lag.py",
+    "tests/router/test_router_actor.py::test_a_router_says",
     "tests/router/test_search_options.py::test_an_option_arrives_the",
     "tests/router/test_search_options.py::test_the_words_of_a_search_need",
     "tests/router/test_service.py::test_few_shards_send_their_likely",
     "tests/router/test_service.py::test_splitting",
+    "tests/router/write/test_replica_writes.py::test_a_document_is_read",
+    "tests/router/write/test_replica_writes.py::test_a_replica_that_lacks_a_write",
     "tests/router/write/test_replica_writes.py::test_whatever_fails",
     "tests/router/write/test_service.py::test_calls_leave",
     "tests/router/write/test_writes_model.py::TestWrites::runTest",
@@ -182,9 +203,20 @@ SLOW = (
     "tests/test_write_token.py::test_tokens_that_are_remembered_take_little_ram",
 )
 """How the ids of the packages' own tests begin that it leaves out: those that start
-Ray or another Python, load a model or need a disk, and those of half a second of processor or more.
+Ray or another Python, load a model or need a disk, and those of half a second of processor or two
+of waiting or more.
 """
 _LACKING = "lacking"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """pytest-rerunfailures tells its parent of each test and asks about the next: by Nagle's
+    algorithm the question waits 40 ms for the answer to what needs none.
+    """
+    asked = getattr(getattr(config, "failures_db", None), "sock", None)
+    if asked is not None:
+        asked.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

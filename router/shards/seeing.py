@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from bitsift.errors import BitsiftError, ReplicaBehind
+from bitsift.errors import BitsiftError, DeadlineExceeded, ReplicaBehind
 from bitsift.router.batching import Batcher
 from bitsift.router.shards.replica import Replica
 from bitsift.shard_worker.types import Candidates, Message, Query
@@ -53,6 +53,8 @@ async def once_applied(ask: Callable[[], Awaitable[T]], deadline_s: float) -> T:
             if behind is None or not limit.expired():
                 raise
             raise behind from None
+        except DeadlineExceeded as error:  # the same deadline, kept by who was asked
+            raise behind or error from None
         if left_s <= PAUSE_S:
             raise behind
         await asyncio.sleep(PAUSE_S)

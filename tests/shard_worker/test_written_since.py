@@ -97,7 +97,7 @@ def test_all_comes_again_after_a_replica_was_given_something_older_than_its_newe
     with closing(new_shard(tmp_path / "a")) as shard:
         put(shard, "a", "b")
         early = shard.newest_version
-        put(shard, "c")
+        written(shard, replace(batch(["c"], ["one"]), version=early + 2))  # not of the same instant
         _, first = one_pass(shard, 0)
         written(shard, Delete(["a"], early + 1))
         written(shard, replace(batch(["d"], ["one"]), version=early + 1))
