@@ -233,7 +233,7 @@ def check_space(run: LargeRun) -> None:
 
 
 def _statuses(actors: list[Any]) -> list[Any]:
-    return statuses_of(asked([actor.status.remote() for actor in actors], SHARDS))
+    return statuses_of(asked([actor.status.remote() for actor in actors], SHARDS, TRAIN_TIMEOUT_S))
 
 
 def wait_trained(actors: list[Any]) -> None:

@@ -29,7 +29,6 @@ from bitsift.errors import InvalidRequest
 from bitsift.router.model.location import DEFAULT_MODEL, model_location
 from bitsift.router.model.prompts import AS_SAVED
 from bitsift.router.model.spec import EncoderSpec
-from bitsift.router.shards.ray_calls import SHARDS, asked
 from bitsift.shard_worker.codes import Transform
 from bitsift.shard_worker.wire.search import statuses_of
 
@@ -212,15 +211,15 @@ class Build:
 
         Raises what `build_index` raises, Unavailable when a shard cannot be opened.
         """
-        from bitsift.cluster.ingest.load import Load
+        from bitsift.cluster.ingest.load import Load, answers
 
         wait_open(actors)
         encoders, max_rejects = self.options.encoders, self.options.max_rejects
         rejects = self.destination.rejects_file
         load = Load(self.plan, self.encoder, encoders, max_rejects, rejects, self.options.chunking)
         counts = load.run(manifest, actors, on_progress)
-        asked([actor.save_bits.remote() for actor in actors], SHARDS)
-        statuses = statuses_of(asked([actor.status.remote() for actor in actors], SHARDS))
+        answers([actor.save_bits.remote() for actor in actors])
+        statuses = statuses_of(answers([actor.status.remote() for actor in actors]))
         documents = sum(status.documents for status in statuses)
         model = manifest.model
         report = BuildReport(

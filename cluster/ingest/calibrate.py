@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 SAMPLE_ROWS = 4_096
 """Number of vectors that the calibration is made from; more change its ranges very little."""
 SAMPLE_SEED = 20_240_131
+MODEL = Callee("the model")
+MODEL_TIMEOUT_S = 6 * 3_600.0
+"""To load it, from its hub where it was never loaded before, and to encode the sample."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,13 +99,15 @@ class SampleModel:
         the vectors of the sources, if they have any.
         """
         spec: ModelSpec
-        spec, prompts = asked(self._actor.load.remote(), Callee("the model"))
+        spec, prompts = asked(self._actor.load.remote(), MODEL, MODEL_TIMEOUT_S)
         check_model_width(spec, width)
         return spec, f"model {spec.name}, {spec.dimension} dimensions: {prompts}"
 
     def encode(self, records: pa.Table) -> NDArray[np.float32]:
         """float32 (n, dimension) of records, or of as many passages of them."""
-        found: NDArray[np.float32] = asked(self._actor.encode.remote(records), Callee("the model"))
+        found: NDArray[np.float32] = asked(
+            self._actor.encode.remote(records), MODEL, MODEL_TIMEOUT_S
+        )
         return found
 
 

@@ -33,6 +33,14 @@ VECTOR_BATCH_ROWS = 8_192
 BATCHES_WAITING = 1
 """At an encoder, while it works on another: fetched by then, from wherever it was read."""
 WORKERS = Callee("a loading process")
+ANSWERS_TIMEOUT_S = 3_600.0
+"""For all shards to say what they hold, or to save their bits: 5 GB of them to a slow disk."""
+
+
+def answers(calls: Sequence[Any]) -> list[Any]:
+    """What shards answer to a call of each. Raises BitsiftErrors."""
+    said: list[Any] = asked(calls, SHARDS, ANSWERS_TIMEOUT_S)
+    return said
 
 
 @dataclass(slots=True)
@@ -87,7 +95,7 @@ class Load:
         Raises InvalidRequest after more than ``max_rejects`` bad records, what a worker raised, and
         Unavailable when one is gone.
         """
-        statuses = statuses_of(asked([actor.status.remote() for actor in actors], SHARDS))
+        statuses = statuses_of(answers([actor.status.remote() for actor in actors]))
         work = Work(
             calibration=manifest.calibration.to_json(),
             shards=tuple(actors),

@@ -24,7 +24,7 @@ from bitsift.cluster.ingest.build import quiet
 from bitsift.cluster.ingest.chunking import Chunking
 from bitsift.cluster.ingest.chunks import FIELD
 from bitsift.cluster.ingest.datasource import Digest, digest_sources
-from bitsift.cluster.ingest.load import Load
+from bitsift.cluster.ingest.load import Load, answers
 from bitsift.cluster.ingest.options import BuildOptions, checked_build
 from bitsift.cluster.ingest.progress import IndexStage, OnProgress
 from bitsift.cluster.manifest import Manifest, open_manifest
@@ -33,7 +33,7 @@ from bitsift.cluster.serving.ray_cluster import ray_cluster
 from bitsift.cluster.sources.files import plan_sources
 from bitsift.cluster.sources.plan import SourcePlan
 from bitsift.errors import InvalidRequest
-from bitsift.router.shards.ray_calls import SHARDS, Callee, asked, rows_of
+from bitsift.router.shards.ray_calls import Callee, rows_of
 from bitsift.router.shards.remote import RemoteLink
 from bitsift.shard_worker.codes import Transform
 from bitsift.shard_worker.layout import REJECTS_FILE
@@ -132,8 +132,8 @@ def update_index(
         if deletes or load.chunking is not None:
             seen = ids.keys if deletes else None
             deleted = asyncio.run(_delete(actors, seen, is_chunked=load.chunking is not None))
-        asked([actor.save_bits.remote() for actor in actors], SHARDS)
-        standing = statuses_of(asked([actor.status.remote() for actor in actors], SHARDS))
+        answers([actor.save_bits.remote() for actor in actors])
+        standing = statuses_of(answers([actor.status.remote() for actor in actors]))
     return UpdateReport(
         documents=sum(status.documents for status in standing),
         created=counts.created,

@@ -31,6 +31,9 @@ from bitsift.shard_worker.store.lmdb_file import DATA_FILE
 from bitsift.shard_worker.types import ShardIdentity
 
 _READ_BYTES = 8 << 20
+_KILLED_S = 10.0
+SILENCE_MAX_S = 6 * 3_600.0
+"""Of all shards that are checked: to mend one, its bits are made anew without a word."""
 
 OnRows = Callable[[int, int], None]
 """Called with the rows that were read so far in all shards, and those that will be."""
@@ -148,7 +151,13 @@ def _in_processes(tasks: Sequence[Task]) -> Iterator[tuple[int, Message]]:
                 number, task = waiting.pop()
                 connection, process = _start(task)
                 running[connection] = number, process
-            for ready in wait(list(running)):
+            ready_ones = wait(list(running), SILENCE_MAX_S)
+            if not ready_ones:
+                raise Unavailable(
+                    f"nothing was heard of {tasks[next(iter(running.values()))[0]].folder} for "
+                    f"{SILENCE_MAX_S / 3_600:.0f} hours: does its disk answer?"
+                )
+            for ready in ready_ones:
                 assert isinstance(ready, Connection)
                 number, process = running[ready]
                 message = _next_message(ready, process, tasks[number])
@@ -160,7 +169,7 @@ def _in_processes(tasks: Sequence[Task]) -> Iterator[tuple[int, Message]]:
     finally:
         for connection, (_, process) in running.items():
             process.kill()
-            process.join()
+            process.join(_KILLED_S)  # one that waits for its disk does not end
             connection.close()
 
 

@@ -240,7 +240,7 @@ def _failure(status_call: Any) -> str | None:
     only an operator can fix that.
     """
     try:
-        (status,) = statuses_of([asked(status_call, SHARDS)])
+        (status,) = statuses_of([asked(status_call, SHARDS, ASK_TIMEOUT_S)])
     except BitsiftError:
         return None  # it starts again by itself
     if status.state != "FAILED":

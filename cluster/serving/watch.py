@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 
 from bitsift.cluster.interrupts import Ending
 from bitsift.cluster.serving.claim import Marked
-from bitsift.cluster.serving.launch import Serving
+from bitsift.cluster.serving.launch import ASK_TIMEOUT_S, Serving
 from bitsift.cluster.serving.others import do_next_order
 from bitsift.cluster.serving.own_ray import OwnRay
 from bitsift.cluster.serving.ray_cluster import OnStep
@@ -169,7 +169,7 @@ class _Watch:
             return
         self._router_is_gone = False
         try:
-            pid = asked(self._listening, ROUTER)
+            pid = asked(self._listening, ROUTER, ASK_TIMEOUT_S)
             if self._router_pid not in (None, pid):
                 self._serving.tell_others()
                 self._journal.add(f"the router listens again on {self._serving.url} (pid {pid})")

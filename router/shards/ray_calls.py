@@ -92,7 +92,7 @@ async def put(data: bytes, callee: Callee) -> Any:
         raise translated(error, callee, was_sent=False) from error
 
 
-def asked(references: Any, callee: Callee, timeout_s: float | None = None) -> Any:
+def asked(references: Any, callee: Callee, timeout_s: float) -> Any:
     """What a reference, or each of a list, answers; waits for it, ``timeout_s`` at most.
 
     Raises BitsiftErrors only: DeadlineExceeded after that time, the first that one of them raised.

@@ -47,6 +47,8 @@ from bitsift.write_status import WriteStatus
 from bitsift.write_token import NOTHING, Reached
 
 T = TypeVar("T")
+LOADED_TIMEOUT_S = 3_600.0
+"""For a batch of a bulk load to be durable, behind all that other processes have sent."""
 INLINE_BYTES_MAX = 64 << 10
 """Ray sends arguments up to 100 KiB along with the call. Larger ones are put into its object store
 in a thread: copying them would stop the event loop."""
@@ -202,7 +204,7 @@ class Loading:
 
     def statuses(self) -> list[WriteStatus]:
         """Those of its documents, when they are durable; waits. Raises BitsiftErrors."""
-        (found,) = statuses(unpack_outcomes(asked(self._reference, self._callee)))
+        (found,) = statuses(unpack_outcomes(asked(self._reference, self._callee, LOADED_TIMEOUT_S)))
         return found
 
 

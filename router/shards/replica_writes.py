@@ -51,6 +51,8 @@ LAGGARD_S = 5.0
 """How much later than the first another replica may have an operation."""
 LANE_BYTES_MAX = 64 << 20
 """Of operations that one replica is yet to be sent."""
+MISSED_MAX = 64
+"""Nodes that have left of which it is counted what they missed; the latest are kept."""
 ATTEMPTS_MAX = 8
 """Versions in which an operation is tried: each time another coordinator may have been faster."""
 
@@ -115,8 +117,11 @@ class ReplicaWrites:
             self._behind, self._leads = {}, False
         current = {it.node for it in self._ask}
         self.missed = {it: m for it, m in (left | self.missed).items() if it not in current}
-        for node in self.missed.keys() - {it.node for it in self._behind}:
+        gone = [node for node in self.missed if node not in {it.node for it in self._behind}]
+        for node in gone:
             self.missed[node].behind = None
+        for node in gone[MISSED_MAX:]:
+            del self.missed[node]
         before, self._lanes = self._lanes, {}
         waiting = {it: None for lane in before.values() for it in lane.waiting}
         waiting |= dict.fromkeys(self._open)

@@ -40,24 +40,22 @@ async def once_applied(ask: Callable[[], Awaitable[T]], deadline_s: float) -> T:
     or has not answered again, at ``deadline_s`` on the monotonic clock.
     """
     behind: ReplicaBehind | None = None
+    ends_s = deadline_s - MARGIN_S
     loop = asyncio.get_running_loop()
     while True:
-        left_s = deadline_s - time.monotonic() - MARGIN_S
-        until_s = None if behind is None else loop.time() + left_s
+        until_s = None if behind is None else loop.time() + ends_s - time.monotonic()
         try:
             async with asyncio.timeout_at(until_s) as limit:
+                if behind is not None:
+                    await asyncio.sleep(PAUSE_S)
                 return await ask()
         except ReplicaBehind as error:
             behind = error
-        except TimeoutError:
-            if behind is None or not limit.expired():
+        except (TimeoutError, DeadlineExceeded, asyncio.CancelledError):
+            # The deadline: kept here, by who was asked, or by the caller in the same turn.
+            if behind is None or not (limit.expired() or time.monotonic() >= ends_s):
                 raise
             raise behind from None
-        except DeadlineExceeded as error:  # the same deadline, kept by who was asked
-            raise behind or error from None
-        if left_s <= PAUSE_S:
-            raise behind
-        await asyncio.sleep(PAUSE_S)
 
 
 def note_lacks(

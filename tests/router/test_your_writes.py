@@ -177,7 +177,7 @@ def test_an_answer_without_the_write_says_so(tmp_path: Path, opened: contextlib.
         late, other, token = await cluster.fall_behind("second")
         shard = cluster.owner("second")
         other.error = Unavailable("its process died")
-        answer = await cluster.ask(0, "second", token, timeout_ms=300)
+        answer = await cluster.ask(0, "second", token, timeout_ms=500)
         assert answer.partial
         (failure,) = answer.coverage.failures
         assert (failure.shard, failure.error) == (shard, "ReplicaBehind")
@@ -231,7 +231,7 @@ def test_a_get_with_the_token_waits_for_the_write_too(
         assert read_token(token).reached == {0: Reached(1)}
         later = WriteToken(index_mark(UUID), {0: Reached(2)}).text()
         with pytest.raises(ReplicaBehind, match="has not applied"):
-            await cluster.routers[0].document("first", 0.2, later)
+            await cluster.routers[0].document("first", 0.5, later)
         assert only.calls["stored"] > 2
         document = await cluster.routers[0].document("first", 5.0, token)
         assert document.text == "first"

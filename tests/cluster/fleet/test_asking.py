@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import ray
 
@@ -22,11 +23,15 @@ from bitsift.cluster.fleet.node_store import HeldIndex
 from bitsift.cluster.fleet.polls import agent_said
 from bitsift.cluster.fleet.sources import PeerBlocks, exported
 from bitsift.cluster.fleet.spec import ClusterSpec, IndexSource, PlacementSpec
-from bitsift.cluster.ingest import placed
+from bitsift.cluster.ingest import calibrate, load, placed
+from bitsift.cluster.ingest.calibrate import SampleModel
 from bitsift.cluster.ingest.placed import PlacedIndex
 from bitsift.cluster.manifest import Manifest
 from bitsift.errors import BitsiftError, DeadlineExceeded, Unavailable
+from bitsift.router.shards import remote
+from bitsift.router.shards.remote import RemoteLink
 from bitsift.shard_worker.codes import Calibration
+from bitsift.shard_worker.operations import Delete
 from tests.cluster.fleet.model_cluster import spec_of
 
 
@@ -65,6 +70,12 @@ def enactor() -> Enactor:
     return made
 
 
+def model() -> SampleModel:
+    made = object.__new__(SampleModel)
+    made._actor = SILENT
+    return made
+
+
 def retire() -> None:
     agent = FakeActor(adopt=None, keep=None)
     state: Any = SimpleNamespace(to_json=dict)
@@ -91,6 +102,16 @@ CALLS: dict[str, tuple[Callable[[], object], float]] = {
     "the write of one": (
         lambda: ActorSink(SILENT, 0, "a").write(b"")(),
         following.WRITE_TIMEOUT_S,
+    ),
+    "shards that were filled": (lambda: load.answers("silent"), load.ANSWERS_TIMEOUT_S),
+    "a batch of a load": (
+        lambda: RemoteLink(0, SILENT).load(Delete(["a"])).statuses(),
+        remote.LOADED_TIMEOUT_S,
+    ),
+    "a model that is loaded": (lambda: model().load(None), calibrate.MODEL_TIMEOUT_S),
+    "a model at its sample": (
+        lambda: model().encode(pa.table({})),
+        calibrate.MODEL_TIMEOUT_S,
     ),
     "an agent during a build": (build, placed.ASK_TIMEOUT_S),
     "a writer that makes replicas equal": (lambda: enactor().settle(), enact.SETTLED_S),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from bitsift.cluster.bench.index import write_index
+from bitsift.cluster.maintenance import verify as module
 from bitsift.cluster.maintenance.opened import open_shard
 from bitsift.cluster.maintenance.verify import verify
 from bitsift.cluster.manifest import read_manifest
@@ -80,6 +82,13 @@ def test_each_shard_is_checked_whatever_befell_the_others(index: Path) -> None:
         "shard-00000/bits-00000.bits": (0, Remedy.REPAIR),
         "shard-00001/store-00000/data.mdb": (1, Remedy.RESTORE),
     }
+
+
+def test_shards_that_say_nothing_are_given_up(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SILENCE_MAX_S", 0.0)
+    with pytest.raises(Unavailable, match=r"nothing was heard of .*shard-0000"):
+        verify(index)
+    assert not multiprocessing.active_children()
 
 
 def test_a_store_that_kills_who_reads_it_is_a_finding(index: Path) -> None:

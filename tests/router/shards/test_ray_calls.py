@@ -150,11 +150,11 @@ def task(name: str) -> str:
 
 def test_answers_are_waited_for_and_errors_are_ours(cluster: None) -> None:
     worker = Callee("a worker")
-    assert asked([task.remote("a"), task.remote("b")], worker) == ["a", "b"]
+    assert asked([task.remote("a"), task.remote("b")], worker, 60) == ["a", "b"]
     with pytest.raises(StorageFull, match="no room"):
-        asked([task.remote("a"), task.remote("own")], worker)
+        asked([task.remote("a"), task.remote("own")], worker, 60)
     with pytest.raises(Unavailable, match=r"^a worker failed \(KeyError: 'k'\)$"):
-        asked(task.remote("foreign"), worker)
+        asked(task.remote("foreign"), worker, 60)
     slow = task.remote("slow")
     with pytest.raises(DeadlineExceeded, match="a worker does not answer") as raised:
         asked(slow, worker, 0.05)

@@ -487,6 +487,21 @@ def test_what_a_replica_was_not_sent_is_counted_until_it_is_back(shards: list[Sh
     run(scenario)
 
 
+def test_so_many_nodes_that_left_are_remembered(
+    shards: list[Shard], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica_writes, "MISSED_MAX", 1)
+
+    async def scenario() -> None:
+        written = Written(shards, [0, 1, 2])
+        written.place(1, [0, 1])
+        assert [*written.shard.writes.missed] == ["node-2"]
+        written.place(2, [0])
+        assert [*written.shard.writes.missed] == ["node-1"]
+
+    run(scenario)
+
+
 def test_a_new_coordinator_leaves_behind_one_that_cannot_be_made_equal(
     shards: list[Shard],
 ) -> None:
