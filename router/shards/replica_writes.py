@@ -28,7 +28,7 @@ from collections.abc import Iterable, Sequence
 from bitsift.errors import BitsiftError, Fenced, RequestOutcome, said_by
 from bitsift.router.shards.convergence import most_equal
 from bitsift.router.shards.lane import Lane, Sending
-from bitsift.router.shards.missed import Missed
+from bitsift.router.shards.missed import Missed, kept
 from bitsift.router.shards.newest import Readers
 from bitsift.router.shards.quorums import Quorums
 from bitsift.router.shards.replica import Replica
@@ -51,8 +51,6 @@ LAGGARD_S = 5.0
 """How much later than the first another replica may have an operation."""
 LANE_BYTES_MAX = 64 << 20
 """Of operations that one replica is yet to be sent."""
-MISSED_MAX = 64
-"""Nodes that have left of which it is counted what they missed; the latest are kept."""
 ATTEMPTS_MAX = 8
 """Versions in which an operation is tried: each time another coordinator may have been faster."""
 
@@ -108,20 +106,15 @@ class ReplicaWrites:
         One that was out of the table in between is trusted again, and so are all where too few
         others are left: the table would take no write, and nobody could join it.
         """
-        left = {it.node: Missed() for it in self._replicas if it not in replicas}
+        left = [it.node for it in self._replicas if it not in replicas]
         self._replicas, self.epoch, self._wanted = tuple(replicas), epoch, wanted
         self._behind = {it: why for it, why in self._behind.items() if it in replicas}
         if len(self._ask) < min(self.quorums.least, len(replicas)):
             for replica in self._behind:
                 self._lanes.pop(replica).close()
             self._behind, self._leads = {}, False
-        current = {it.node for it in self._ask}
-        self.missed = {it: m for it, m in (left | self.missed).items() if it not in current}
-        gone = [node for node in self.missed if node not in {it.node for it in self._behind}]
-        for node in gone:
-            self.missed[node].behind = None
-        for node in gone[MISSED_MAX:]:
-            del self.missed[node]
+        behind, current = ({it.node for it in some} for some in (self._behind, self._ask))
+        self.missed = kept(self.missed, left, current, behind)
         before, self._lanes = self._lanes, {}
         waiting = {it: None for lane in before.values() for it in lane.waiting}
         waiting |= dict.fromkeys(self._open)

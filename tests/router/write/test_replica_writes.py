@@ -24,7 +24,7 @@ from bitsift.errors import (
     StorageFull,
 )
 from bitsift.router import write_gate as gate
-from bitsift.router.shards import lane, replica_writes
+from bitsift.router.shards import lane, missed, replica_writes
 from bitsift.router.shards.local import LocalLink
 from bitsift.router.shards.placed import PlacedShards
 from bitsift.router.shards.placement import Placement, ReplicaAddress, ReplicaTable
@@ -473,8 +473,8 @@ def test_what_a_replica_was_not_sent_is_counted_until_it_is_back(shards: list[Sh
         await written.write(upsert("two"), upsert("two", "more", key="b"))
         while not written.placed.behind:
             await asyncio.sleep(0.01)
-        missed = written.shard.writes.missed
-        assert [(node, it.behind) for node, it in missed.items()] == [("node-1", "no room")]
+        counted = written.shard.writes.missed
+        assert [(node, it.behind) for node, it in counted.items()] == [("node-1", "no room")]
         await written.write(upsert("three", "more", key="c"))
         written.place(1, [0, 2])
         await written.write(Delete(["a"]))
@@ -490,7 +490,7 @@ def test_what_a_replica_was_not_sent_is_counted_until_it_is_back(shards: list[Sh
 def test_so_many_nodes_that_left_are_remembered(
     shards: list[Shard], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replica_writes, "MISSED_MAX", 1)
+    monkeypatch.setattr(missed, "MISSED_MAX", 1)
 
     async def scenario() -> None:
         written = Written(shards, [0, 1, 2])
