@@ -330,13 +330,18 @@ def _byte_signs() -> NDArray[np.float32]:
     return np.ascontiguousarray((bits.astype(np.float32) * 2 - 1).T)
 
 
+def partial_sums(query: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What each byte of a code adds to its asymmetric score, by position: float32 (width/8, 256)."""
+    return np.asarray(query.reshape(-1, 8) @ _byte_signs())
+
+
 def asymmetric_scores(query: NDArray[np.float32], bits: NDArray[np.uint8]) -> NDArray[np.float32]:
     """fp32 query (width,) against ±1 codes packed in ``bits`` (n, width/8): float32 (n,).
 
     One table of 256 partial sums per byte position, then a gather, summed in float64 and rounded
     once: the same code always gets the same score, wherever it stands in the batch.
     """
-    table = query.reshape(-1, 8) @ _byte_signs()
+    table = partial_sums(query)
     if kernels.is_there():
         return kernels.estimates(table, bits)
     positions = np.arange(bits.shape[1], dtype=np.intp) * 256

@@ -187,9 +187,8 @@ def _adaptive(
     found, counts = np.empty(len(units)), np.empty(len(units), dtype=np.int64)
     pools = coded.pools(units, POOL_ADAPTIVE)
     for place, (query, pool, best) in enumerate(zip(units, pools, exact, strict=True)):
-        estimates = coded.asymmetric(query, pool)
         centered = coded.calibration.centered(query)
-        chosen = pool[rows_to_read(centered, coded.bits[pool], estimates, pool, TOP_K)]
+        chosen = pool[rows_to_read(centered, coded.bits[pool], pool, TOP_K)[1]]
         counts[place] = len(chosen)
         answer = chosen[best_first(coded.scores(query, chosen), chosen, TOP_K)]
         found[place] = _shared([answer], [best])[0]

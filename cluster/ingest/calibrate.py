@@ -18,7 +18,7 @@ from bitsift.cluster.ingest.progress import IndexStage, OnProgress
 from bitsift.cluster.ingest.worker import document_texts
 from bitsift.cluster.sources.plan import SourcePlan
 from bitsift.cluster.sources.vectors import vectors_of
-from bitsift.errors import InvalidRequest, RequestOutcome
+from bitsift.errors import InvalidRequest
 from bitsift.options import DIMENSION_MAX
 from bitsift.router.description import ModelSpec
 from bitsift.router.model.blank import known_rows
@@ -48,8 +48,6 @@ class FirstLook:
 
 class NoDocuments(InvalidRequest):
     """The sources have no usable document."""
-
-    outcome = RequestOutcome.NOT_DONE
 
 
 def first_look(

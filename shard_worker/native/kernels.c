@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,7 +22,7 @@
 #endif
 
 /* Of the functions and their arguments: kernels.py refuses another. */
-int32_t bitsift_version(void) { return 2; }
+int32_t bitsift_version(void) { return 3; }
 
 enum { BLOCK = 2048, GROUP = 64, ROW_BYTES_MAX = 512 };
 /* Rows that are compared with each query of a call before the next ones: of 1,024 bits 256 KB, which
@@ -328,6 +329,115 @@ void bitsift_estimates(
     for (; at < row_bytes; at++) a += table[at * 256 + one[at]];
     out[row] = (float)((a + b) + (c + d));
   }
+}
+
+/* --- how many rows are worth reading ----------------------------------------------------------- */
+
+/* search/adaptive.py says what these compute, and why. */
+enum { NOISE_POOL = 400, NOISE_ROWS = 100, STEPS_MAX = 12 };
+static const double SIGN_NOISE = 0.60281027, BRACKET = 4, SIGMA_MIN = 1e-6, TOLERANCE = 1e-5;
+static const float SLOPE = 1.5976f, CURVE = 0.07056f, EXPONENT_MAX = 80;
+static uint64_t spread[256]; /* byte j is bit 7 - j */
+
+__attribute__((constructor)) static void fill_spread(void) {
+  for (int byte = 0; byte < 256; byte++)
+    for (int j = 0; j < 8; j++) spread[byte] |= (uint64_t)(byte >> (7 - j) & 1) << (8 * j);
+}
+
+/* The deviation of an estimate from what the row's score says, of `rows` rows nearest first. */
+static double noise(const uint8_t *bits, int64_t rows, int32_t row_bytes, const float *query) {
+  if (rows < 2) return 0;
+  int64_t nearest = rows < NOISE_POOL ? rows : NOISE_POOL;
+  int64_t step = (nearest + NOISE_ROWS - 1) / NOISE_ROWS, sampled = (nearest + step - 1) / step;
+  double sum = 0;
+  for (int32_t at = 0; at < row_bytes; at++) {
+    uint64_t ones = 0; /* eight counts of at most 100 */
+    for (int64_t row = 0; row < nearest; row += step) ones += spread[bits[row * row_bytes + at]];
+    for (int j = 0; j < 8; j++) {
+      double share = (double)(ones >> (8 * j) & 255) / (double)sampled, weight = query[8 * at + j];
+      sum += weight * weight * share * (1 - share);
+    }
+  }
+  return SIGN_NOISE * sqrt(sum * (4.0 * (double)sampled / (double)(sampled - 1)));
+}
+
+typedef struct {
+  uint32_t key; /* ascending where estimates descend */
+  int32_t place;
+} Ranked;
+
+static uint32_t key_of(float estimate) {
+  uint32_t word;
+  estimate += 0.0f; /* -0 is 0 */
+  memcpy(&word, &estimate, 4);
+  return word & 0x80000000u ? word : ~word & 0x7FFFFFFFu;
+}
+
+/* Sort by key; of equal keys the smaller of `ties` comes first. */
+static void rank(Ranked *all, Ranked *room, int64_t n, const int64_t *ties) {
+  for (int shift = 0; shift < 32; shift += 8) {
+    int64_t starts[257] = {0};
+    for (int64_t i = 0; i < n; i++) starts[(all[i].key >> shift & 255) + 1]++;
+    for (int i = 0; i < 256; i++) starts[i + 1] += starts[i];
+    for (int64_t i = 0; i < n; i++) room[starts[all[i].key >> shift & 255]++] = all[i];
+    Ranked *sorted = room;
+    room = all, all = sorted;
+  }
+  for (int64_t i = 1; i < n; i++)
+    for (int64_t j = i; j > 0 && all[j].key == all[j - 1].key && ties[all[j].place] < ties[all[j - 1].place]; j--) {
+      Ranked one = all[j];
+      all[j] = all[j - 1], all[j - 1] = one;
+    }
+}
+
+/* The chances of rows to be among the true best `top_k`, from their estimates, best first. */
+static void memberships(const float *estimates, int64_t n, double sigma, int64_t top_k, float *chances) {
+  double low = -BRACKET, high = BRACKET, middle = 0;
+  float scale = (float)(sigma > SIGMA_MIN ? sigma : SIGMA_MIN), due = estimates[top_k - 1];
+  for (int step = 0; step < STEPS_MAX; step++) {
+    double sum = 0, slope = 0;
+    for (int64_t i = 0; i < n; i++) {
+      float above = (estimates[i] - due) / scale - (float)middle;
+      float exponent = (-CURVE * above * above - SLOPE) * above;
+      float chance = 1 / (1 + expf(exponent < EXPONENT_MAX ? exponent : EXPONENT_MAX));
+      chances[i] = chance;
+      sum += chance;
+      slope += chance * (1 - chance) * (SLOPE + 3 * CURVE * above * above);
+    }
+    double too_many = sum - (double)top_k;
+    if (fabs(too_many) <= TOLERANCE * (double)top_k) return;
+    if (too_many > 0) low = middle; else high = middle;
+    middle += too_many / (slope > SIGMA_MIN ? slope : SIGMA_MIN);
+    if (!(low < middle && middle < high)) middle = (low + high) / 2;
+  }
+}
+
+/* Estimates of `rows` codes, nearest first, and into `places` the best of them that are considered,
+ * best first. Returns how many of these to read, or -1 where there is no memory. */
+int64_t bitsift_worth_reading(
+    const uint8_t *bits, int64_t rows, int32_t row_bytes, const float *table, const float *query,
+    const int64_t *ties, int64_t top_k, double missed, int64_t lowest, int64_t highest,
+    int64_t considered, float *estimates, int64_t *places) {
+  bitsift_estimates(bits, rows, row_bytes, table, estimates);
+  Ranked *all = malloc(sizeof(Ranked) * 2 * (size_t)(rows + 1));
+  float *best = malloc(sizeof(float) * 2 * (size_t)(considered + 1));
+  int64_t found = -1, n = rows < considered ? rows : considered;
+  if (all && best) {
+    for (int64_t i = 0; i < rows; i++) all[i] = (Ranked){key_of(estimates[i]), (int32_t)i};
+    rank(all, all + rows, rows, ties);
+    for (int64_t i = 0; i < n; i++) places[i] = all[i].place, best[i] = estimates[all[i].place];
+    found = n;
+    if (n > lowest) {
+      float *chances = best + considered;
+      memberships(best, n, noise(bits, rows, row_bytes, query), top_k, chances);
+      double beyond = 0;
+      for (; found > 0 && (beyond += chances[found - 1]) <= missed * (double)top_k; found--) {}
+      found = found < lowest ? lowest : found > highest ? highest : found;
+    }
+  }
+  free(all);
+  free(best);
+  return found;
 }
 
 static inline __attribute__((always_inline)) void products(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 
-_VERSION = 2
+_VERSION = 3
 """Of the functions and their arguments."""
 ROW_BYTES_MAX = 512
 """The widest row of bits that they take: 4,096 dimensions."""
@@ -30,6 +30,10 @@ _ARGUMENTS = {
         _POINTER, _I32, _POINTER, _POINTER, _POINTER, _I64, _I64, _POINTER, _POINTER, _POINTER,
     ],
     "estimates": [_POINTER, _I64, _I32, _POINTER, _POINTER],
+    "worth_reading": [
+        _POINTER, _I64, _I32, _POINTER, _POINTER, _POINTER, _I64, ctypes.c_double, _I64, _I64, _I64,
+        _POINTER, _POINTER,
+    ],
     "scores": [_POINTER, _I64, _I64, _I32, _POINTER, ctypes.c_double, _POINTER],
     "read": [_I32, _POINTER, _I64, _I64, _I64, _I64, _POINTER],
     "will_need": [_I32, _POINTER, _I64, _I64],
@@ -50,7 +54,7 @@ def _library() -> Any | None:
             for name, arguments in _ARGUMENTS.items():
                 getattr(library, f"bitsift_{name}").argtypes = arguments
             library.bitsift_chosen.restype = ctypes.c_char_p
-            library.bitsift_read.restype = _I64
+            library.bitsift_read.restype = library.bitsift_worth_reading.restype = _I64
         except (OSError, AttributeError) as error:
             log.warning("%s is not used: %s", path, error)
         else:
@@ -138,6 +142,36 @@ def estimates(table: NDArray[np.float32], bits: NDArray[np.uint8]) -> NDArray[np
         bits.ctypes.data, len(bits), bits.shape[1], table.ctypes.data, out.ctypes.data
     )
     return out
+
+
+def worth_reading(
+    bits: NDArray[np.uint8],
+    table: NDArray[np.float32],
+    query: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    top_k: int,
+    missed: float,
+    lowest: int,
+    highest: int,
+    considered: int,
+) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+    """``estimates`` of ``bits`` (n, row_bytes), nearest first, and the places of those that are
+    worth reading, best first: search/adaptive.py says which. ``query`` float32 (8 x row_bytes,);
+    ``rows`` int64 (n,) order equal estimates. At most ``considered`` are looked at.
+    """
+    assert table.shape == (bits.shape[1], 256), (table.shape, bits.shape)
+    assert query.shape == (8 * bits.shape[1],), (query.shape, bits.shape)
+    assert query.dtype == table.dtype == np.float32
+    bits, query, rows = map(np.ascontiguousarray, (bits, query, rows))
+    out, places = np.empty(len(bits), np.float32), np.empty(min(considered, len(bits)), np.intp)
+    found = _LIBRARY.bitsift_worth_reading(
+        bits.ctypes.data, len(bits), bits.shape[1], table.ctypes.data, query.ctypes.data,
+        rows.ctypes.data, top_k, missed, lowest, highest, considered, out.ctypes.data,
+        places.ctypes.data,
+    )  # fmt: skip
+    if found < 0:
+        raise MemoryError
+    return out, places[:found]
 
 
 def scores(

@@ -1,4 +1,7 @@
-"""How many int8 codes a query needs, decided from the asymmetric scores. Pure numpy, no I/O.
+"""How many int8 codes a query needs, decided from the asymmetric scores. No I/O.
+
+What is decided before the first code is read is compiled, too (``bitsift_worth_reading`` in
+native/kernels.c); where no kernel is, it is the numpy below.
 
 Before any code is read (``reads``):
 
@@ -32,7 +35,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from bitsift.shard_worker.codes import best_first
+from bitsift.shard_worker.codes import asymmetric_scores, best_first, partial_sums
+from bitsift.shard_worker.native import kernels
 
 READS_MIN, READS_PER_HIT_MIN = 20, 2
 """Never fewer reads than these, while there are rows: a guard that seldom binds at ``top_k`` 10. It
@@ -93,17 +97,26 @@ def noise(query: NDArray[np.float32], bits: NDArray[np.uint8]) -> float:
 def rows_to_read(
     query: NDArray[np.float32],
     bits: NDArray[np.uint8],
-    estimates: NDArray[np.float32],
     rows: NDArray[np.int64],
     top_k: int,
-) -> NDArray[np.intp]:
-    """Which rows of a pool are worth reading for ``query`` (width,): places, best first.
+) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+    """The asymmetric scores float32 (n,) of a pool for ``query`` (width,), and the places of the
+    rows that are worth reading, best first.
 
-    ``bits`` uint8 (n, width/8) nearest first, ``estimates`` float32 (n,) and ``rows`` int64 (n,),
-    which orders equal estimates.
+    ``bits`` uint8 (n, width/8) nearest first; ``rows`` int64 (n,) order equal scores.
     """
-    best = best_first(estimates, rows, _CONSIDERED * reads_max(top_k))
-    return best[: reads(estimates[best], noise(query, bits), top_k)]
+    lowest, highest = _bounds(top_k)
+    if kernels.is_there():
+        table, most = partial_sums(query), _CONSIDERED * highest
+        return kernels.worth_reading(bits, table, query, rows, top_k, MISSED, lowest, highest, most)
+    estimates = asymmetric_scores(query, bits)
+    best = best_first(estimates, rows, _CONSIDERED * highest)
+    return estimates, best[: reads(estimates[best], noise(query, bits), top_k)]
+
+
+def _bounds(top_k: int) -> tuple[int, int]:
+    """The fewest and the most rows to read."""
+    return max(READS_MIN, READS_PER_HIT_MIN * top_k), reads_max(top_k)
 
 
 def reads_max(top_k: int) -> int:
@@ -119,8 +132,7 @@ def reads(estimates: NDArray[np.float32], sigma: float, top_k: int, missed: floa
     truly missed was 0.013 on CISI and 0.001 on XQuAD: a scale for ``doctor`` to set, no promise.
     """
     rows = len(estimates)
-    lowest = max(READS_MIN, READS_PER_HIT_MIN * top_k)
-    highest = reads_max(top_k)
+    lowest, highest = _bounds(top_k)
     if rows <= lowest:
         return rows
     beyond = np.cumsum(_memberships(estimates, sigma, top_k)[::-1], dtype=np.float64)[::-1]

@@ -72,18 +72,17 @@ class PoolReader:
         Raises DeadlineExceeded.
         """
         query, pool = self._query, self._pool
-        goes_on = query.reads is None and plan is not None
-        self._estimate(pool_rows(query) if goes_on else len(pool))
-        if plan is Plan.DIRECT:
-            self._read(self._best(len(pool)))
-        elif query.reads is not None:
-            self._read(self._best(query.reads))
-        else:
-            near, depth = len(self._estimates), query.options.depth
-            bits, rows = pool.bits[:near], pool.rows[:near]
-            self._read(rows_to_read(self._vector, bits, self._estimates, rows, depth))
-            if goes_on:
-                self._read_further(depth)
+        fixed = len(pool) if plan is Plan.DIRECT else query.reads
+        if fixed is not None:
+            self._estimate(len(pool))
+            self._read(self._best(fixed))
+            return
+        near, depth = len(pool) if plan is None else pool_rows(query), query.options.depth
+        bits, rows = pool.bits[:near], pool.rows[:near]
+        self._estimates, places = rows_to_read(self._vector, bits, rows, depth)
+        self._read(places)
+        if plan is not None:
+            self._read_further(depth)
 
     def _read_further(self, depth: int) -> None:
         first = done = int(np.count_nonzero(~self._unread))

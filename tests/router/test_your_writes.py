@@ -177,7 +177,7 @@ def test_an_answer_without_the_write_says_so(tmp_path: Path, opened: contextlib.
         late, other, token = await cluster.fall_behind("second")
         shard = cluster.owner("second")
         other.error = Unavailable("its process died")
-        answer = await cluster.ask(0, "second", token, timeout_ms=500)
+        answer = await cluster.ask(0, "second", token, timeout_ms=300)
         assert answer.partial
         (failure,) = answer.coverage.failures
         assert (failure.shard, failure.error) == (shard, "ReplicaBehind")

@@ -24,7 +24,9 @@ from bitsift.shard_worker.search.adaptive import (
     further_reads,
     noise,
     reads,
+    rows_to_read,
 )
+from tests.shard_worker.kernel_ways import going
 
 top_ks = st.integers(1, 120)
 sigmas = st.floats(0.05, 1.0)
@@ -241,3 +243,32 @@ def test_on_vectors_of_uneven_density_it_beats_fixed_reads_of_the_same_average()
     missed, missed_by_fixed = 1 - found(chosen), 1 - found([average] * len(chosen))
     assert missed < 0.7 * missed_by_fixed
     assert missed < 0.02
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([0, 1, 2, 19, 21, 100, 401, 800]),
+    st.integers(4, 70),
+    st.sampled_from([1, 3, 10, 45]),
+    st.floats(0, 8),
+)
+def test_a_kernel_reads_what_numpy_would(
+    seed: int, rows: int, row_bytes: int, top_k: int, spread: float
+) -> None:
+    """One row more or less where the sum of chances is the limit to seven digits."""
+    random = np.random.default_rng(seed)
+    query = random.standard_normal(8 * row_bytes).astype(np.float32)
+    query /= np.linalg.norm(query)
+    vectors = random.standard_normal((rows, 8 * row_bytes)).astype(np.float32)
+    vectors += np.float32(spread) * random.random((rows, 1), dtype=np.float32) * query
+    vectors[rows // 2 :] = vectors[: rows - rows // 2]  # equal estimates are ordered by row
+    numbers = random.permutation(10 * rows)[:rows].astype(np.int64)
+    bits = np.packbits(vectors > 0, axis=1)
+    with going("faiss"):
+        estimates, places = rows_to_read(query, bits, numbers, top_k)
+    with going("best"):
+        found, chosen = rows_to_read(query, bits, numbers, top_k)
+    np.testing.assert_array_equal(found, estimates)
+    assert abs(len(chosen) - len(places)) <= 1
+    shorter = min(len(chosen), len(places))
+    np.testing.assert_array_equal(chosen[:shorter], places[:shorter])
