@@ -331,7 +331,7 @@ def _byte_signs() -> NDArray[np.float32]:
 
 
 def partial_sums(query: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What each byte of a code adds to its asymmetric score, by position: float32 (width/8, 256)."""
+    """What each byte of a code adds to its asymmetric score: float32 (width/8, 256)."""
     return np.asarray(query.reshape(-1, 8) @ _byte_signs())
 
 
