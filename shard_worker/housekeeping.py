@@ -73,6 +73,9 @@ class Maintenance:
             self._current.store.reap_readers()
         if self.wants_training():
             self.train()
+        if self._probing.wants_first(self._current) and self.busy is None:
+            with self._doing("measuring") as generation:
+                self._probing.measure_first(generation)
         if self.wants_compaction():
             self.compact()
         if self._current.index.unsaved_rows >= SNAPSHOT_ROWS:

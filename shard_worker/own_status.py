@@ -34,6 +34,7 @@ def status_of(
         clustered_rows=0 if index.listed is None else len(index.listed),
         training=busy == "training",
         nprobe=probing.nprobe,
+        first_share=probing.first_share or 0.0,
         exact_scan_ms=round(probing.exact_scan_ms(len(index)), 3),
         generation=store.generation,
         compacting=busy == "compacting",

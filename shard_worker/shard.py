@@ -245,8 +245,8 @@ class Shard:
 
     def _search(self, queries: Sequence[Query]) -> Answers:
         with self._current.reading() as generation:
-            visit = functools.partial(self._probing.lists_to_visit, generation)
-            return self._funnel.search(generation, queries, visit)
+            way_of = functools.partial(self._probing.way, generation)
+            return self._funnel.search(generation, queries, way_of)
 
     @property
     def exact_scan_ms(self) -> float:

@@ -328,9 +328,10 @@ class ShardStatus:
 
     ``lists`` is 0 while the shard has no approximate index; ``clustered_rows`` are in lists, the
     rest is scanned always; ``nprobe`` is the default, measured when the lists were made;
-    ``exact_scan_ms`` what one exact scan takes. ``writes_stopped`` says why the shard takes no
-    writes, None while it does; ``generation`` counts its compactions, ``format`` is its files',
-    ``version`` the newest of what was written. ``digest`` is of its documents and their versions,
+    ``exact_scan_ms`` what one exact scan takes; ``first_share`` the share of the rows that ``auto``
+    compares by more than their first bits, 0 for all of them. ``writes_stopped`` says why the shard
+    takes no writes, None while it does; ``generation`` counts its compactions, ``format`` is its
+    files', ``version`` the newest of what was written. ``digest`` is of its documents and versions,
     "" where it is not known (own_digest.py). ``settings`` names those that its actor was started
     with, in a cluster. ``volume_bytes`` is the size of the file system that its files are on,
     ``volume_free_bytes`` what anyone may still write there. ``fields`` are those of metadata that
@@ -363,3 +364,4 @@ class ShardStatus:
     fields: Mapping[str, FieldFacts] = field(default_factory=dict)
     volume_bytes: int = 0
     volume_free_bytes: int = 0
+    first_share: float = 0.0

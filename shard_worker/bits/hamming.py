@@ -7,6 +7,7 @@ call runs on the thread that makes it: a machine gets one shard per core.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from bitsift.shard_worker.bits import faiss_scan
 from bitsift.shard_worker.bits.faiss_scan import FaissLists, Found, empty, none
+from bitsift.shard_worker.bits.planes import Planes, as_planes
 from bitsift.shard_worker.deadline import Deadline, still_open
 from bitsift.shard_worker.native import kernels
 
@@ -23,11 +25,12 @@ one core. It is four queries over 2^20 codes of 128 bytes."""
 
 
 def nearest(
-    bits: NDArray[np.uint8],
+    bits: Planes | NDArray[np.uint8],
     queries: NDArray[np.uint8],
     count: int,
     alive: NDArray[np.uint8] | None = None,
     deadlines: Sequence[Deadline] | None = None,
+    first_share: float | None = None,
 ) -> Found:
     """The ``count`` nearest rows of ``bits`` (rows, row_bytes) to each of ``queries``.
 
@@ -35,41 +38,50 @@ def nearest(
     other rows are passed over. Equal distances are cut by position. Positions count the rows of
     ``bits``. ``deadlines`` are those of the queries: before each step they are looked at, and a
     query whose own is over is left out from there on; what was found for it is not to be used.
+
+    With ``first_share`` only that share of the rows is compared by all of their bits, those that
+    are nearest by the first ones: others may be passed over. It says nothing of rows that are
+    whole.
     """
-    assert bits.flags.c_contiguous
+    bits = as_planes(bits)
+    share = first_share if bits.is_split and kernels.is_there() else None
     assert queries.flags.c_contiguous
     count = min(count, len(bits))
     if count == 0 or len(queries) == 0:
         return empty(len(queries), count)
     if deadlines is None:
-        return _all_at_once(bits, queries, count, alive)
-    step = max(8, STEP_BYTES_MAX // (bits.shape[1] * len(queries)) // 8 * 8)
+        return _all_at_once(bits, queries, count, alive, share)
+    scanned_bytes = bits.row_bytes if share is None else bits.first.shape[1]
+    step = max(8, STEP_BYTES_MAX // (scanned_bytes * len(queries)) // 8 * 8)
     found: Found | None = None
     for first in range(0, len(bits), step):
         waiting = still_open(deadlines)
         if not len(waiting):
             break
         if len(waiting) == len(queries) and step >= len(bits):  # there is nothing to join
-            return _all_at_once(bits, queries, count, alive)
+            return _all_at_once(bits, queries, count, alive, share)
         found = found or none(len(queries), count)
         part = bits[first : first + step]
         marks = None if alive is None else alive[first // 8 : (first + len(part) + 7) // 8]
         of_part = min(count, len(part))
-        distances, positions = _all_at_once(part, queries[waiting], of_part, marks)
+        distances, positions = _all_at_once(part, queries[waiting], of_part, marks, share)
         more = distances, np.where(positions < 0, -1, positions + first)
         _put(found, waiting, more, is_first=first == 0)
     return found or none(len(queries), count)
 
 
 def _all_at_once(
-    bits: NDArray[np.uint8],
+    bits: Planes,
     queries: NDArray[np.uint8],
     count: int,
     alive: NDArray[np.uint8] | None,
+    share: float | None,
 ) -> Found:
     if kernels.is_there():
-        return kernels.nearest(bits, queries, count, alive)
-    return faiss_scan.nearest(bits, queries, count, alive)
+        by_first = 0 if share is None else max(count, math.ceil(share * len(bits)))
+        by_first = 0 if by_first >= len(bits) else by_first
+        return kernels.nearest(bits.first, bits.rest, queries, count, alive, by_first)
+    return faiss_scan.nearest(bits.joined(), queries, count, alive)
 
 
 def _put(found: Found, places: NDArray[np.intp], more: Found, *, is_first: bool) -> None:
@@ -92,15 +104,16 @@ def _merged(one: Found, other: Found, count: int) -> Found:
 class ListScanner:
     """Rows grouped into lists: list i is ``bits[starts[i]:starts[i + 1]]``. Any number of threads.
 
-    ``bits`` uint8 (rows, row_bytes); ``starts`` int64 (lists + 1,), ascending from 0 to rows.
+    ``bits`` of (rows, row_bytes); ``starts`` int64 (lists + 1,), ascending from 0 to rows.
     """
 
-    def __init__(self, bits: NDArray[np.uint8], starts: NDArray[np.int64]) -> None:
+    def __init__(self, bits: Planes | NDArray[np.uint8], starts: NDArray[np.int64]) -> None:
+        bits = as_planes(bits)
         assert starts[0] == 0, starts[0]
         assert starts[-1] == len(bits), (starts[-1], len(bits))
         self._bits = bits
         self._starts = np.ascontiguousarray(starts)
-        self._by_faiss = None if kernels.is_there() else FaissLists(bits, starts)
+        self._by_faiss = None if kernels.is_there() else FaissLists(bits.joined(), starts)
 
     def nearest(
         self,
@@ -142,6 +155,6 @@ class ListScanner:
         found = empty(len(queries), count)
         for place, (query, visited) in enumerate(zip(queries, np.sort(lists, axis=1), strict=True)):
             found[0][place], found[1][place] = kernels.nearest_in_lists(
-                self._bits, self._starts, query, visited, count, alive
+                self._bits.first, self._bits.rest, self._starts, query, visited, count, alive
             )
         return found

@@ -27,14 +27,16 @@ from bitsift.shard_worker.bits import parts as bit_parts
 from bitsift.shard_worker.bits.hamming import nearest
 from bitsift.shard_worker.bits.lists import LISTS_FILE, ListedBits, Owner, write_lists
 from bitsift.shard_worker.bits.parts import Parts, Segment
+from bitsift.shard_worker.bits.planes import Planes
 from bitsift.shard_worker.deadline import Deadline
-from bitsift.shard_worker.layout import remove_partials, replace_file
+from bitsift.shard_worker.layout import remove_partials, replacing
 
 log = logging.getLogger(__name__)
 
 _MAGIC = b"BITS\x00\x00\x00\x01"
 _HEADER = struct.Struct("<8s16sIQQII")
 """Magic, index uuid, generation, first row, rows, bytes per row, CRC32C."""
+_READ_ROWS = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,11 +122,13 @@ class BinaryIndex:
         enough: int | None = None,
         deadlines: Sequence[Deadline] | None = None,
         parts: Parts | None = None,
+        first_share: float | None = None,
     ) -> list[Pool]:
         """The ``count`` nearest living rows to each of ``queries`` (n, row_bytes), of those of
         ``parts``: of all by default.
 
-        With ``nprobe`` only the rows of so many lists are compared, and the tail. An exact scan
+        With ``nprobe`` only the rows of so many lists are compared, and the tail; with
+        ``first_share`` all rows by their first bits, and so many of them by the rest. A scan
         finds fewer than ``count`` only when fewer living rows exist, a probe fewer than ``enough``
         (by default ``count``). A query whose deadline is over is left out at the next step of the
         scan: its pool is not to be used.
@@ -133,7 +137,8 @@ class BinaryIndex:
         found: list[list[tuple[NDArray[np.int32], NDArray[np.int64]]]] = [[] for _ in queries]
         if parts.listed is not None:
             if nprobe is None:
-                hits = parts.listed.scan(queries, count, parts.listed_alive, deadlines)
+                marks = parts.listed_alive
+                hits = parts.listed.scan(queries, count, marks, deadlines, first_share)
             else:
                 wanted = enough or count
                 alive = parts.listed_alive
@@ -141,8 +146,8 @@ class BinaryIndex:
             for part, hit in zip(found, hits, strict=True):
                 part.append(hit)
         for segment in parts.segments:
-            marks = segment.alive.bitmap
-            distances, offsets = nearest(segment.bits, queries, count, marks, deadlines)
+            own = segment.bits, queries, count, segment.alive.bitmap, deadlines
+            distances, offsets = nearest(*own, first_share)
             for part, d, o in zip(found, distances, offsets, strict=True):
                 part.append((d[o >= 0], o[o >= 0] + segment.first))
         return [self._pool(parts, part, count) for part in found]
@@ -185,7 +190,7 @@ class BinaryIndex:
         parts = self._parts
         return parts.bits_of(parts.slots_of(rows), self.row_bytes)
 
-    def contiguous(self, rows: int) -> NDArray[np.uint8]:
+    def contiguous(self, rows: int) -> Planes:
         """Bits of some rows that lie side by side in RAM, at most ``rows``, without a copy."""
         parts = self._parts
         if parts.listed is not None:
@@ -232,9 +237,14 @@ class BinaryIndex:
             has_lost = any(0 <= row - segment.first < len(segment) for row in parts.lost)
             if has_lost or len(segment) == self._saved.get(number):
                 continue
-            facts = segment.first, len(segment), self.row_bytes, google_crc32c.value(segment.bits)
-            header = _HEADER.pack(_MAGIC, *self.owner, *facts)
-            replace_file(_segment_path(folder, number), header, segment.bits.reshape(-1).data)
+            crc = 0
+            for piece in segment.bits.pieces():
+                crc = google_crc32c.extend(crc, piece)
+            facts = segment.first, len(segment), self.row_bytes, crc
+            with replacing(_segment_path(folder, number)) as file:
+                file.write(_HEADER.pack(_MAGIC, *self.owner, *facts))
+                for piece in segment.bits.pieces():
+                    file.write(piece.reshape(-1).data)
             self._saved[number] = len(segment)
         for path in folder.glob("bits-[0-9][0-9][0-9][0-9][0-9].bits"):
             if int(path.stem.removeprefix("bits-")) >= len(parts.segments):
@@ -292,9 +302,13 @@ class BinaryIndex:
             size = path.stat().st_size - _HEADER.size
             if not 0 < rows <= bit_parts.SEGMENT_ROWS or size != rows * row_bytes:
                 raise ChecksumMismatch(f"{path} holds {size} bytes for {rows} rows")
-            bits = np.empty((rows, self.row_bytes), dtype=np.uint8)
-            file.readinto(bits.data)
-        if google_crc32c.value(bits) != crc:
+            bits, found_crc = Planes.empty(rows, self.row_bytes), 0
+            for row in range(0, rows, _READ_ROWS):
+                part = np.empty((min(_READ_ROWS, rows - row), self.row_bytes), dtype=np.uint8)
+                file.readinto(part.reshape(-1).data)
+                found_crc = google_crc32c.extend(found_crc, part)
+                bits.put(row, part)
+        if found_crc != crc:
             raise ChecksumMismatch(f"{path} is damaged")
         return Segment(first, bits, bits)
 

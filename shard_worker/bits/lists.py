@@ -27,6 +27,7 @@ from bitsift.errors import ChecksumMismatch
 from bitsift.shard_worker.bits.clustering import SAMPLE_PER_LIST, Quantizer, train
 from bitsift.shard_worker.bits.hamming import ListScanner, nearest
 from bitsift.shard_worker.bits.live_rows import AliveMarks
+from bitsift.shard_worker.bits.planes import Planes
 from bitsift.shard_worker.deadline import Deadline
 from bitsift.shard_worker.layout import replacing, sync_folder
 
@@ -67,24 +68,24 @@ class ListedBits:
         if _checksum(path) != crc:
             raise ChecksumMismatch(f"{path} is damaged")
         self._layout = layout
-        self._take_parts(np.memmap(path, dtype=np.uint8, mode="r"))
+        self._mapped = np.memmap(path, dtype=np.uint8, mode="r")
+        self.rows: NDArray[np.uint32] = self._part(layout.rows, np.uint32)
+        self.centroids: NDArray[np.uint8] = self._part(layout.centroids, np.uint8).reshape(
+            -1, row_bytes
+        )
+        self.ends: NDArray[np.int64] = self._part(layout.ends, np.int64)
+        codes = self._part(layout.codes, np.uint8).reshape(layout.shape)
+        self._take_codes(Planes.whole(codes))
         self._positions: NDArray[np.uint32] | None = None
 
-    def _take_parts(self, whole: NDArray[np.uint8]) -> None:
-        """Views of the file's parts: of the mapped file, or of its copy in RAM."""
-        layout = self._layout
+    def _part(self, span: tuple[int, int], dtype: type) -> NDArray[Any]:
+        """A view of a part of the mapped file."""
+        return np.asarray(self._mapped[span[0] : span[1]]).view(dtype)
 
-        def part(span: tuple[int, int], dtype: type) -> NDArray[Any]:
-            return np.asarray(whole[span[0] : span[1]]).view(dtype)
-
-        self.rows: NDArray[np.uint32] = part(layout.rows, np.uint32)
-        self.codes: NDArray[np.uint8] = part(layout.codes, np.uint8).reshape(layout.shape)
-        self.centroids: NDArray[np.uint8] = part(layout.centroids, np.uint8).reshape(
-            -1, layout.shape[1]
-        )
-        self.ends: NDArray[np.int64] = part(layout.ends, np.int64)
+    def _take_codes(self, codes: Planes) -> None:
+        self.codes = codes
         starts = np.concatenate([np.zeros(1, np.int64), self.ends])
-        self._scanner = ListScanner(self.codes, starts)
+        self._scanner = ListScanner(codes, starts)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -106,11 +107,16 @@ class ListedBits:
         The system cannot evict it then, and it lies in huge pages, which numpy asks for: a scan of
         2 M codes by each core took 14.0 ms instead of the 16.0 of 4-KB pages.
         """
-        whole = np.empty(self._layout.total, dtype=np.uint8)
+        held = Planes.empty(*self._layout.shape)
         with self.path.open("rb") as file:
-            for first in range(0, len(whole), _CHECK_BYTES):
-                file.readinto(whole[first : first + _CHECK_BYTES].data)
-        self._take_parts(whole)
+            file.seek(self._layout.codes[0])
+            for rows in _chunks(len(self)):
+                part = np.empty((rows.stop - rows.start, held.row_bytes), dtype=np.uint8)
+                file.readinto(part.reshape(-1).data)
+                held.put(rows.start, part)
+        self.rows, self.centroids, self.ends = map(np.array, (self.rows, self.centroids, self.ends))
+        self._take_codes(held)
+        del self._mapped
 
     def move(self, path: Path) -> None:
         """Rename the file; what is mapped stays."""
@@ -134,9 +140,10 @@ class ListedBits:
         count: int,
         alive: AliveMarks,
         deadlines: Sequence[Deadline] | None = None,
+        first_share: float | None = None,
     ) -> Iterator[Hits]:
         """The nearest living positions among all, for each query; ``alive`` is by position."""
-        hits = nearest(self.codes, queries, count, alive.bitmap, deadlines)
+        hits = nearest(self.codes, queries, count, alive.bitmap, deadlines, first_share)
         for distances, positions in zip(*hits, strict=True):
             found = positions >= 0
             yield distances[found], positions[found]
@@ -217,7 +224,7 @@ def write_living(
     numbers = new_rows[listed.rows]
     kept = np.flatnonzero(numbers >= 0)
     ends = np.searchsorted(kept, listed.ends).astype(np.int64)
-    chunks = (listed.codes[kept[chunk]] for chunk in _chunks(len(kept)))
+    chunks = (listed.codes.take(kept[chunk]) for chunk in _chunks(len(kept)))
     return _write(folder, owner, listed.centroids, ends, chunks, numbers[kept].astype(np.uint32))
 
 

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from bitsift.shard_worker.bits.lists import ListedBits
 from bitsift.shard_worker.bits.live_rows import ALL_ALIVE, AliveMarks
+from bitsift.shard_worker.bits.planes import Planes
 
 SEGMENT_ROWS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Segment:
-    """Rows of the shard from ``first`` on: ``bits`` uint8 (rows, row_bytes), and who is alive.
+    """Rows of the shard from ``first`` on: their ``bits``, and who is alive.
 
     ``bits`` are the written part of ``room``, whose pages take RAM when they are first written, not
     when they are reserved. A segment that was loaded has no room to grow until it must: room in
@@ -27,8 +28,8 @@ class Segment:
     """
 
     first: int
-    bits: NDArray[np.uint8]
-    room: NDArray[np.uint8]
+    bits: Planes
+    room: Planes
     alive: AliveMarks = ALL_ALIVE
 
     def __len__(self) -> int:
@@ -42,9 +43,9 @@ class Segment:
         rows = min(len(self) + len(bits), SEGMENT_ROWS)
         room = self.room
         if rows > len(room):
-            room = np.empty((SEGMENT_ROWS, bits.shape[1]), dtype=np.uint8)
-            room[: len(self)] = self.bits
-        room[len(self) : rows] = bits[: rows - len(self)]
+            room = Planes.empty(SEGMENT_ROWS, bits.shape[1])
+            room.first[: len(self)], room.rest[: len(self)] = self.bits.first, self.bits.rest
+        room.put(len(self), bits[: rows - len(self)])
         return replace(self, bits=room[:rows], room=room)
 
     def without(self, offsets: NDArray[np.int64]) -> Segment:
@@ -81,7 +82,7 @@ class Parts:
         while len(bits):
             if not segments or len(segments[-1]) == SEGMENT_ROWS:
                 first = self.first + sum(map(len, segments))
-                room = np.empty((SEGMENT_ROWS, bits.shape[1]), dtype=np.uint8)
+                room = Planes.empty(SEGMENT_ROWS, bits.shape[1])
                 segments = (*segments, Segment(first, room[:0], room))
             grown = segments[-1].plus(bits)
             bits = bits[len(grown) - len(segments[-1]) :]
@@ -158,14 +159,14 @@ class Parts:
 
     def bits_of(self, slots: NDArray[np.int64], row_bytes: int) -> NDArray[np.uint8]:
         if self.listed is None and len(self.segments) == 1:
-            return self.segments[0].bits.take(slots, axis=0)
+            return self.segments[0].bits.take(slots)
         found = np.empty((len(slots), row_bytes), dtype=np.uint8)
         if self.listed is not None:
             inside = np.flatnonzero(slots < self.first)
-            found[inside] = self.listed.codes.take(slots[inside], axis=0)
+            found[inside] = self.listed.codes.take(slots[inside])
         for number, places in self._by_segment(slots):
             segment = self.segments[number]
-            found[places] = segment.bits.take(slots[places] - segment.first, axis=0)
+            found[places] = segment.bits.take(slots[places] - segment.first)
         return found
 
     def slots_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -22,7 +22,7 @@
 #endif
 
 /* Of the functions and their arguments: kernels.py refuses another. */
-int32_t bitsift_version(void) { return 3; }
+int32_t bitsift_version(void) { return 4; }
 
 enum { BLOCK = 2048, GROUP = 64, ROW_BYTES_MAX = 512 };
 /* Rows that are compared with each query of a call before the next ones: of 1,024 bits 256 KB, which
@@ -116,11 +116,81 @@ WIDE INLINE void by_eights(
 WIDE static void with_vpopcnt(
     const uint8_t *bits, int rows, int row_bytes, const uint8_t *query, uint16_t *out) {
   switch (row_bytes) {
-    case 32: by_eights(bits, rows, 32, query, out); break;
     case 48: by_eights(bits, rows, 48, query, out); break;
     case 96: by_eights(bits, rows, 96, query, out); break;
     case 128: by_eights(bits, rows, 128, query, out); break;
     default: by_eights(bits, rows, row_bytes, query, out);
+  }
+}
+
+/* Rows of 32 bytes, two to a vector. */
+WIDE static void of_32_bytes(const uint8_t *bits, int rows, const uint8_t *query, uint16_t *out) {
+  __m512i asked = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)query));
+  int row = 0;
+  for (; row + 8 <= rows; row += 8) {
+    __m512i counts[4];
+    for (int i = 0; i < 4; i++)
+      counts[i] = _mm512_popcnt_epi64(_mm512_xor_si512(_mm512_loadu_si512(bits + (row + 2 * i) * 32), asked));
+    __m512i sums = fours(pairs(counts[0], counts[1]), pairs(counts[2], counts[3]));
+    const __m128i order = _mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15);
+    _mm_storeu_si128((__m128i *)(out + row), _mm_shuffle_epi8(_mm512_cvtepi64_epi16(sums), order));
+  }
+  if (row < rows) by_words(bits + row * 32, rows - row, 32, query, out + row);
+}
+
+/* Rows of 32 bytes and `rest_bytes`, a multiple of 32, in two planes: two rows at a time, so that no
+ * vector is half empty. Where that multiple is odd, the rest of two rows meets in the middle. */
+WIDE INLINE void of_two_planes(
+    const uint8_t *first, const uint8_t *rest, int rows, int rest_bytes, const uint8_t *query, uint16_t *out) {
+  int whole = rest_bytes / 64, odd = rest_bytes % 64 != 0, row = 0;
+  __m512i one[ROW_BYTES_MAX / 64], other[ROW_BYTES_MAX / 64], sums[8];
+  __m256i half = _mm256_loadu_si256((const __m256i *)query);
+  __m512i near = _mm512_broadcast_i64x4(half), middle = near;
+  for (int i = 0; i < whole; i++) {
+    one[i] = _mm512_loadu_si512(query + 32 + 64 * i);
+    other[i] = odd ? _mm512_loadu_si512(query + 64 + 64 * i) : one[i];
+  }
+  if (odd) {
+    __m256i last = _mm256_loadu_si256((const __m256i *)(query + rest_bytes));
+    middle = _mm512_inserti64x4(
+        _mm512_castsi256_si512(last), _mm256_loadu_si256((const __m256i *)(query + 32)), 1);
+  }
+  for (; row + 8 <= rows; row += 8) {
+    for (int i = 0; i < 8; i += 2) {
+      const uint8_t *at = rest + (size_t)(row + i) * (size_t)rest_bytes;
+      __m512i both = _mm512_popcnt_epi64(_mm512_xor_si512(_mm512_loadu_si512(first + (row + i) * 32), near));
+      __m512i a = _mm512_setzero_si512(), b = a;
+      for (int j = 0; j < whole; j++, at += 64)
+        a = _mm512_add_epi64(a, _mm512_popcnt_epi64(_mm512_xor_si512(_mm512_loadu_si512(at), one[j])));
+      if (odd) {
+        both = _mm512_add_epi64(
+            both, _mm512_popcnt_epi64(_mm512_xor_si512(_mm512_loadu_si512(at), middle)));
+        at += 64;
+      }
+      for (int j = 0; j < whole; j++, at += 64)
+        b = _mm512_add_epi64(b, _mm512_popcnt_epi64(_mm512_xor_si512(_mm512_loadu_si512(at), other[j])));
+      sums[i] = _mm512_mask_add_epi64(a, 0x0F, a, both);
+      sums[i + 1] = _mm512_mask_add_epi64(b, 0xF0, b, both);
+    }
+    __m512i low = fours(pairs(sums[0], sums[1]), pairs(sums[2], sums[3]));
+    __m512i high = fours(pairs(sums[4], sums[5]), pairs(sums[6], sums[7]));
+    _mm_storeu_si128((__m128i *)(out + row), _mm512_cvtepi64_epi16(fours(low, high)));
+  }
+  for (; row < rows; row++) {
+    uint16_t more;
+    by_words(first + row * 32, 1, 32, query, out + row);
+    by_words(rest + (size_t)row * (size_t)rest_bytes, 1, rest_bytes, query + 32, &more);
+    out[row] = (uint16_t)(out[row] + more);
+  }
+}
+
+WIDE static void with_two_planes(
+    const uint8_t *first, const uint8_t *rest, int rows, int rest_bytes, const uint8_t *query, uint16_t *out) {
+  switch (rest_bytes) { /* 768, 1,024 and 1,536 dimensions */
+    case 64: of_two_planes(first, rest, rows, 64, query, out); break;
+    case 96: of_two_planes(first, rest, rows, 96, query, out); break;
+    case 160: of_two_planes(first, rest, rows, 160, query, out); break;
+    default: of_two_planes(first, rest, rows, rest_bytes, query, out);
   }
 }
 #endif
@@ -179,6 +249,43 @@ int32_t bitsift_choose(const char *name) {
   return strcmp(name, chosen) == 0;
 }
 
+/* --- bits in two planes ----------------------------------------------------------------------- */
+
+/* planes.py: of each row the first bytes, and the rest elsewhere, or nowhere. */
+typedef struct {
+  const uint8_t *first, *rest;
+  int32_t first_bytes, rest_bytes;
+} Planes;
+
+static void distances_from(const Planes *bits, int64_t row, int rows, const uint8_t *query, uint16_t *out) {
+  const uint8_t *first = bits->first + (size_t)row * (size_t)bits->first_bytes;
+  const uint8_t *rest = bits->rest + (size_t)row * (size_t)bits->rest_bytes;
+#ifdef X86
+  if (distances_of == with_vpopcnt && bits->first_bytes == 32) {
+    if (!bits->rest_bytes) { of_32_bytes(first, rows, query, out); return; }
+    if (bits->rest_bytes % 32 == 0) { with_two_planes(first, rest, rows, bits->rest_bytes, query, out); return; }
+  }
+#endif
+  distances_of(first, rows, bits->first_bytes, query, out);
+  if (bits->rest_bytes) {
+    uint16_t more[GROUP];
+    distances_of(rest, rows, bits->rest_bytes, query + bits->first_bytes, more);
+    for (int i = 0; i < rows; i++) out[i] = (uint16_t)(out[i] + more[i]);
+  }
+}
+
+static int32_t row_bytes_of(const Planes *bits) { return bits->first_bytes + bits->rest_bytes; }
+
+/* Rows of both planes, one behind the other. */
+void bitsift_gather(
+    const uint8_t *first, int32_t first_bytes, const uint8_t *rest, int32_t rest_bytes, const int64_t *rows,
+    int64_t n, uint8_t *out) {
+  for (int64_t i = 0; i < n; i++, out += first_bytes + rest_bytes) {
+    memcpy(out, first + (size_t)rows[i] * (size_t)first_bytes, (size_t)first_bytes);
+    memcpy(out + first_bytes, rest + (size_t)rows[i] * (size_t)rest_bytes, (size_t)rest_bytes);
+  }
+}
+
 /* --- the nearest rows ------------------------------------------------------------------------- */
 
 /* The `count` rows nearest to one query of those seen so far, and some more, in the order in which
@@ -224,14 +331,14 @@ static uint64_t marks_of(const uint8_t *marks, int64_t row, int rows) {
 
 /* Consider rows `first` ... `last` for one query. */
 static void consider(
-    Nearest *kept, int64_t *tally, const uint8_t *bits, int64_t first, int64_t last, int row_bytes,
-    const uint8_t *query, const uint8_t *marks) {
+    Nearest *kept, int64_t *tally, const Planes *bits, int64_t first, int64_t last, const uint8_t *query,
+    const uint8_t *marks) {
   uint16_t distances[GROUP];
   for (int64_t row = first; row < last; row += GROUP) {
     int rows = last - row < GROUP ? (int)(last - row) : GROUP;
     uint64_t wanted = marks_of(marks, row, rows);
     if (!wanted) continue;
-    distances_of(bits + (size_t)row * (size_t)row_bytes, rows, row_bytes, query, distances);
+    distances_from(bits, row, rows, query, distances);
     wanted &= below(distances, rows, kept->limit);
     int64_t held = kept->held;
     while (wanted) {
@@ -241,8 +348,25 @@ static void consider(
       kept->positions[held++] = row + i;
     }
     kept->held = held;
-    if (held + GROUP > kept->room) cut(kept, tally, row_bytes * 8);
+    if (held + GROUP > kept->room) cut(kept, tally, row_bytes_of(bits) * 8);
   }
+}
+
+/* Of the rows that were kept by their first bytes, compare the rest as well, and keep `count`. */
+static void compare_rest(Nearest *kept, int64_t *tally, const Planes *bits, const uint8_t *query, int64_t count) {
+  const uint8_t *asked = query + bits->first_bytes;
+  const size_t width = (size_t)bits->rest_bytes;
+  enum { AHEAD = 16 };
+  cut(kept, tally, bits->first_bytes * 8);
+  for (int64_t i = 0; i < kept->held; i++) {
+    if (i + AHEAD < kept->held)
+      for (size_t at = 0; at < width; at += 64)
+        __builtin_prefetch(bits->rest + (size_t)kept->positions[i + AHEAD] * width + at);
+    uint16_t more;
+    distances_of(bits->rest + (size_t)kept->positions[i] * width, 1, bits->rest_bytes, asked, &more);
+    kept->distances[i] = (uint16_t)(kept->distances[i] + more);
+  }
+  kept->count = count;
 }
 
 static int prepare(Nearest *kept, int64_t count) {
@@ -272,20 +396,27 @@ static void put(Nearest *kept, int64_t *tally, int bits, int32_t *distances, int
   for (int64_t at = kept->held; at < kept->count; at++) distances[at] = INT32_MAX, positions[at] = -1;
 }
 
-/* Returns 0, or -1 where there is no memory. `marks` may be NULL. */
+/* Returns 0, or -1 where there is no memory. `marks` may be NULL. Where `by_first` is not 0, so many
+ * rows are chosen by their first bytes, and only of these is the rest looked at. */
 int32_t bitsift_nearest(
-    const uint8_t *bits, int64_t rows, int32_t row_bytes, const uint8_t *queries, int32_t n,
-    int64_t count, const uint8_t *marks, int32_t *distances, int64_t *positions) {
+    const uint8_t *first_plane, int32_t first_bytes, const uint8_t *rest, int32_t rest_bytes, int64_t rows,
+    const uint8_t *queries, int32_t n, int64_t count, int64_t by_first, const uint8_t *marks,
+    int32_t *distances, int64_t *positions) {
+  const Planes all = {first_plane, rest, first_bytes, rest_bytes}, alone = {first_plane, rest, first_bytes, 0};
+  const Planes *bits = by_first ? &alone : &all;
+  const int32_t row_bytes = first_bytes + rest_bytes;
   int64_t *tally = malloc(sizeof(int64_t) * (size_t)(row_bytes * 8 + 2));
   Nearest *kept = calloc((size_t)n, sizeof(Nearest));
   int failed = !tally || !kept;
-  for (int32_t q = 0; q < n && !failed; q++) failed = !prepare(&kept[q], count);
+  for (int32_t q = 0; q < n && !failed; q++) failed = !prepare(&kept[q], by_first ? by_first : count);
   for (int64_t first = 0; first < rows && !failed; first += BLOCK) {
     int64_t last = first + BLOCK < rows ? first + BLOCK : rows;
     for (int32_t q = 0; q < n; q++)
-      consider(&kept[q], tally, bits, first, last, row_bytes, queries + (size_t)q * (size_t)row_bytes, marks);
+      consider(&kept[q], tally, bits, first, last, queries + (size_t)q * (size_t)row_bytes, marks);
   }
   for (int32_t q = 0; q < n && kept; q++) {
+    if (!failed && by_first)
+      compare_rest(&kept[q], tally, &all, queries + (size_t)q * (size_t)row_bytes, count);
     if (!failed) put(&kept[q], tally, row_bytes * 8, distances + q * count, positions + q * count);
     release(&kept[q]);
   }
@@ -297,14 +428,16 @@ int32_t bitsift_nearest(
 /* The same for one query within the lists `lists`, ascending, of which list i is rows starts[i] ...
  * starts[i + 1]. */
 int32_t bitsift_nearest_in_lists(
-    const uint8_t *bits, int32_t row_bytes, const int64_t *starts, const uint8_t *query,
-    const int64_t *lists, int64_t n, int64_t count, const uint8_t *marks, int32_t *distances,
-    int64_t *positions) {
+    const uint8_t *first_plane, int32_t first_bytes, const uint8_t *rest, int32_t rest_bytes,
+    const int64_t *starts, const uint8_t *query, const int64_t *lists, int64_t n, int64_t count,
+    const uint8_t *marks, int32_t *distances, int64_t *positions) {
+  const Planes bits = {first_plane, rest, first_bytes, rest_bytes};
+  const int32_t row_bytes = first_bytes + rest_bytes;
   int64_t *tally = malloc(sizeof(int64_t) * (size_t)(row_bytes * 8 + 2));
   Nearest kept = {0};
   int failed = !tally || !prepare(&kept, count);
   for (int64_t i = 0; i < n && !failed; i++)
-    consider(&kept, tally, bits, starts[lists[i]], starts[lists[i] + 1], row_bytes, query, marks);
+    consider(&kept, tally, &bits, starts[lists[i]], starts[lists[i] + 1], query, marks);
   if (!failed) put(&kept, tally, row_bytes * 8, distances, positions);
   release(&kept);
   free(tally);

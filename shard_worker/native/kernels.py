@@ -19,16 +19,21 @@ from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 
-_VERSION = 3
+_VERSION = 4
 """Of the functions and their arguments."""
 ROW_BYTES_MAX = 512
 """The widest row of bits that they take: 4,096 dimensions."""
 _POINTER, _I32, _I64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
 _ARGUMENTS = {
-    "nearest": [_POINTER, _I64, _I32, _POINTER, _I32, _I64, _POINTER, _POINTER, _POINTER],
-    "nearest_in_lists": [
-        _POINTER, _I32, _POINTER, _POINTER, _POINTER, _I64, _I64, _POINTER, _POINTER, _POINTER,
+    "nearest": [
+        _POINTER, _I32, _POINTER, _I32, _I64, _POINTER, _I32, _I64, _I64, _POINTER, _POINTER,
+        _POINTER,
     ],
+    "nearest_in_lists": [
+        _POINTER, _I32, _POINTER, _I32, _POINTER, _POINTER, _POINTER, _I64, _I64, _POINTER,
+        _POINTER, _POINTER,
+    ],
+    "gather": [_POINTER, _I32, _POINTER, _I32, _POINTER, _I64, _POINTER],
     "estimates": [_POINTER, _I64, _I32, _POINTER, _POINTER],
     "worth_reading": [
         _POINTER, _I64, _I32, _POINTER, _POINTER, _POINTER, _I64, ctypes.c_double, _I64, _I64, _I64,
@@ -84,23 +89,31 @@ def choose(way: str) -> bool:
 
 
 def nearest(
-    bits: NDArray[np.uint8],
+    first: NDArray[np.uint8],
+    rest: NDArray[np.uint8],
     queries: NDArray[np.uint8],
     count: int,
     alive: NDArray[np.uint8] | None,
+    by_first: int = 0,
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """The ``count`` nearest rows of ``bits`` (rows, row_bytes) to each of ``queries`` (n,
-    row_bytes), both contiguous, of those marked in the bitmap ``alive``, lowest bit first.
+    """The ``count`` nearest rows to each of ``queries`` (n, row_bytes), contiguous, of those marked
+    in the bitmap ``alive``, lowest bit first. The rows' bits are in two planes (planes.py).
 
     Distances int32 (n, count) ascending and positions int64 (n, count); behind the last the largest
-    int32 and -1. Equal distances are ordered, and cut, by position.
+    int32 and -1. Equal distances are ordered, and cut, by position. With ``by_first`` so many rows
+    are chosen by their first bits, and the nearest of these are found.
     """
-    assert bits.shape[1] == queries.shape[1] <= ROW_BYTES_MAX, (bits.shape, queries.shape)
-    assert alive is None or 8 * len(alive) >= len(bits), (len(alive), len(bits))
+    row_bytes = first.shape[1] + rest.shape[1]
+    assert row_bytes == queries.shape[1] <= ROW_BYTES_MAX, (row_bytes, queries.shape)
+    assert first.flags.c_contiguous
+    assert rest.flags.c_contiguous
+    assert alive is None or 8 * len(alive) >= len(first), (len(alive), len(first))
+    assert by_first == 0 or by_first >= count, (by_first, count)
     shape = len(queries), count
     distances, positions = np.empty(shape, np.int32), np.empty(shape, np.int64)
     failed = _LIBRARY.bitsift_nearest(
-        bits.ctypes.data, len(bits), bits.shape[1], queries.ctypes.data, len(queries), count,
+        first.ctypes.data, first.shape[1], rest.ctypes.data, rest.shape[1], len(first),
+        queries.ctypes.data, len(queries), count, by_first,
         None if alive is None else alive.ctypes.data, distances.ctypes.data, positions.ctypes.data,
     )  # fmt: skip
     if failed:
@@ -109,7 +122,8 @@ def nearest(
 
 
 def nearest_in_lists(
-    bits: NDArray[np.uint8],
+    first: NDArray[np.uint8],
+    rest: NDArray[np.uint8],
     starts: NDArray[np.int64],
     query: NDArray[np.uint8],
     lists: NDArray[np.int64],
@@ -119,17 +133,32 @@ def nearest_in_lists(
     """The same for one ``query`` (row_bytes,) among the rows ``starts[i]`` to ``starts[i + 1]`` for
     each i of ``lists``, int64 (nprobe,) ascending: (count,) each.
     """
-    assert bits.shape[1] == len(query) <= ROW_BYTES_MAX, (bits.shape, query.shape)
-    assert alive is None or 8 * len(alive) >= len(bits), (len(alive), len(bits))
+    row_bytes = first.shape[1] + rest.shape[1]
+    assert row_bytes == len(query) <= ROW_BYTES_MAX, (row_bytes, query.shape)
+    assert alive is None or 8 * len(alive) >= len(first), (len(alive), len(first))
     distances, positions = np.empty(count, np.int32), np.empty(count, np.int64)
     failed = _LIBRARY.bitsift_nearest_in_lists(
-        bits.ctypes.data, bits.shape[1], starts.ctypes.data, query.ctypes.data, lists.ctypes.data,
-        len(lists), count, None if alive is None else alive.ctypes.data, distances.ctypes.data,
-        positions.ctypes.data,
+        first.ctypes.data, first.shape[1], rest.ctypes.data, rest.shape[1], starts.ctypes.data,
+        query.ctypes.data, lists.ctypes.data, len(lists), count,
+        None if alive is None else alive.ctypes.data, distances.ctypes.data, positions.ctypes.data,
     )  # fmt: skip
     if failed:
         raise MemoryError
     return distances, positions
+
+
+def gather(
+    first: NDArray[np.uint8], rest: NDArray[np.uint8], rows: NDArray[np.int64]
+) -> NDArray[np.uint8]:
+    """Both planes of ``rows`` (n,), side by side: uint8 (n, row_bytes)."""
+    rows = np.ascontiguousarray(rows, dtype=np.int64)
+    assert not len(rows) or 0 <= rows.min() <= rows.max() < len(first), len(first)
+    out = np.empty((len(rows), first.shape[1] + rest.shape[1]), dtype=np.uint8)
+    _LIBRARY.bitsift_gather(
+        first.ctypes.data, first.shape[1], rest.ctypes.data, rest.shape[1], rows.ctypes.data,
+        len(rows), out.ctypes.data,
+    )  # fmt: skip
+    return out
 
 
 def estimates(table: NDArray[np.float32], bits: NDArray[np.uint8]) -> NDArray[np.float32]:

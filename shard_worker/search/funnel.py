@@ -16,6 +16,7 @@ from bitsift.errors import Corrupt, DeadlineExceeded, ReplicaBehind
 from bitsift.filters.forms import tree_of
 from bitsift.options import Mode
 from bitsift.shard_worker.bits.index import Pool
+from bitsift.shard_worker.bits.way import Way
 from bitsift.shard_worker.codes import Calibration, best_first
 from bitsift.shard_worker.deadline import Check
 from bitsift.shard_worker.generation import Generation
@@ -62,9 +63,9 @@ class Funnel:
         self,
         generation: Generation,
         queries: Sequence[Query],
-        lists_to_visit: Callable[[Query], int | None],
+        way_of: Callable[[Query], Way],
     ) -> Answers:
-        """What is found for each query; ``lists_to_visit`` None is an exact scan.
+        """What is found for each query, by the way that ``way_of`` says for it.
 
         ``exhaustive`` queries give way to the others, whichever thread asks those.
         """
@@ -74,7 +75,7 @@ class Funnel:
         found: dict[int, Answer] = {}
         if len(slow) < len(queries):
             with self._precedence:
-                for kind, places in _passes(queries, lists_to_visit):
+                for kind, places in _passes(queries, way_of):
                     together = [queries[place] for place in places]
                     found.update(zip(places, self._pass(generation, together, *kind), strict=True))
         if slow:
@@ -87,7 +88,7 @@ class Funnel:
         generation: Generation,
         queries: Sequence[Query],
         count: int,
-        nprobe: int | None,
+        way: Way,
         enough: int,
         filter_text: str | None,
         wide: int,
@@ -101,12 +102,14 @@ class Funnel:
             bits = self._calibration.query_bits(np.stack([queries[p].vector for p in places]))
             deadlines = [queries[p].deadline for p in places]
             if filter_text is None:
-                near = generation.index.search(bits, count, nprobe, enough, deadlines)
+                near = generation.index.search(
+                    bits, count, way.nprobe, enough, deadlines, first_share=way.first_share
+                )
             else:
                 direct = min(
                     queries[p].reads or reads_max(queries[p].options.depth) for p in places
                 )
-                wants, node = Wants(count, wide, nprobe, direct), tree_of(filter_text)
+                wants, node = Wants(count, wide, way.nprobe, direct), tree_of(filter_text)
                 try:
                     near, plan = pools_of(generation, node, bits, wants, deadlines)
                 except DeadlineExceeded as error:
@@ -263,30 +266,30 @@ def _filter_of(query: Query) -> str | None:
     return None if text is None else str(text)
 
 
-Kind = tuple[int, int | None, int, str | None, int]
-"""What queries of one pass have in common: rows to keep, lists to visit, hits due, filter, rows to
-keep under it."""
+Kind = tuple[int, Way, int, str | None, int]
+"""What queries of one pass have in common: rows to keep, the way through the bits, hits due,
+filter, rows to keep under it."""
 
 
 def _passes(
-    queries: Sequence[Query], lists_to_visit: Callable[[Query], int | None]
+    queries: Sequence[Query], way_of: Callable[[Query], Way]
 ) -> Iterator[tuple[Kind, list[int]]]:
     """The places of the queries that go together; none of those that are exhaustive."""
     kinds: dict[Kind, list[int]] = {}
     for place, query in enumerate(queries):
         if query.options.mode is not Mode.EXHAUSTIVE:
-            kinds.setdefault(_kind(query, lists_to_visit(query)), []).append(place)
+            kinds.setdefault(_kind(query, way_of(query)), []).append(place)
     for kind, places in kinds.items():
         for first in range(0, len(places), QUERIES_PER_PASS):
             yield kind, places[first : first + QUERIES_PER_PASS]
 
 
-def _kind(query: Query, nprobe: int | None) -> Kind:
+def _kind(query: Query, way: Way) -> Kind:
     """Rows that are excluded are kept, too."""
     excluded, text = len(query.options.exclude), _filter_of(query)
     count = pool_rows(query) + excluded
     wide = count if text is None else wide_pool_rows(query) + excluded
-    return count, nprobe, query.hits_due, text, wide
+    return count, way, query.hits_due, text, wide
 
 
 def _without(pool: Pool, rows: NDArray[np.int64]) -> Pool:

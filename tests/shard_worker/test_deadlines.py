@@ -202,11 +202,11 @@ def test_what_is_given_up_while_others_are_searched_is_not_begun(
     index = shard._current.index
     plain = index.search
 
-    def watched(bits, *arguments):  # type: ignore[no-untyped-def]
+    def watched(bits, *arguments, **named):  # type: ignore[no-untyped-def]
         passes.append(len(bits))
         for deadline in deadlines[QUERIES_PER_PASS : 3 * QUERIES_PER_PASS - 1]:
             deadline.cancel()
-        return plain(bits, *arguments)
+        return plain(bits, *arguments, **named)
 
     monkeypatch.setattr(index, "search", watched)
     found = shard.answers(

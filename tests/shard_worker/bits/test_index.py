@@ -32,7 +32,12 @@ def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bit_parts, "SEGMENT_ROWS", 64)
 
 
-@given(st.integers(0, 200), st.integers(4, 20), st.integers(1, 100), st.integers(0, 1000))
+@given(
+    st.integers(0, 200),
+    st.one_of(st.integers(4, 20), st.sampled_from([96, 128])),
+    st.integers(1, 100),
+    st.integers(0, 1000),
+)
 def test_faiss_finds_what_a_naive_popcount_finds(
     rows: int, row_bytes: int, count: int, seed: int
 ) -> None:

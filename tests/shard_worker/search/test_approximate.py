@@ -70,9 +70,9 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
     seen: list[int | None] = []
     plain = BinaryIndex.search
 
-    def watched(self, queries, count, nprobe=None, enough=None, check=None):  # type: ignore[no-untyped-def]
+    def watched(self, queries, count, nprobe=None, *more, **named):  # type: ignore[no-untyped-def]
         seen.append(nprobe)
-        return plain(self, queries, count, nprobe, enough, check)
+        return plain(self, queries, count, nprobe, *more, **named)
 
     monkeypatch.setattr(BinaryIndex, "search", watched)
     return seen
