@@ -70,9 +70,9 @@ ID_CHARACTERS_MAX = 8_192
 class Mode(StrEnum):
     """How a shard finds its candidates.
 
-    ``auto`` scans all bits while that fits the latency budget, else it probes the nearest lists;
-    ``exact`` always scans; ``approximate`` probes lists where the shard has them; ``exhaustive``
-    scores every int8 row.
+    ``exact`` compares all bits of all rows; ``approximate`` those of the nearest lists, or where
+    the shard has none, the first of all rows and the rest of few; ``auto`` does the latter while it
+    fits the latency budget, else it goes by lists; ``exhaustive`` scores every int8 row.
     """
 
     AUTO = "auto"
@@ -257,8 +257,8 @@ class SearchOptions:
         Mode,
         Field(
             strict=False,
-            description="How candidates are found: `exact` compares all bits, `approximate` those "
-            "of the nearest lists, `exhaustive` all int8 codes; `auto` chooses by cost.",
+            description="How candidates are found: `exact` compares all bits, `approximate` few "
+            "of them, `exhaustive` all int8 codes; `auto` chooses by cost.",
         ),
     ] = Mode.AUTO
     nprobe: Annotated[
@@ -275,7 +275,7 @@ class SearchOptions:
             ge=RECALL_MIN,
             le=RECALL_MAX,
             description="Instead of `nprobe`: share of an exact scan's candidates to find. Each "
-            "shard visits as many lists as it measured to be enough, or scans all of its rows.",
+            "shard compares as many rows as it measured to be enough, or scans all of them.",
         ),
     ] = None
     timeout_ms: Annotated[

@@ -35,7 +35,7 @@ LOCK_FILE = "shard.lock"
 STORE_FOLDER = re.compile(r"store(-\d{5,})?")
 """Where the data file of a generation lies; in format 1, of every generation."""
 PARTIAL = re.compile(
-    r"((manifest|complete|shard|bits-lists)\.json|bits-(\d{5}|lists)\.bits|blocks\.pages)"
+    r"((manifest|complete|shard|bits-lists|bits-first)\.json|bits-(\d{5}|lists)\.bits|blocks\.pages)"
     r"(\.[0-9a-f]{32})?\.partial"
 )
 """Our files while they are written; version 0.1.0 put no random number into the name."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from bitsift.shard_worker.bits.tuning import TUNING_FILE
+from bitsift.shard_worker.bits.tuning import MEASURED_FILES
 from bitsift.shard_worker.store import Store
 from bitsift.shard_worker.store.lmdb_file import DATA_FILE
 
@@ -27,6 +27,6 @@ class ShardSnapshot:
     @classmethod
     def of(cls, folder: Path, store: Store, shard_file: bytes) -> Self:
         """That of the shard in ``folder`` with this ``store``, which is kept open."""
-        names = [*sorted(folder.glob("bits-*.bits")), folder / TUNING_FILE]
+        names = [*sorted(folder.glob("bits-*.bits")), *(folder / it for it in MEASURED_FILES)]
         sealed = tuple(path for path in names if path.exists())
         return cls(store.copy_data, store.path / DATA_FILE, sealed, shard_file)

@@ -29,7 +29,7 @@ from typing import IO, Protocol
 from bitsift.cluster.fleet.removing import OF_A_SHARD, remove_named
 from bitsift.errors import ChecksumMismatch, Corrupt, NotFound, StorageFull
 from bitsift.shard_worker.applied import applied_file
-from bitsift.shard_worker.bits.tuning import TUNING_FILE
+from bitsift.shard_worker.bits.tuning import MEASURED_FILES
 from bitsift.shard_worker.layout import (
     LOCK_FILE,
     SHARD_FILE,
@@ -70,8 +70,8 @@ class FolderBlocks:
         """Raises NotFound, Unavailable (open in another process), Corrupt."""
         store = store_folder(folder)
         self._lock = FolderLock(folder)
-        names = [SHARD_FILE, TUNING_FILE, *(path.name for path in folder.glob("bits-*.bits"))]
-        names.append(f"{store.name}/{DATA_FILE}")
+        names = [SHARD_FILE, *MEASURED_FILES, f"{store.name}/{DATA_FILE}"]
+        names += [path.name for path in folder.glob("bits-*.bits")]
         self._files = [_listed(folder, name) for name in sorted(names) if (folder / name).exists()]
         self._places = {
             digest: (folder / file.name, number)

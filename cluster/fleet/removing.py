@@ -15,7 +15,7 @@ from bitsift.shard_worker.maintenance.repository import BLOCKS_FOLDER
 
 _PARTIAL = r"(\.([0-9a-f]{32}\.)?partial)?"
 OF_A_SHARD = re.compile(
-    r"(shard\.(json|lock)|bits-\d{5}\.bits|bits-lists\.(bits|json)"
+    r"(shard\.(json|lock)|bits-\d{5}\.bits|bits-lists\.(bits|json)|bits-first\.json"
     r"|store(\.next|-\d{5,})?(/(data\.mdb|lock\.mdb|blocks\.pages|bits-lists\.bits))?)" + _PARTIAL
 )
 OF_AN_EXPORT = re.compile(rf"{BLOCKS_FOLDER}(/[0-9a-f]{{2}}(/[0-9a-f]{{64}}{_PARTIAL})?)?")

@@ -12,7 +12,9 @@ from bitsift.shard_worker.layout import remove_partials, shard_folder
 from bitsift.shard_worker.leftovers import remove_leftovers
 from bitsift.shard_worker.maintenance.backup import INDEX_FILES
 
-_SHARD_FILE = re.compile(r"shard\.(json|lock)|bits-\d{5}\.bits|bits-lists\.(bits|json)")
+_SHARD_FILE = re.compile(
+    r"shard\.(json|lock)|bits-\d{5}\.bits|bits-lists\.(bits|json)|bits-first\.json"
+)
 _INDEX_FILE = re.compile("|".join(map(re.escape, (*INDEX_FILES, LOCK_FILE))))
 
 

@@ -46,7 +46,8 @@ _REPORT = (
 _SHARD = {
     "shard": 0, "state": "READY", "reason": None, "rows": 53762, "documents": 53762,
     "bits_bytes": 2580576, "disk_bytes": 58720256, "corrupt_rows_seen": 0, "lists": 0,
-    "clustered_rows": 0, "training": False, "nprobe": 0, "exact_scan_ms": 0.9, "generation": 0,
+    "clustered_rows": 0, "training": False, "nprobe": 0, "exact_scan_ms": 0.9,
+    "first_share": 0.0, "generation": 0,
     "compacting": False, "writes_stopped": None, "format": "2.1", "resident_bytes": 77524992,
     "node": "cc792ab7", "pid": 4711, "version": 117701396989149184, "digest": "", "settings": "",
     "volume_bytes": 270553174016, "volume_free_bytes": 80010805248,

@@ -27,7 +27,7 @@ from bitsift.shard_worker.types import CANDIDATES_FIXED, POOL_FACTOR
 
 log = logging.getLogger(__name__)
 
-TUNING_FILE, FIRST_FILE = "bits-lists.json", "bits-first.json"
+TUNING_FILE, FIRST_FILE = MEASURED_FILES = "bits-lists.json", "bits-first.json"
 RECALL_TARGET = 0.985
 """Of a search that says neither ``nprobe`` nor ``recall``."""
 FIRST_TARGET = 0.9995

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bitsift.shard_worker.bits.lists import LISTS_FILE
-from bitsift.shard_worker.bits.tuning import TUNING_FILE
+from bitsift.shard_worker.bits.tuning import MEASURED_FILES, TUNING_FILE
 from bitsift.shard_worker.codes import Calibration
 from bitsift.shard_worker.fields.index import FieldIndex
 from bitsift.shard_worker.layout import store_folder
@@ -57,6 +57,6 @@ def repair_shard(
         shard.save_bits()
     finally:
         shard.close()
-    if any(path.name not in (LISTS_FILE, TUNING_FILE, BLOCKS_FILE) for path in bits):
+    if any(path.name not in (LISTS_FILE, BLOCKS_FILE, *MEASURED_FILES) for path in bits):
         done.append(f"{folder.name}: rebuilt the bits from the codes")
     return done

@@ -17,7 +17,7 @@ from bitsift.errors import ChecksumMismatch, Corrupt, NotFound
 from bitsift.shard_worker.bits.index import BinaryIndex
 from bitsift.shard_worker.bits.lists import LISTS_FILE, ListedBits
 from bitsift.shard_worker.bits.parts import SEGMENT_ROWS
-from bitsift.shard_worker.bits.tuning import TUNING_FILE
+from bitsift.shard_worker.bits.tuning import MEASURED_FILES
 from bitsift.shard_worker.codes import Calibration
 from bitsift.shard_worker.layout import read_json
 from bitsift.shard_worker.maintenance.findings import Findings, Remedy
@@ -114,10 +114,11 @@ def check_hints(folder: Path, store: Path, findings: Findings) -> None:
 
 
 def check_tuning(folder: Path, findings: Findings) -> None:
-    """What was measured of the lists passes its checksum."""
-    try:
-        read_json(folder / TUNING_FILE)
-    except NotFound:
-        pass
-    except Corrupt as error:
-        findings.add(f"{folder.name}/{TUNING_FILE}", error.message, Remedy.REPAIR)
+    """What was measured of the bits passes its checksum."""
+    for name in MEASURED_FILES:
+        try:
+            read_json(folder / name)
+        except NotFound:
+            pass
+        except Corrupt as error:
+            findings.add(f"{folder.name}/{name}", error.message, Remedy.REPAIR)

@@ -31,6 +31,7 @@ Files of a shard
     bits-NNNNN.bits     derived: bits of 2^20 rows, each names its generation (index.py)
     bits-lists.bits     derived: bits grouped into lists (lists.py)
     bits-lists.json     derived: how many lists a search visits (tuning.py)
+    bits-first.json     derived: how many rows are compared by all of their bits (tuning.py)
     *.<32 hex>.partial  a file while it is written; left by a killed process, removed at a start
 
 A folder of a store that shard.json does not name is what a killed compaction left, or a generation
