@@ -1,5 +1,4 @@
-"""How many lists an approximate search visits, how many rows a scan by first bits compares by all
-of them, and what scans cost: measured.
+"""How many lists an approximate search visits, and what an exact scan costs: both are measured.
 
 It is measured on the shard's own rows: documents drawn at random are asked for, and the candidates
 from more and more lists are compared with those of the exact scan. The curve is stored next to the
@@ -30,12 +29,6 @@ log = logging.getLogger(__name__)
 TUNING_FILE, FIRST_FILE = MEASURED_FILES = "bits-lists.json", "bits-first.json"
 RECALL_TARGET = 0.985
 """Of a search that says neither ``nprobe`` nor ``recall``."""
-FIRST_TARGET = 0.9995
-"""Of a scan by first bits in the place of one by all. Documents are easier queries than questions:
-at least 0.999 is promised."""
-FIRST_SHARES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
-"""Shares of the rows that are compared by all of their bits. Beyond the last a scan by all bits is
-as fast."""
 QUERIES = 128
 SCAN_ROWS = 1 << 20
 SCAN_ROWS_MIN = 100_000
@@ -59,9 +52,6 @@ def scan_seconds_per_row(index: BinaryIndex, first_share: float | None = None) -
     return min(spent) / len(bits)
 
 
-FirstCurve = dict[float, float]
-"""For each share of rows that a scan by first bits compares by the rest as well, ascending, the
-recall of its candidates against those of the exact scan."""
 Curve = dict[int, float]
 """For each number of lists visited, ascending, the recall of the candidates against those of the
 exact scan. Where it ends at all lists, that is 1."""
@@ -84,38 +74,17 @@ def measure_curve(
     curve: Curve = {}
     nprobe = -(-index.listed.lists // 512)
     while True:
-        curve[nprobe] = _recall(exact, _candidates(vectors, index, calibration, nprobe))
+        curve[nprobe] = shared(exact, _candidates(vectors, index, calibration, nprobe))
         if curve[nprobe] >= RECALL_MAX or nprobe >= index.listed.lists:
             return curve
         nprobe = min(-(-3 * nprobe // 2), index.listed.lists)
 
 
-def first_share_for(curve: FirstCurve, recall: float) -> float | None:
-    """The smallest share that was measured to reach ``recall``; None: none of them."""
-    return min((share for share, found in curve.items() if found >= recall), default=None)
-
-
-def measure_first(
-    index: BinaryIndex, calibration: Calibration, vectors: NDArray[np.float32]
-) -> FirstCurve:
-    """The curve of scans by the first bits, up to the first that finds all that an exact one does.
-
-    ``vectors`` float32 (n, width) are unit vectors to ask for.
-    """
-    exact, curve = _candidates(vectors, index, calibration), FirstCurve()
-    for share in FIRST_SHARES:
-        found = _candidates(vectors, index, calibration, first_share=share)
-        curve[share] = _recall(exact, found)
-        if curve[share] >= 1.0:
-            break
-    return curve
-
-
-def _recall(exact: Sequence[NDArray[np.int64]], found: Sequence[NDArray[np.int64]]) -> float:
+def shared(exact: Sequence[NDArray[np.int64]], found: Sequence[NDArray[np.int64]]) -> float:
     """The share of the ``exact`` rows that were ``found``, the mean of the queries."""
     pairs = [(a, b) for a, b in zip(exact, found, strict=True) if len(a)]
-    shared = [len(np.intersect1d(a, b)) / len(a) for a, b in pairs]
-    return round(float(np.mean(shared)), 5) if shared else 1.0  # no row is alive
+    shares = [len(np.intersect1d(a, b)) / len(a) for a, b in pairs]
+    return round(float(np.mean(shares)), 5) if shares else 1.0  # no row is alive
 
 
 def _candidates(
@@ -123,7 +92,6 @@ def _candidates(
     index: BinaryIndex,
     calibration: Calibration,
     nprobe: int | None = None,
-    first_share: float | None = None,
 ) -> list[NDArray[np.int64]]:
     """The rows that the funnel would read for each vector."""
     found = []
@@ -131,7 +99,7 @@ def _candidates(
         part = vectors[first : first + 16]
         bits, part = calibration.query_bits(part), calibration.centered(part)
         count = CANDIDATES_FIXED * POOL_FACTOR
-        pools = index.search(bits, count, nprobe, first_share=first_share)
+        pools = index.search(bits, count, nprobe)
         found += [_narrowed(vector, pool) for vector, pool in zip(part, pools, strict=True)]
     return found
 
@@ -139,25 +107,6 @@ def _candidates(
 def _narrowed(vector: NDArray[np.float32], pool: Pool) -> NDArray[np.int64]:
     estimates = asymmetric_scores(vector, pool.bits)
     return pool.rows[best_first(estimates, pool.rows, CANDIDATES_FIXED)]
-
-
-def write_first(folder: Path, rows: int, curve: FirstCurve) -> None:
-    """Keep what was measured on a shard of ``rows`` rows."""
-    recall = {str(share): value for share, value in curve.items()}
-    write_json(folder / FIRST_FILE, {"rows": rows, "recall": recall})
-
-
-def read_first(folder: Path) -> tuple[int, FirstCurve]:
-    """The rows that a shard had when it was measured, and the curve; 0 and none if it was not."""
-    try:
-        data = read_json(folder / FIRST_FILE)
-        curve = {float(share): float(value) for share, value in data["recall"].items()}
-        return int(data["rows"]), curve
-    except NotFound:
-        return 0, {}
-    except (BitsiftError, AttributeError, KeyError, TypeError, ValueError) as error:
-        log.warning("measuring again how many rows to compare by all of their bits: %s", error)
-        return 0, {}
 
 
 def write_tuning(folder: Path, rows: int, curve: Curve) -> None:

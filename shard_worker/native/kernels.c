@@ -62,6 +62,7 @@ __attribute__((target("popcnt"))) static void with_popcnt(
     const uint8_t *bits, int rows, int row_bytes, const uint8_t *query, uint16_t *out) {
   switch (row_bytes) { /* widths of common models: the compiler unrolls them */
     case 32: by_words(bits, rows, 32, query, out); break;
+    case 64: by_words(bits, rows, 64, query, out); break;
     case 48: by_words(bits, rows, 48, query, out); break;
     case 96: by_words(bits, rows, 96, query, out); break;
     case 128: by_words(bits, rows, 128, query, out); break;
@@ -216,12 +217,14 @@ WIDE static uint64_t below_at_once(const uint16_t *distances, int rows, int limi
 #endif
 
 static distances_fn *distances_of = portable;
+static distances_fn *by_eight_bytes = portable; /* of single rows */
 static below_fn *below = below_one_by_one;
 static const char *chosen = "portable";
 
 __attribute__((constructor)) static void choose(void) {
 #ifdef X86
   __builtin_cpu_init();
+  if (__builtin_cpu_supports("popcnt")) by_eight_bytes = with_popcnt;
   if (__builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512vl")) {
     distances_of = with_vpopcnt, below = below_at_once, chosen = "vpopcntdq";
@@ -352,8 +355,29 @@ static void consider(
   }
 }
 
+enum { SAMPLES = 1024, SAMPLED = 4, SAMPLED_MIN = 2000 };
+/* Where many rows are kept, those at so many places say before the scan how near they will be. */
+
+/* A distance below which some more than `count` rows are likely to be. */
+static int likely_limit(const Planes *bits, int64_t rows, const uint8_t *query, const uint8_t *marks, int64_t count) {
+  int64_t tally[ROW_BYTES_MAX * 8 + 1] = {0};
+  for (int64_t i = 0; i < SAMPLES; i++) {
+    int64_t row = (rows - SAMPLED) * i / (SAMPLES - 1);
+    uint64_t wanted = marks_of(marks, row, SAMPLED);
+    uint16_t distances[GROUP];
+    distances_from(bits, row, SAMPLED, query, distances);
+    for (int j = 0; j < SAMPLED; j++) tally[distances[j]] += (int64_t)(wanted >> j & 1);
+  }
+  double share = (double)count / (double)rows * SAMPLES * SAMPLED, enough = 1.1 * share + 2 * sqrt(share);
+  int64_t seen = 0;
+  int limit = 0;
+  while (limit <= row_bytes_of(bits) * 8 && (double)seen <= enough) seen += tally[limit++];
+  return (double)seen > enough ? limit : UINT16_MAX + 1;
+}
+
 /* Of the rows that were kept by their first bytes, compare the rest as well, and keep `count`. */
 static void compare_rest(Nearest *kept, int64_t *tally, const Planes *bits, const uint8_t *query, int64_t count) {
+  distances_fn *of_one_row = distances_of == portable ? portable : by_eight_bytes;
   const uint8_t *asked = query + bits->first_bytes;
   const size_t width = (size_t)bits->rest_bytes;
   enum { AHEAD = 16 };
@@ -363,7 +387,7 @@ static void compare_rest(Nearest *kept, int64_t *tally, const Planes *bits, cons
       for (size_t at = 0; at < width; at += 64)
         __builtin_prefetch(bits->rest + (size_t)kept->positions[i + AHEAD] * width + at);
     uint16_t more;
-    distances_of(bits->rest + (size_t)kept->positions[i] * width, 1, bits->rest_bytes, asked, &more);
+    of_one_row(bits->rest + (size_t)kept->positions[i] * width, 1, bits->rest_bytes, asked, &more);
     kept->distances[i] = (uint16_t)(kept->distances[i] + more);
   }
   kept->count = count;
@@ -408,15 +432,24 @@ int32_t bitsift_nearest(
   int64_t *tally = malloc(sizeof(int64_t) * (size_t)(row_bytes * 8 + 2));
   Nearest *kept = calloc((size_t)n, sizeof(Nearest));
   int failed = !tally || !kept;
-  for (int32_t q = 0; q < n && !failed; q++) failed = !prepare(&kept[q], by_first ? by_first : count);
+  int64_t wanted = by_first ? by_first : count;
+  for (int32_t q = 0; q < n && !failed; q++) {
+    const uint8_t *query = queries + (size_t)q * (size_t)row_bytes;
+    failed = !prepare(&kept[q], wanted);
+    if (wanted >= SAMPLED_MIN && rows / wanted >= 8) kept[q].limit = likely_limit(bits, rows, query, marks, wanted);
+  }
   for (int64_t first = 0; first < rows && !failed; first += BLOCK) {
     int64_t last = first + BLOCK < rows ? first + BLOCK : rows;
     for (int32_t q = 0; q < n; q++)
       consider(&kept[q], tally, bits, first, last, queries + (size_t)q * (size_t)row_bytes, marks);
   }
   for (int32_t q = 0; q < n && kept; q++) {
-    if (!failed && by_first)
-      compare_rest(&kept[q], tally, &all, queries + (size_t)q * (size_t)row_bytes, count);
+    const uint8_t *query = queries + (size_t)q * (size_t)row_bytes;
+    if (!failed && kept[q].held < wanted && kept[q].limit <= UINT16_MAX) { /* the sample was wrong */
+      kept[q].held = 0, kept[q].limit = UINT16_MAX + 1;
+      consider(&kept[q], tally, bits, 0, rows, query, marks);
+    }
+    if (!failed && by_first) compare_rest(&kept[q], tally, &all, query, count);
     if (!failed) put(&kept[q], tally, row_bytes * 8, distances + q * count, positions + q * count);
     release(&kept[q]);
   }

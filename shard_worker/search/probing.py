@@ -4,42 +4,32 @@ nearest lists.
 
 from __future__ import annotations
 
-import functools
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitsift.options import Mode
-from bitsift.shard_worker.bits.planes import first_bytes
 from bitsift.shard_worker.bits.tuning import (
-    FIRST_TARGET,
     QUERIES,
     RECALL_TARGET,
     Curve,
-    FirstCurve,
-    first_share_for,
     keep_tuning,
     lists_for,
     measure_curve,
-    measure_first,
-    read_first,
     read_tuning,
     scan_seconds_per_row,
-    write_first,
     write_tuning,
 )
 from bitsift.shard_worker.bits.way import EXACT, Way
 from bitsift.shard_worker.codes import Calibration
 from bitsift.shard_worker.generation import Generation
+from bitsift.shard_worker.search.first_bits import DEPTH, FirstBits
 from bitsift.shard_worker.store import Store
 from bitsift.shard_worker.types import Query, ShardSettings
 
 log = logging.getLogger(__name__)
-FIRST_ROWS_MIN = 100_000
-"""A scan of fewer rows by all of their bits takes half a millisecond."""
 
 
 class Probing:
@@ -49,13 +39,11 @@ class Probing:
         self._folder = folder
         self._calibration = calibration
         self._budget_ms = settings.exact_budget_ms
-        self._scan_s_per_row = self._first_s_per_row = 0.0
+        self._scan_s_per_row = 0.0
         self._curve: Curve = {}
-        self._first_rows, self._first_curve = 0, FirstCurve()
+        self._first = FirstBits(folder, calibration)
         self.nprobe = 0
         """The default number of lists to visit; 0 without lists."""
-        self.first_share: float | None = None
-        """Of the rows, those that a scan by first bits compares by the rest; None: no such scan."""
 
     def measure(self, generation: Generation) -> None:
         """Take the lists into RAM, and measure what was not measured before."""
@@ -63,29 +51,22 @@ class Probing:
         most = max(self._curve, default=0)
         self.nprobe = lists_for(self._curve, RECALL_TARGET) or most
         self._scan_s_per_row = scan_seconds_per_row(generation.index)
-        self._first_rows, self._first_curve = read_first(self._folder)
+        self._first.open(generation)
         self.measure_first(generation)
 
     def wants_first(self, generation: Generation) -> bool:
-        """Whether the rows are many, and many more or fewer than when they were measured."""
-        rows = len(generation.index)
-        is_split = first_bytes(generation.index.row_bytes) < generation.index.row_bytes
-        near = self._first_rows / 2 <= rows <= 2 * self._first_rows
-        return is_split and rows >= FIRST_ROWS_MIN and not near
+        """Whether scans by first bits are to be measured."""
+        return self._first.are_due(generation)
 
     def measure_first(self, generation: Generation) -> None:
         """Measure scans by first bits, unless what is known of them still holds."""
-        index = generation.index
-        if self.wants_first(generation):
-            vectors = self._some_vectors(generation.store)
-            rows, curve = len(index), measure_first(index, self._calibration, vectors)
-            self._first_rows, self._first_curve = rows, curve
-            self._keep("share of rows", functools.partial(write_first, self._folder, rows, curve))
-        is_known = len(index) >= FIRST_ROWS_MIN
-        share = first_share_for(self._first_curve, FIRST_TARGET) if is_known else None
-        if share is not None:
-            self._first_s_per_row = scan_seconds_per_row(index, share)
-        self.first_share = share
+        if self._first.are_due(generation):
+            self._first.measure(generation, self._some_vectors(generation.store))
+
+    @property
+    def first_share(self) -> float | None:
+        """Of the rows, those that ``auto`` compares by more than their first bits; None: all."""
+        return self._first.share(DEPTH)
 
     def keep(self, old: Generation, new: Generation) -> None:
         """Deleted rows were dropped from the lists: what was measured holds for the rest."""
@@ -101,7 +82,8 @@ class Probing:
         mode, recall = query.options.mode, query.options.recall
         if mode is Mode.EXACT:
             return EXACT
-        index, first = generation.index, self._first_way(recall)
+        index = generation.index
+        first = Way(first_share=self._first.share(query.options.depth, recall))
         if index.listed is None or (mode is Mode.AUTO and self._is_affordable(first, len(index))):
             return first
         if recall is not None:
@@ -110,14 +92,10 @@ class Probing:
         lists = query.options.nprobe or self.nprobe  # none while lists are being measured
         return Way(nprobe=lists) if lists else EXACT
 
-    def _first_way(self, recall: float | None) -> Way:
-        """A scan by first bits that reaches ``recall``, if there is one; else by all bits."""
-        if self.first_share is None or recall is None:
-            return Way(first_share=self.first_share)
-        return Way(first_share=first_share_for(self._first_curve, recall))
-
     def _is_affordable(self, way: Way, rows: int) -> bool:
-        s_per_row = self._scan_s_per_row if way.first_share is None else self._first_s_per_row
+        s_per_row = self._scan_s_per_row
+        if way.first_share is not None:
+            s_per_row = self._first.seconds_per_row
         return s_per_row * rows * 1e3 <= self._budget_ms
 
     def _opened_lists(self, generation: Generation) -> Curve:
@@ -130,17 +108,15 @@ class Probing:
         if curve is None:
             vectors = self._some_vectors(generation.store)
             curve = measure_curve(index, self._calibration, vectors)
-            listed = len(index.listed)
-            self._keep(
-                "number of lists", functools.partial(write_tuning, self._folder, listed, curve)
-            )
+            try:
+                write_tuning(self._folder, len(index.listed), curve)
+            except OSError as error:  # the next start measures again
+                log.warning(
+                    "%s: the measured number of lists to visit was not saved: %s",
+                    self._folder,
+                    error,
+                )
         return curve
-
-    def _keep(self, what: str, write: Callable[[], None]) -> None:
-        try:
-            write()
-        except OSError as error:  # the next start measures again
-            log.warning("%s: the measured %s was not saved: %s", self._folder, what, error)
 
     def _some_vectors(self, store: Store) -> NDArray[np.float32]:
         """Decoded unit vectors of random rows, float32 (n, width), to tune with."""

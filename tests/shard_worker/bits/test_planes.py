@@ -112,6 +112,34 @@ def test_a_scan_by_first_bits_finds_the_nearest_of_those_that_they_choose(
         np.testing.assert_array_equal(positions, by_definition(bits, query, count, kept))
 
 
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "faiss"])
+@pytest.mark.parametrize("order", ["random", "nearest first", "nearest where no sample is"])
+@pytest.mark.parametrize("marked", [1.0, 0.5, 0.1])
+def test_where_many_are_kept_a_sample_says_where_to_begin_and_may_be_wrong(
+    way: str, order: str, marked: float
+) -> None:
+    random = np.random.default_rng(11)
+    bits, query = random_bits(24_000, 96, 8), random_bits(1, 96, 9)
+    if order != "random":
+        first = np.unpackbits(bits[:, :FIRST_BYTES] ^ query[:, :FIRST_BYTES], axis=1).sum(axis=1)
+        bits = bits[np.argsort(first, kind="stable")]
+    if order == "nearest where no sample is":  # samples are at 24,000 / 1,023 rows' distance
+        places = np.argsort(np.arange(24_000) % 23, kind="stable")[::-1]
+        bits[places] = bits.copy()
+    marks = np.packbits(random.random(24_000) < marked, bitorder="little")
+    living = np.flatnonzero(np.unpackbits(marks, bitorder="little"))
+    with going(way):
+        found = nearest(split(bits), query, 2_500, marks, first_share=0.11)[1][0]
+        all_bits = nearest(split(bits), query, 2_500, marks)[1][0]
+    kept = 2_640
+    expected = living[by_definition(bits[living], query[0], 2_500, kept)]
+    np.testing.assert_array_equal(found[: len(expected)], expected)
+    whole = np.unpackbits(bits[living] ^ query, axis=1).sum(axis=1)
+    exact = living[np.argsort(whole, kind="stable")[:2_500]]
+    np.testing.assert_array_equal(all_bits[: len(exact)], exact)
+    assert (found[len(expected) :] < 0).all()
+
+
 def test_rows_that_are_whole_are_compared_by_all_bits() -> None:
     bits, queries = random_bits(100, 48, 1), random_bits(2, 48, 2)
     found = nearest(bits, queries, 10, first_share=0.1)

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from bitsift.options import Mode, SearchOptions
-from bitsift.shard_worker.bits import tuning
 from bitsift.shard_worker.bits.index import BinaryIndex
-from bitsift.shard_worker.bits.tuning import FIRST_FILE, FIRST_SHARES, read_first, write_first
+from bitsift.shard_worker.bits.tuning import FIRST_FILE
 from bitsift.shard_worker.codes import Calibration, normalize
 from bitsift.shard_worker.native import kernels
 from bitsift.shard_worker.operations import Delete, Upsert
-from bitsift.shard_worker.search import probing
+from bitsift.shard_worker.search import first_bits
+from bitsift.shard_worker.search.first_bits import SHARES, FirstBits
 from bitsift.shard_worker.shard import Shard
 from bitsift.shard_worker.types import GIVEN_VECTOR_POSITION, Query, ShardIdentity, ShardSettings
 from tests.shard_worker.kernel_ways import going
@@ -64,7 +64,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shard = opened(tmp_path / "shard")
     written(shard, documents(vectors(ROWS)))
     shard.close()
-    monkeypatch.setattr(probing, "FIRST_ROWS_MIN", 1_000)
+    monkeypatch.setattr(first_bits, "ROWS_MIN", 1_000)
     return tmp_path / "shard"
 
 
@@ -85,7 +85,7 @@ def shares(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
 def test_each_mode_compares_as_many_bits_as_it_says(
     folder: Path, shares: list[float | None]
 ) -> None:
-    write_first(folder, ROWS, {0.001: 0.9, 0.004: 0.9991, 0.016: 0.9996, 0.032: 1.0})
+    first_bits._write(folder, ROWS, {0.001: 0.9, 0.004: 0.9991, 0.016: 0.9996, 0.032: 1.0})
     shard, query = opened(folder), vectors(1, 5)[0]
     assert shard.status().first_share == 0.016
     expected: list[tuple[dict[str, Any], float | None]] = [
@@ -94,6 +94,8 @@ def test_each_mode_compares_as_many_bits_as_it_says(
         ({"mode": Mode.APPROXIMATE}, 0.016),
         ({"mode": Mode.APPROXIMATE, "recall": 0.9}, 0.001),
         ({"mode": Mode.AUTO, "recall": 0.95}, 0.004),
+        ({"mode": Mode.AUTO, "recall": 0.95, "top_k": 40}, 0.008),
+        ({"mode": Mode.AUTO, "top_k": 41}, None),
     ]
     for options, share in expected:
         shares.clear()
@@ -105,7 +107,7 @@ def test_each_mode_compares_as_many_bits_as_it_says(
 def test_where_lists_are_a_scan_that_is_affordable_goes_by_first_bits(
     folder: Path, shares: list[float | None]
 ) -> None:
-    write_first(folder, ROWS, {0.016: 0.9996})
+    first_bits._write(folder, ROWS, {0.016: 0.9996})
     for budget_ms, share in ((1_000.0, 0.016), (0.0, None)):
         shard, query = opened(folder, ShardSettings(exact_budget_ms=budget_ms)), vectors(1, 5)[0]
         if shard.status().lists == 0:
@@ -118,11 +120,11 @@ def test_where_lists_are_a_scan_that_is_affordable_goes_by_first_bits(
 
 def test_what_is_measured_finds_what_an_exact_scan_finds(folder: Path) -> None:
     shard = opened(folder)
-    rows, curve = read_first(folder)
+    rows, curve = first_bits._read(folder)
     assert rows == ROWS
-    assert list(curve) == list(FIRST_SHARES[: len(curve)])
+    assert list(curve) == list(SHARES[: len(curve)])
     share = shard.status().first_share
-    assert curve[share] >= tuning.FIRST_TARGET
+    assert curve[share] >= first_bits.TARGET
     queries = vectors(100, 5)
     shared = [
         len(set(rows_found(shard, q, mode=Mode.EXACT)) & set(rows_found(shard, q))) / 40
@@ -135,7 +137,7 @@ def test_what_is_measured_finds_what_an_exact_scan_finds(folder: Path) -> None:
 def test_where_first_bits_say_too_little_all_are_compared(
     folder: Path, shares: list[float | None]
 ) -> None:
-    write_first(folder, ROWS, dict.fromkeys(FIRST_SHARES, 0.99))
+    first_bits._write(folder, ROWS, dict.fromkeys(SHARES, 0.99))
     shard = opened(folder)
     assert shard.status().first_share == 0
     shares.clear()
@@ -150,14 +152,14 @@ def test_it_is_measured_once_and_again_when_the_shard_has_twice_the_rows(
 ) -> None:
     opened(folder).close()
     with monkeypatch.context() as patched:
-        patched.setattr(probing, "measure_first", None)
+        patched.setattr(FirstBits, "measure", None)
         shard = opened(folder)
         written(shard, documents(vectors(ROWS, 1), ROWS))
         shard.maintain()
-    assert read_first(folder)[0] == ROWS
+    assert first_bits._read(folder)[0] == ROWS
     written(shard, documents(vectors(1, 2), 2 * ROWS))
     shard.maintain()
-    assert read_first(folder)[0] == 2 * ROWS + 1
+    assert first_bits._read(folder)[0] == 2 * ROWS + 1
     written(shard, Delete([str(place) for place in range(2 * ROWS)]))
     shard.compact()
     shard.maintain()
@@ -172,7 +174,7 @@ def test_it_is_measured_once_and_again_when_the_shard_has_twice_the_rows(
 def test_a_damaged_measurement_is_made_again(folder: Path, content: str) -> None:
     (folder / FIRST_FILE).write_text(content)
     shard = opened(folder)
-    assert read_first(folder)[0] == ROWS
+    assert first_bits._read(folder)[0] == ROWS
     assert shard.status().first_share > 0
     shard.close()
 
@@ -183,7 +185,7 @@ def test_a_measurement_that_cannot_be_kept_costs_no_answer(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(probing, "write_first", full)
+    monkeypatch.setattr(first_bits, "_write", full)
     shard = opened(folder)
     assert "the measured share of rows was not saved" in caplog.text
     assert shard.status().first_share > 0
@@ -198,7 +200,7 @@ def test_without_a_kernel_or_with_few_rows_nothing_is_measured(
         assert shard.status().first_share == 0
         assert len(rows_found(shard, vectors(1, 5)[0])) == 40
         shard.close()
-    monkeypatch.setattr(probing, "FIRST_ROWS_MIN", ROWS + 1)
+    monkeypatch.setattr(first_bits, "ROWS_MIN", ROWS + 1)
     shard = opened(folder)
     assert shard.status().first_share == 0
     assert not (folder / FIRST_FILE).exists()
