@@ -114,8 +114,43 @@ WIDE INLINE void by_eights(
     out[row] = (uint16_t)_mm512_reduce_add_epi64(parts_of(bits + (size_t)row * row_bytes, row_bytes, asked));
 }
 
+/* Rows of 48 bytes: eight of them fill six vectors. The 48 counts, of at most 64, become bytes of one
+ * vector; those of each row are put side by side there, and added. */
+__attribute__((target("avx512f,avx512bw,avx512vl,avx512vpopcntdq,avx512vbmi"))) static void of_48_bytes(
+    const uint8_t *bits, int rows, const uint8_t *query, uint16_t *out) {
+  /* Of the word 6 row + i the count is byte word / 8 of lane word % 8. */
+#define BYTES(row) _(row, 0), _(row, 1), _(row, 2), _(row, 3), _(row, 4), _(row, 5), 0, 0
+#define _(row, i) (6 * row + i) % 8 * 8 + (6 * row + i) / 8
+  static const uint8_t places[64] = {BYTES(0), BYTES(1), BYTES(2), BYTES(3), BYTES(4), BYTES(5), BYTES(6), BYTES(7)};
+#undef _
+#undef BYTES
+  const __m512i order = _mm512_loadu_si512(places), once = _mm512_maskz_loadu_epi64(0x3F, query);
+  const __m512i asked[3] = {
+      _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 1, 2, 3, 4, 5, 0, 1), once),
+      _mm512_permutexvar_epi64(_mm512_setr_epi64(2, 3, 4, 5, 0, 1, 2, 3), once),
+      _mm512_permutexvar_epi64(_mm512_setr_epi64(4, 5, 0, 1, 2, 3, 4, 5), once)};
+  int row = 0;
+  for (; row + 8 <= rows; row += 8) {
+    __m512i counts = _mm512_setzero_si512();
+    for (int i = 5; i >= 0; i--) {
+      __m512i differ = _mm512_xor_si512(_mm512_loadu_si512(bits + (size_t)row * 48 + 64 * i), asked[i % 3]);
+      counts = _mm512_or_si512(_mm512_slli_epi64(counts, 8), _mm512_popcnt_epi64(differ));
+    }
+    __m512i of_rows = _mm512_maskz_permutexvar_epi8(0x3F3F3F3F3F3F3F3FULL, order, counts);
+    __m512i sums = _mm512_sad_epu8(of_rows, _mm512_setzero_si512());
+    _mm_storeu_si128((__m128i *)(out + row), _mm512_cvtepi64_epi16(sums));
+  }
+  if (row < rows) by_words(bits + (size_t)row * 48, rows - row, 48, query, out + row);
+}
+
+static int has_vbmi = 0;
+
 WIDE static void with_vpopcnt(
     const uint8_t *bits, int rows, int row_bytes, const uint8_t *query, uint16_t *out) {
+  if (row_bytes == 48 && has_vbmi) {
+    of_48_bytes(bits, rows, query, out);
+    return;
+  }
   switch (row_bytes) {
     case 48: by_eights(bits, rows, 48, query, out); break;
     case 96: by_eights(bits, rows, 96, query, out); break;
@@ -225,6 +260,7 @@ __attribute__((constructor)) static void choose(void) {
 #ifdef X86
   __builtin_cpu_init();
   if (__builtin_cpu_supports("popcnt")) by_eight_bytes = with_popcnt;
+  has_vbmi = __builtin_cpu_supports("avx512vbmi");
   if (__builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512vl")) {
     distances_of = with_vpopcnt, below = below_at_once, chosen = "vpopcntdq";
