@@ -3,7 +3,7 @@ virtual environment of its own.
 
     make bench-peers                     all: WordNet, in turns, and 1 M x 384 synthetic, apart
     python -m benchmarks.peers [--dataset synthetic] [--rows 1000000] [--dim 384] [--threads 1]
-                               [--engines NAME …] [--apart]
+                               [--engines NAME …] [--apart] [--recall 0.98] [--plain]
 
 ``--dataset wordnet`` is the demo's glosses, encoded once into ``.peers``, and titles as queries.
 
@@ -14,7 +14,7 @@ one on an integer field that 1 % or 0.01 % of the rows pass, either always the s
 new one each time (new); engines without such a field are asked without a filter only.
 
 For each case and setting benchmarks/results/peers_….json has recall@10 against fp32 brute force and
-p50; for each engine and case the cheapest setting whose recall is at least ``RECALL``, and
+p50; for each engine and case the cheapest setting whose recall is at least ``--recall`` (0.98), and
 Bitsift's time over it; the SVG next to it has the curves. Environments are made in ``.peers`` from
 ``requirements/NAME.txt``.
 
@@ -136,14 +136,16 @@ def workers(names: Sequence[str], folder: Path, threads: int) -> Iterator[list[W
         yield started
 
 
-def measured(data: Data, started: Sequence[Worker], rounds: int) -> dict[str, Any]:
+def measured(
+    data: Data, started: Sequence[Worker], rounds: int, *, is_plain: bool = False
+) -> dict[str, Any]:
     """Builds one after the other, then searches in turns."""
     files = {name: str(data.folder / f"{name}.npy") for name in ("vectors", "draws", "queries")}
     built = {}
     for worker in started:
         built[worker.name] = {"filters": worker.filters} | worker.ask(do="build", **files)
         print(worker.name, built[worker.name], flush=True)
-    cases = data.cases()
+    cases = {name: it for name, it in data.cases().items() if name == PLAIN or not is_plain}
     turns = [
         (worker, case, place, setting)
         for case in cases
@@ -181,14 +183,14 @@ def curves(points: dict[tuple[str, str, str], dict[str, list[float]]]) -> dict[s
     return found
 
 
-def compared(found: dict[str, Any]) -> dict[str, Any]:
-    """Of each case the cheapest point of each engine that reaches ``RECALL``, and our p50 over that
+def compared(found: dict[str, Any], recall: float = RECALL) -> dict[str, Any]:
+    """Of each case the cheapest point of each engine that reaches ``recall``, and our p50 over that
     of the fastest peer, which neither the base line nor our lists are; None where none reaches it.
     """
     result = {}
     for case, by_engine in found.items():
         best = {
-            name: min((it for it in curve if it["recall"] >= RECALL), key=lambda it: it["p50_ms"],
+            name: min((it for it in curve if it["recall"] >= recall), key=lambda it: it["p50_ms"],
                       default=None)
             for name, curve in by_engine.items()
         }  # fmt: skip
@@ -202,7 +204,14 @@ def compared(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def run(
-    data: Data, names: Sequence[str], threads: int, rounds: int, *, apart: bool
+    data: Data,
+    names: Sequence[str],
+    threads: int,
+    rounds: int,
+    *,
+    apart: bool,
+    recall: float = RECALL,
+    is_plain: bool = False,
 ) -> dict[str, Any]:
     """All in turns, or each ``apart``: then one that fails leaves the results of the others."""
     groups = [[name] for name in names] if apart else [list(names)]
@@ -211,7 +220,7 @@ def run(
     for group in groups:
         try:
             with workers(group, data.folder, threads) as started:
-                part = measured(data, started, rounds)
+                part = measured(data, started, rounds, is_plain=is_plain)
         except Ended as ended:
             if not apart:
                 raise
@@ -221,7 +230,7 @@ def run(
         engines |= part["engines"]
         for case, by_engine in part["curves"].items():
             found.setdefault(case, {}).update(by_engine)
-    return {"engines": engines, "curves": found, "compared": compared(found)}
+    return {"engines": engines, "curves": found, "compared": compared(found, recall)}
 
 
 def pinned(names: Sequence[str]) -> dict[str, list[str]]:
@@ -241,6 +250,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--engines", nargs="+", choices=list(ENGINES), default=list(ENGINES))
+    parser.add_argument("--recall", type=float, default=RECALL, help="that is compared at")
+    parser.add_argument("--plain", action="store_true", help="no filters")
     parser.add_argument("--apart", action="store_true", help="one engine after the other")
     parser.add_argument("--out", type=Path, help="a file; default: by what is measured")
     options = parser.parse_args()
@@ -253,11 +264,15 @@ def main() -> None:
         file = f"peers_{options.dataset}_{data.rows}x{data.dim}_{options.threads}.json"
         out = options.out or RESULTS / file
         require_replaceable(out)  # before hours are spent
-        found = run(data, options.engines, options.threads, options.rounds, apart=options.apart)
+        found = run(
+            data, options.engines, options.threads, options.rounds, apart=options.apart,
+            recall=options.recall, is_plain=options.plain,
+        )  # fmt: skip
     print(json.dumps(found["compared"], indent=1))
     facts = {
         "dataset": options.dataset, "rows": data.rows, "dim": data.dim, "threads": options.threads,
-        "apart": options.apart, "recall_min": RECALL, "environments": pinned(options.engines),
+        "apart": options.apart, "recall_min": options.recall,
+        "environments": pinned(options.engines),
     }  # fmt: skip
     plot(write_result(out, facts | found), out.with_suffix(".svg"))
 

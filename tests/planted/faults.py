@@ -235,7 +235,7 @@ FAULTS = (
                 "    except BaseException:\n        raise\n",
             ),
         ),
-        ("tests/e2e/test_ray_address.py",),
+        ("tests/cluster/serving/test_launch_limits.py",),
     ),
     Fault(
         "B14", "a damaged row that was replaced still counts",

@@ -21,7 +21,8 @@ SETTINGS: list[dict[str, Any]] = [
 class ListsEngine(ShardEngine):
     def build(self, vectors: NDArray[np.float32], draws: NDArray[np.int64]) -> None:
         super().build(vectors, draws)
-        self._shard.train()
+        for shard in self._shards:
+            shard.train()
 
 
 engine = ListsEngine

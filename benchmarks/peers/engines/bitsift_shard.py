@@ -1,8 +1,9 @@
-"""Bitsift: one shard in this process, called as its actor calls it, on one thread."""
+"""Bitsift: as many shards in this process as threads, each called as its actor calls it."""
 
 from __future__ import annotations
 
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,20 @@ from bitsift.options import Mode, SearchOptions
 from bitsift.shard_worker.codes import Calibration, normalize, padded
 from bitsift.shard_worker.operations import Insert, statuses
 from bitsift.shard_worker.shard import Shard
-from bitsift.shard_worker.types import GIVEN_VECTOR_POSITION, Query, ShardIdentity
+from bitsift.shard_worker.types import (
+    GIVEN_VECTOR_POSITION,
+    Candidates,
+    Query,
+    ShardIdentity,
+)
 
 BATCH_ROWS, SAMPLE_ROWS = 4_096, 10_000
 
 
 SETTINGS: list[dict[str, Any]] = [
-    {"mode": "exact", "candidates": candidates} for candidates in (20, 40, None, 160)
+    {"mode": mode, "candidates": candidates}
+    for mode in ("exact", "auto")
+    for candidates in (20, 40, None, 160)
 ]
 
 
@@ -29,26 +37,33 @@ class ShardEngine:
     filters, durable = True, True
 
     def __init__(self, folder: Path, threads: int) -> None:
-        self._folder = folder / "shard"
-        self._shard: Any = None
+        self._folders = [folder / f"shard-{number}" for number in range(threads)]
+        self._shards: list[Shard] = []
+        self._others = ThreadPoolExecutor(max(1, threads - 1))
         self._dim = 0
 
     def build(self, vectors: NDArray[np.float32], draws: NDArray[np.int64]) -> None:
         self._dim = dim = vectors.shape[1]
         chosen = np.random.default_rng(0).permutation(len(vectors))[:SAMPLE_ROWS]
         calibration = Calibration.from_sample(normalize(vectors[np.sort(chosen)], dim), dim)
-        identity = ShardIdentity(str(uuid.UUID(int=18)), 0, 1, dim, padded(dim))
-        Shard.create(self._folder, identity)
-        shard = self._shard = Shard(self._folder, calibration, identity)
-        for first in range(0, len(vectors), BATCH_ROWS):
-            codes, _ = calibration.quantize(normalize(vectors[first : first + BATCH_ROWS], dim))
-            rows, blank = range(first, first + len(codes)), [""] * len(codes)
-            said = [f'{{"draw":{draws[row]}}}' for row in rows]
-            places = [GIVEN_VECTOR_POSITION] * len(codes)
-            insert = Insert([*map(str, rows)], blank, blank, said, places, codes)
-            statuses(shard.write([insert]))
+        shards = len(self._folders)
+        for number, folder in enumerate(self._folders):
+            identity = ShardIdentity(str(uuid.UUID(int=18)), number, shards, dim, padded(dim))
+            Shard.create(folder, identity)
+            shard = Shard(folder, calibration, identity)
+            own = np.arange(number, len(vectors), shards)
+            for first in range(0, len(own), BATCH_ROWS):
+                rows = own[first : first + BATCH_ROWS]
+                codes, _ = calibration.quantize(normalize(vectors[rows], dim))
+                blank = [""] * len(codes)
+                said = [f'{{"draw":{draws[row]}}}' for row in rows]
+                places = [GIVEN_VECTOR_POSITION] * len(codes)
+                insert = Insert([*map(str, rows)], blank, blank, said, places, codes)
+                statuses(shard.write([insert]))
+                shard.maintain()
+            shard.save_bits()
             shard.maintain()
-        shard.save_bits()
+            self._shards.append(shard)
 
     def search(
         self, vector: NDArray[np.float32], passing: Range, setting: dict[str, Any]
@@ -61,9 +76,16 @@ class ShardEngine:
             mode=Mode(setting["mode"]), candidates=setting["candidates"],
             nprobe=setting.get("nprobe"),
         )  # fmt: skip
-        (found,) = self._shard.search([Query(options)])
-        best = np.lexsort((found.rows, -found.scores))[:TOP_K]
-        return [int(row) for row in found.rows[best]]
+        query = [Query(options)]
+        waiting = [self._others.submit(shard.search, query) for shard in self._shards[1:]]
+        found = [self._shards[0].search(query)[0], *(it.result()[0] for it in waiting)]
+        return self._best(found)
+
+    def _best(self, found: list[Candidates]) -> list[int]:
+        """The numbers of the vectors: row i of shard s is the i-th of those that it got."""
+        rows = np.concatenate([it.rows * len(found) + at for at, it in enumerate(found)])
+        scores = np.concatenate([it.scores for it in found])
+        return [int(row) for row in rows[np.lexsort((rows, -scores))[:TOP_K]]]
 
 
 engine = ShardEngine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,9 @@ import psutil
 import pytest
 import ray
 
+from bitsift.cluster.bench.index import write_index
 from bitsift.cluster.serving import launch, ray_cluster
+from bitsift.cluster.sources.synthetic import SyntheticSpec
 from bitsift.errors import DeadlineExceeded, Overloaded, Unavailable
 from bitsift.router.shards.ray_calls import SHARDS, sent
 from bitsift.shard_worker.types import ShardStatus
@@ -72,6 +75,18 @@ def test_a_shard_that_does_not_open_is_given_up(
     monkeypatch.setattr(launch, "OPEN_TIMEOUT_S", 1.0)
     with pytest.raises(Unavailable, match="did not open in 1 s"):
         launch.wait_open([actor])
+
+
+def test_a_start_that_fails_leaves_nothing_open_while_its_caller_lives_on(
+    cluster: None, tmp_path: Path
+) -> None:
+    """A command ends, and Ray with it ends what it started; a program that calls this does not."""
+    manifest = write_index(tmp_path / "index", SyntheticSpec(200, 64), 2)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(Unavailable, match=f"cannot listen on 127.0.0.1:{port}"):
+            launch.serve(tmp_path / "index", "127.0.0.1", port)
+    launch.check_free(tmp_path / "index", manifest)
 
 
 def test_a_shard_that_does_not_close_is_killed(
