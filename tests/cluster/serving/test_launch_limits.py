@@ -18,7 +18,7 @@ import ray
 from bitsift.cluster.bench.index import write_index
 from bitsift.cluster.serving import launch, ray_cluster
 from bitsift.cluster.sources.synthetic import SyntheticSpec
-from bitsift.errors import DeadlineExceeded, Overloaded, Unavailable
+from bitsift.errors import DeadlineExceeded, InvalidRequest, Overloaded, Unavailable
 from bitsift.router.shards.ray_calls import SHARDS, sent
 from bitsift.shard_worker.types import ShardStatus
 from bitsift.shard_worker.wire.search import statuses_of
@@ -84,7 +84,7 @@ def test_a_start_that_fails_leaves_nothing_open_while_its_caller_lives_on(
     manifest = write_index(tmp_path / "index", SyntheticSpec(200, 64), 2)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(Unavailable, match=f"cannot listen on 127.0.0.1:{port}"):
+        with pytest.raises(InvalidRequest, match=f"cannot listen on 127.0.0.1:{port}"):
             launch.serve(tmp_path / "index", "127.0.0.1", port)
     launch.check_free(tmp_path / "index", manifest)
 
