@@ -40,6 +40,7 @@ install: $(VENV)/.installed-dev ## make .venv: Bitsift and everything to work on
 
 test: $(VENV)/.installed-dev ## run every test in three parts, the fast ones first, having installed the Debian packages they need
 	@sh .ci/packages test
+	@sh .ci/packages promtool $(BIN)
 	$(TEST_FAST)
 	$(PYTEST) -n $(SERVER_JOBS) -m "slow and not long" $(SERVER_TESTS)
 	$(PYTEST) -n $(JOBS) -m "slow and not long" tests $(SERVER_TESTS:%=--ignore=%)

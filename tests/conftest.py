@@ -15,6 +15,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 from pathlib import Path
 
@@ -33,6 +34,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # those use what their parent made
     os.environ["SSL_CERT_FILE"] = os.path.join(_cache, "authority.pem")
 # A script's `make test &` ignores Ctrl-C, and so would all that the tests start and send it to.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+os.environ["PATH"] += os.pathsep + os.path.dirname(sys.executable)  # promtool
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"

@@ -18,8 +18,8 @@ PACKAGES = {
     "promtool": "prometheus",
     "strace": "strace",
 }
-"""Debian's package of each. .ci/packages has the same but for Prometheus, a server that is started
-where it is installed.
+"""Debian's package of each. .ci/packages has the same, of Prometheus's only promtool, in .venv/bin:
+the package starts a server where it is installed.
 """
 LIBFAKETIME = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))), None)
 

@@ -33,7 +33,7 @@ class Segment:
     alive: AliveMarks = ALL_ALIVE
 
     def __len__(self) -> int:
-        return len(self.bits)
+        return len(self.bits.first)
 
     def plus(self, bits: NDArray[np.uint8]) -> Segment:
         """The segment with as many of ``bits`` behind its rows as it takes.
@@ -46,7 +46,9 @@ class Segment:
             room = Planes.empty(SEGMENT_ROWS, bits.shape[1])
             room.first[: len(self)], room.rest[: len(self)] = self.bits.first, self.bits.rest
         room.put(len(self), bits[: rows - len(self)])
-        return replace(self, bits=room[:rows], room=room)
+        return Segment(
+            self.first, room[:rows], room, self.alive
+        )  # `replace` takes five times as long
 
     def without(self, offsets: NDArray[np.int64]) -> Segment:
         return replace(self, alive=self.alive.without(offsets, SEGMENT_ROWS))
@@ -87,7 +89,7 @@ class Parts:
             grown = segments[-1].plus(bits)
             bits = bits[len(grown) - len(segments[-1]) :]
             segments = (*segments[:-1], grown)
-        return replace(self, segments=segments)
+        return Parts(self.listed, self.listed_alive, segments, self.lost)
 
     def without(self, dead: NDArray[np.int64]) -> Parts:
         """These, with the rows ``dead`` (n,) dead."""

@@ -80,6 +80,8 @@ class _Run:
 
 
 def _sorted_run(keys: NDArray[np.uint64], rows: NDArray[np.int64]) -> _Run:
+    if len(keys) == 1:
+        return _Run(keys, rows)
     order = np.argsort(keys, kind="stable")
     return _Run(keys[order], rows[order])
 
@@ -235,7 +237,7 @@ class Lookup:
 
     def rows_of_any(self, txn: lmdb.Transaction, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
         """The rows that any of ``keys`` (n,) leads to, int64 (m,)."""
-        ascending = np.unique(keys)
+        ascending = np.unique(keys) if len(keys) > 1 else keys
         runs = [run for part in self.parts for run in part.runs]
         found = [rows for run in runs for rows in run.rows_of_any(ascending)]
         with txn.cursor(db=self.databases["ids"]) as cursor:

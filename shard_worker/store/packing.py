@@ -37,6 +37,8 @@ _PAGE_HEADER_BYTES = 16
 _BLOCK_PAGES_MAX = 32
 _ZSTD_LEVEL = 3
 _FEW_NUMBERS = 8
+_FEW_RECORDS = 4
+"""For as many a call of the kernel takes longer than what it spares."""
 _RAW_BYTES_MAX = 64
 """JSON up to this size is not worth compressing: zstd itself would store most of it as it is."""
 _RAW_FRAMES = [
@@ -84,7 +86,7 @@ def pack_codes(codes: NDArray[np.int8], first_row: int) -> NDArray[np.uint8]:
 
 def checksums(records: NDArray[np.uint8], width: int) -> NDArray[np.uint32]:
     """CRC32C of the first ``width`` bytes of each of ``records`` (n, bytes): uint32 (n,)."""
-    if kernels.is_there():
+    if len(records) > _FEW_RECORDS and kernels.is_there():
         return kernels.crc32c(records, width)
     checksum, size, flat = google_crc32c.value, records.shape[1], records.tobytes()
     found = [checksum(flat[at : at + width]) for at in range(0, len(flat), size)]

@@ -170,9 +170,12 @@ class RowReader:
 
         Hints only, and their rows are committed: what fails here is found by later reads.
         """
+        full = range(first // self.block_rows, rows // self.block_rows)
+        if not full:
+            return
         hindrances = lmdb.Error, OSError, MemoryError, BitsiftError
         with contextlib.suppress(*hindrances), self._env.begin(buffers=True) as txn:
-            for block in range(first // self.block_rows, rows // self.block_rows):
+            for block in full:
                 value = txn.get(ROW.pack(block), b"", db=self._databases["codes"])
                 self._blocks.learn(block, memoryview(value))
 

@@ -72,17 +72,26 @@ def test_what_make_test_runs_first_and_what_it_runs_then_are_all_tests() -> None
     makefile = (ROOT / "Makefile").read_text()
     (places,) = re.findall(r'-m "not slow and not long" (.+)', makefile)
     assert {place.replace("*.py", "") for place in places.split()} == {p.rstrip("/") for p in FAST}
-    first, servers, others = makefile.partition("\ntest: ")[2].splitlines()[2:5]
+    first, servers, others = makefile.partition("\ntest: ")[2].splitlines()[3:6]
     assert first == "\t$(TEST_FAST)"
     slow = '-m "slow and not long"'
     assert servers == f"\t$(PYTEST) -n $(SERVER_JOBS) {slow} $(SERVER_TESTS)"
     assert others == f"\t$(PYTEST) -n $(JOBS) {slow} tests $(SERVER_TESTS:%=--ignore=%)"
 
 
+def test_promtool_is_fetched_once_and_where_it_cannot_be_its_tests_are_skipped(
+    bare: dict[str, str], tmp_path: Path
+) -> None:
+    done = packages("promtool", str(tmp_path), environment=bare)
+    assert done.returncode == 0
+    assert "its tests are skipped" in done.stderr
+    (tmp_path / "promtool").touch(0o755)
+    done = packages("promtool", str(tmp_path), environment=bare)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_each_program_of_the_tests_is_installed_by_make() -> None:
-    """But for one whose package starts a server on the machine: its tests say that they are
-    skipped, and tests/k8s parses the same rules without it.
-    """
+    """But for one whose package starts a server on the machine: it is taken out of the package."""
     script = (ROOT / ".ci" / "packages").read_text()
     for package in set(PACKAGES.values()) - {"prometheus"}:
         assert f"need {package} " in script

@@ -113,7 +113,7 @@ def test_a_scan_by_first_bits_finds_the_nearest_of_those_that_they_choose(
 
 
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "faiss"])
-@pytest.mark.parametrize("order", ["random", "nearest first", "nearest where no sample is"])
+@pytest.mark.parametrize("order", ["random", "nearest first", "nearest where samples are"])
 @pytest.mark.parametrize("marked", [1.0, 0.5, 0.1])
 def test_where_many_are_kept_a_sample_says_where_to_begin_and_may_be_wrong(
     way: str, order: str, marked: float
@@ -123,9 +123,10 @@ def test_where_many_are_kept_a_sample_says_where_to_begin_and_may_be_wrong(
     if order != "random":
         first = np.unpackbits(bits[:, :FIRST_BYTES] ^ query[:, :FIRST_BYTES], axis=1).sum(axis=1)
         bits = bits[np.argsort(first, kind="stable")]
-    if order == "nearest where no sample is":  # samples are at 24,000 / 1,023 rows' distance
-        places = np.argsort(np.arange(24_000) % 23, kind="stable")[::-1]
-        bits[places] = bits.copy()
+    if order == "nearest where samples are":  # of four rows, at 1,024 places
+        samples = ((24_000 - 4) * np.arange(1_024) // 1_023)[:, None] + np.arange(4)
+        others = np.setdiff1d(np.arange(24_000), samples)
+        bits[np.concatenate([samples.ravel(), others])] = bits.copy()
     marks = np.packbits(random.random(24_000) < marked, bitorder="little")
     living = np.flatnonzero(np.unpackbits(marks, bitorder="little"))
     with going(way):
