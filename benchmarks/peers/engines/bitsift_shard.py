@@ -29,7 +29,7 @@ BATCH_ROWS, SAMPLE_ROWS = 4_096, 10_000
 SETTINGS: list[dict[str, Any]] = [
     {"mode": mode, "candidates": candidates}
     for mode in ("exact", "auto")
-    for candidates in (20, 40, None, 160)
+    for candidates in (20, 40, None, 160, 320, 640)
 ]
 
 
