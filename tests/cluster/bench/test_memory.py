@@ -53,10 +53,11 @@ def test_shared_memory_counts_once_over_all_that_map_it() -> None:
     child = (
         "import mmap, sys, os\n"
         f"m = mmap.mmap(-1, {32 * MIB}); m.write(b'x' * {32 * MIB})\n"
+        "touched, done = os.pipe()\n"
         "pid = os.fork()\n"
         f"m[:{32 * MIB}]\n"  # both touch it
-        "if pid: print('up', flush=True); sys.stdin.read(); os.wait()\n"
-        "else: sys.stdin.read()\n"
+        "if pid: os.read(touched, 1); print('up', flush=True); sys.stdin.read(); os.wait()\n"
+        "else: os.write(done, b'1'); sys.stdin.read()\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", child], stdin=subprocess.PIPE, stdout=subprocess.PIPE
