@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,41 +14,20 @@ from bitsift.options import RECALL_MAX, RECALL_MIN, Mode, SearchOptions
 from bitsift.shard_worker.bits import tuning
 from bitsift.shard_worker.bits.index import BinaryIndex
 from bitsift.shard_worker.bits.lists import LISTS_FILE
-from bitsift.shard_worker.codes import Calibration, normalize
-from bitsift.shard_worker.operations import Upsert
 from bitsift.shard_worker.search import probing
 from bitsift.shard_worker.shard import Shard
 from bitsift.shard_worker.types import (
     CANDIDATES_FIXED,
-    GIVEN_VECTOR_POSITION,
     Query,
-    ShardIdentity,
     ShardSettings,
 )
+from tests.shard_worker.clustered import Clustered
 from tests.writing import written
 
-DIMENSION = 128
-IDENTITY = ShardIdentity(str(uuid.UUID(int=1)), 0, 1, DIMENSION, DIMENSION)
+CLUSTERED = Clustered(128)
+vectors, documents = CLUSTERED.vectors, CLUSTERED.documents
+CALIBRATION, IDENTITY = CLUSTERED.calibration, CLUSTERED.identity
 ALWAYS_PROBE = ShardSettings(exact_budget_ms=0.0)
-
-
-def vectors(rows: int, seed: int = 0) -> np.ndarray:
-    """Unit vectors round 40 centres, float32 (rows, DIMENSION)."""
-    random = np.random.default_rng(seed)
-    centres = np.random.default_rng(1_000).standard_normal((40, DIMENSION))
-    points = centres[random.integers(0, 40, rows)]
-    noise = 0.7 * random.standard_normal((rows, DIMENSION))
-    return normalize((points + noise).astype(np.float32), DIMENSION)
-
-
-CALIBRATION = Calibration.from_sample(vectors(2_000, 99), DIMENSION)
-
-
-def documents(units: np.ndarray, first: int = 0) -> Upsert:
-    names = [str(first + place) for place in range(len(units))]
-    blank = [""] * len(units)
-    codes = CALIBRATION.quantize(units)[0]
-    return Upsert(names, blank, blank, blank, [GIVEN_VECTOR_POSITION] * len(units), codes)
 
 
 def filled(folder: Path, rows: int, settings: ShardSettings = ALWAYS_PROBE) -> Shard:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -12,40 +11,22 @@ import pytest
 from bitsift.options import Mode, SearchOptions
 from bitsift.shard_worker.bits.index import BinaryIndex
 from bitsift.shard_worker.bits.tuning import FIRST_FILE
-from bitsift.shard_worker.codes import Calibration, normalize
 from bitsift.shard_worker.native import kernels
-from bitsift.shard_worker.operations import Delete, Upsert
+from bitsift.shard_worker.operations import Delete
 from bitsift.shard_worker.search import first_bits
 from bitsift.shard_worker.search.first_bits import SHARES, FirstBits
 from bitsift.shard_worker.shard import Shard
-from bitsift.shard_worker.types import GIVEN_VECTOR_POSITION, Query, ShardIdentity, ShardSettings
+from bitsift.shard_worker.types import Query, ShardSettings
+from tests.shard_worker.clustered import Clustered
 from tests.shard_worker.kernel_ways import going
 from tests.writing import written
 
 pytestmark = pytest.mark.skipif(not kernels.is_there(), reason="no kernel was compiled here")
 
-DIMENSION = 768
-IDENTITY = ShardIdentity(str(uuid.UUID(int=1)), 0, 1, DIMENSION, DIMENSION)
+CLUSTERED = Clustered(768)
+vectors, documents = CLUSTERED.vectors, CLUSTERED.documents
+CALIBRATION, IDENTITY = CLUSTERED.calibration, CLUSTERED.identity
 ROWS = 4_000
-
-
-def vectors(rows: int, seed: int = 0) -> np.ndarray:
-    """Unit vectors round 40 centres, float32 (rows, DIMENSION)."""
-    random = np.random.default_rng(seed)
-    centres = np.random.default_rng(1_000).standard_normal((40, DIMENSION))
-    points = centres[random.integers(0, 40, rows)]
-    noise = 0.7 * random.standard_normal((rows, DIMENSION))
-    return normalize((points + noise).astype(np.float32), DIMENSION)
-
-
-CALIBRATION = Calibration.from_sample(vectors(2_000, 99), DIMENSION)
-
-
-def documents(units: np.ndarray, first: int = 0) -> Upsert:
-    names = [str(first + place) for place in range(len(units))]
-    blank = [""] * len(units)
-    codes = CALIBRATION.quantize(units)[0]
-    return Upsert(names, blank, blank, blank, [GIVEN_VECTOR_POSITION] * len(units), codes)
 
 
 def opened(folder: Path, settings: ShardSettings | None = None) -> Shard:
