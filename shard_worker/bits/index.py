@@ -36,7 +36,6 @@ log = logging.getLogger(__name__)
 _MAGIC = b"BITS\x00\x00\x00\x01"
 _HEADER = struct.Struct("<8s16sIQQII")
 """Magic, index uuid, generation, first row, rows, bytes per row, CRC32C."""
-_READ_ROWS = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -303,11 +302,8 @@ class BinaryIndex:
             if not 0 < rows <= bit_parts.SEGMENT_ROWS or size != rows * row_bytes:
                 raise ChecksumMismatch(f"{path} holds {size} bytes for {rows} rows")
             bits, found_crc = Planes.empty(rows, self.row_bytes), 0
-            for row in range(0, rows, _READ_ROWS):
-                part = np.empty((min(_READ_ROWS, rows - row), self.row_bytes), dtype=np.uint8)
-                file.readinto(part.reshape(-1).data)
-                found_crc = google_crc32c.extend(found_crc, part)
-                bits.put(row, part)
+            for piece in bits.filled_from(file):
+                found_crc = google_crc32c.extend(found_crc, piece)
         if found_crc != crc:
             raise ChecksumMismatch(f"{path} is damaged")
         return Segment(first, bits, bits)

@@ -110,10 +110,8 @@ class ListedBits:
         held = Planes.empty(*self._layout.shape)
         with self.path.open("rb") as file:
             file.seek(self._layout.codes[0])
-            for rows in _chunks(len(self)):
-                part = np.empty((rows.stop - rows.start, held.row_bytes), dtype=np.uint8)
-                file.readinto(part.reshape(-1).data)
-                held.put(rows.start, part)
+            for _ in held.filled_from(file):
+                pass
         self.rows, self.centroids, self.ends = map(np.array, (self.rows, self.centroids, self.ends))
         self._take_codes(held)
         del self._mapped

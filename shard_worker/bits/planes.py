@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BufferedReader
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,6 +88,14 @@ class Planes:
         """``joined`` in pieces (n, row_bytes), of which the last is shorter."""
         for row in range(0, len(self), _PIECE_ROWS):
             yield self[row : row + _PIECE_ROWS].joined()
+
+    def filled_from(self, file: BufferedReader) -> Iterator[NDArray[np.uint8]]:
+        """Read all rows from ``file``, which has them whole; each piece as it was read."""
+        for row in range(0, len(self), _PIECE_ROWS):
+            piece = np.empty((min(_PIECE_ROWS, len(self) - row), self.row_bytes), dtype=np.uint8)
+            file.readinto(piece.reshape(-1).data)
+            self.put(row, piece)
+            yield piece
 
 
 def as_planes(bits: Planes | NDArray[np.uint8]) -> Planes:
