@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from bitsift.errors import BitsiftError
 from bitsift.router.shards.newest import held_newest
 from bitsift.router.shards.replica_writes import ReplicaWrites
-from bitsift.router.shards.verdicts import not_done
 from bitsift.shard_worker.operations import (
     ABSENT,
     ConditionalOperation,
@@ -53,8 +52,7 @@ async def _write_if(writes: ReplicaWrites, operation: ConditionalOperation) -> O
     """An error is that of all its documents."""
     epoch = await writes.ready_for(frozenset(operation.ids))
     held = await held_newest(writes.readers, operation.ids)
-    if not writes.is_still_ready(epoch):
-        raise not_done("the replicas have just changed; try again")
+    writes.check_still_ready(epoch)
     found = Statuses([WriteStatus.CONFLICT] * len(held), [max(it, ABSENT) for it in held])
     pairs = zip(operation.expected, held, strict=True)
     places = [place for place, pair in enumerate(pairs) if is_met(*pair)]

@@ -197,9 +197,10 @@ class ReplicaWrites:
                 return self.epoch
         raise not_done("the last write of the same documents is not done yet; try again")
 
-    def is_still_ready(self, epoch: int) -> bool:
-        """Whether no other coordinator can have written since."""
-        return self.epoch == epoch and self._leads and not self.is_alone()
+    def check_still_ready(self, epoch: int) -> None:
+        """Raises Fenced, not done, where another coordinator may have written since."""
+        if self.epoch != epoch or not self._leads or self.is_alone():
+            raise refused(self._shard)
 
     def _is_open(self, lane: Lane, ids: frozenset[str]) -> bool:
         """Whether something of these documents waits in it that too few replicas have."""
@@ -357,7 +358,7 @@ class ReplicaWrites:
         calls = [asyncio.wait_for(it.link.seal(epoch), LAGGARD_S) for it in replicas]
         answers = await asyncio.gather(*calls, return_exceptions=True)
         if self.epoch != epoch:
-            raise not_done(f"the replicas of shard {self._shard} have just changed; try again")
+            raise refused(self._shard)
         failed = dict[Replica, str]()
         for replica, answer in zip(replicas, answers, strict=True):
             if isinstance(answer, Fenced):
@@ -383,7 +384,7 @@ class ReplicaWrites:
             sealed, epoch, max(self.quorums.least, self.quorums.sealed), reached
         )
         if self.epoch != epoch:
-            raise not_done(f"the replicas of shard {self._shard} have just changed; try again")
+            raise refused(self._shard)
         self._term, self.reached = epoch, max(self.reached, reached)
         for replica, why in failed.items():
             self._leave_behind(replica, why.message)

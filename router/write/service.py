@@ -19,7 +19,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from bitsift.errors import BitsiftError, InvalidRequest, RequestOutcome, reason
+from bitsift.errors import BitsiftError, Fenced, InvalidRequest, RequestOutcome, reason
 from bitsift.router.description import IndexDescription
 from bitsift.router.model.blank import NO_VECTOR
 from bitsift.router.shards.link import ShardLink
@@ -56,6 +56,11 @@ SLICE_DOCUMENTS = 512
 SLICE_BYTES = 4 << 20
 """What goes to the shards at once, and so into one transaction: it ends before either."""
 SLICES_AT_ONCE = 2
+FENCED_S = 15.0
+"""How long a write that was refused under an old table of the replicas waits for the newer one: a
+controller that ended between the two is there again by then.
+"""
+_PAUSE_S = 0.1
 
 
 class WriteService:
@@ -155,7 +160,29 @@ class WriteService:
     ) -> list[tuple[list[int], Outcome]]:
         """The places of each shard, and what became of the ``operation`` that was made of them.
 
-        Which shard has what is decided when no hold is on: after one there may be other shards.
+        What shards refuse, because a newer table is in force, is tried again for ``FENCED_S``:
+        nothing of it was done, and this process is about to be given that table.
+        """
+        found, left = list[tuple[list[int], Outcome]](), places
+        until_s = asyncio.get_running_loop().time() + FENCED_S
+        while True:
+            said = await self._write(ids, left, operation, token)
+            refused = [place for mine, outcome in said if _is_refused(outcome) for place in mine]
+            if not refused or asyncio.get_running_loop().time() > until_s:
+                return found + said
+            found += [one for one in said if not _is_refused(one[1])]
+            left = refused
+            await asyncio.sleep(_PAUSE_S)
+
+    async def _write(
+        self,
+        ids: Sequence[str],
+        places: Sequence[int],
+        operation: Callable[[Sequence[int]], Operation],
+        token: CallToken,
+    ) -> list[tuple[list[int], Outcome]]:
+        """Which shard has what is decided when no hold is on: after one there may be other shards,
+        or another table.
         """
         async with self.gate.turn():
             shards, index = self.shards, self._index
@@ -260,6 +287,8 @@ class WriteService:
         parts = shards.by_owner(ids, texts)
         asked = {shard: [ids[place] for place in places] for shard, places in parts.items()}
         for shard, held in (await shards.held(asked)).items():
+            if isinstance(held, Fenced):
+                continue  # the write itself waits for the newer table
             if isinstance(held, BitsiftError):
                 verdicts |= spread(parts[shard], held.with_outcome(RequestOutcome.NOT_DONE))
                 continue
@@ -292,6 +321,11 @@ class WriteService:
     def _quantize(self, vectors: Sequence[NDArray[np.float32]]) -> NDArray[np.int8]:
         """int8 codes (n, width) of vectors (dimension,)."""
         return self._calibration.quantize(self._calibration.units(np.stack(vectors)))[0]
+
+
+def _is_refused(outcome: Outcome) -> bool:
+    """Whether nothing was done, because the shard has a newer table."""
+    return isinstance(outcome, Fenced) and outcome.outcome is RequestOutcome.NOT_DONE
 
 
 def _slices(

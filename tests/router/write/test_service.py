@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from bitsift.errors import (
     DeadlineExceeded,
+    Fenced,
     InvalidRequest,
     RequestOutcome,
     ShardUnavailable,
@@ -29,6 +30,7 @@ from bitsift.options import Mode, SearchOptions
 from bitsift.router.service import SearchService
 from bitsift.router.shards.local import LocalLink
 from bitsift.router.shards.placement import Placement
+from bitsift.router.write import service as service_module
 from bitsift.router.write import shard_writes
 from bitsift.router.write.service import SLICE_DOCUMENTS, WriteService
 from bitsift.shard_worker.operations import Confirm, Operation, Outcome, Upsert
@@ -43,6 +45,7 @@ from tests.fakes import (
     make_shards,
     make_writer,
 )
+from tests.replicas import FaultyLink
 
 DIMENSION = 64
 WAIT_S = 60.0
@@ -404,6 +407,122 @@ def test_what_is_unchanged_is_what_the_write_itself_says(index: Index) -> None:
     assert index.statuses(*[doc(key) for key in keys]) == ["unchanged"] * 3
     assert [type(operation) for operation in link.written] == [Upsert, Confirm]
     assert len(index.encoder.texts) == 3
+
+
+class FencedLink(FaultyLink):
+    """A real shard with a newer table than the writer's, which its writes and conditions meet."""
+
+    def __init__(self, shard: Shard) -> None:
+        super().__init__(shard)
+        self.fence(Fenced("a newer one is in force"))
+
+    def fence(self, error: Fenced | None) -> None:
+        self.write_error = self.held_error = error
+
+    async def held(self, ids: Sequence[str], epoch: int) -> Sequence[int]:
+        if self.held_error is not None:
+            raise self.held_error
+        return await super().held(ids, epoch)
+
+
+async def refused(link: FencedLink, times: int = 2) -> None:
+    """Returns when the shard has refused so many writes."""
+    before = link.calls["write"]
+    while link.calls["write"] < before + times:
+        await asyncio.sleep(0.01)
+
+
+def test_a_write_that_a_newer_table_refuses_waits_for_that_table(index: Index) -> None:
+    """Each shard does it once: that which did it is not asked again."""
+    fenced, other = FencedLink(index.shards[1]), RecordingLink(index.shards[0])
+    with_link(index, 1, fenced)
+    with_link(index, 0, other)
+    keys = [*ids_of(index, 0), *ids_of(index, 1)]
+    body = orjson.dumps({"documents": [doc(key) for key in keys]})
+
+    async def scenario() -> dict[str, Any]:
+        writing = asyncio.ensure_future(index.writer.upsert(body))
+        await refused(fenced)
+        fenced.fence(None)
+        return dict(orjson.loads(await writing))
+
+    assert [it["status"] for it in run(scenario())["results"]] == ["created"] * 6
+    assert [type(operation) for operation in other.written] == [Upsert]
+    assert index.documents == 6
+
+
+def test_a_condition_that_cannot_be_read_under_an_old_table_is_decided_by_the_write(
+    index: Index,
+) -> None:
+    (key,) = ids_of(index, 1, 1)
+    version = index.upsert(doc(key))["results"][0]["version"]
+    fenced = FencedLink(index.shards[1])
+    with_link(index, 1, fenced)
+
+    def body(expected: str) -> bytes:
+        return orjson.dumps({"documents": [doc(key, "another", if_version=expected)]})
+
+    async def scenario() -> list[dict[str, Any]]:
+        writing = [
+            asyncio.ensure_future(index.writer.upsert(body(it))) for it in ("12345", version)
+        ]
+        await refused(fenced)
+        fenced.fence(None)
+        return [orjson.loads(said)["results"][0] for said in await asyncio.gather(*writing)]
+
+    assert [it["status"] for it in run(scenario())] == ["conflict", "updated"]
+
+
+def test_a_write_waits_so_long_for_a_newer_table(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "FENCED_S", 0.15)
+    fenced = FencedLink(index.shards[1])
+    with_link(index, 1, fenced)
+    with pytest.raises(Fenced) as raised:
+        index.upsert(*[doc(key) for key in ids_of(index, 1)])
+    assert raised.value.outcome is RequestOutcome.NOT_DONE
+    assert fenced.calls["write"] > 1
+    assert index.documents == 0
+
+
+def test_a_write_that_may_have_been_done_before_it_was_refused_is_not_tried_again(
+    index: Index,
+) -> None:
+    fenced = FencedLink(index.shards[1])
+    fenced.fence(Fenced("some have it").with_outcome(RequestOutcome.UNKNOWN))
+    with_link(index, 1, fenced)
+    with pytest.raises(Fenced):
+        index.upsert(*[doc(key) for key in ids_of(index, 1)])
+    assert fenced.calls["write"] == 1
+
+
+def test_a_hold_does_not_wait_for_writes_that_wait_for_its_end(
+    index: Index, tmp_path: Path
+) -> None:
+    """A controller holds writes before it gives out the table for which they wait; they are done by
+    the shards that take over.
+    """
+    fenced = FencedLink(index.shards[1])
+    with_link(index, 1, fenced)
+    keys = ids_of(index, 1)
+    body = orjson.dumps({"documents": [doc(key) for key in keys]})
+
+    async def scenario(links: list[LocalLink]) -> dict[str, Any]:
+        writing = asyncio.ensure_future(index.writer.upsert(body))
+        await refused(fenced)
+        await index.writer.gate.hold(30.0)
+        calls = fenced.calls["write"]
+        await asyncio.sleep(3 * service_module._PAUSE_S)
+        assert fenced.calls["write"] == calls
+        index.writer.switch(links, "another")
+        index.writer.gate.release()
+        return dict(orjson.loads(await writing))
+
+    with opened(tmp_path / "others", 3) as others:
+        said = run(scenario([LocalLink(shard) for shard in others.shards]))
+        assert [it["status"] for it in said["results"]] == ["created"] * 3
+        assert (index.documents, others.documents) == (0, 3)
 
 
 class HintOfYesterday(RecordingLink):
