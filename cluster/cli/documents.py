@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _OF_SOURCES = (
     *("id_field", "text_field", "title_field", "vector_field", "vector_type", "ranges"),
-    *("delimiter", "encoding", "quote", "escape", "header", "columns"),
+    *("delimiter", "encoding", "quote", "escape", "header", "columns", "skip_lines"),
 )
 """Options of a build that say how records are read."""
 ERRORS_KEPT_MAX = 1_000

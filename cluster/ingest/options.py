@@ -188,6 +188,15 @@ class BuildOptions:
             "first row says them."
         ),
     ] = ()
+    skip_lines: Annotated[
+        int | None,
+        Field(
+            strict=True,
+            ge=0,
+            description="Of text tables: how many lines come before the header, or before the "
+            "first row. Default: those that begin with # before a header.",
+        ),
+    ] = None
     transform: Annotated[
         Transform,
         Field(description="Transform applied to vectors before their signs become the bits."),
@@ -225,6 +234,7 @@ class BuildOptions:
             self.escape,
             self.header,
             tuple(self.columns),
+            self.skip_lines,
         )
         return checked_layout(said)
 

@@ -6,7 +6,7 @@ and of the first rows; `cluster.sources.delimited` reads by it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bitsift.cluster.sources.encoding import checked_encoding
 
@@ -18,7 +18,8 @@ _WORDS = {"tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " "
 class Layout:
     """What the caller says of text tables; None, and no columns, is for the program to find out.
 
-    `quote` and `escape` are "" where cells are not quoted, or nothing is escaped.
+    `quote` and `escape` are "" where cells are not quoted, or nothing is escaped. So many
+    `skip_lines` come before the header, or before the first row.
     """
 
     delimiter: str | None = None
@@ -27,6 +28,7 @@ class Layout:
     escape: str | None = None
     header: bool | None = None
     columns: tuple[str, ...] = ()
+    skip_lines: int | None = None
 
 
 DETECT_LAYOUT = Layout()
@@ -97,4 +99,11 @@ def checked_layout(layout: Layout) -> Layout:
             encoding = checked_encoding(encoding)
         except ValueError as error:
             raise ValueError(f"encoding: {error}") from error
-    return Layout(delimiter, encoding, quote, escape, layout.header, columns)
+    return replace(
+        layout,
+        delimiter=delimiter,
+        encoding=encoding,
+        quote=quote,
+        escape=escape,
+        columns=columns,
+    )

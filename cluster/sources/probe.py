@@ -183,7 +183,10 @@ def _of_columns(file: SourceFile) -> str:
             "; the first row is taken for data: name the columns with --columns id,text,…, or say "
             "--header"
         )
-    return "; a table without header needs --no-header, another delimiter --delimiter"
+    return (
+        "; a table without header needs --no-header, another delimiter --delimiter, lines before "
+        "the header --skip-lines"
+    )
 
 
 def _detect(role: str, found: dict[str, bool], taken: set[str]) -> str | None:

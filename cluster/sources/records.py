@@ -9,8 +9,8 @@ Decisions
   json module, for what other writers produce: NaN and lone surrogates.
   Typed values of MongoDB's extended JSON become what they stand for.
 * CSV and TSV (`cluster.delimited`): the first row names the fields, where the table has such a
-  row; a row with more or fewer cells is broken. Every value is a string; empty cells are left
-  out, except those of the fields that are looked for.
+  row; a row with more or fewer cells is broken, but for empty ones after the last. Every value is a
+  string; empty cells are left out, except those of the fields that are looked for.
 * Text and Markdown: the file is the record. Its title is that of its front matter, the first
   heading, else the file name.
 """
@@ -196,7 +196,7 @@ def _table_records(blocks: Iterator[bytes], file: SourceFile) -> Iterator[Record
             header = row.cells if row.cells is not None and len(row.cells) > 1 else None
         elif cells is None:
             yield Record(line, None, reason)
-        elif len(cells) != len(names):
+        elif len(cells) != len(names) and (len(cells) < len(names) or any(cells[len(names) :])):
             yield Record(line, None, _wrong_width(row, len(names), dialect))
         elif header is not None and cells[-1] == header[-1] and _is_header(cells, header):
             yield Record(line, None, HEADER_AGAIN)

@@ -1,6 +1,7 @@
 r"""What the first rows of a text table say about how it is written.
 
 Decisions. What the caller said is never questioned; the rest is what makes the first rows whole.
+* JSON lines with the ending of a table are read as what they are.
 * delimiter: Excel's ``sep=;`` line, else the one of , ; tab | that gives rows as many cells as the
   first row has, where one of its cells is a usual name before others; that of the file's ending
   where it makes two cells or more as well.
@@ -14,6 +15,8 @@ Decisions. What the caller said is never questioned; the rest is what makes the 
 * header: the first row, unless one of its cells is a number or long, and none a usual name. Two
   columns without header are id and text where the first are different words; else they are
   called column_1, column_2, …
+* comments: lines at the start that begin with #, where a header with a usual name follows them and
+  they are none: ``#id,text`` is one.
 """
 
 from __future__ import annotations
@@ -22,10 +25,12 @@ import contextlib
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, takewhile
+
+import orjson
 
 from bitsift.cluster.sources.delimited import read_rows
-from bitsift.cluster.sources.dialect import Dialect, Layout
+from bitsift.cluster.sources.dialect import DETECT_LAYOUT, Dialect, Layout
 from bitsift.cluster.sources.encoding import UTF8, detected_encoding, first_bytes, utf8_blocks
 from bitsift.cluster.sources.plan import Format, SourceFile
 from bitsift.cluster.sources.streams import LINE_BYTES_MAX, DamagedStream, read_blocks
@@ -94,10 +99,21 @@ def with_dialect(file: SourceFile, layout: Layout, names: Collection[str]) -> So
         return file
     ending = "," if file.format is Format.CSV else "\t"
     encoding, sample = _sample(file)
+    if layout == replace(DETECT_LAYOUT, encoding=layout.encoding) and _is_json(sample.head):
+        return replace(file, format=Format.JSON_LINES, note=f"{file.path}: found JSON lines")
     is_spreadsheet = encoding.startswith("utf-16")
     dialect = sniff(sample, layout, ending, names, is_spreadsheet=is_spreadsheet)
     note = _note(file, encoding, dialect, ending, layout)
     return replace(file, encoding=encoding, dialect=dialect, note=note)
+
+
+def _is_json(head: bytes) -> bool:
+    """Whether the first line is a JSON object, which no row of a table is."""
+    line = head.lstrip().split(b"\n", 1)[0]
+    try:
+        return line.startswith(b"{") and isinstance(orjson.loads(line), dict)
+    except orjson.JSONDecodeError:
+        return False
 
 
 def _sample(file: SourceFile) -> tuple[str, _Sample]:
@@ -132,6 +148,9 @@ def _note(file: SourceFile, encoding: str, dialect: Dialect, ending: str, layout
         said.append("blanks before quotes, which are left out (--quote)")
     if layout.escape is None and dialect.escape:
         said.append(f"escape {dialect.escape} (--escape)")
+    if layout.skip_lines is None and dialect.skipped_lines:
+        lines = "1 line" if dialect.skipped_lines == 1 else f"{dialect.skipped_lines} lines"
+        said.append(f"{lines} before the header (--skip-lines)")
     if layout.header is None and not dialect.has_header:
         columns = "" if layout.columns else f", columns {', '.join(dialect.columns)} (--columns)"
         said.append(f"no header (--header){columns}")
@@ -153,21 +172,40 @@ def sniff(
     head = sample.head
     dialect = Dialect(carriage_returns=b"\r" in head and b"\n" not in head)
     said = _SEPARATOR_LINE.match(head)
-    if said is not None:
-        dialect = replace(dialect, skipped_lines=1)
+    skipped = layout.skip_lines
+    if skipped is None:
+        skipped = 1 if said is not None else 0
     delimiter = layout.delimiter
     if delimiter is None and said is not None:
         delimiter = said[1].decode("latin-1")
-    guesses = [ending, *_DELIMITERS] if delimiter is None else [delimiter]
-    readings = list[_Reading]()
-    for guess in dict.fromkeys(guesses):
-        whole = replace(dialect, delimiter=guess)
-        quoted = _quoted(sample, whole, layout, is_spreadsheet)
-        readings.append(_with_blanks(sample, _read(sample, quoted)))
-        if readings[-1].named(names) and readings[-1].width > 1 and not readings[-1].broken:
-            break  # nothing to be wished for
-    best = max(readings, key=lambda reading: _rank(reading, ending, names))
-    return _with_names(best, layout, names)
+    guesses = dict.fromkeys([ending, *_DELIMITERS] if delimiter is None else [delimiter])
+
+    def rank(reading: _Reading) -> tuple[object, ...]:
+        return _rank(reading, ending, names)
+
+    def best(skipped_lines: int) -> _Reading:
+        readings = list[_Reading]()
+        for guess in guesses:
+            whole = replace(dialect, delimiter=guess, skipped_lines=skipped_lines)
+            quoted = _quoted(sample, whole, layout, is_spreadsheet)
+            readings.append(_with_blanks(sample, _read(sample, quoted)))
+            if readings[-1].named(names) and readings[-1].width > 1 and not readings[-1].broken:
+                break  # nothing to be wished for
+        return max(readings, key=rank)
+
+    found = best(skipped)
+    comments = _comment_lines(head) if layout.skip_lines is None else 0
+    if comments:
+        without = best(comments)
+        if without.named(names) and rank(without) > rank(found):
+            found = without
+    return _with_names(found, layout, names)
+
+
+def _comment_lines(head: bytes) -> int:
+    """How many lines at the start begin with #."""
+    lines = takewhile(lambda line: line.startswith(b"#"), head.splitlines())
+    return sum(1 for _ in lines)
 
 
 def _rank(reading: _Reading, ending: str, names: Collection[str]) -> tuple[object, ...]:
@@ -254,7 +292,7 @@ def _with_or_without(
 def _quotes(sample: _Sample, dialect: Dialect, layout: Layout) -> list[str]:
     if dialect.delimiter == "\t":
         return ["", '"'] if b'"' in sample.head and not layout.escape else [""]
-    head = sample.head.split(b"\n", 2)[dialect.skipped_lines : dialect.skipped_lines + 1]
+    head = sample.head.splitlines()[dialect.skipped_lines : dialect.skipped_lines + 1]
     return ["'"] if head and head[0].startswith(b"'") and head[0].count(b"'") > 2 else ['"']
 
 

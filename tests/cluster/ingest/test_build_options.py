@@ -43,6 +43,7 @@ SAMPLES: dict[str, Any] = {
     "escape": "\\",
     "header": False,
     "columns": ["id,text"],
+    "skip_lines": 2,
     "transform": Transform.ROTATE,
     "examples": ("fear of spiders",),
     "index_fields": ["lang"],

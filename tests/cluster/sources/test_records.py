@@ -40,6 +40,18 @@ def test_a_bad_row_of_a_table_is_rejected(tmp_path: Path, line: bytes, reason: s
     assert rows[2]["id"] == "2"
 
 
+@pytest.mark.parametrize("ending", [".csv", ".tsv"])
+def test_empty_cells_after_the_last_column_are_no_cells(tmp_path: Path, ending: str) -> None:
+    table = b"id,text\n1,a,\n2,b,,\n3,,\n4,d,,e\n"
+    data = table if ending == ".csv" else table.replace(b",", b"\t")
+    rows = read(put(tmp_path, data, ending))
+    assert [(row["id"], row["text"]) for row in rows[:2]] == [("1", "a"), ("2", "b")]
+    assert rejects(rows) == [
+        (4, "blank text in field 'text'"),
+        (5, "broken row: it has 4 cells, the header has 2"),
+    ]
+
+
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
 @pytest.mark.parametrize("header", ["id,text", '"id","text"', " id ,text"])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])

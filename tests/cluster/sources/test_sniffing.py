@@ -221,3 +221,46 @@ def test_what_the_csv_module_writes_comes_back(
     rows = [("id", "text"), *((f"k{number}", text) for number, text in enumerate(cells))]
     csv.writer(stream, delimiter=delimiter, quoting=quoting).writerows(rows)
     assert list(texts(tmp_path, stream.getvalue()).values()) == cells
+
+
+@pytest.mark.parametrize(
+    "comments", ["# made today\n", "# made today, by hand\n#\n", "#a\n#b\n#c\n#d\n"]
+)
+@pytest.mark.parametrize("delimiter", [",", "\t"])
+def test_comments_before_a_header_are_passed_over_and_said(
+    tmp_path: Path, comments: str, delimiter: str
+) -> None:
+    table = f"id{delimiter}text\n1{delimiter}a text\n2{delimiter}another\n"
+    assert texts(tmp_path, comments + table) == {"1": "a text", "2": "another"}
+    plan = plan_sources([put(tmp_path, (comments + table).encode(), ".csv")])
+    lines = comments.count("\n")
+    assert f"{lines} line{'s' * (lines > 1)} before the header (--skip-lines)" in plan.notes[0]
+
+
+def test_a_first_row_that_begins_like_a_comment_is_one(tmp_path: Path) -> None:
+    """A header may begin so, and so may a text where there is no header."""
+    assert found(tmp_path, "#id,text\n1,one\n2,two\n").skipped_lines == 0
+    assert found(tmp_path, "#spiders,1\n#flies,2\nplain,3\n").skipped_lines == 0
+
+
+def test_lines_before_the_header_can_be_said(tmp_path: Path) -> None:
+    table = "A report, of today\n\nid;text\n1;one\n2;two\n"
+    assert texts(tmp_path, table, skip_lines=2) == {"1": "one", "2": "two"}
+    assert texts(tmp_path, "sep=;\nid;text\n1;one\n", skip_lines=1) == {"1": "one"}
+    assert found(tmp_path, "# made today\nid,text\n1,one\n", skip_lines=0).skipped_lines == 0
+    assert texts(tmp_path, "'one',2\n'id','text'\n'1','two'\n", skip_lines=1) == {"1": "two"}
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".csv.gz"])
+def test_json_lines_called_a_table_are_read_as_json_lines(tmp_path: Path, ending: str) -> None:
+    lines = b'{"id": "1", "text": "a, b"}\n{"id": "2", "text": "c"}\n'
+    data = gzip.compress(lines) if ending.endswith(".gz") else lines
+    path = put(tmp_path, data, ending)
+    assert [row["text"] for row in read(path)] == ["a, b", "c"]
+    assert plan_sources([path]).notes == (f"{path}: found JSON lines",)
+
+
+def test_a_table_is_one_where_it_was_said_to_be(tmp_path: Path) -> None:
+    path = put(tmp_path, b'{"a": 1}\n{"a": 2}\n', ".csv")
+    rows = read(path, layout=checked_layout(Layout(header=False, columns=("text",))))
+    assert [row["text"] for row in rows] == ['{"a": 1}', '{"a": 2}']
