@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _OF_SOURCES = (
     *("id_field", "text_field", "title_field", "vector_field", "vector_type", "ranges"),
     *("delimiter", "encoding", "quote", "escape", "header", "columns", "skip_lines"),
+    "format",
 )
 """Options of a build that say how records are read."""
 ERRORS_KEPT_MAX = 1_000
@@ -128,7 +129,9 @@ def add(
     files: Annotated[
         list[str],
         typer.Argument(
-            metavar="SOURCE…", help="Files or folders, as for index; - for JSON lines from stdin."
+            metavar="SOURCE…",
+            help="Files, folders, URLs, as for index; - is standard input: JSON lines, or another "
+            "--format.",
         ),
     ],
     loaded: Loaded,
@@ -147,7 +150,7 @@ def add(
 
     url = required_gateway(loaded)
     said = checked_build(BuildOptions(**options))
-    documents, notes = live_documents(files, said.fields, said.layout, said.stored)
+    documents, notes = live_documents(files, said.fields, said.layout, said.stored, said.format)
     for note in notes:
         err.print(escape(note), soft_wrap=True)
     report, places = _Report(json), deque[tuple[str, int]]()

@@ -21,6 +21,7 @@ import pyarrow as pa
 from bitsift.cluster.sources.dialect import DETECT_LAYOUT, Layout
 from bitsift.cluster.sources.documents import RowReader, content_id
 from bitsift.cluster.sources.files import plan_sources
+from bitsift.cluster.sources.kinds import FORMATS
 from bitsift.cluster.sources.plan import Compression, Fields, Format, SourceFile, SourcePlan
 from bitsift.cluster.sources.probe import PROBE_ROWS, resolve
 from bitsift.cluster.sources.readers import read_documents, read_text_files
@@ -50,16 +51,19 @@ def live_documents(
     fields: Fields,
     layout: Layout = DETECT_LAYOUT,
     stored: Stored = FLOATS,
+    stdin: str | None = None,
 ) -> tuple[Iterator[Sourced], list[str]]:
     """All documents of ``paths``, and what is to be said of files: those that are passed over, and
     what was found out of tables where ``layout`` says nothing. ``stored`` says how vectors are.
 
-    A path that is no file or folder but a pipe is read as JSON lines, and so is "-", the standard
-    input. Raises InvalidRequest as ``plan_sources`` does.
+    A path that is no file or folder but a pipe is read as JSON lines while it is written, and so is
+    "-", the standard input, where its format ``stdin`` is not another: then it is copied first.
+    Raises InvalidRequest as ``plan_sources`` does.
     """
-    streams = [path for path in paths if _is_stream(path)]
-    others = [path for path in paths if not _is_stream(path)]
-    plan = _planned(others, fields, layout, stored) if others or not streams else None
+    is_read_once = {path: _is_stream(path, stdin) for path in paths}
+    streams = [path for path in paths if is_read_once[path]]
+    others = [path for path in paths if not is_read_once[path]]
+    plan = _planned(others, fields, layout, stored, stdin) if others or not streams else None
     found: list[Iterator[Sourced]] = []
     if plan is not None:
         whole = groupby(plan.files, lambda file: file.format.is_whole_document)
@@ -70,26 +74,28 @@ def live_documents(
     return chain.from_iterable(found), list(said)
 
 
-def _is_stream(path: str) -> bool:
+def _is_stream(path: str, stdin: str | None) -> bool:
     if path == STDIN:
-        return True
+        return stdin is None or FORMATS[f".{stdin}"] is Format.JSON_LINES
     if is_url(path) or not os.path.exists(path):
         return False
     return not os.path.isfile(path) and not os.path.isdir(path)
 
 
-def _planned(paths: Sequence[str], fields: Fields, layout: Layout, stored: Stored) -> SourcePlan:
+def _planned(
+    paths: Sequence[str], fields: Fields, layout: Layout, stored: Stored, stdin: str | None
+) -> SourcePlan:
     """A live document's vector is called ``vector`` where nothing else is said, and may be all
     that it has.
     """
     try:
-        return plan_sources(paths, fields, layout=layout, stored=stored)
+        return plan_sources(paths, fields, layout=layout, stored=stored, stdin=stdin)
     except InvalidRequest as error:
         if fields.vector is not None:
             raise
         try:
             fields = replace(fields, vector=VECTOR)
-            return plan_sources(paths, fields, layout=layout, stored=stored)
+            return plan_sources(paths, fields, layout=layout, stored=stored, stdin=stdin)
         except InvalidRequest:
             raise error from None
 

@@ -154,6 +154,17 @@ def parquet_of(folder: Path) -> Path:
     return folder / "b.parquet"
 
 
+def test_standard_input_is_added_in_the_format_that_is_said(url: str, tmp_path: Path) -> None:
+    done = bitsift("add", "-", "--format", "csv", "--url", url, stdin=b"id,text\nin1,a\nin2,b\n")
+    assert (done.exit_code, "2 created" in done.output) == (0, True)
+    pq.write_table(pa.table({"key": ["in3"], "body": ["c"]}), tmp_path / "b.parquet")
+    table, names = (tmp_path / "b.parquet").read_bytes(), ["--id-field", "key"]
+    done = bitsift("add", "-", "--format", "parquet", *names, "--url", url, stdin=table)
+    assert "1 created" in done.output
+    with Client(url) as client:
+        assert [client.get(f"in{number}").text for number in (1, 2, 3)] == ["a", "b", "c"]
+
+
 def test_every_source_of_an_index_is_added(url: str, tmp_path: Path) -> None:
     table = tmp_path / "a.csv"
     table.write_text(CSV, encoding="utf-8", newline="")
