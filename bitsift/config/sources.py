@@ -1,4 +1,5 @@
-"""Where settings come from: bitsift.toml, then `BITSIFT_*` variables, then flags.
+"""Where settings come from: bitsift.toml, then `BITSIFT_*` variables, then flags; before all of
+them Ray's own variable for the address of a cluster, as every program of Ray takes it.
 
 Each overrides the one before, a list as a whole. All of them are read and checked before any is
 used: one error names every mistake of every source, also one that another source overrides.
@@ -22,11 +23,13 @@ from bitsift.errors import InvalidRequest
 from bitsift.nearest import no_such_key, no_such_name
 
 KEY_VARIABLE = "BITSIFT_API_KEY"
+RAY_VARIABLE = "RAY_ADDRESS"
 VARIABLES = {
     FILE_VARIABLE: f"The settings file, unless `--config` names one. Default: "
     f"./{FILE_NAME}, if it exists.",
     KEY_VARIABLE: "The key that `bitsift … --url` and the Python client send. A secret: it is in "
     "no file, no flag and no output.",
+    RAY_VARIABLE: "Ray's own: `ray.address` where nothing else says it; `local` says nothing.",
 }
 """Variables that are no settings, and what they are for."""
 DEFAULT = "default"
@@ -65,10 +68,10 @@ def load_settings(flags: Mapping[str, Any], file: Path | None = None) -> Loaded:
     Raises NotFound, Unavailable, or InvalidRequest with every mistake in it.
     """
     path, is_named = find_file(file)
-    sources, mistakes = [_variables(), _flags(flags)], [*_unknown_variables()]
+    sources, mistakes = [_of_ray(), _variables(), _flags(flags)], [*_unknown_variables()]
     if path is not None:
-        sources.insert(0, _Source(*read_file(path)))
-        mistakes += () if is_named else _not_for_any_file(sources[0])
+        sources.insert(1, _Source(*read_file(path)))
+        mistakes += () if is_named else _not_for_any_file(sources[1])
     for source in sources:
         mistakes += _mistakes(source)
     if mistakes:
@@ -162,6 +165,12 @@ def _variables() -> _Source:
         if (value := os.environ.get(name)) and not _is_link(name, value)
     }
     return _Source(_nested(found), lambda key: BY_KEY[key].variable)
+
+
+def _of_ray() -> _Source:
+    address = os.environ.get(RAY_VARIABLE, "")
+    found = {"ray.address": address} if address not in ("", "local") else {}
+    return _Source(_nested(found), lambda _: RAY_VARIABLE)
 
 
 def _flags(flags: Mapping[str, Any]) -> _Source:

@@ -240,7 +240,8 @@ class Ray(Section):
     address: Annotated[Text | None, Flag("--ray-address"), Named()] = Field(
         default=None,
         examples=["127.0.0.1:6379"],
-        description="Address of a running Ray cluster. Not set: a local one is started.",
+        description="Address of a running Ray cluster. Not set: what RAY_ADDRESS says, else a "
+        "local one is started.",
     )
 
 

@@ -19,6 +19,7 @@ from bitsift.config.file import FILE_NAME
 from bitsift.config.sources import (
     DEFAULT,
     KEY_VARIABLE,
+    RAY_VARIABLE,
     Loaded,
     is_key_set,
     load_settings,
@@ -136,7 +137,7 @@ def required_ray_address(loaded: Loaded) -> str:
     address = loaded.settings.ray.address
     if address is None:
         raise InvalidRequest(
-            "say which Ray cluster: --ray-address HOST:PORT or BITSIFT_RAY_ADDRESS; "
+            "say which Ray cluster: --ray-address HOST:PORT, BITSIFT_RAY_ADDRESS or RAY_ADDRESS; "
             "docs/cluster.md says how to start one"
         )
     return address
@@ -146,7 +147,8 @@ def say_sources(loaded: Loaded) -> None:
     """Lines for the log: which file was read, and which variables have a say."""
     if loaded.file is not None:
         err.print(f"settings file: {loaded.file}", soft_wrap=True, markup=False)
-    variables = [origin for origin in loaded.origins.values() if origin in BY_VARIABLE]
+    known = (*BY_VARIABLE, RAY_VARIABLE)
+    variables = [origin for origin in loaded.origins.values() if origin in known]
     if variables:
         err.print(f"settings from variables: {', '.join(variables)}", soft_wrap=True, markup=False)
 

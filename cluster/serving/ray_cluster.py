@@ -73,7 +73,7 @@ def ray_cluster(
             started.enter_context(_own_output())
         session = started.enter_context(RaySession(on_step))
         started.callback(_disconnect)
-        on_step("starting Ray" if address is None else f"connecting to Ray at {address}")
+        on_step("starting Ray" if address is None else f"connecting to Ray at {_said(address)}")
         _connect(address, session, storage)
         yield
 
@@ -105,11 +105,9 @@ def _connect(address: str | None, session: RaySession, storage: str | None) -> N
             if address is None:
                 session.begun()
     except Exception as error:  # of a dozen classes, bare Exception among them
-        failed = (
-            f"no Ray cluster at {address}"
-            if address
-            else "a local Ray cluster could not be started"
-        )
+        failed = f"no Ray cluster at {_said(address)}"
+        if not address:
+            failed = "a local Ray cluster could not be started"
         raise Unavailable(f"{failed}: {first_line(error)}") from error
     if address is None and ray.util.get_node_ip_address() != LOOPBACK:
         raise Unavailable(f"Ray would listen on {ray.util.get_node_ip_address()}, not on loopback")
@@ -125,7 +123,13 @@ def _require_answer(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
     except (OSError, OverflowError) as error:
-        raise Unavailable(f"no Ray cluster at {address}: {first_line(error)}") from error
+        raise Unavailable(f"no Ray cluster at {_said(address)}: {first_line(error)}") from error
+
+
+def _said(address: str | None) -> str:
+    """The address, and who says it where that is easily forgotten."""
+    is_from_ray = address is not None and address == os.environ.get("RAY_ADDRESS")
+    return f"{address}, which RAY_ADDRESS says" if is_from_ray else f"{address}"
 
 
 @contextlib.contextmanager

@@ -117,6 +117,24 @@ def test_a_flag_overrides_a_variable_and_that_the_file_and_that_the_default(
         assert loaded.origins == dict.fromkeys(NAMES, "default") | {setting.key: origin}
 
 
+def test_rays_own_variable_says_the_cluster_where_nothing_else_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def address(path: Path | None = None) -> tuple[str | None, str]:
+        loaded = load_settings({}, path)
+        return loaded.settings.ray.address, loaded.origins["ray.address"]
+
+    for nothing in ("", "local"):
+        monkeypatch.setenv("RAY_ADDRESS", nothing)
+        assert address() == (None, "default")
+    monkeypatch.setenv("RAY_ADDRESS", "a:1")
+    assert address() == ("a:1", "RAY_ADDRESS")
+    path = write(tmp_path / "any.toml", {"ray": {"address": "b:2"}})
+    assert address(path) == ("b:2", f"{path}:2")
+    monkeypatch.setenv("BITSIFT_RAY_ADDRESS", "c:3")
+    assert address(path) == ("c:3", "BITSIFT_RAY_ADDRESS")
+
+
 def wrong(setting: Setting) -> list[Any]:
     """What a setting may not be, as a file says it."""
     if setting.choices:

@@ -23,7 +23,6 @@ from tests.tiny_model import build_tiny_model
 
 NOWHERE = "127.0.0.1:9"
 RAY = {
-    "RAY_ADDRESS": NOWHERE,  # would join another cluster
     "RAY_AUTH_MODE": "disabled",
     "RAY_AUTH_TOKEN": "known",
     "RAY_AUTH_TOKEN_PATH": "/proc/none",
@@ -173,6 +172,7 @@ LONG = "x" * 100
 SMALL = "create INDEX --dimensions 64 --shards 1"
 BUILD = "index SOURCE --vector-field v --shards 1 --out INDEX"
 PROCESSES = [
+    ("another cluster", f"export RAY_ADDRESS={NOWHERE}", BUILD, f"{NOWHERE}, which RAY_ADDRESS"),
     ("the shell's limit on RAM", "ulimit -v 30000000", BUILD, "ulimit -v unlimited"),
     ("the shell's limit on files", "ulimit -f 100", BUILD, "ulimit -f unlimited"),
     ("a folder that is gone", "mkdir gone; cd gone; rmdir ../gone", SMALL, "folder is gone"),

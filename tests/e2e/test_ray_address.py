@@ -70,6 +70,21 @@ def test_a_cluster_elsewhere_keeps_nothing_of_a_server_that_is_gone(
     check_unlocked(ready_index)
 
 
+def test_rays_own_variable_names_the_cluster(
+    ready_index: Path, ray_head: tuple[int, str, dict[str, str]]
+) -> None:
+    session, address, environment = ray_head
+    environment = environment | {"RAY_ADDRESS": address}
+    with started("serve", ready_index, "--port", 0, environment=environment) as process:
+        lines_until(process, f"connecting to Ray at {address}, which RAY_ADDRESS says")
+        lines_until(process, "logs are in")
+        assert actors(session)
+        process.send_signal(signal.SIGINT)
+        status, said = ended(process)
+    assert status == 0, said
+    assert wait_until(lambda: not actors(session))
+
+
 @pytest.mark.long  # on a cluster of its own: test_life_cycle.py
 def test_a_taken_port_is_named_and_nothing_is_left(
     ready_index: Path, ray_head: tuple[int, str, dict[str, str]]
