@@ -19,9 +19,11 @@ from bitsift.cluster.ingest.options import BuildOptions, checked_build
 from bitsift.cluster.interrupts import terminable
 from bitsift.config.sources import Loaded
 from bitsift.errors import BitsiftError, InvalidRequest, RequestOutcome
+from bitsift.options import DOCUMENT_FIELDS
 from bitsift.write_results import (
     UPSERT_STATUSES,
     Deletes,
+    StoredDocument,
     Upserts,
     WriteError,
     WriteResult,
@@ -213,6 +215,13 @@ def delete(
     filter: Annotated[
         str | None, typer.Option(help="Delete what passes: `lang = de and year >= 2020`, or JSON.")
     ] = None,
+    if_version: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VERSION",
+            help="Delete the one document only if it is still in this version; else exit status 1.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Delete documents from a running cluster. A missing id is not an error."""
@@ -220,6 +229,12 @@ def delete(
     from bitsift.cluster.sources.id_lists import read_ids
 
     url = required_gateway(loaded)
+    if if_version is not None:
+        if filter is not None or ids_from is not None or not ids or len(ids) > 1:
+            raise InvalidRequest("--if-version is of one document: pass its id")
+        with Client(url) as client:
+            _end(client.delete(ids[0], if_version=if_version), json)
+        return
     if filter is not None:
         if ids or ids_from is not None:
             raise InvalidRequest("pass ids to delete or a --filter, not both")
@@ -239,9 +254,12 @@ def delete(
         parts.append(Deletes((WriteResult(first, WriteStatus.FAILED, befell),)))
         _show(summed(Deletes, parts), json)
         raise
-    answer = summed(Deletes, parts)
+    _end(summed(Deletes, parts), json)
+
+
+def _end(answer: Deletes, json: bool) -> None:
     _show(answer, json)
-    if answer.failed:
+    if answer.failed or answer.conflict:
         raise typer.Exit(1)
 
 
@@ -265,7 +283,12 @@ def _show(answer: Deletes, json: bool) -> None:
     if json:
         print_json(answer)
         return
-    counts = {"deleted": answer.deleted, "not there": answer.missing, "failed": answer.failed}
+    counts = {
+        "deleted": answer.deleted,
+        "not there": answer.missing,
+        "in another version": answer.conflict,
+        "failed": answer.failed,
+    }
     said = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
     out.print(said or "0 deleted")
     for result in answer.results:
@@ -276,8 +299,8 @@ def _show(answer: Deletes, json: bool) -> None:
 
 @configured("client")
 def get(
-    document_id: Annotated[
-        str, typer.Argument(parser=as_utf8, metavar="ID", help="The document's id.")
+    ids: Annotated[
+        list[str], typer.Argument(parser=as_utf8, metavar="ID…", help="The documents' ids.")
     ],
     loaded: Loaded,
     read_your_writes: Annotated[
@@ -289,15 +312,31 @@ def get(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Show one document of a running cluster, as stored."""
+    """Show documents of a running cluster, as stored. Exit status 1 where one is not there."""
     from bitsift.client import Client
 
     with Client(required_gateway(loaded)) as client:
         include: list[Literal["vector"]] = ["vector"] if vector else []
-        document = client.get(document_id, read_your_writes=read_your_writes, include=include)
+        if len(ids) == 1:
+            document = client.get(ids[0], read_your_writes=read_your_writes, include=include)
+            print_json(document) if json else _print_document(document)
+            return
+        found = client.get_many(
+            ids, include=[*DOCUMENT_FIELDS, *include], read_your_writes=read_your_writes
+        )
     if json:
-        print_json(document)
-        return
+        print_json(found)
+    else:
+        for document in found.documents:
+            _print_document(document)
+            out.print()
+        for missing in found.missing:
+            err.print(escape(f"{missing}: not there"), soft_wrap=True)
+    if found.missing:
+        raise typer.Exit(1)
+
+
+def _print_document(document: StoredDocument) -> None:
     out.print(f"[bold]{escape(document.title or document.id)}[/bold]", soft_wrap=True)
     out.print(escape(document.text), soft_wrap=True)
     for name, value in document.metadata.items():

@@ -136,6 +136,36 @@ def test_an_id_is_shown_and_deleted(url: str, tmp_path: Path) -> None:
     assert isinstance(missing.exception, NotFound)
 
 
+def test_several_documents_are_shown_and_those_that_are_missing_named(
+    url: str, tmp_path: Path
+) -> None:
+    bitsift("add", put(tmp_path / "x.jsonl", line("g1", "one"), line("g2", "two")), "--url", url)
+    shown = bitsift("get", "g2", "g1", "--url", url)
+    assert shown.exit_code == 0
+    assert shown.stdout.index("two") < shown.stdout.index("one")
+    found = bitsift("get", "g1", "nobody", "--vector", "--json", "--url", url)
+    assert found.exit_code == 1
+    said = json.loads(found.stdout)
+    assert [(it["id"], it["text"]) for it in said["documents"]] == [("g1", "one")]
+    assert said["documents"][0]["vector"]
+    assert said["missing"] == ["nobody"]
+    missing = bitsift("get", "nobody", "no[one]", "--url", url)
+    assert (missing.exit_code, "no[one]: not there" in missing.stderr) == (1, True)
+
+
+def test_a_document_is_deleted_in_the_version_that_is_said(url: str, tmp_path: Path) -> None:
+    bitsift("add", put(tmp_path / "x.jsonl", line("v1", "one")), "--url", url)
+    version = json.loads(bitsift("get", "v1", "--json", "--url", url).stdout)["version"]
+    refused = bitsift("delete", "v1", "--if-version", "12345", "--url", url)
+    assert (refused.exit_code, "1 in another version" in refused.output) == (1, True)
+    done = bitsift("delete", "v1", "--if-version", version, "--url", url)
+    assert (done.exit_code, "1 deleted" in done.output) == (0, True)
+    for wrong in (["v1", "v2"], ["--filter", "lang = de"], ["--ids-from", "x"]):
+        said = bitsift("delete", *wrong, "--if-version", version, "--url", url).exception
+        assert isinstance(said, InvalidRequest)
+        assert "of one document" in said.message
+
+
 def test_ids_to_delete_come_from_a_file_too(url: str, tmp_path: Path) -> None:
     bitsift("add", put(tmp_path / "x.jsonl", line(" e1 "), line("e2"), line("e3")), "--url", url)
     ids = put(tmp_path / "ids.txt", " e1 ", "", "e2\r", "nobody")
