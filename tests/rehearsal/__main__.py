@@ -54,6 +54,10 @@ STEPS = {
     "backup, verify and restore": Rehearsal.back_up,
     "the head killed": Rehearsal.kill_head,
     "keys rotated": Rehearsal.rotate_keys,
+    "a third copy and another setting": Rehearsal.change_spec,
+    "one shard more": Rehearsal.reshard,
+    "a disk lost": Rehearsal.lose_disk,
+    "the head's volume lost": Rehearsal.lose_head_volume,
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -12,16 +13,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bitsift.router.http.keys import Key, Scope, key_file_bytes, new_key
-from tests.k8s.rendered import Object
+from tests.k8s.rendered import Object, called
 from tests.k8s.workloads import VERSION
 from tests.rehearsal.callers import Callers
 from tests.rehearsal.cluster import Node, Rehearsed
+from tests.rehearsal.kubelet import RunningPod
 
 BITSIFT = "/opt/bitsift/bin/bitsift"
 WHOLE_S, JOB_S, GONE_S = 420.0, 900.0, 120.0
 LOOK_S = 2.0
 _STATUS_S = 90.0
 NEXT = f"{VERSION}-next"
+HASH = 10
+"""Letters that kustomize puts behind a ConfigMap's name."""
+COPIES = 3
+SPEC_CHANGES = {
+    "replicas = 2": f"replicas = {COPIES}",
+    'host = "0.0.0.0"': 'host = "0.0.0.0"\nquery_cache = 7',
+}
 
 
 @dataclass(slots=True)
@@ -174,6 +183,67 @@ class Rehearsal:
         self.run_job("bitsift-restore")
         restored = self.cluster.kubelet.volumes.claim("bitsift-backup") / "restored"
         assert (restored / "complete.json").exists()
+
+    def change_spec(self) -> None:
+        """A third copy of each shard and another setting: the control pod is replaced, since the
+        ConfigMap has another name, and runs `up` again.
+        """
+        spec = called(self.cluster.objects, "ConfigMap", "bitsift-spec")
+        name = spec["metadata"]["name"]
+        changed = json.dumps(self.cluster.objects).replace(name, f"{name[:-HASH]}{'c' * HASH}")
+        objects = json.loads(changed)
+        data = called(objects, "ConfigMap", "bitsift-spec")["data"]
+        for before, after in SPEC_CHANGES.items():
+            assert before in data["spec.toml"]
+            data["spec.toml"] = data["spec.toml"].replace(before, after)
+        old = self.cluster.living("control")
+        self.cluster.apply(objects)
+        self.until(lambda: self._is_other("control", old), WHOLE_S, "the control pod stays")
+        self.until(self._is_rolled, WHOLE_S, "what has other settings is being restarted")
+        self.until_whole()
+
+    def _is_other(self, component: str, old: list[RunningPod]) -> bool:
+        living = self.cluster.living(component)
+        return bool(living) and all(pod.is_ready and pod not in old for pod in living)
+
+    def _is_rolled(self) -> bool:
+        with contextlib.suppress(AssertionError):
+            status = self.status()
+            copies = {len(shard["answering"]) for shard in status["shards"]}
+            return status["rolling"] is None and copies == {COPIES}
+        return False
+
+    def reshard(self) -> None:
+        """To one shard more."""
+        wanted = len(self.status()["shards"]) + 1
+        self.exec("control", BITSIFT, "cluster", "reshard", str(wanted))
+        self.until(lambda: self._shards() == wanted, WHOLE_S, "it is being resharded")
+        self.until_whole()
+
+    def _shards(self) -> int:
+        with contextlib.suppress(AssertionError):
+            return len(self.status()["shards"])
+        return 0
+
+    def lose_disk(self) -> None:
+        """That of a shard's pod, with the pod: its claim is made anew, empty."""
+        self._lose_volume("bitsift-shard")
+
+    def lose_head_volume(self) -> None:
+        """Ray's tables: all of its pods join anew."""
+        self._lose_volume("bitsift-head")
+
+    def _lose_volume(self, name: str) -> None:
+        owner = self.cluster.object("StatefulSet", name)
+        wanted = owner["spec"]["replicas"]
+        pod = self.cluster.pod(f"{name}-{wanted - 1}")
+        claim = f"{owner['spec']['volumeClaimTemplates'][0]['metadata']['name']}-{pod.plan.name}"
+        self.cluster.scale("StatefulSet", name, wanted - 1)  # until its volume is gone
+        pod.end(by_force=True)
+        pod.wait(GONE_S)
+        shutil.rmtree(self.cluster.kubelet.volumes.claim(claim))
+        self.cluster.scale("StatefulSet", name, wanted)
+        self.until_whole()
 
     def kill_head(self) -> None:
         """As its node loses power: no preStop, no SIGTERM."""

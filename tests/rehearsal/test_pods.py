@@ -56,7 +56,7 @@ def test_a_pod_of_a_set_has_its_name_its_address_and_the_zone_of_its_node() -> N
     assert f"--node-ip-address={ADDRESS}" in shard.command
     assert shard.environment["RAY_AUTH_TOKEN"] == "of bitsift-ray"
     assert shard.environment["RAY_AUTH_MODE"] == "token"
-    assert shard.memory_bytes == 16 << 30
+    assert shard.memory_bytes == 6 << 30
     assert shard.pre_stop_s == 5
     volumes = {mount.path: mount.volume for mount in shard.mounts}
     assert volumes == {
