@@ -51,6 +51,7 @@ test-fast: $(VENV)/.installed-dev ## the tests without Ray, a browser, a model o
 crash-test: $(VENV)/.installed-dev ## kill a shard 240 times under load and look for what it lost; some minutes
 	$(BIN)/python -m tests.crash
 
+LAPTOP_STEPS := "each router deleted" "each shard's pod deleted" "backup, verify and restore" "the head killed"
 SEEDS ?= 10000
 simulate: $(VENV)/.installed-dev ## replicas on a simulated clock and network, ten thousand histories; SEEDS=n
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --out benchmarks/results/simulation.json
@@ -66,6 +67,7 @@ images: $(VENV)/.installed-dev ## build the two images of the Dockerfile, withou
 
 rehearse: images ## run the pods of k8s/overlays/production on this machine, and what docs/kubernetes.md says; as root, half an hour
 	$(BIN)/python -m tests.rehearsal
+	$(BIN)/python -m tests.rehearsal --overlay laptop --documents 107525 --steps $(LAPTOP_STEPS)
 
 lint: $(VENV)/.installed-dev ## ruff, mypy (strict), import-linter
 	$(BIN)/ruff check .

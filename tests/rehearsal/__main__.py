@@ -3,7 +3,7 @@
 Each pod has the root of its image, its user, no capabilities, its limits, volumes, probes and
 network policies (kubelet.py, bundles.py, policies.py). Callers ask through the Service all the
 while, and write; then what docs/kubernetes.md describes is done. What became of queries and writes,
-of connections and of memory goes into benchmarks/results/rehearsal.json. Needs root.
+of connections and of memory goes into benchmarks/results. Needs root.
 
 Not as on a cluster: one machine, so CPUs are shared, no real node fails and no volume is attached;
 volumes are folders without sizes; names are in /etc/hosts; the autoscaler is played.
@@ -38,7 +38,7 @@ from tests.rehearsal.steps import Rehearsal, made_key
 
 log = logging.getLogger("rehearsal")
 
-RESULT = ROOT / "benchmarks" / "results" / "rehearsal.json"
+RESULTS = ROOT / "benchmarks" / "results"
 WORDS = ROOT / "cluster" / "data" / "wordnet_en.jsonl.gz"
 CALM_S = 5.0
 UP_S = 900.0
@@ -68,8 +68,9 @@ def main() -> None:
     parser.add_argument("--per-s", type=float, default=20.0, help="queries a second")
     parser.add_argument("--steps", nargs="*", choices=STEPS, default=list(STEPS))
     parser.add_argument("--folder", type=Path, help="keep volumes and logs here")
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--out", type=Path, help="by default a file for each overlay")
     options = parser.parse_args()
+    options.out = options.out or RESULTS / f"rehearsal_{options.overlay}.json"
     logging.basicConfig(level=logging.INFO, format="%(relativeCreated)8d %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     with ExitStack() as stack:
