@@ -24,7 +24,8 @@ WORKDIR /tmp
 ENTRYPOINT ["tini", "--", "bitsift"]
 CMD ["--help"]
 
-# Wheels only, but for Bitsift's own kernels. A build of torch for CPUs must be what pip finds (or one for CUDA).
+# Wheels only, but for Bitsift's own kernels; each has a hash of .ci/hashes.txt, but for torch, whose builds for CPUs
+# have others on each index: one of them must be what pip finds (or one for CUDA).
 FROM ${BASE} AS dependencies
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_NO_CACHE_DIR=1 \
@@ -33,15 +34,20 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
 WORKDIR /src
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends binutils gcc libc6-dev && rm -rf /var/lib/apt/lists/*
-COPY .ci/dependencies.py .ci/
+COPY .ci/dependencies.py .ci/locked.py .ci/hashes.txt .ci/
 COPY pyproject.toml constraints.txt ./
 RUN python3 -m venv /opt/bitsift \
     && python3 .ci/dependencies.py shard < pyproject.toml > shard.txt \
-    && /opt/bitsift/bin/pip install 'setuptools>=77' -r shard.txt
+    && /opt/bitsift/bin/pip install --dry-run --quiet --report shard.json 'setuptools>=77' -r shard.txt \
+    && python3 .ci/locked.py shard.json < .ci/hashes.txt > shard.lock \
+    && /opt/bitsift/bin/pip install --no-deps --require-hashes -r shard.lock
 
 FROM dependencies AS dependencies-router
 RUN python3 .ci/dependencies.py server < pyproject.toml > server.txt \
-    && /opt/bitsift/bin/pip install -r server.txt
+    && /opt/bitsift/bin/pip install --no-deps torch \
+    && /opt/bitsift/bin/pip install --dry-run --quiet --report server.json -r server.txt \
+    && python3 .ci/locked.py server.json < .ci/hashes.txt > server.lock \
+    && /opt/bitsift/bin/pip install --no-deps --require-hashes -r server.lock
 
 FROM scratch AS code
 COPY README.md LICENSE NOTICE /

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -9,11 +10,13 @@ import sys
 import sysconfig
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from bitsift.cluster.cli.main import NOT_IN_SHARD
 from tests.k8s.rendered import ROOT, objects, pods
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
+HASHES = (ROOT / ".ci" / "hashes.txt").read_text()
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 OF_SHARD_PODS = (
     "bitsift.cluster.cli.main",
@@ -130,3 +133,35 @@ def test_a_command_that_needs_more_says_so_in_a_line(tmp_path: Path) -> None:
     assert "pyarrow is not installed: bitsift[shard] neither runs models" in done.stderr
     assert "pip install 'bitsift[server]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def locked(report: dict[str, Any], folder: Path) -> subprocess.CompletedProcess[str]:
+    """What the Dockerfile installs by such a report of pip's."""
+    path = folder / "report.json"
+    path.write_text(json.dumps(report))
+    return subprocess.run(
+        [sys.executable, str(ROOT / ".ci" / "locked.py"), str(path)],
+        input=HASHES, capture_output=True, text=True, check=False, timeout=WITHIN_S,
+    )  # fmt: skip
+
+
+def reported(*pins: str) -> dict[str, Any]:
+    pairs = (pin.split("==") for pin in pins)
+    return {"install": [{"metadata": {"name": name, "version": it}} for name, it in pairs]}
+
+
+def test_every_pin_has_hashes_but_torch() -> None:
+    pins = re.findall(r"^[\w.-]+==\S+$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    hashed = re.findall(r"^([\w.-]+==\S+) \\\n    --hash=sha256:[0-9a-f]{64}", HASHES, re.MULTILINE)
+    assert set(pins) - set(hashed) == {next(pin for pin in pins if pin.startswith("torch=="))}
+    assert not set(hashed) - set(pins)
+
+
+def test_an_image_is_installed_by_hashes(tmp_path: Path) -> None:
+    pins = re.findall(r"^[\w.-]+==\S+(?= \\$)", HASHES, re.MULTILINE)
+    done = locked(reported("torch==2.13.0", *pins[:2], pins[-1].upper()), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"^[\w.-]+==\S+", done.stdout, re.MULTILINE) == [*pins[:2], pins[-1]]
+    wrong = locked(reported(f"{pins[0]}.1"), tmp_path)
+    assert (wrong.returncode, "KeyError" in wrong.stderr) == (1, True)
+    assert DOCKERFILE.count("--require-hashes") == 2
