@@ -40,17 +40,30 @@ _HEADER = struct.Struct("<8s16sIQQII")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pool:
-    """The rows nearest to one query, ordered by (distance, row).
+    """The rows nearest to one query, ordered by (distance, row), of the moment ``parts``.
 
-    ``distances`` int32 (n,) in bits; ``rows`` int64 (n,); ``bits`` uint8 (n, row_bytes).
+    ``distances`` int32 (n,) in bits; ``rows`` and ``slots`` int64 (n,).
     """
 
     distances: NDArray[np.int32]
     rows: NDArray[np.int64]
-    bits: NDArray[np.uint8]
+    slots: NDArray[np.int64]
+    parts: Parts
+    row_bytes: int
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def bits(self, first: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
+        """Those of the places ``first`` … ``stop``, uint8 (n, row_bytes): most of a wide pool is
+        never looked at, and each row is a miss of the cache.
+        """
+        return self.parts.bits_of(self.slots[first:stop], self.row_bytes)
+
+    def at(self, places: NDArray[np.bool_] | NDArray[np.intp]) -> Pool:
+        """The rows at ``places``."""
+        chosen = self.distances[places], self.rows[places], self.slots[places]
+        return Pool(*chosen, self.parts, self.row_bytes)
 
 
 class BinaryIndex:
@@ -177,12 +190,12 @@ class BinaryIndex:
     ) -> Pool:
         """The nearest of what the parts of the index found for one query."""
         if len(found) == 1 and parts.listed is None:  # in order already
-            return Pool(*found[0], parts.bits_of(found[0][1], self.row_bytes))
+            return Pool(*found[0], found[0][1], parts, self.row_bytes)
         distances = np.concatenate([np.empty(0, np.int32), *(part[0] for part in found)])
         slots = np.concatenate([np.empty(0, np.int64), *(part[1] for part in found)])
         rows = parts.rows_of(slots)
         order = np.lexsort((rows, distances))[:count]
-        return Pool(distances[order], rows[order], parts.bits_of(slots[order], self.row_bytes))
+        return Pool(distances[order], rows[order], slots[order], parts, self.row_bytes)
 
     def bits_of(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """The packed bits of rows (n,): uint8 (n, row_bytes)."""

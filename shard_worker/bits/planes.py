@@ -74,7 +74,7 @@ class Planes:
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """The bits of ``rows`` (n,): uint8 (n, row_bytes)."""
-        if self.is_split and kernels.is_there():
+        if kernels.is_there():
             return kernels.gather(self.first, self.rest, rows)
         if not self.is_split:
             return self.first.take(rows, axis=0)

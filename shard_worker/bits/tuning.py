@@ -105,7 +105,7 @@ def _candidates(
 
 
 def _narrowed(vector: NDArray[np.float32], pool: Pool) -> NDArray[np.int64]:
-    estimates = asymmetric_scores(vector, pool.bits)
+    estimates = asymmetric_scores(vector, pool.bits())
     return pool.rows[best_first(estimates, pool.rows, CANDIDATES_FIXED)]
 
 

@@ -319,7 +319,12 @@ static int32_t row_bytes_of(const Planes *bits) { return bits->first_bytes + bit
 void bitsift_gather(
     const uint8_t *first, int32_t first_bytes, const uint8_t *rest, int32_t rest_bytes, const int64_t *rows,
     int64_t n, uint8_t *out) {
+  enum { AHEAD = 16 };
   for (int64_t i = 0; i < n; i++, out += first_bytes + rest_bytes) {
+    if (i + AHEAD < n) {
+      __builtin_prefetch(first + (size_t)rows[i + AHEAD] * (size_t)first_bytes);
+      __builtin_prefetch(rest + (size_t)rows[i + AHEAD] * (size_t)rest_bytes);
+    }
     memcpy(out, first + (size_t)rows[i] * (size_t)first_bytes, (size_t)first_bytes);
     memcpy(out + first_bytes, rest + (size_t)rows[i] * (size_t)rest_bytes, (size_t)rest_bytes);
   }

@@ -297,4 +297,4 @@ def _without(pool: Pool, rows: NDArray[np.int64]) -> Pool:
     if not len(rows):
         return pool
     kept = ~np.isin(pool.rows, rows)
-    return Pool(pool.distances[kept], pool.rows[kept], pool.bits[kept])
+    return pool.at(kept)

@@ -78,7 +78,7 @@ class PoolReader:
             self._read(self._best(fixed))
             return
         near, depth = len(pool) if plan is None else pool_rows(query), query.options.depth
-        bits, rows = pool.bits[:near], pool.rows[:near]
+        bits, rows = pool.bits(0, near), pool.rows[:near]
         self._estimates, places = rows_to_read(self._vector, bits, rows, depth)
         self._read(places)
         if plan is not None:
@@ -107,7 +107,7 @@ class PoolReader:
     def _estimate(self, rows: int) -> None:
         """Order the ``rows`` nearest rows of the pool by estimates."""
         known = len(self._estimates)
-        more = asymmetric_scores(self._vector, self._pool.bits[known:rows])
+        more = asymmetric_scores(self._vector, self._pool.bits(known, rows))
         self._estimates = np.concatenate([self._estimates, more])
 
     def _best(self, count: int) -> NDArray[np.intp]:

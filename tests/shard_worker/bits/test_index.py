@@ -44,7 +44,7 @@ def test_faiss_finds_what_a_naive_popcount_finds(
     bits, query = random_bits(rows, row_bytes, seed), random_bits(1, row_bytes, seed + 1)
     (pool,) = filled(bits).search(query, count)
     distances, found = pool.distances, pool.rows
-    np.testing.assert_array_equal(pool.bits, bits[found])
+    np.testing.assert_array_equal(pool.bits(), bits[found])
     naive = np.unpackbits(bits ^ query, axis=1).sum(axis=1)
     assert len(found) == min(rows, count)
     assert len(set(found.tolist())) == len(found)

@@ -76,7 +76,7 @@ def test_grouped_bits_answer_an_exact_scan_as_ungrouped_ones_do(
         living = np.setdiff1d(np.arange(rows), sorted(dead))
         np.testing.assert_array_equal(pool.distances, np.sort(naive[living])[:count])
         np.testing.assert_array_equal(naive[pool.rows], pool.distances)
-        np.testing.assert_array_equal(bits[pool.rows], pool.bits)
+        np.testing.assert_array_equal(bits[pool.rows], pool.bits())
         assert not dead & set(pool.rows.tolist())
     everything = np.arange(rows, dtype=np.int64)
     assert set(everything[~index.moment().is_alive(everything)].tolist()) == dead
@@ -213,7 +213,7 @@ def test_lists_without_their_dead_find_the_same_rows_under_new_numbers(tmp_path:
             assert before.distances.tolist() == now.distances.tolist()
             sure = before.distances < before.distances[-1]  # ties at the cut may be cut otherwise
             assert numbers[before.rows[sure]].tolist() == now.rows[sure].tolist()
-            assert (before.bits[sure] == now.bits[sure]).all()
+            assert (before.bits()[sure] == now.bits()[sure]).all()
 
 
 def test_the_quantizer_finds_nearly_the_nearest_centroid() -> None:

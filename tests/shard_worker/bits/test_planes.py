@@ -199,5 +199,5 @@ def test_an_index_of_split_rows_is_saved_as_it_was_and_found_again(
         np.testing.assert_array_equal(other.bits_of(every), bits)
         for mine, theirs in zip(index.search(queries, 30), other.search(queries, 30), strict=True):
             np.testing.assert_array_equal(mine.rows, theirs.rows)
-            np.testing.assert_array_equal(mine.bits, theirs.bits)
+            np.testing.assert_array_equal(mine.bits(), theirs.bits())
     assert index.memory_bytes == loaded.memory_bytes

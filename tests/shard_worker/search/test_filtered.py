@@ -233,12 +233,12 @@ def test_each_plan_is_chosen_where_it_is_cheapest(listed: Shard) -> None:
     assert plan(0) is Plan.NONE
     assert plan(160) is Plan.DIRECT
     assert plan(161) is Plan.GATHER
-    assert plan(ROWS // 5) is Plan.GATHER
-    assert plan(ROWS // 5, row_bytes=GATHERED_BYTES_MAX // (ROWS // 5)) is Plan.GATHER
-    assert plan(ROWS // 5, row_bytes=GATHERED_BYTES_MAX // (ROWS // 5) + 1) is Plan.SCAN
-    assert plan(ROWS // 5 + 1) is Plan.SCAN
+    assert plan(ROWS // 16) is Plan.GATHER
+    assert plan(ROWS // 16, row_bytes=GATHERED_BYTES_MAX // (ROWS // 16)) is Plan.GATHER
+    assert plan(ROWS // 16, row_bytes=GATHERED_BYTES_MAX // (ROWS // 16) + 1) is Plan.SCAN
+    assert plan(ROWS // 16 + 1) is Plan.SCAN
     assert plan(ROWS * 9 // 10, near) is Plan.PROBE
-    assert plan(ROWS // 50, near) is Plan.GATHER
+    assert plan(ROWS // 160, near) is Plan.GATHER
 
 
 @pytest.mark.parametrize("plan", [Plan.GATHER, Plan.SCAN])
