@@ -5,7 +5,7 @@ A *slot* is where a row's bits are: its position among the lists, else the row i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -120,6 +120,17 @@ class Parts:
             own = _from_row(passing, segment.first, len(segment))
             segments.append(replace(segment, alive=segment.alive.only(own, len(segment))))
         return replace(self, listed_alive=listed_alive, segments=tuple(segments))
+
+    @property
+    def marks(self) -> tuple[AliveMarks, ...]:
+        """Of the lists, then of each segment."""
+        return (self.listed_alive, *(segment.alive for segment in self.segments))
+
+    def with_marks(self, marks: Sequence[AliveMarks]) -> Parts:
+        """These with other ``marks``, in that order."""
+        segments = zip(self.segments, marks[1:], strict=True)
+        own = tuple(replace(segment, alive=alive) for segment, alive in segments)
+        return replace(self, listed_alive=marks[0], segments=own)
 
     def positions_in(self, passing: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The bitmap ``passing`` of rows, as one of positions in the lists."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections import OrderedDict
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,8 @@ class Known:
         self.view: tuple[object, Bits, Bits] | None = None
         """The upper bound in another order of the rows: of what, made of which bits, and the bits.
         Kept for whoever makes it (search/filtered.py)."""
+        self.marks: tuple[tuple[object, ...], tuple[Any, ...]] | None = None
+        """Who is alive and may pass: of what that was made, and the marks. Kept likewise."""
         self._lock = threading.Lock()
 
     @property
@@ -49,10 +52,10 @@ class Known:
 
     @property
     def size_bytes(self) -> int:
-        """What it takes at most, beside the filter: both bounds and the view, or one bound and the
-        view.
+        """What it takes at most, beside the filter: both bounds, or one, with the view and the
+        marks.
         """
-        return self.bounds.lower.nbytes * (2 if self.bounds.is_exact else 3) + _ENTRY_BYTES
+        return self.bounds.lower.nbytes * (3 if self.bounds.is_exact else 4) + _ENTRY_BYTES
 
     def settle(self, rows: NDArray[np.int64], passing: NDArray[np.bool_]) -> None:
         """Of ``rows`` (n,) it is known now which are ``passing`` (n,)."""

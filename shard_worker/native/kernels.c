@@ -396,8 +396,8 @@ static void consider(
   }
 }
 
-enum { SAMPLES = 1024, SAMPLED = 4, SAMPLED_MIN = 2000 };
-/* Where many rows are kept, those at so many places say before the scan how near they will be. */
+enum { SAMPLES = 256, SAMPLED = 8, SAMPLED_MIN = 2000 };
+/* Where many rows are kept, some at so many places say before the scan how near they will be. */
 
 /* A distance below which some more than `count` rows are likely to be. */
 static int likely_limit(const Planes *bits, int64_t rows, const uint8_t *query, const uint8_t *marks, int64_t count) {

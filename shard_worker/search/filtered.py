@@ -129,8 +129,27 @@ def _doubtful(known: Known) -> NDArray[np.int64]:
 
 
 def _limited(parts: Parts, known: Known) -> Parts:
-    """``parts`` where only rows that may pass are alive."""
+    """``parts`` where only rows that may pass are alive; made anew where one of them is not alive
+    any more, or more is known.
+    """
     upper = known.bounds.upper
+    made_of = (upper, parts.listed, *map(len, parts.segments), *parts.marks)
+    if (kept := known.marks) is not None and _are_same(made_of, kept[0]):
+        return parts.with_marks(kept[1])
+    limited = _made_limited(parts, known, upper)
+    known.marks = made_of, limited.marks
+    return limited
+
+
+def _are_same(some: tuple[object, ...], others: tuple[object, ...]) -> bool:
+    """Whether they are the same objects, or equal numbers."""
+    pairs = zip(some, others, strict=False)
+    return len(some) == len(others) and all(
+        one is other or (isinstance(one, int) and one == other) for one, other in pairs
+    )
+
+
+def _made_limited(parts: Parts, known: Known, upper: Bits) -> Parts:
     if parts.listed is None:
         return parts.only(upper)
     view = known.view
