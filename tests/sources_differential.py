@@ -192,7 +192,8 @@ def _with_spark(draw: random.Random) -> Written:
     lines = [",".join(map(cell, row)) + "\n" for row in rows]
     said = Layout(escape="\\") if draw.random() < 0.5 else Layout()
     plain = not any("\\" in text and text == cell(text) for row in rows for text in row)
-    if said.escape is None and (not plain or not any('\\"' in line for line in lines)):
+    is_seen = any('\\"' in line.replace("\\\\", "") for line in lines)
+    if said.escape is None and (not plain or not is_seen):
         said = Layout(escape="\\")  # nothing to find it by
     rows = [_unescaped(row) if said.escape else row for row in rows]
     return Written("spark", ".csv", "id,title,text\n", lines, rows, said)
@@ -232,8 +233,14 @@ WRITERS: list[Callable[[random.Random], Written]] = [
 
 
 def _open_quote(draw: random.Random, file: Written) -> tuple[Written, set[int]] | None:
-    """The last quote of a row is gone."""
-    places = [place for place, line in enumerate(file.lines) if line.rstrip("\r\n").endswith('"')]
+    """The last quote of a row is gone. Not where the one before it then looks escaped: such a file
+    is one of another dialect.
+    """
+    places = [
+        place
+        for place, line in enumerate(file.lines)
+        if line.rstrip("\r\n").endswith('"') and not line.rstrip("\r\n").endswith('\\"""')
+    ]
     if not places or file.writer.startswith("tabs") or file.rules is None:
         return None
     place = draw.choice(places)

@@ -261,8 +261,11 @@ def _with_blanks(sample: _Sample, reading: _Reading) -> _Reading:
 
 
 def _behind_blanks(quote: str, reading: _Reading) -> set[str]:
-    """The cells that begin with blanks and a quote."""
-    starts = (cell for cells in reading.rows for cell in cells if cell[:1] == " ")
+    """The cells that begin with blanks and a quote, of whole rows: others may be parts of a cell
+    whose quote is missing.
+    """
+    whole = (cells for cells in reading.rows if len(cells) == reading.width)
+    starts = (cell for cells in whole for cell in cells if cell[:1] == " ")
     return {cell for cell in starts if cell.lstrip(" ").startswith(quote)}
 
 

@@ -264,3 +264,11 @@ def test_a_table_is_one_where_it_was_said_to_be(tmp_path: Path) -> None:
     path = put(tmp_path, b'{"a": 1}\n{"a": 2}\n', ".csv")
     rows = read(path, layout=checked_layout(Layout(header=False, columns=("text",))))
     assert [row["text"] for row in rows] == ['{"a": 1}', '{"a": 2}']
+
+
+def test_a_line_of_a_cell_whose_quote_is_missing_says_nothing_of_blanks(tmp_path: Path) -> None:
+    """Found by the comparison with other readers: blanks at the start of all cells were lost."""
+    table = 'id\ttitle\ttext\n1\t""""\t blank\n2\t\t"\n """" two\tcells\n3\t""""\tthree\n'
+    rows = read(put(tmp_path, table.encode(), ".tsv"))
+    assert next(row["text"] for row in rows if row["id"] == "1") == " blank"
+    assert not found(tmp_path, table, ".tsv").skips_blanks
