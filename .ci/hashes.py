@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 import httpx
+from locked import LEFT_OUT
 from packaging.tags import Tag, compatible_tags, cpython_tags
-from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
 INDEX = "https://pypi.org/simple/"
-LEFT_OUT = ("torch",)
 ARCHITECTURES = ("x86_64", "aarch64")
 GLIBC_MINORS = range(5, 37)
 """Of Debian 12 and before."""
@@ -34,7 +34,7 @@ def allowed() -> frozenset[Tag]:
 
 def hashes(client: httpx.Client, name: str, version: Version, tags: frozenset[Tag]) -> list[str]:
     """Those of the wheels of a version; none where it has none of these tags."""
-    answer = client.get(f"{INDEX}{re.sub(r'[-_.]+', '-', name).lower()}/")
+    answer = client.get(f"{INDEX}{canonicalize_name(name)}/")
     found: list[str] = []
     for file in answer.raise_for_status().json()["files"]:
         try:

@@ -118,14 +118,19 @@ def abandon(url: str, pids: Sequence[int], case: Case, turn: int) -> tuple[float
     return (ended_s, cpu_s) if ended_s else None
 
 
-def _sent(url: str, body: bytes) -> socket.socket:
-    address = urlsplit(url)
+def raw_search(url: str, body: bytes) -> bytes:
+    """A search as it is sent over a connection."""
     head = (
-        f"POST /v1/search HTTP/1.1\r\nHost: {address.netloc}\r\n"
+        f"POST /v1/search HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
+    return head.encode() + body
+
+
+def _sent(url: str, body: bytes) -> socket.socket:
+    address = urlsplit(url)
     client = socket.create_connection((address.hostname, address.port))
-    client.sendall(head.encode() + body)
+    client.sendall(raw_search(url, body))
     return client
 
 

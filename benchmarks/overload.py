@@ -35,7 +35,7 @@ import orjson
 import psutil
 import uvloop
 
-from benchmarks.abandoned import served
+from benchmarks.abandoned import raw_search, served
 from bitsift.cluster.bench.clients import vector_bodies
 from bitsift.cluster.bench.index import glosses, write_index
 from bitsift.cluster.bench.machine import write_result
@@ -95,14 +95,6 @@ class Requests:
     idle: list[Caller] = field(default_factory=list)
     open: int = 0
 
-    def next(self) -> bytes:
-        body, host = next(self.bodies), urlsplit(self.url).netloc
-        head = (
-            f"POST /v1/search HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n"
-        )
-        return head.encode() + body
-
     async def caller(self) -> Caller:
         while self.idle:
             caller = self.idle.pop()
@@ -123,7 +115,7 @@ class Requests:
         try:
             async with asyncio.timeout(PATIENCE_S):
                 caller = await self.caller()
-                status = await caller.ask(self.next())
+                status = await caller.ask(raw_search(self.url, next(self.bodies)))
         except TimeoutError:
             if caller is not None:
                 caller.transport.abort()

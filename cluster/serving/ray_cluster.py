@@ -27,6 +27,7 @@ from bitsift.cluster.serving.process_limits import (
 )
 from bitsift.cluster.serving.ray_environment import LOOPBACK, local_environment
 from bitsift.cluster.serving.ray_session import RaySession
+from bitsift.config.sources import RAY_VARIABLE
 from bitsift.errors import Unavailable
 
 NAMESPACE = "bitsift"
@@ -128,8 +129,8 @@ def _require_answer(address: str) -> None:
 
 def _said(address: str | None) -> str:
     """The address, and who says it where that is easily forgotten."""
-    is_from_ray = address is not None and address == os.environ.get("RAY_ADDRESS")
-    return f"{address}, which RAY_ADDRESS says" if is_from_ray else f"{address}"
+    is_from_ray = address is not None and address == os.environ.get(RAY_VARIABLE)
+    return f"{address}, which {RAY_VARIABLE} says" if is_from_ray else f"{address}"
 
 
 @contextlib.contextmanager

@@ -112,14 +112,15 @@ class Parts:
         ``listed`` is ``positions_in(passing)`` where the caller has it. A search of these finds no
         other row, whichever way it goes.
         """
-        listed_alive, segments = self.listed_alive, list[Segment]()
+        listed_alive = self.listed_alive
         if self.listed is not None:
             by_position = self.positions_in(passing) if listed is None else listed
             listed_alive = listed_alive.only(by_position, len(self.listed))
-        for segment in self.segments:
-            own = _from_row(passing, segment.first, len(segment))
-            segments.append(replace(segment, alive=segment.alive.only(own, len(segment))))
-        return replace(self, listed_alive=listed_alive, segments=tuple(segments))
+        marks = [
+            segment.alive.only(_from_row(passing, segment.first, len(segment)), len(segment))
+            for segment in self.segments
+        ]
+        return self.with_marks([listed_alive, *marks])
 
     @property
     def marks(self) -> tuple[AliveMarks, ...]:

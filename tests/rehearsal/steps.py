@@ -199,14 +199,14 @@ class Rehearsal:
         old = self.cluster.living("control")
         self.cluster.apply(objects)
         self.until(lambda: self._is_other("control", old), WHOLE_S, "the control pod stays")
-        self.until(self._is_rolled, WHOLE_S, "what has other settings is being restarted")
+        self.until(self._has_the_spec, WHOLE_S, "what has other settings is being restarted")
         self.until_whole()
 
     def _is_other(self, component: str, old: list[RunningPod]) -> bool:
         living = self.cluster.living(component)
         return bool(living) and all(pod.is_ready and pod not in old for pod in living)
 
-    def _is_rolled(self) -> bool:
+    def _has_the_spec(self) -> bool:
         with contextlib.suppress(AssertionError):
             status = self.status()
             copies = {len(shard["answering"]) for shard in status["shards"]}
