@@ -2,7 +2,8 @@
 # Two images of one version, for k8s/ (docs/kubernetes.md):
 #   docker build --target shard  -t bitsift-shard:0.1.0 .    # nodes with data, Ray's head, commands: no model, no builds
 #   docker build --target router -t bitsift-router:0.1.0 .   # routers and builds: with the model
-# BASE is any Debian with Python 3.11 as python3, and its venv.
+# BASE is any Debian with Python 3.11 as python3, and its venv. MODEL is one of the hub that the larger image is to
+# have besides, best as NAME@COMMIT; HF_ENDPOINT, the hub or a mirror of it.
 ARG BASE=python:3.11-slim-bookworm
 
 FROM ${BASE} AS base
@@ -76,5 +77,16 @@ RUN /opt/bitsift/bin/pip install --no-build-isolation --no-deps . \
 FROM base AS shard
 COPY --from=build-shard /opt/bitsift /opt/bitsift
 
-FROM base AS router
+FROM base AS with-router
 COPY --from=build-router /opt/bitsift /opt/bitsift
+ENV HF_HUB_CACHE=/models
+
+# As a pod runs it: what cannot encode a text is no image.
+FROM with-router AS model
+ARG MODEL=minilm
+ARG HF_ENDPOINT=https://huggingface.co
+RUN mkdir /tmp/models \
+    && HOME=/tmp XDG_CACHE_HOME=/tmp/cache HF_HUB_CACHE=/tmp/models bitsift model fetch "${MODEL}"
+
+FROM with-router AS router
+COPY --from=model /tmp/models /models

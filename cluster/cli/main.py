@@ -23,6 +23,7 @@ from bitsift.cluster.cli import (
     keys,
     listing,
     maintenance,
+    model,
     quality,
     reshard,
     search,
@@ -167,10 +168,10 @@ def status(
 
 def _print_status(facts: dict[str, Any]) -> None:
     index_facts = facts["index"]
-    model = (index_facts["model"] or {}).get("name", "none: precomputed embeddings")
+    encodes = (index_facts["model"] or {}).get("name", "none: precomputed embeddings")
     out.print(
         f"{index_facts['name']}: {index_facts['documents']:,} documents, "
-        f"{index_facts['dimension']} dimensions, {index_facts['shards']} shards, model {model}"
+        f"{index_facts['dimension']} dimensions, {index_facts['shards']} shards, model {encodes}"
     )
     for shard in index_facts.get("not_ready", ()):
         out.print(
@@ -230,6 +231,7 @@ app.command()(settings.config)
 app.add_typer(keys.app, name="keys")
 app.add_typer(indexes.app, name="indexes")
 app.add_typer(cluster.app, name="cluster")
+app.add_typer(model.app, name="model")
 app.command()(bench.bench)
 app.command()(bench.plan)
 app.command()(search.search)

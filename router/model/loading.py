@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from typing import Any
 
 from bitsift.errors import InvalidRequest
 from bitsift.router.description import ModelSpec
-from bitsift.router.model.location import fingerprint
+from bitsift.router.model.location import fingerprint, split_name
 
 _MAX_TOKENS_KNOWN = 1_000_000
 """Tokenizers without a limit say 1e30."""
@@ -26,15 +27,33 @@ def load_model(name: str, location: str, threads: int | None) -> Any:
     transformers.logging.disable_progress_bar()
     if threads is not None:
         torch.set_num_threads(threads)
+    name_or_folder, state = (location, None) if os.path.isdir(location) else split_name(location)
     try:
-        model = SentenceTransformer(location)
+        model = SentenceTransformer(name_or_folder, revision=state)
     except Exception as error:  # of transformers, safetensors, torch, the hub, a missing package
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InvalidRequest(
-            f"the model {name!r} cannot be loaded ({reason}); name a folder with a "
+            f"the model {name!r} cannot be loaded ({_reason(error)}); name a folder with a "
             "sentence-transformers model, or a hub name where the hub can be reached"
         ) from error
     return model.eval()
+
+
+def _reason(error: Exception) -> str:
+    """In a line; the hub's own first one is the status of HTTP."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    match error:
+        case GatedRepoError():
+            return "the hub gives it only to those who were granted it: set HF_TOKEN"
+        case RepositoryNotFoundError():
+            return "the hub has no model of that name for you; for a private one set HF_TOKEN"
+        case RevisionNotFoundError():
+            return "the hub has the model, but no such branch, tag or commit of it"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def spec_of(name: str, model: Any) -> ModelSpec:

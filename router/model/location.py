@@ -19,7 +19,8 @@ _FINGERPRINT_BYTES = 8
 
 
 def model_location(name: str) -> str:
-    """Where sentence-transformers is to load ``name`` from: a folder, or a hub name.
+    """Where sentence-transformers is to load ``name`` from: a folder, or a hub name; behind an @
+    may stand a branch, a tag or a commit of the hub.
 
     The hub names of the default model mean the installed weights, unless a folder has that name or
     the hub's cache has the model. Raises InvalidRequest for a path where no folder is, and for a
@@ -36,14 +37,19 @@ def model_location(name: str) -> str:
             f"the model {name!r} cannot be loaded: {path.absolute()} {found}; name a folder with a "
             f"sentence-transformers model, a hub name, or {DEFAULT_MODEL}, which is installed"
         )
+    if not all(name.split("@")):
+        raise InvalidRequest(
+            f"the model {name!r} cannot be loaded: it is no NAME and no NAME@COMMIT"
+        )
     if not _is_cached(name):
         if name in _SAME_WEIGHTS:
             return _installed()
         if is_offline():
             raise InvalidRequest(
                 f"the model {name!r} cannot be loaded: it is not in the hub's cache on this "
-                "machine, and HF_HUB_OFFLINE forbids to ask the hub; name a folder with a "
-                f"sentence-transformers model, or {DEFAULT_MODEL}, which is installed"
+                "machine, and HF_HUB_OFFLINE forbids to ask the hub; bring it here (bitsift model "
+                "fetch, where the hub can be asked), name a folder with a sentence-transformers "
+                f"model, or {DEFAULT_MODEL}, which is installed"
             )
     return name
 
@@ -61,26 +67,45 @@ def is_offline() -> bool:
     return is_offline_mode()
 
 
+def split_name(name: str) -> tuple[str, str | None]:
+    """A name of the hub, and what stands behind its @."""
+    repository, _, state = name.partition("@")
+    return repository, state or None
+
+
 def _is_cached(name: str) -> bool:
-    """Whether the hub's cache has anything of the model."""
-    folders = ["--".join(["models", *one.split("/")]) for one in _hub_names(name)]
-    return any(Path(cache, folder).is_dir() for cache in _caches() for folder in folders)
+    """Whether the hub's cache has anything of the model, of the state that is named."""
+    names, state = _hub_names(name)
+    inside = [""] if state is None else [f"refs/{state}", f"snapshots/{state}"]
+    folders = ["--".join(["models", *one.split("/")]) for one in names]
+    return any(
+        Path(cache, folder, part).exists()
+        for cache in _caches()
+        for folder in folders
+        for part in inside
+    )
 
 
 def snapshot_of(name: str) -> str | None:
-    """The folder in the hub's cache of the newest state of a model that this machine knows."""
+    """The folder in the hub's cache of the state of a model that is named, or of the newest that
+    this machine knows.
+    """
     from huggingface_hub import try_to_load_from_cache
 
-    for one in _hub_names(name):
+    names, state = _hub_names(name)
+    for one in names:
         for cache in _caches():
-            found = try_to_load_from_cache(one, "modules.json", cache_dir=cache)
+            found = try_to_load_from_cache(one, "modules.json", cache_dir=cache, revision=state)
             if isinstance(found, str):
                 return str(Path(found).parent)
     return None
 
 
-def _hub_names(name: str) -> list[str]:
-    return [name] if "/" in name else [name, f"{_HUB_ORGANIZATION}/{name}"]
+def _hub_names(name: str) -> tuple[list[str], str | None]:
+    """Repositories of the hub that may be meant, and the state that is."""
+    repository, state = split_name(name)
+    named = [] if "/" in repository else [f"{_HUB_ORGANIZATION}/{repository}"]
+    return [repository, *named], state
 
 
 def _caches() -> set[str]:

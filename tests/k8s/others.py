@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterator
 
@@ -129,10 +130,22 @@ def _reach(of: list[Object]) -> Iterator[str]:
             )
         for rule in spec.get("egress", []):
             for peer in rule.get("to", []):
-                if "namespaceSelector" not in peer:
+                if "ipBlock" in peer:
+                    yield from (f"NetworkPolicy {name}: {said}" for said in _block(peer["ipBlock"]))
+                elif "namespaceSelector" not in peer:
                     others = _selected(of, peer["podSelector"]["matchLabels"])
                     found = _opened(of, others, rule, "to")
                     yield from (f"NetworkPolicy {name}: {said}" for said in found)
+
+
+def _block(block: Object) -> Iterator[str]:
+    try:
+        whole = ipaddress.ip_network(block["cidr"])
+        for part in map(ipaddress.ip_network, block.get("except", [])):
+            if part.version != whole.version or not part.subnet_of(whole):  # type: ignore[arg-type]
+                yield f"{part} is not within {whole}"
+    except ValueError as error:
+        yield str(error)
 
 
 def _opened(of: list[Object], there: list[Pod], rule: Object, peers: str) -> Iterator[str]:

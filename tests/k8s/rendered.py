@@ -89,6 +89,11 @@ class Pod:
         return "bitsift-ray" in self.labels
 
     @property
+    def ray_nodes(self) -> list[Object]:
+        """Containers that are nodes of Ray: those that run before them are none."""
+        return self.spec.get("containers", []) if self.is_ray else []
+
+    @property
     def by_operator(self) -> bool:
         """Whether KubeRay adds to it: commands, the token, the volume of the control store."""
         return str(self.owner["kind"]) == "RayCluster"

@@ -200,7 +200,7 @@ def _probes(_: list[Object], pod: Pod) -> Iterator[str]:
             asked = probe.get("httpGet") or probe.get("tcpSocket")
             if asked is not None and asked["port"] not in there:
                 yield f"{kind} asks port {asked['port']}, which is none of {container['name']}"
-        if pod.is_ray and set(probes) != set(kinds):
+        if container in pod.ray_nodes and set(probes) != set(kinds):
             yield f"it lacks {sorted(set(kinds) - set(probes))}: a slow start would be a dead pod"
         if "tcpSocket" not in probes.get("livenessProbe", {"tcpSocket": {}}):
             yield "liveness depends on what is not of this process: pods would end each other"
@@ -216,7 +216,7 @@ def _seconds_before(container: Object) -> float:
 def _end(of: list[Object], pod: Pod) -> Iterator[str]:
     """The grace period holds all that comes before the end."""
     grace_s = pod.spec.get("terminationGracePeriodSeconds", 30)
-    for container in pod.containers if pod.is_ray else ():
+    for container in pod.ray_nodes:
         before_s = _seconds_before(container)
         drain = variables(of, container).get("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", 30)
         if before_s < _LEAST_S:
@@ -276,7 +276,7 @@ def _ray(of: list[Object], pod: Pod) -> Iterator[str]:
 
     Without a number of processors it starts a process for each that the machine has.
     """
-    for container in pod.containers if pod.is_ray else ():
+    for container in pod.ray_nodes:
         names, given = variables(of, container), flags(container)
         if names.get("RAY_AUTH_MODE") != "token":
             yield "it asks for no token"

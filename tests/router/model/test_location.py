@@ -53,3 +53,30 @@ def test_a_hub_name_offline_names_the_installed_model(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     (empty_cache / "models--some--model").mkdir(parents=True)
     assert model_location("some/model") == "some/model"
+
+
+@pytest.mark.parametrize("name", ["some/model@", "@abc", "some/model@a@"])
+def test_a_name_without_one_of_its_parts_is_none(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # the hub is not asked
+    with pytest.raises(InvalidRequest, match="it is no NAME and no NAME@COMMIT"):
+        model_location(name)
+
+
+def test_a_state_offline_must_be_in_the_cache(empty_cache: Path) -> None:
+    cached = empty_cache / "models--some--model"
+    (cached / "snapshots" / "abc").mkdir(parents=True)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "v1").write_text("abc")
+    for there in ("some/model", "some/model@abc", "some/model@v1"):
+        assert model_location(there) == there
+    with pytest.raises(InvalidRequest, match="some/model@v2.*not in the hub's cache"):
+        model_location("some/model@v2")
+    with pytest.raises(InvalidRequest, match="HF_HUB_OFFLINE"):
+        model_location("all-MiniLM-L6-v2@abc")  # the installed one may be another state
+
+
+def test_a_folder_may_have_an_at_in_its_name(tmp_path: Path) -> None:
+    (tmp_path / "models@home").mkdir()
+    assert model_location("models@home") == "models@home"
