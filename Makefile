@@ -68,6 +68,7 @@ images: $(VENV)/.installed-dev ## build the two images of the Dockerfile, withou
 rehearse: images ## run the pods of k8s/overlays/production on this machine, and what docs/kubernetes.md says; as root, half an hour
 	$(BIN)/python -m tests.rehearsal
 	$(BIN)/python -m tests.rehearsal --overlay laptop --documents 107525 --steps $(LAPTOP_STEPS)
+	$(BIN)/python -m tests.rehearsal --overlay laptop --model-on-volume --documents 2000 --steps "each router deleted"
 
 lint: $(VENV)/.installed-dev ## ruff, mypy (strict), import-linter
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sysconfig
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ Object = dict[str, Any]
 ROOT = Path(__file__).parents[2]
 MANIFESTS = ROOT / "k8s"
 OVERLAYS = ("laptop", "production", "kuberay", "gpu-ingest")
+_NAMES_IMAGES = {"gpu-ingest": "production"}
+"""An overlay on another one does not give its images to what a component adds."""
 _WITHIN_S = 60
 _SUFFIXES = {"": 1, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 _BINARY = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
@@ -34,7 +37,10 @@ def kubectl() -> str:
 @functools.cache
 def rendered(name: str) -> str:
     """``base``, or an overlay by its name, as one text."""
-    folder = MANIFESTS / "base" if name == "base" else MANIFESTS / "overlays" / name
+    return _kustomized(MANIFESTS / "base" if name == "base" else MANIFESTS / "overlays" / name)
+
+
+def _kustomized(folder: Path) -> str:
     done = subprocess.run(
         [kubectl(), "kustomize", str(folder)],
         capture_output=True, text=True, check=False, timeout=_WITHIN_S,
@@ -42,6 +48,19 @@ def rendered(name: str) -> str:
     assert done.returncode == 0, done.stderr
     assert not done.stderr, done.stderr  # a warning, of a deprecated field for instance
     return done.stdout
+
+
+def rendered_with(overlay: str, component: str, model: str = "minilm") -> str:
+    """An overlay whose file, or that of the one it is made from, names a component besides, which
+    is edited to name ``model``.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        copied = Path(shutil.copytree(MANIFESTS, Path(folder, "k8s")))
+        path = copied / "overlays" / _NAMES_IMAGES.get(overlay, overlay) / "kustomization.yaml"
+        path.write_text(f"{path.read_text()}\ncomponents:\n  - ../../components/{component}\n")
+        named = copied / "components" / "model" / "kustomization.yaml"
+        named.write_text(named.read_text().replace("MODEL=minilm", f"MODEL={model}"))
+        return _kustomized(copied / "overlays" / overlay)
 
 
 def objects(name: str) -> list[Object]:

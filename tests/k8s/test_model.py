@@ -10,7 +10,6 @@ import functools
 import json
 import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -27,44 +26,24 @@ from tests.k8s.rendered import (
     ROOT,
     Object,
     called,
-    kubectl,
     objects,
     pods,
+    rendered_with,
     variables,
 )
 from tests.tiny_model import build_tiny_model
 
-FILES = {"gpu-ingest": "production"}
-"""Which names the images: an overlay on it does not see what the component adds."""
 COMMIT = "5" * 40
 COMPONENTS = ("model", "model-fetch")
 
 
-def kustomized(overlay: str, component: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """An overlay whose file names the component besides, or the file that it is made from."""
-    overlays = Path(shutil.copytree(MANIFESTS, folder / f"{overlay}-{component}")) / "overlays"
-    path = overlays / FILES.get(overlay, overlay) / "kustomization.yaml"
-    path.write_text(f"{path.read_text()}\ncomponents:\n  - ../../components/{component}\n")
-    return subprocess.run(
-        [kubectl(), "kustomize", str(overlays / overlay)],
-        capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
-
-
 @functools.cache
-def _rendered(overlay: str, component: str, folder: Path) -> str:
-    done = kustomized(overlay, component, folder)
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
+def _rendered(overlay: str, component: str) -> str:
+    return rendered_with(overlay, component)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("kustomized")
-
-
-def with_component(overlay: str, component: str, folder: Path) -> list[Object]:
-    return list(yaml.load_all(_rendered(overlay, component, folder), Loader=yaml.CSafeLoader))
+def with_component(overlay: str, component: str) -> list[Object]:
+    return list(yaml.load_all(_rendered(overlay, component), Loader=yaml.CSafeLoader))
 
 
 def spec_of(of: list[Object], kind: str, name: str) -> Object:
@@ -84,8 +63,8 @@ def of_image(of: list[Object], name: str) -> list[tuple[str, Object]]:
 
 @pytest.mark.parametrize("component", COMPONENTS)
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_nothing_is_wrong(overlay: str, component: str, folder: Path) -> None:
-    of = with_component(overlay, component, folder)
+def test_nothing_is_wrong(overlay: str, component: str) -> None:
+    of = with_component(overlay, component)
     assert not list(mistakes(of))
     there, before = of_image(of, "bitsift-router"), of_image(objects(overlay), "bitsift-router")
     assert {one["image"] for _, one in there} == {one["image"] for _, one in before}
@@ -97,8 +76,8 @@ def test_nothing_is_wrong(overlay: str, component: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_only_what_fetches_may_reach_the_hub(overlay: str, folder: Path) -> None:
-    of = with_component(overlay, "model-fetch", folder)
+def test_only_what_fetches_may_reach_the_hub(overlay: str) -> None:
+    of = with_component(overlay, "model-fetch")
     (egress,) = called(of, "NetworkPolicy", "hub")["spec"]["egress"]
     assert egress["ports"] == [{"protocol": "TCP", "port": 443}]
     with_label = {
@@ -115,8 +94,8 @@ def test_only_what_fetches_may_reach_the_hub(overlay: str, folder: Path) -> None
         ({"cidr": "0.0.0.0/0", "except": ["fc00::/7"]}, "is not within 0.0.0.0/0"),
     ],
 )
-def test_a_wrong_block_of_addresses_is_found(block: Object, said: str, folder: Path) -> None:
-    of = with_component("production", "model-fetch", folder)
+def test_a_wrong_block_of_addresses_is_found(block: Object, said: str) -> None:
+    of = with_component("production", "model-fetch")
     called(of, "NetworkPolicy", "hub")["spec"]["egress"][0]["to"][0]["ipBlock"] = block
     assert [found for found in other_mistakes(of) if said in found]
 
@@ -129,8 +108,8 @@ def test_the_cache_is_where_the_image_says() -> None:
     assert set(re.findall(r"name: models\n +mountPath: (\S+)", text)) == {folder}
 
 
-def test_the_pod_fetches_a_model_and_then_needs_no_hub(folder: Path, tmp_path: Path) -> None:
-    of = with_component("laptop", "model-fetch", folder)
+def test_the_pod_fetches_a_model_and_then_needs_no_hub(tmp_path: Path) -> None:
+    of = with_component("laptop", "model-fetch")
     spec = spec_of(of, "Deployment", "bitsift-router")
     (fetching,), (router,) = spec["initContainers"], spec["containers"]
     assert router["volumeMounts"][0] == {"mountPath": "/models", "name": "models", "readOnly": True}

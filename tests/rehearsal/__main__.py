@@ -25,21 +25,25 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from bitsift.cluster.bench.machine import write_result
 from bitsift.router.http.keys import key_file_bytes
 from tests.chaos.asking import Asking, Writes, percentile_ms
-from tests.k8s.rendered import ROOT, objects
+from tests.k8s.rendered import ROOT, objects, rendered_with
 from tests.k8s.workloads import VERSION
 from tests.rehearsal import design, images
 from tests.rehearsal.callers import Callers
 from tests.rehearsal.cluster import Node, Rehearsed
 from tests.rehearsal.network import network
 from tests.rehearsal.steps import Rehearsal, made_key
+from tests.tiny_model import build_tiny_model
 
 log = logging.getLogger("rehearsal")
 
 RESULTS = ROOT / "benchmarks" / "results"
 WORDS = ROOT / "cluster" / "data" / "wordnet_en.jsonl.gz"
+MODEL = Path("/backup/models/model")
 CALM_S = 5.0
 UP_S = 900.0
 STEPS = {
@@ -66,11 +70,15 @@ def main() -> None:
     parser.add_argument("--overlay", default="production")
     parser.add_argument("--documents", type=int, default=20_000)
     parser.add_argument("--per-s", type=float, default=20.0, help="queries a second")
+    parser.add_argument(
+        "--model-on-volume", action="store_true", help="by a folder on the backup volume"
+    )
     parser.add_argument("--steps", nargs="*", choices=STEPS, default=list(STEPS))
     parser.add_argument("--folder", type=Path, help="keep volumes and logs here")
     parser.add_argument("--out", type=Path, help="by default a file for each overlay")
     options = parser.parse_args()
-    options.out = options.out or RESULTS / f"rehearsal_{options.overlay}.json"
+    kind = "_model" if options.model_on_volume else ""
+    options.out = options.out or RESULTS / f"rehearsal_{options.overlay}{kind}.json"
     logging.basicConfig(level=logging.INFO, format="%(relativeCreated)8d %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     with ExitStack() as stack:
@@ -87,6 +95,8 @@ def _run(stack: ExitStack, folder: Path, roots: dict[str, Path], options: Any) -
     key, text = made_key("callers")
     backup, backup_text = made_key("backup")
     of = objects(options.overlay)
+    if options.model_on_volume:
+        of = list(yaml.safe_load_all(rendered_with(options.overlay, "model", str(MODEL))))
     cluster = Rehearsed(
         folder,
         net,
@@ -100,10 +110,14 @@ def _run(stack: ExitStack, folder: Path, roots: dict[str, Path], options: Any) -
     )
     stack.callback(cluster.close)
     found: dict[str, Any] = {"overlay": options.overlay, "documents": options.documents}
+    if options.model_on_volume:
+        found["model"] = str(MODEL)
     began_s = time.monotonic()
     design.add_strangers(cluster)
     cluster.apply(of)
     _write_documents(cluster, options.documents)
+    if options.model_on_volume:
+        _write_model(cluster)
     cluster.release("bitsift-ingest")
     service = cluster.services()["bitsift"]
     caller = cluster.strangers["caller"]
@@ -155,6 +169,15 @@ def _write_documents(cluster: Rehearsed, count: int) -> None:
         for _, line in zip(range(count), words, strict=False):
             file.write(line)
     for path in (volume / "source", volume / "source" / "words.jsonl"):
+        os.chown(path, 10_001, 10_001)
+
+
+def _write_model(cluster: Rehearsed) -> None:
+    """Another model than the one in the image: what the user copies to the backup volume."""
+    volume = cluster.kubelet.volumes.claim("bitsift-backup")
+    (volume / "models").mkdir()
+    build_tiny_model(volume / "models", dimension=128)
+    for path in (volume / "models", *(volume / "models").rglob("*")):
         os.chown(path, 10_001, 10_001)
 
 

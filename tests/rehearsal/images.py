@@ -15,13 +15,16 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from bitsift.cluster.bench.machine import write_result
+from tests.hub import Hub, serving
 from tests.k8s.rendered import ROOT
 from tests.k8s.workloads import VERSION
+from tests.tiny_model import build_tiny_model
 
 STORE = ROOT / ".images"
 RESULT = ROOT / "benchmarks" / "results" / "images.json"
@@ -30,6 +33,8 @@ SUITE = "bookworm"
 TARGETS = {"shard": 700_000_000, "router": 1_900_000_000}
 """The most bytes that each may take, uncompressed."""
 BASE = "localhost/bitsift-base"
+COMMIT = "5" * 40
+"""Of the model that an image is built with, too."""
 _BASE_WITHIN_S, _BUILD_WITHIN_S, _WITHIN_S = 900, 2_400, 120
 _PATH = re.compile(r"(?:file://)?(/[^\s,;]+)")
 _LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
@@ -106,12 +111,13 @@ def make_base() -> None:
     archive.unlink()
 
 
-def build(target: str) -> None:
+def build(target: str, tag: str = VERSION, *more: str) -> None:
     """One image, as `docker build --target` does."""
     given = [word for place in _of_pip() for word in ("--volume", f"{place[0]}:{place[1]}:ro")]
     buildah(
-        "build", "--isolation", "chroot", "--layers", "--target", target, "--tag", image(target),
-        "--build-arg", f"BASE={BASE}", "--label", f"sources={sources()}", *given, ROOT,
+        "build", "--isolation", "chroot", "--layers", "--target", target,
+        "--tag", image(target, tag),
+        "--build-arg", f"BASE={BASE}", *more, "--label", f"sources={sources()}", *given, ROOT,
         within_s=_BUILD_WITHIN_S,
     )  # fmt: skip
 
@@ -135,6 +141,23 @@ def _of_pip() -> list[tuple[Path, str]]:
     # An index names files beside it.
     places = {str(Path(one).parent) if Path(one).name == "simple" else one for one in named}
     return [(file, "/etc/pip.conf"), *((Path(p), p) for p in sorted(places) if os.path.exists(p))]
+
+
+def build_with_model() -> list[str]:
+    """The router's image with a model of a hub on loopback; the files of it that the image has."""
+    with tempfile.TemporaryDirectory() as folder:
+        hub = Hub("some/model", {COMMIT: build_tiny_model(Path(folder), dimension=64)}, COMMIT)
+        with serving(hub):
+            given = {"MODEL": f"some/model@{COMMIT}", "HF_ENDPOINT": hub.url}
+            words = [word for it in given.items() for word in ("--build-arg", "=".join(it))]
+            build("router", "with-model", *words)
+    made = buildah("from", "--pull-never", image("router", "with-model"))
+    try:
+        snapshot = Path(buildah("mount", made), "models/models--some--model/snapshots", COMMIT)
+        return sorted(path.name for path in snapshot.iterdir())
+    finally:
+        buildah("umount", made)
+        buildah("rm", made)
 
 
 def root_of(target: str) -> Path:
@@ -185,6 +208,7 @@ def main() -> None:
                 "took_s": round(time.monotonic() - began_s, 1),
             }
             print(target, json.dumps(found[target], indent=1), flush=True)
+        found["router_with_model"] = build_with_model()
     finally:
         release()
     write_result(RESULT, found)
