@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from bitsift import errors
 from bitsift.errors import BitsiftError, RequestOutcome, reason
+from bitsift.problem_lines import error_named
 
 T = TypeVar("T")
 SHOWN_CHARACTERS_MAX = 200
@@ -45,7 +46,7 @@ class Problem:
 
     def error(self) -> BitsiftError:
         """The error that it names."""
-        return _error_named({"type": self.type, "detail": self.detail, "outcome": self.outcome})
+        return error_named({"type": self.type, "detail": self.detail, "outcome": self.outcome})
 
 
 def answer_of(response: httpx.Response, kind: TypeAdapter[T], server: str) -> T:
@@ -69,16 +70,9 @@ def report_of(line: Any) -> dict[str, Any] | None:
     """
     problem = line.get("error")
     if problem is not None:
-        raise _error_named(problem)
+        raise error_named(problem)
     found: dict[str, Any] | None = line.get("report")
     return found
-
-
-def _error_named(problem: Any) -> BitsiftError:
-    kind: Any = getattr(errors, str(problem["type"]).removeprefix("bitsift:"), None)
-    is_ours = isinstance(kind, type) and issubclass(kind, BitsiftError)
-    error: BitsiftError = (kind if is_ours else BitsiftError)(str(problem["detail"]))
-    return error.with_outcome(RequestOutcome(problem["outcome"]))
 
 
 def error_of_transport(error: httpx.RequestError, server: str, *, writes: bool) -> BitsiftError:

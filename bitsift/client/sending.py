@@ -37,7 +37,7 @@ def upsert_bodies(
 
     Raises InvalidRequest for a document that JSON cannot hold.
     """
-    items = (_document_json(document) for document in documents)
+    items = (document_json(document) for document in documents)
     return (_body("documents", part) for part in _batches(items, batch, BATCH_BYTES))
 
 
@@ -91,7 +91,8 @@ def summed(kind: type[Written], parts: Iterable[Written]) -> Written:
     )
 
 
-def _document_json(document: Any) -> bytes:
+def document_json(document: Any) -> bytes:
+    """One document of a body. Raises InvalidRequest for what is none, or JSON cannot hold."""
     if not isinstance(document, Mapping):
         kind = type(document).__name__
         raise InvalidRequest(f"a document is a mapping with an id and a text, not a {kind}")

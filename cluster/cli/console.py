@@ -20,6 +20,7 @@ from rich.text import Text
 
 from bitsift.cluster.interrupts import Ending, terminable
 from bitsift.errors import BitsiftError, InvalidRequest, Unavailable
+from bitsift.problem_lines import problem_document
 from bitsift.results import Facets, FacetValue
 
 _CONTROLS = re.compile("[\0-\6\x0e-\x1f\x7f-\x9f]")
@@ -128,15 +129,8 @@ def print_error(error: BitsiftError, *, is_json: bool) -> None:
         title = "" if isinstance(error, InvalidRequest) else f"{error.title}: "
         err.print(f"[red]error:[/red] {title}{escape(error.message)}", soft_wrap=True)
         return
-    problem = {
-        "type": f"bitsift:{type(error).__name__}",
-        "title": error.title,
-        "status": error.status,
-        "detail": error.message,
-        "outcome": error.outcome,
-    }
     sys.stderr.flush()
-    sys.stderr.buffer.write(orjson.dumps(problem) + b"\n")
+    sys.stderr.buffer.write(orjson.dumps(problem_document(error)) + b"\n")
     sys.stderr.buffer.flush()
 
 

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bitsift import errors
-from bitsift.errors import BitsiftError, DeadlineExceeded, RequestOutcome
+from bitsift.errors import DeadlineExceeded
+from bitsift.problem_lines import last_error
 
 CREATE_TIMEOUT_S = 540.0
 
@@ -40,7 +40,7 @@ def create(
             "then ask again"
         ) from error
     if done.returncode:
-        raise _error(done.stderr)
+        raise last_error(done.stderr, "the index could not be made")
     report: dict[str, Any] = json.loads(done.stdout)
     return report
 
@@ -48,15 +48,3 @@ def create(
 def _is_setting(name: str) -> bool:
     """Of this server, the mark of its processes among them (claim.py)."""
     return name.startswith("BITSIFT_")
-
-
-def _error(said: str) -> BitsiftError:
-    """The error that the last line is a problem document of."""
-    last = "".join(said.splitlines()[-1:])
-    try:
-        problem = json.loads(last)
-        kind: Any = getattr(errors, problem["type"].removeprefix("bitsift:"))
-        error: BitsiftError = kind(problem["detail"])
-        return error.with_outcome(RequestOutcome(problem["outcome"]))
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return errors.Unavailable(f"the index could not be made: {last}")

@@ -4,8 +4,10 @@ them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI
@@ -15,7 +17,6 @@ from bitsift.errors import InvalidRequest
 from bitsift.router import tracing
 from bitsift.router.http.authorization import Authorization
 from bitsift.router.http.destinations import BackupRoot
-from bitsift.router.http.documents_schema import NDJSON
 from bitsift.router.http.gate import Gate, JsonOnly
 from bitsift.router.http.hosts import ANY_HOST, HostList, is_loopback
 from bitsift.router.http.keys import KeyRing, read_keys
@@ -124,14 +125,18 @@ def _check_origin(origin: str) -> None:
 
 
 def add_access(
-    app: FastAPI, access: AccessSettings, host: str, indexes: Indexes, ndjson_path: str = ""
+    app: FastAPI,
+    access: AccessSettings,
+    host: str,
+    indexes: Indexes,
+    other_types: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Surround ``app``, served on ``host``, with what the settings ask for. Raises as ``check``.
 
-    From outside to inside: host and origin, CORS, OPTIONS, key, type of the body. ``ndjson_path``
-    takes lines of JSON too.
+    From outside to inside: host and origin, CORS, OPTIONS, key, type of the body.
+    ``other_types`` maps paths to what they take besides JSON.
     """
-    app.add_middleware(JsonOnly, also={ndjson_path: NDJSON})
+    app.add_middleware(JsonOnly, also=other_types)
     if access.keys is not None:
         app.add_middleware(Authorization, keys=KeyRing(access.keys), indexes=indexes)
     app.add_middleware(Allow)

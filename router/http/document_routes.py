@@ -95,7 +95,7 @@ def add_documents(app: FastAPI, service: SearchService, writer: Writer) -> None:
         if content_type(http) == NDJSON:
             counted = functools.partial(service.metrics.written, "upsert")
             is_short = results == "errors"
-            return DocumentStream(http, writer, streams, counted, only_errors=is_short)
+            return DocumentStream(http.stream(), writer, streams, counted, only_errors=is_short)
         with admission.hold() as held:
             announced = http.headers.get("content-length", "")
             body = await whole_body(http.receive, announced, UPSERT_BYTES_MAX, held)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
-from typing import Protocol
+from typing import Any, Protocol
 
 import orjson
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -59,17 +59,19 @@ class DocumentStream(Response):
 
     def __init__(
         self,
-        http: Request,
+        chunks: AsyncIterator[bytes],
         writer: LineWriter,
         admission: Admission,
         counted: Callable[[Mapping[str, int]], None],
         *,
         only_errors: bool,
     ) -> None:
-        """``counted`` is told how many lines of each block had which status."""
+        """``chunks`` are the bytes of the lines. ``counted`` is told how many of each block had
+        which status.
+        """
         super().__init__()
         del self.headers["content-length"]
-        self._http = http
+        self._chunks = chunks
         self._writer = writer
         self._admission = admission
         self._counted = counted
@@ -96,16 +98,21 @@ class DocumentStream(Response):
             more = RAM_PER_BYTE * max(0, gathered_bytes - BLOCK_BYTES)
             held.resize(STREAM_RAM_BYTES + more)
 
-        async with aclosing(line_blocks(self._http.stream(), pace, hold)) as blocks:
+        async with aclosing(line_blocks(self._chunks, pace, hold)) as blocks:
             try:
                 async for block in blocks:
                     await self._send(send, await self._written(block), more=True)
             except BitsiftError as early:  # too slow, or a long line for which there is no room
                 error = WriteError.of(early.with_outcome(RequestOutcome.NOT_DONE))
-        totals = {status: self._totals[status] for status in UPSERT_STATUSES}
-        said = {"totals": totals, "error": error, "token": self._token}
-        last = orjson.dumps(said, option=orjson.OPT_APPEND_NEWLINE)
+        last = orjson.dumps(self._last(error), option=orjson.OPT_APPEND_NEWLINE)
         await self._send(send, last, more=False)
+
+    def _last(self, error: WriteError | None) -> dict[str, Any]:
+        """The last line of the answer."""
+        return {"totals": self._so_far(), "error": error, "token": self._token}
+
+    def _so_far(self) -> dict[str, int]:
+        return {status: self._totals[status] for status in UPSERT_STATUSES}
 
     async def _written(self, block: Block) -> bytes:
         """The answer's lines for ``block``."""

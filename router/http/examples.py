@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bitsift.router.http.documents_schema import NDJSON
+from bitsift.router.http.media_types import NDJSON, OCTETS
 
 JSON = "application/json"
 _TOKEN = "AksJYv0sBWdoAAAAjxHMKKIBAAAA98p29BFQ"
@@ -170,6 +170,15 @@ EXAMPLES: Mapping[str, Example] = {
             },
             NDJSON: {"lines": '{"id": "a1", "text": "eight legs"}\n{"id": "a2", "text": "six"}\n'},
         },
+    ),
+    "POST /v1/documents/file": Example(
+        '{"line": 7, "id": null, "status": "rejected", "error": {"type": "InvalidRequest", '
+        '"detail": "no text", "outcome": "not_done"}}\n'
+        '{"totals": {"created": 6, "updated": 0, "unchanged": 0, "conflict": 0, "rejected": 1, '
+        '"failed": 0}, "error": null, "token": "AUsJYv0s", "notes": []}\n',
+        NDJSON,
+        bodies={OCTETS: {"a table": "id,title,text\na1,arachnid,eight legs\n"}},
+        parameters={"name": "words.csv", "text_field": "text"},
     ),
     "POST /v1/documents/delete": Example(
         _DELETED,

@@ -6,7 +6,7 @@ by it: Host, Origin, Sec-Fetch-Site. Programs send no Origin, and pass.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 
 from starlette.responses import Response
@@ -74,7 +74,7 @@ class JsonOnly:
     it takes.
     """
 
-    def __init__(self, app: ASGIApp, also: dict[str, str]) -> None:
+    def __init__(self, app: ASGIApp, also: Mapping[str, str]) -> None:
         self._app = app
         self._wanted = {path: (JSON, kind) for path, kind in also.items()}
 

@@ -24,9 +24,11 @@ from bitsift.router.http.compression import Compression
 from bitsift.router.http.cut_off import CutOff
 from bitsift.router.http.document_routes import DOCUMENTS_PATH, Writer, add_documents
 from bitsift.router.http.field_facts import field_facts
+from bitsift.router.http.file_routes import FILE_PATH, add_files
 from bitsift.router.http.index_changes import add_index_changes
 from bitsift.router.http.index_routes import add_indexes
 from bitsift.router.http.listing_routes import add_listing
+from bitsift.router.http.media_types import NDJSON, OCTETS
 from bitsift.router.http.metrics_routes import add_metrics
 from bitsift.router.http.observing import Observing
 from bitsift.router.http.openapi import complete
@@ -93,13 +95,14 @@ def create_app(
         RequestLimits,
         body_bytes_max=BODY_BYTES_MAX,
         smaller={"/v1/admin/": ADMIN_BODY_BYTES_MAX},
-        apart=DOCUMENTS_PATH,
+        apart=(DOCUMENTS_PATH, FILE_PATH),
     )
-    add_access(app, access, host, indexes, ndjson_path=DOCUMENTS_PATH)
+    add_access(app, access, host, indexes, {DOCUMENTS_PATH: NDJSON, FILE_PATH: OCTETS})
     _surround(app, service, access)
     add_search(app, asked)
     add_listing(app, asked)
     add_documents(app, asked, through)
+    add_files(app, asked, through)
     if access.admin_port is None:
         add_admin(app, asked, access.backup_root)
     _add_status(app, asked)
@@ -124,7 +127,7 @@ def create_admin_app(
     indexes = indexes or Indexes(Served(service.description.name, service, None))
     app = FastAPI(title="Bitsift admin", openapi_url=None, responses=_PROBLEMS)
     app.add_middleware(ByIndex, indexes=indexes)
-    app.add_middleware(RequestLimits, body_bytes_max=ADMIN_BODY_BYTES_MAX, smaller={}, apart="")
+    app.add_middleware(RequestLimits, body_bytes_max=ADMIN_BODY_BYTES_MAX, smaller={}, apart=())
     add_access(app, access, access.admin_host, indexes)
     _surround(app, service, access)
     add_admin(app, indexes.service, access.backup_root)

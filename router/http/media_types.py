@@ -6,6 +6,7 @@ from starlette.requests import Request
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
+OCTETS = "application/octet-stream"
 _LINES = ("ndjson", "jsonl", "x-jsonl", "jsonlines", "x-jsonlines")
 _SAME = dict.fromkeys((f"application/{name}" for name in _LINES), NDJSON)
 """Lines of JSON have no registered type, and several that are in use."""

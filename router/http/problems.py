@@ -57,11 +57,6 @@ def document(
     }
 
 
-def document_of(error: BitsiftError) -> Document:
-    """The problem document of ``error``."""
-    return document(error.status, type(error).__name__, error.title, error.message, error.outcome)
-
-
 def internal_error(outcome: RequestOutcome | None) -> Document:
     """Of an error that nobody foresaw."""
     return document(500, "InternalError", "internal error", "see the router's log", outcome)

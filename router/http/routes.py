@@ -28,6 +28,7 @@ ROUTE_SCOPES: Final[dict[str, Scope | None]] = {
     "POST /v1/documents/count": Scope.READ,
     "POST /v1/documents/list": Scope.READ,
     "POST /v1/documents": Scope.WRITE,
+    "POST /v1/documents/file": Scope.WRITE,
     "POST /v1/documents/delete": Scope.WRITE,
     "POST /v1/documents/update": Scope.WRITE,
     "PATCH /v1/documents/": Scope.WRITE,

@@ -11,12 +11,13 @@ from fastapi import FastAPI, Query, Request, Response
 
 from bitsift.errors import BitsiftError, InvalidRequest, RequestOutcome
 from bitsift.options import SearchOptions
+from bitsift.problem_lines import problem_document
 from bitsift.results import Answer
 from bitsift.router.answer_bytes import AnswerBytes
 from bitsift.router.http.answer_json import Result, answer_response
 from bitsift.router.http.client_gone import unless_gone
 from bitsift.router.http.parameters import refuse_unknown_parameters
-from bitsift.router.http.problems import document_of, internal_error
+from bitsift.router.http.problems import internal_error
 from bitsift.router.http.schema import (
     URL_LISTS,
     Answers,
@@ -110,7 +111,7 @@ async def _each_answered(
         try:
             return await service.search(search, held)
         except BitsiftError as error:
-            return document_of(error.with_outcome(RequestOutcome.NOT_DONE))
+            return problem_document(error.with_outcome(RequestOutcome.NOT_DONE))
         except Exception:
             log.exception("a search of a batch failed")
             return internal_error(RequestOutcome.NOT_DONE)
@@ -119,7 +120,8 @@ async def _each_answered(
         searches = [each for each in asked if isinstance(each, SearchOptions)]
         found = iter(await _all(searches, answer, turns))
         results = [
-            next(found) if isinstance(one, SearchOptions) else document_of(one) for one in asked
+            next(found) if isinstance(one, SearchOptions) else problem_document(one)
+            for one in asked
         ]
         return await answer_response(results, held, several=True)
     except BaseException:

@@ -5,7 +5,7 @@ Plain ASGI: a middleware of Starlette's BaseHTTPMiddleware kind costs a task and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -70,12 +70,12 @@ class RequestLimits:
     """Bounds the requests under way, and the size, time and RAM of their bodies.
 
     A body is read whole before its request counts and the application sees it, so a slow sender
-    takes no place. Bodies of GET, HEAD and DELETE are not read. ``apart`` is the path of a route
-    that sees to its own bodies, and to how many there are.
+    takes no place. Bodies of GET, HEAD and DELETE are not read. ``apart`` has the paths of routes
+    that see to their own bodies, and to how many there are.
     """
 
     def __init__(
-        self, app: ASGIApp, body_bytes_max: int, smaller: Mapping[str, int], apart: str
+        self, app: ASGIApp, body_bytes_max: int, smaller: Mapping[str, int], apart: Collection[str]
     ) -> None:
         """``smaller``: limits of bodies by the beginnings of paths."""
         self._app = app
@@ -113,7 +113,7 @@ class RequestLimits:
             await self._begun(scope, Unpacked(receive, coding, held), send)
 
     async def _begun(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"] == self._apart:
+        if scope["path"] in self._apart:
             await self._app(scope, receive, send)
             return
         if scope["method"] in _BODILESS:

@@ -176,7 +176,7 @@ def _write_model(cluster: Rehearsed) -> None:
     """Another model than the one in the image: what the user copies to the backup volume."""
     volume = cluster.kubelet.volumes.claim("bitsift-backup")
     (volume / "models").mkdir()
-    build_tiny_model(volume / "models", dimension=128)
+    build_tiny_model(volume / "models", dimension=384)  # of the vectors that callers write
     for path in (volume / "models", *(volume / "models").rglob("*")):
         os.chown(path, 10_001, 10_001)
 
