@@ -1,4 +1,4 @@
-// The search page: what happens when. Rendering is in view.js and facts.js, options in choices.js, numbers in format.js; keys in keyboard.js; calls
+// The search page: what happens when. Rendering is in view.js and facts.js, options in choices.js, files in upload.js, numbers in format.js; keys in keyboard.js; calls
 // and the API key are in server.js, its form in gate.js, what is asked for every few seconds in watch.js, the address in address.js, the history in trail.js.
 //
 // * `wanted` is what the reader wants to see: question, options, a document. The address says it, so a link to the page is
@@ -20,6 +20,7 @@ import { count, head, integer, milliseconds, number, straight } from "./format.j
 import { followKeys } from "./keyboard.js";
 import { pause, retryLater, retryNow, stopRetrying } from "./retry.js";
 import { call, hasKey, plain, Problem } from "./server.js";
+import { followUploads } from "./upload.js";
 import { known } from "./watch.js";
 import * as facts from "./facts.js";
 import * as gate from "./gate.js";
@@ -333,6 +334,11 @@ function showMore() {
   else if (!known.index.loading) view.showNotice(notice, "wait", `All ${count(known.index.documents, "text")} are loaded`, ["This answer is from before that."], "Search again", again);
 }
 
+function showAdded() {
+  watch.loadIndex();
+  if (question() && wanted.id === null) search(0);
+}
+
 // --- the address and the shell command ---
 
 function sayTitle(what = question()) {
@@ -408,7 +414,10 @@ form.addEventListener("submit", (event) => {
   ask();
 });
 clear.addEventListener("click", clearQuestion);
-gate.followKey(() => ask());
+gate.followKey(() => {
+  ask();
+  if (!isAsked() && known.index) watch.loadIndex(); // nothing else would say whether the key is good
+});
 explain.addEventListener("change", () => {
   const isShown = answer && !explain.checked && answered === address();
   if (isShown) answered = address({ explain: false });
@@ -417,6 +426,7 @@ explain.addEventListener("change", () => {
 });
 more.addEventListener("click", () => refine({ count: COUNTS.find((size) => size > wanted.count) }));
 followChoices(go, (size) => refine({ count: size }));
+followUploads({ path: api, onKey: (problem) => askForKey({ detail: problem.detail }), onAdded: showAdded });
 results.addEventListener("click", openHit);
 record.addEventListener("click", openHit);
 for (const name of ["pointerover", "pointerleave", "focusin"]) results.addEventListener(name, pointAt);

@@ -51,6 +51,31 @@ export async function call(path, { signal, timeout = TIMEOUT_MS, ...options } = 
   throw new Problem(-1, "The answer cannot be read", `${path} did not answer with JSON.`);
 }
 
+/** The lines of the answer to a file, each as JSON. No limit of time: a line comes with what is stored. */
+export async function* sendFile(path, file, signal) {
+  const headers = { "content-type": "application/octet-stream", ...keyHeader() };
+  try {
+    const response = await fetch(path, { method: "POST", headers, body: file, signal });
+    if (!response.ok) throw problemFrom(response, await response.json().catch(() => null));
+    let rest = "";
+    for await (const part of chunks(response.body.pipeThrough(new TextDecoderStream()))) {
+      const lines = (rest + part).split("\n");
+      rest = lines.pop();
+      yield* lines.filter(Boolean).map((line) => JSON.parse(line));
+    }
+  } catch (error) {
+    if (error instanceof Problem) throw error;
+    if (!signal.aborted) connection.onReach(false);
+    throw new Problem(0, "The connection broke off", "Send the file again: what is stored is left alone.");
+  }
+}
+
+/** Not every browser can iterate over a stream. */
+async function* chunks(stream) {
+  const reader = stream.getReader();
+  for (let { done, value } = await reader.read(); !done; { done, value } = await reader.read()) yield value;
+}
+
 function problemFrom({ status, statusText, headers }, data) {
   const { title, detail } = data ?? {};
   const said = typeof detail === "string" ? detail : JSON.stringify(detail);

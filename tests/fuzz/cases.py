@@ -19,6 +19,7 @@ PATHS = [
     "/v1/documents/a1?read_your_writes=x", "/openapi.json", "/docs", "/static/app.js",
     "/v1/documents/get", "/v1/documents/update", "/v1/indexes", "/v1/indexes/a1",
     "/v1/indexes/a1/search?q=a", "/v1/indexes/a1/documents/list", "/v1/aliases/a1",
+    "/v1/documents/file", "/v1/documents/file?name=a.csv", "/v1/documents/file?name=a.json.gz",
     "/static/../shell.py", "/nothing", "//", "/v1/documents/%2e%2e", "/v1/documents/%ff%00",
 ]  # fmt: skip
 METHODS = [
@@ -38,6 +39,7 @@ PARAMETERS = ["q", "top_k", "mode", "include", "x", "timeout_ms", "read_your_wri
 KINDS = [
     "application/json",
     "application/x-ndjson",
+    "application/octet-stream",
     "text/plain",
     "",
     "application/json; charset=x",

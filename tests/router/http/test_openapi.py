@@ -121,7 +121,7 @@ def test_an_example_is_accepted_and_answered_in_that_form(gateway: Running, rout
     else:
         answers = [
             httpx.request(
-                method, url, headers={"content-type": kind},
+                method, url, params=query, headers={"content-type": kind},
                 content=body if isinstance(body, str) else json.dumps(body),
             )
             for kind, bodies in example.bodies.items()

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
@@ -120,3 +121,31 @@ def test_a_key_revoked_while_the_page_is_open_is_asked_for_again(
         assert "revoked" in browser.find_element(By.ID, "key-problem").text
         assert hits(browser) == []
         assert browser.switch_to.active_element.get_attribute("id") == "query"  # still being typed
+
+
+def test_a_key_that_may_only_read_adds_no_file(guarded: Guarded, tmp_path: Path) -> None:
+    file = tmp_path / "more.jsonl"
+    file.write_text('{"id": "m", "text": "more"}\n')
+    with chromium(tmp_path / "profile") as browser:
+        wait = WebDriverWait(browser, WAIT_S)
+        browser.get(f"{guarded.gateway.url}/")
+        wait.until(lambda _: browser.find_element(By.ID, "gate").is_displayed())
+        browser.find_element(By.ID, "key").send_keys(guarded.text, Keys.ENTER)
+        wait.until(lambda _: browser.find_element(By.ID, "facts").is_displayed())
+        browser.find_element(By.ID, "add-toggle").click()
+        browser.find_element(By.ID, "add-file").send_keys(str(file))
+        browser.find_element(By.ID, "add-submit").click()
+        said = browser.find_element(By.ID, "add-said")
+        wait.until(lambda _: "The key does not allow this" in said.text)
+        assert "write" in said.text
+        writing, text = new_key("page", Scope.WRITE, None)
+        guarded.keep(writing)
+        header = {"authorization": f"Bearer {guarded.text}"}
+        index = f"{guarded.gateway.url}/v1/index"
+        wait.until(lambda _: httpx.get(index, headers=header).status_code == 401)  # it was revoked
+        browser.find_element(By.ID, "add-submit").click()
+        wait.until(lambda _: browser.find_element(By.ID, "gate").is_displayed())
+        browser.find_element(By.ID, "key").send_keys(text, Keys.ENTER)
+        wait.until(lambda _: not browser.find_element(By.ID, "gate").is_displayed())
+        browser.find_element(By.ID, "add-submit").click()
+        wait.until(lambda _: said.text == "1 record: 1 created.")
