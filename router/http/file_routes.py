@@ -164,7 +164,7 @@ class _FileStream(DocumentStream):
                 places.append(int(place))
                 documents.append(record)
             elif record:
-                error = WriteError(InvalidRequest.__name__, orjson.loads(record))
+                error = WriteError.of(InvalidRequest(orjson.loads(record)))
                 answer.append(
                     {"line": int(place), "id": None, "status": WriteStatus.REJECTED, "error": error}
                 )

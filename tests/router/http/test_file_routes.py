@@ -133,6 +133,7 @@ def test_every_record_is_a_document_or_has_a_line_with_its_place(
     assert [it.line for it in found if it.document is None] == [4]
     assert set(problems) == {4, 6, 8, 9}
     assert problems[4]["error"]["detail"] == found[3].reason
+    assert {line["error"]["outcome"] for line in problems.values()} == {"not_done"}
     assert "expected 64 float32" in problems[8]["error"]["detail"]
     assert problems[9]["status"] == "conflict"
     assert (last["totals"]["rejected"], last["totals"]["conflict"]) == (3, 1)
