@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -13,7 +13,7 @@ from rich.progress import Progress, TextColumn
 
 from bitsift.client.sending import BATCH_DOCUMENTS, IDS_MAX, summed
 from bitsift.cluster.cli.console import Json, as_utf8, err, out, print_json
-from bitsift.cluster.cli.options import with_options
+from bitsift.cluster.cli.options import NOT_OF_SOURCES, with_options
 from bitsift.cluster.cli.settings import configured, required_gateway
 from bitsift.cluster.ingest.options import BuildOptions, checked_build
 from bitsift.cluster.interrupts import terminable
@@ -34,12 +34,6 @@ from bitsift.write_token import joined_text
 if TYPE_CHECKING:
     from bitsift.cluster.sources.live import Sourced
 
-_OF_SOURCES = (
-    *("id_field", "text_field", "title_field", "vector_field", "vector_type", "ranges"),
-    *("delimiter", "encoding", "quote", "escape", "header", "columns", "skip_lines"),
-    "format",
-)
-"""Options of a build that say how records are read."""
 ERRORS_KEPT_MAX = 1_000
 """Errors that are shown one by one, and listed by --json; the rest is counted."""
 _BAD = (WriteStatus.CONFLICT, WriteStatus.REJECTED, WriteStatus.FAILED)
@@ -126,7 +120,7 @@ def _of_a_call(error: BitsiftError, what: str, at_most: int) -> WriteError:
 
 
 @configured("client")
-@with_options(BuildOptions, *(f.name for f in fields(BuildOptions) if f.name not in _OF_SOURCES))
+@with_options(BuildOptions, *NOT_OF_SOURCES)
 def add(
     files: Annotated[
         list[str],

@@ -13,6 +13,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from bitsift.checked import LIMIT, TOP_K
+from bitsift.cluster.ingest.options import BuildOptions
 
 QueryPrompt = Annotated[
     str | None,
@@ -21,6 +22,16 @@ QueryPrompt = Annotated[
 DocumentPrompt = Annotated[
     str | None, typer.Option(help="Text before each document. Default: the model's own.")
 ]
+
+_OF_SOURCES = (
+    *("id_field", "text_field", "title_field", "vector_field", "vector_type", "ranges"),
+    *("delimiter", "encoding", "quote", "escape", "header", "columns", "skip_lines"),
+    "format",
+)
+NOT_OF_SOURCES = tuple(
+    field.name for field in fields(BuildOptions) if field.name not in _OF_SOURCES
+)
+"""Options of a build that do not say how records are read."""
 
 
 def with_options(kind: type, *without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

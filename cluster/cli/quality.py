@@ -13,7 +13,13 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from bitsift.cluster.cli.console import Json, err, out, print_json
-from bitsift.cluster.cli.options import DocumentPrompt, QueryPrompt
+from bitsift.cluster.cli.options import (
+    NOT_OF_SOURCES,
+    DocumentPrompt,
+    QueryPrompt,
+    with_options,
+)
+from bitsift.cluster.ingest.options import BuildOptions, checked_build
 from bitsift.cluster.interrupts import terminable
 from bitsift.errors import InvalidRequest
 from bitsift.router.model.prompts import Prompts
@@ -176,6 +182,7 @@ def _told_of(result: dict[str, Any]) -> Iterator[str]:
         yield f"{result['without_text']:,} judged queries are not in queries.jsonl: left out"
 
 
+@with_options(BuildOptions, *NOT_OF_SOURCES)
 def doctor(
     source: Annotated[list[str] | None, typer.Argument(help="Files or folders of texts.")] = None,
     vectors: Annotated[
@@ -197,12 +204,8 @@ def doctor(
     target: Annotated[
         float, typer.Option(min=0.5, max=1.0, help="Target recall@10 against fp32.")
     ] = 0.98,
-    text_field: Annotated[str | None, typer.Option(help="Field that holds the text.")] = None,
-    title_field: Annotated[str | None, typer.Option(help="Field that holds the title.")] = None,
-    vector_field: Annotated[
-        str | None, typer.Option(help="Field that holds a precomputed embedding.")
-    ] = None,
     json: Json = False,
+    **options: Any,
 ) -> None:
     """Will this model binarize? Try all settings on a sample; recommend those that reach --target.
 
@@ -212,15 +215,12 @@ def doctor(
     from bitsift.cluster.evaluation.doctor import diagnose
     from bitsift.cluster.evaluation.doctor_sample import take_sample
     from bitsift.cluster.sources.files import plan_sources
-    from bitsift.cluster.sources.plan import Fields
 
     if not source and vectors is None:
         raise InvalidRequest("pass SOURCE with texts, or --vectors FILE.npy")
-    fields = Fields(text=text_field, title=title_field, vector=vector_field)
-    alone = not source
-    plan = plan_sources(
-        [str(vectors)] if alone else source or [], fields, None if alone else vectors
-    )
+    said = checked_build(BuildOptions(**options))
+    paths, matrix = (source, vectors) if source else ([str(vectors)], None)
+    plan = plan_sources(paths, said.fields, matrix, said.stored, said.format, said.layout)
     with terminable():
         encoder = EncoderSpec(model, prompts=Prompts(query_prompt, document_prompt))
         load = functools.cache(lambda: _load(encoder))
