@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bitsift.shard_worker.native import kernels
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AliveMarks:
@@ -57,11 +59,16 @@ class AliveMarks:
         if self.bitmap is None:
             return np.arange(rows, dtype=np.int64)
         known = min(rows, 8 * len(self.bitmap))
-        marks = np.unpackbits(self.bitmap, count=known, bitorder="little").view(np.bool_)
-        living = np.flatnonzero(marks)
+        living = self._marked(self.bitmap, known)
         if known < rows:
             living = np.concatenate([living, np.arange(known, rows, dtype=np.int64)])
         return living
+
+    def _marked(self, bitmap: NDArray[np.uint8], rows: int) -> NDArray[np.int64]:
+        """The same of rows that are all in the ``bitmap``."""
+        if kernels.is_there():
+            return kernels.marked(bitmap, rows, 8 * len(bitmap) - self.dead)
+        return np.flatnonzero(np.unpackbits(bitmap, count=rows, bitorder="little").view(np.bool_))
 
     def of(self, offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether each row (n,) is alive."""

@@ -9,7 +9,8 @@ Bits are packed as FAISS reads them, lowest first; beyond the last row they are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from bitsift.filters.tree import CONTRARIES, DOCUMENT_ID, And, Node, Not, Operat
 from bitsift.shard_worker.fields.column import Column, id_hash
 
 Bits = NDArray[np.uint8]
+_RANGES = (Operator.GT, Operator.GTE, Operator.LT, Operator.LTE)
 
 
 def packed(rows: Iterable[NDArray[Any]], count: int) -> Bits:
@@ -125,8 +127,8 @@ def bounds_of(node: Node, column_of: ColumnOf, count: int) -> Bounds:
         return bounds_of(node.of, column_of, count).contrary()
     if isinstance(node, And):
         found = Bounds.exactly(full(count), count)
-        for each in node.of:
-            found = found.both(bounds_of(each, column_of, count))
+        for group in _grouped(node.of):
+            found = found.both(_of_group(group, column_of, count))
             if not found.upper.any():
                 break
         return found
@@ -139,6 +141,32 @@ def bounds_of(node: Node, column_of: ColumnOf, count: int) -> Bounds:
         return _of_test(node, column_of(node.field), count)
     except Unindexed:
         return Bounds.unknown(count)
+
+
+def _grouped(nodes: Sequence[Node]) -> list[list[Node]]:
+    """Each alone, but tests of one field for a range, of operands of one type, together."""
+    found: dict[object, list[Node]] = {}
+    for place, node in enumerate(nodes):
+        key: object = place
+        if isinstance(node, Test) and node.operator in _RANGES and node.field != DOCUMENT_ID:
+            is_float = isinstance(node.operand, float)
+            key = node.field, int if is_float else type(node.operand)
+        found.setdefault(key, []).append(node)
+    return list(found.values())
+
+
+def _of_group(group: Sequence[Node], column_of: ColumnOf, count: int) -> Bounds:
+    tests = [each for each in group if isinstance(each, Test)]
+    if len(tests) > 1:
+        with contextlib.suppress(Unindexed):
+            column = column_of(tests[0].field)
+            rows = None if column is None else column.between(tests)
+            if rows is not None and column is not None:
+                return _with_doubt(packed(rows, count), tests, column, count)
+    found = bounds_of(group[0], column_of, count)
+    for each in group[1:]:
+        found = found.both(bounds_of(each, column_of, count))
+    return found
 
 
 def _of_test(test: Test, column: Column | None, count: int) -> Bounds:
@@ -188,8 +216,12 @@ def _of_ids(test: Test, column: Column | None, count: int) -> Bounds:
 
 
 def _of_column(test: Test, column: Column, count: int) -> Bounds:
-    lower = packed(column.found(test), count)
-    doubtful = [rows for rows in column.doubtful(test) if len(rows)]
+    return _with_doubt(packed(column.found(test), count), [test], column, count)
+
+
+def _with_doubt(lower: Bits, tests: Sequence[Test], column: Column, count: int) -> Bounds:
+    """``lower``, and rows with a value that is not kept: of some of the ``tests`` at least."""
+    doubtful = [rows for test in tests for rows in column.doubtful(test) if len(rows)]
     if not doubtful:
         return Bounds.exactly(lower, count)
     return Bounds(lower, lower | packed(doubtful, count), count)

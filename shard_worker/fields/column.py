@@ -20,6 +20,7 @@ Arrays take the narrowest type that holds them: years are two bytes each, flags 
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,111 +36,19 @@ SEGMENT_ROWS_MAX = 1 << 16
 """Rows of a segment: what two bytes number."""
 STRING_BYTES_MAX = 128
 """Of a string that is kept, as UTF-8; documents with a longer one are read where it matters."""
-COLUMN_BYTES_PER_ROW_MAX = 32
-"""A field whose distinct values take more bytes than this for each row of its segment, and
-``COLUMN_BYTES_MIN``, is not indexed there: it is text, not a label."""
-COLUMN_BYTES_MIN = 4_096
 Rows = NDArray[np.uint16] | NDArray[np.bool_]
 """Row numbers (n,), or a mark for each row of the segment (rows,)."""
-_CODED_SHARE = 0.5
-"""Codes are kept where more rows than this have a value; they take no more than row numbers."""
 
-_PARTS = (
+PARTS = (
     "bare", "long", "inexact", "false", "true",
     "numbers", "number_codes", "number_counts", "number_rows",
     "dates", "date_codes", "date_counts", "date_rows",
     "string_bytes", "string_lengths", "string_codes", "string_counts", "string_rows",
 )  # fmt: skip
-_HEAD = struct.Struct("<" + "cI" * len(_PARTS))
-_TYPES = {"B": "u1", "H": "<u2", "I": "<u4", "b": "i1", "h": "<i2", "i": "<i4", "q": "<i8",
+HEAD = struct.Struct("<" + "cI" * len(PARTS))
+TYPES = {"B": "u1", "H": "<u2", "I": "<u4", "b": "i1", "h": "<i2", "i": "<i4", "q": "<i8",
           "f": "<f4", "d": "<f8"}  # fmt: skip
-_INTEGERS = "BHIbhiq"
-_EXACT_INTEGER_MAX = 2.0**53
-
-
-class Builder:
-    """A column while the rows of a segment are read, in order."""
-
-    def __init__(self) -> None:
-        self._lists: dict[str, list[int]] = {name: [] for name in _PARTS[:5]}
-        self._numbers: dict[float, list[int]] = {}
-        self._dates: dict[int, list[int]] = {}
-        self._strings: dict[bytes, list[int]] = {}
-        self._present = 0
-        self.value_bytes = 0
-        """What the distinct values take."""
-
-    def add(self, row: int, values: Sequence[Value]) -> None:
-        """``values``, as ``values_of`` gives them, of ``row``."""
-        self._present += 1
-        if not values:
-            self._lists["bare"].append(row)
-        for value in values:
-            held = self._held(value)
-            if not held or held[-1] != row:
-                held.append(row)
-
-    def _held(self, value: Value) -> list[int]:
-        """The rows of a value."""
-        if isinstance(value, str):
-            text = utf8(value)
-            if len(text) > STRING_BYTES_MAX:
-                return self._lists["long"]
-            return self._of(self._strings, text, len(text) + 1)
-        if isinstance(value, bool):
-            return self._lists["true" if value else "false"]
-        if isinstance(value, Date):
-            return self._of(self._dates, value.instant_us, 8)
-        number = exact_float(value)
-        return self._lists["inexact"] if number is None else self._of(self._numbers, number, 8)
-
-    def _of(self, known: dict[Any, list[int]], value: Any, size_bytes: int) -> list[int]:
-        rows = known.get(value)
-        if rows is None:
-            rows = known[value] = []
-            self.value_bytes += size_bytes
-        return rows
-
-    def facts(self) -> dict[str, int]:
-        """How many rows have the field, and how many distinct values of each type are kept."""
-        bools = sum(bool(self._lists[name]) for name in ("false", "true"))
-        kept = {"string": len(self._strings), "number": len(self._numbers), "bool": bools,
-                "date": len(self._dates)}  # fmt: skip
-        others = {name: len(self._lists[name]) for name in ("long", "inexact")}
-        found = {"rows": self._present} | kept | others
-        return {name: count for name, count in found.items() if count}
-
-    def packed(self, count: int) -> bytes:
-        """The column of a segment of ``count`` rows, as ``Column`` reads it."""
-        arrays: dict[str, NDArray[Any]] = {}
-        for name, rows in self._lists.items():
-            arrays[name] = np.array(rows, np.uint16)
-        numbers = _ordered(arrays, "number", self._numbers, count)
-        arrays["numbers"] = np.array(numbers, np.float64)
-        dates = _ordered(arrays, "date", self._dates, count)
-        arrays["dates"] = np.array(dates, np.int64)
-        strings = _ordered(arrays, "string", self._strings, count)
-        arrays["string_lengths"] = np.array([len(text) for text in strings], np.int64)
-        arrays["string_bytes"] = np.frombuffer(b"".join(strings), np.uint8)
-        return _packed(arrays)
-
-
-def packed_hashes(hashes: Sequence[int]) -> bytes:
-    """The column that has one number of 0 or more for each row, -1 for none: as a Builder would
-    make it, in a tenth of the time.
-    """
-    values, codes = np.unique(np.array(hashes, np.int64), return_inverse=True)
-    if len(values) and values[0] < 0:
-        values, codes = values[1:], np.where(codes == 0, len(values) - 1, codes - 1)
-    return _packed({"numbers": values.astype(np.float64), "number_codes": codes})
-
-
-def _packed(arrays: dict[str, NDArray[Any]]) -> bytes:
-    """A column of ``arrays`` by the names of their parts; others are empty."""
-    nothing = np.empty(0, np.int64)
-    narrowed = [_narrowed(arrays.get(name, nothing)) for name in _PARTS]
-    head = [fact for kind, array in narrowed for fact in (kind.encode(), len(array))]
-    return _HEAD.pack(*head) + b"".join(array.tobytes() for _, array in narrowed)
+_SIZES = {kind.encode(): (name, np.dtype(name).itemsize) for kind, name in TYPES.items()}
 
 
 def is_number(value: Value | None) -> TypeGuard[float]:
@@ -166,52 +75,12 @@ def id_hash(document_id: str) -> int:
     return zlib.crc32(utf8(document_id)) & 0xFFFF
 
 
-def _ordered(
-    arrays: dict[str, NDArray[Any]], kind: str, held: dict[Any, list[int]], count: int
-) -> list[Any]:
-    """The values ascending; codes, counts and rows of the type ``kind`` come into ``arrays``."""
-    values = sorted(held)
-    sizes = np.array([len(held[value]) for value in values], np.int64)
-    rows = np.array([row for value in values for row in held[value]], np.int64)
-    codes = rows[:0]
-    if len(rows) > _CODED_SHARE * count and len(np.unique(rows)) == len(rows):
-        codes = np.full(count, len(values), np.int64)
-        codes[rows] = np.repeat(np.arange(len(values)), sizes)
-        sizes, rows = sizes[:0], rows[:0]
-    arrays[f"{kind}_codes"], arrays[f"{kind}_rows"] = codes, rows
-    arrays[f"{kind}_counts"] = sizes[:0] if (sizes == 1).all() else sizes
-    return values
-
-
-def _narrowed(array: NDArray[Any]) -> tuple[str, NDArray[Any]]:
-    """``array`` in the narrowest type that holds each of its numbers, and the type's character."""
-    if array.dtype == np.float64:
-        whole = np.all(np.abs(array) <= _EXACT_INTEGER_MAX) and np.all(array == np.trunc(array))
-        if not whole:
-            with np.errstate(over="ignore"):
-                short = array.astype("<f4")
-            return ("f", short) if np.array_equal(short, array) else ("d", array.astype("<f8"))
-        array = array.astype(np.int64)
-    low, high = (int(array.min()), int(array.max())) if len(array) else (0, 0)
-    for kind in _INTEGERS:
-        bounds = np.iinfo(_TYPES[kind])
-        if bounds.min <= low and high <= bounds.max:
-            return kind, array.astype(_TYPES[kind])
-    raise AssertionError((low, high))
-
-
 class Column:
     """A packed column, read as it lies; ``packed`` has passed its checksum."""
 
     def __init__(self, packed: memoryview | bytes) -> None:
-        facts = _HEAD.unpack_from(packed)
         self._packed = packed
-        self._places: dict[str, tuple[str, int, int]] = {}
-        at = _HEAD.size
-        for name, kind, count in zip(_PARTS, facts[::2], facts[1::2], strict=True):
-            dtype = _TYPES[kind.decode()]
-            self._places[name] = dtype, count, at
-            at += count * np.dtype(dtype).itemsize
+        self._places = _places_of(bytes(packed[: HEAD.size]))
 
     def part(self, name: str) -> NDArray[Any]:
         """One of the parts that the head of this file names, as it lies."""
@@ -220,7 +89,7 @@ class Column:
 
     def present(self) -> Iterator[Rows]:
         """The rows that have the field, in pieces that may share rows."""
-        yield from (self.part(name) for name in _PARTS[:5])
+        yield from (self.part(name) for name in PARTS[:5])
         for values in (self._ordered("number"), self._ordered("date"), self._strings()):
             yield from values.slice(0, len(values))
 
@@ -269,33 +138,62 @@ class Column:
             for number in numbers:
                 yield from ordered.equal(number)
 
+    def between(self, tests: Sequence[Test]) -> Iterator[Rows] | None:
+        """Rows with a value that passes all of ``tests``, gt, gte, lt or lte of operands of one
+        type; None where a row may have several values: one may pass this test, another that.
+        """
+        values = self._of_type(tests[0].operand)
+        if not values.is_coded:
+            return None
+        first, stop = 0, len(values)
+        for test in tests:
+            low, high = self._cut(values, test.operator, test.operand)
+            first, stop = max(first, low), min(stop, high)
+        return values.slice(first, stop)
+
     def _range(self, operator: Operator, operand: Any) -> Iterator[Rows]:
-        upper = operator in (Operator.LT, Operator.LTE)
-        behind = operator in (Operator.GT, Operator.LTE)  # the operand itself lies before the cut
+        values = self._of_type(operand)
+        return values.slice(*self._cut(values, operator, operand))
+
+    def _cut(self, values: _Values, operator: Operator, operand: Any) -> tuple[int, int]:
+        """The first of the ``values`` that pass, and the one behind the last."""
         if isinstance(operand, str):
-            values: _Values = self._strings()
-            cut = values.cut(utf8(operand), behind=behind)
+            operand = utf8(operand)
         elif isinstance(operand, Date):
-            values = self._ordered("date")
-            cut = values.cut(operand.instant_us, behind=behind)
-        else:
-            values = self._ordered("number")
-            cut = values.cut(operand, behind=behind)
-        yield from values.slice(0, cut) if upper else values.slice(cut, len(values))
+            operand = operand.instant_us
+        behind = operator in (Operator.GT, Operator.LTE)  # the operand itself lies before the cut
+        cut = values.cut(operand, behind=behind)
+        return (0, cut) if operator in (Operator.LT, Operator.LTE) else (cut, len(values))
+
+    def _of_type(self, operand: Any) -> _Values:
+        """The values that are compared with ``operand``."""
+        if isinstance(operand, str):
+            return self._strings()
+        return self._ordered("date" if isinstance(operand, Date) else "number")
 
     def _ordered(self, kind: str) -> _Ordered:
-        return _Ordered(self.part(f"{kind}s"), self._places_of(kind))
+        return _Ordered(self.part(f"{kind}s"), self._rows_of(kind))
 
     def _strings(self) -> _Strings:
         text, lengths = self.part("string_bytes"), self.part("string_lengths")
-        return _Strings(text, lengths, self._places_of("string"))
+        return _Strings(text, lengths, self._rows_of("string"))
 
-    def _places_of(self, kind: str) -> _Places:
+    def _rows_of(self, kind: str) -> _Places:
         codes, counts, rows = (self.part(f"{kind}_{part}") for part in ("codes", "counts", "rows"))
         return codes, counts, rows
 
 
 _Places = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
+
+
+def _places_of(head: bytes) -> dict[str, tuple[str, int, int]]:
+    """Of each part its type, its length and where it begins."""
+    facts, found, at = HEAD.unpack(head), {}, HEAD.size
+    for name, kind, count in zip(PARTS, facts[::2], facts[1::2], strict=True):
+        dtype, size_bytes = _SIZES[kind]
+        found[name] = dtype, count, at
+        at += count * size_bytes
+    return found
 
 
 class _Values:
@@ -309,6 +207,11 @@ class _Values:
 
     def __len__(self) -> int:
         return self._size
+
+    @property
+    def is_coded(self) -> bool:
+        """Whether each row has one of the values at most."""
+        return len(self._codes) > 0
 
     def slice(self, first: int, stop: int) -> Iterator[Rows]:
         """The rows of the values from the ``first`` to the one before ``stop``."""
@@ -337,7 +240,15 @@ class _Ordered(_Values):
         self._values = values
 
     def cut(self, operand: float, *, behind: bool) -> int:
-        """By Python's own comparison, which is exact where float64 is not."""
+        """By Python's own comparison, which is exact where float64 is not; of whole numbers in one
+        call.
+        """
+        if self._values.dtype.kind in "iu" and math.isfinite(operand):
+            bound = math.floor(operand) + 1 if behind else math.ceil(operand)  # all below it
+            limits = np.iinfo(self._values.dtype)
+            if bound <= limits.min or bound > limits.max:
+                return 0 if bound <= limits.min else self._size
+            return int(self._values.searchsorted(self._values.dtype.type(bound)))
         if behind:
             return _bisect(self._size, lambda at: self._values[at].item() <= operand)
         return _bisect(self._size, lambda at: self._values[at].item() < operand)
@@ -375,8 +286,9 @@ def _between(codes: NDArray[Any], first: int, stop: int) -> NDArray[np.bool_]:
     """Which of ``codes`` (rows,), unsigned, are ``first`` or more and below ``stop``."""
     if stop == first + 1:
         return np.asarray(codes == first)
-    below = codes < stop
-    return np.asarray(below & (codes >= first)) if first else np.asarray(below)
+    if first == 0:
+        return np.asarray(codes < stop)
+    return np.asarray(codes - codes.dtype.type(first) < stop - first)  # smaller ones wrap around
 
 
 def _bisect(size: int, is_before: Callable[[int], bool]) -> int:

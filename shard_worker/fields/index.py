@@ -199,8 +199,11 @@ class FieldIndex:
 
     def _column_of(self, segment: Segment, block: Block) -> ColumnOf:
         span = segment.first, segment.count
+        opened: dict[str, Column] = {}  # a filter may ask for one several times
 
         def column_of(name: str) -> Column | None:
+            if name in opened:
+                return opened[name]
             number = segment.columns.get(name)
             if number is None:
                 if name in segment.facts or not segment.is_complete:
@@ -210,7 +213,7 @@ class FieldIndex:
             if held is None:
                 self._damaged |= {segment}
                 raise Unindexed
-            return Column(held)
+            return opened.setdefault(name, Column(held))
 
         return column_of
 

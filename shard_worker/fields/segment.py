@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 
 from bitsift.filters.tree import DOCUMENT_ID
 from bitsift.filters.values import values_of
-from bitsift.shard_worker.fields.column import (
+from bitsift.shard_worker.fields.building import (
     COLUMN_BYTES_MIN,
     COLUMN_BYTES_PER_ROW_MAX,
     Builder,
-    id_hash,
     packed_hashes,
-    utf8,
 )
+from bitsift.shard_worker.fields.column import id_hash, utf8
 from bitsift.shard_worker.types import FieldFacts
 
 FIELDS_MAX = 256

@@ -22,7 +22,7 @@
 #endif
 
 /* Of the functions and their arguments: kernels.py refuses another. */
-int32_t bitsift_version(void) { return 4; }
+int32_t bitsift_version(void) { return 5; }
 
 enum { BLOCK = 2048, GROUP = 64, ROW_BYTES_MAX = 512 };
 /* Rows that are compared with each query of a call before the next ones: of 1,024 bits 256 KB, which
@@ -777,4 +777,18 @@ void bitsift_crc32c(const uint8_t *records, int64_t n, int64_t size, int64_t wid
 void bitsift_will_need(int32_t file, const int64_t *places, int64_t n, int64_t size) {
   for (int64_t i = 0; i < n; i++)
     if (places[i]) posix_fadvise(file, places[i], size, POSIX_FADV_WILLNEED);
+}
+
+/* The places of the marks of the first n rows, ascending, at most so many. */
+int64_t bitsift_marked(const uint8_t *marks, int64_t n, int64_t most, int64_t *out) {
+  int64_t found = 0;
+  for (int64_t row = 0; row < n; row += GROUP) {
+    uint64_t left;
+    if (n - row >= GROUP)
+      memcpy(&left, marks + row / 8, sizeof left);
+    else
+      left = marks_of(marks, row, (int)(n - row));
+    for (; left && found < most; left &= left - 1) out[found++] = row + __builtin_ctzll(left);
+  }
+  return found;
 }

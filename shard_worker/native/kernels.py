@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 
-_VERSION = 4
+_VERSION = 5
 """Of the functions and their arguments."""
 ROW_BYTES_MAX = 512
 """The widest row of bits that they take: 4,096 dimensions."""
@@ -43,6 +43,7 @@ _ARGUMENTS = {
     "read": [_I32, _POINTER, _I64, _I64, _I64, _I64, _POINTER],
     "will_need": [_I32, _POINTER, _I64, _I64],
     "crc32c": [_POINTER, _I64, _I64, _I64, _POINTER],
+    "marked": [_POINTER, _I64, _I64, _POINTER],
 }  # fmt: skip
 
 
@@ -60,6 +61,7 @@ def _library() -> Any | None:
                 getattr(library, f"bitsift_{name}").argtypes = arguments
             library.bitsift_chosen.restype = ctypes.c_char_p
             library.bitsift_read.restype = library.bitsift_worth_reading.restype = _I64
+            library.bitsift_marked.restype = _I64
         except (OSError, AttributeError) as error:
             log.warning("%s is not used: %s", path, error)
         else:
@@ -255,3 +257,14 @@ def crc32c(records: NDArray[np.uint8], width: int) -> NDArray[np.uint32]:
     assert records.flags.c_contiguous
     _LIBRARY.bitsift_crc32c(records.ctypes.data, n, size, width, out.ctypes.data)
     return out
+
+
+def marked(marks: NDArray[np.uint8], rows: int, most: int) -> NDArray[np.int64]:
+    """Which of the first ``rows`` rows have a bit in ``marks``, lowest first: int64 (n,) ascending.
+
+    ``most`` is at least how many bits there are in ``marks``.
+    """
+    assert 8 * len(marks) >= rows, (len(marks), rows)
+    assert marks.flags.c_contiguous
+    out = np.empty(most, dtype=np.int64)
+    return out[: _LIBRARY.bitsift_marked(marks.ctypes.data, rows, most, out.ctypes.data)]

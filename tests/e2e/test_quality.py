@@ -98,7 +98,7 @@ def test_the_doctor_reads_a_table_as_it_is_told(tmp_path: Path) -> None:
     vectors = np.random.default_rng(0).standard_normal((600, 64)).round(3).tolist()
     lines = [f"k{number};{vector};a" for number, vector in enumerate(vectors)]
     (tmp_path / "rows.txt.csv").write_text("\n".join(lines))
-    said = ("--no-header", "--columns", "id,e,kind", "--delimiter", ";", "--vector-field", "e")
-    said = (*said, "--target", "0.9")
+    said = ["--no-header", "--columns", "id,e,kind", "--delimiter", ";", "--vector-field", "e"]
+    said += ["--target", "0.9"]
     result = json.loads(in_process("doctor", tmp_path / "rows.txt.csv", *said, "--json"))
     assert (result["documents"], result["queries"], result["model"]) == (540, 60, None)

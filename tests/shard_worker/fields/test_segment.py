@@ -13,13 +13,8 @@ from bitsift.filters.matching import matches
 from bitsift.filters.tree import Node
 from bitsift.shard_worker.fields import segment as segments
 from bitsift.shard_worker.fields.bounds import Bounds, Unindexed, bounds_of, full, packed, put
-from bitsift.shard_worker.fields.column import (
-    COLUMN_BYTES_MIN,
-    STRING_BYTES_MAX,
-    Builder,
-    Column,
-    packed_hashes,
-)
+from bitsift.shard_worker.fields.building import COLUMN_BYTES_MIN, Builder, packed_hashes
+from bitsift.shard_worker.fields.column import STRING_BYTES_MAX, Column
 from bitsift.shard_worker.fields.segment import FIELD_BYTES_MAX, FIELDS_MAX, Segment, build
 from tests.shard_worker.fields.labelled import node, random_documents, random_filters
 

@@ -83,3 +83,13 @@ def test_records_are_read_where_they_lie_and_zeros_where_there_are_none(tmp_path
     assert kernels.read(file, places, records, 2, 60.0) == 6
     kernels.will_need(file, places, 10)
     os.close(file)
+
+
+@pytest.mark.skipif(not kernels.is_there(), reason="no compiler")
+@given(st.integers(0, 2**32 - 1), st.integers(0, 700), st.sampled_from([0.0, 0.01, 0.5, 1.0]))
+def test_marked_rows_are_those_of_numpy(seed: int, rows: int, share: float) -> None:
+    flags = np.random.default_rng(seed).random(rows + seed % 9) < share
+    marks = np.packbits(flags, bitorder="little")
+    found = kernels.marked(marks, rows, int(flags.sum()))
+    assert found.dtype == np.int64
+    assert np.array_equal(found, np.flatnonzero(flags[:rows]))
