@@ -162,7 +162,7 @@ def _of_group(group: Sequence[Node], column_of: ColumnOf, count: int) -> Bounds:
             column = column_of(tests[0].field)
             rows = None if column is None else column.between(tests)
             if rows is not None and column is not None:
-                return _with_doubt(packed(rows, count), tests, column, count)
+                return _with_doubt(packed(rows, count), tests[0], column, count)
     found = bounds_of(group[0], column_of, count)
     for each in group[1:]:
         found = found.both(bounds_of(each, column_of, count))
@@ -216,12 +216,12 @@ def _of_ids(test: Test, column: Column | None, count: int) -> Bounds:
 
 
 def _of_column(test: Test, column: Column, count: int) -> Bounds:
-    return _with_doubt(packed(column.found(test), count), [test], column, count)
+    return _with_doubt(packed(column.found(test), count), test, column, count)
 
 
-def _with_doubt(lower: Bits, tests: Sequence[Test], column: Column, count: int) -> Bounds:
-    """``lower``, and rows with a value that is not kept: of some of the ``tests`` at least."""
-    doubtful = [rows for test in tests for rows in column.doubtful(test) if len(rows)]
+def _with_doubt(lower: Bits, test: Test, column: Column, count: int) -> Bounds:
+    """``lower``, and rows with a value that is not kept and may pass: of any range of its type."""
+    doubtful = [rows for rows in column.doubtful(test) if len(rows)]
     if not doubtful:
         return Bounds.exactly(lower, count)
     return Bounds(lower, lower | packed(doubtful, count), count)

@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from bitsift.filters.matching import matches
+from bitsift.filters.operands import FilterError
 from bitsift.filters.tree import Node
 from bitsift.shard_worker.fields import segment as segments
 from bitsift.shard_worker.fields.bounds import Bounds, Unindexed, bounds_of, full, packed, put
@@ -92,6 +93,45 @@ def test_what_it_says_of_random_documents_and_filters_is_what_they_say(seed: int
         assert not (found.upper & ~full(100)).any(), "beyond the last row"
         exact += np.array_equal(found.lower, found.upper)
     assert exact > len(filters) // 2
+
+
+OF_A_KIND: dict[str, list[Any]] = {
+    "whole": [*range(-3, 8), 2**40], "any": [0.5, -1.25, 3, 7, 2**53 + 1, 1e300, -(2**60) - 1],
+    "text": ["a", "ab", "b", "ba", "c", "x" * (STRING_BYTES_MAX + 5)],
+    "date": [{"$date": f"2026-01-0{day}"} for day in range(1, 8)],
+    "mixed": [1, 2.5, "a", True, None, {"$date": "2026-01-03"}, 2**53 + 1],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OF_A_KIND)
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("share", [0.2, 0.9])  # few rows are numbered, many have codes
+def test_a_range_is_what_both_of_its_ends_say(kind: str, several: bool, share: float) -> None:
+    """Of an array one value may be above the one end, and another below the other."""
+    chance, values = random.Random(kind + str(several)), OF_A_KIND[kind]
+
+    def drawn() -> Any:
+        if several and chance.random() < 0.5:
+            return chance.choices(values, k=3)
+        return chance.choice(values)
+
+    rows = [{"a": drawn()} if chance.random() < share else {"b": 1} for _ in range(120)]
+    made = Made({str(row): said for row, said in enumerate(rows)})
+    exact = 0
+    for _ in range(150):
+        ends = chance.choices(values, k=2)
+        low, high = chance.choice(["$gt", "$gte"]), chance.choice(["$lt", "$lte"])
+        written = {"a": {low: ends[0], high: ends[1]}}
+        try:
+            tree = node(written)
+        except FilterError:  # None and booleans have no order
+            continue
+        found = made.bounds(tree)
+        truth = packed([np.flatnonzero([matches(tree, *it) for it in made.documents])], 120)
+        assert not (found.lower & ~truth).any(), written
+        assert not (truth & ~found.upper).any(), written
+        exact += np.array_equal(found.lower, found.upper)
+    assert exact or kind != "whole"
 
 
 def test_a_long_string_is_in_doubt_only_where_it_may_pass() -> None:
