@@ -20,7 +20,7 @@ from bitsift.router.model.blank import is_blank
 from bitsift.router.model.compiled import CannotCompile, Graph
 from bitsift.router.model.kept import Kept, keep, key_of, keys_of, read_kept
 from bitsift.router.model.loading import load_model, spec_of
-from bitsift.router.model.location import is_offline, model_location
+from bitsift.router.model.location import is_commit, is_offline, model_location
 from bitsift.router.model.prompts import AS_SAVED, Prompts, said, settled
 from bitsift.router.model.runtime import CHECK_TEXTS, Runtime, compiled, fastest, tokenized_by
 from bitsift.router.model.tokens import Tokenizer, Tokens
@@ -82,9 +82,13 @@ class Encoder:
         encoder = None
         if backend != "torch" and _is_settled(location, expected):
             encoder = cls._kept(name, location, prompts, cores)
-        if encoder is None or not _is_wanted(encoder.spec, location, expected):
-            model = load_model(name, location, threads)
-            encoder = cls._loaded(name, model, location, prompts, backend, cores)
+        for only_here in _ways(location, expected) if encoder is None else (False,):
+            if encoder is not None and _is_wanted(encoder.spec, location, expected):
+                break
+            model = load_model(name, location, threads, only_here=only_here)
+            if model is not None:
+                encoder = cls._loaded(name, model, location, prompts, backend, cores)
+        assert encoder is not None
         if expected is not None:
             expected.check_same(encoder.spec)
         return encoder
@@ -179,7 +183,16 @@ def _is_settled(location: str, expected: ModelSpec | None) -> bool:
     """Whether the state on this machine will do: the hub may have another today, which an index
     that is made now is to have.
     """
-    return os.path.isdir(location) or expected is not None or is_offline()
+    is_known = os.path.isdir(location) or is_commit(location)
+    return is_known or expected is not None or is_offline()
+
+
+def _ways(location: str, expected: ModelSpec | None) -> tuple[bool, ...]:
+    """Whether to load only what is here, one way after the other: where that will do it comes
+    first, for libraries ask the hub though they have every file, and wait for one that is away.
+    """
+    may_ask = not os.path.isdir(location) and not is_offline()
+    return (True, False) if may_ask and _is_settled(location, expected) else (False,)
 
 
 def _is_wanted(found: ModelSpec, location: str, expected: ModelSpec | None) -> bool:

@@ -14,9 +14,12 @@ _MAX_TOKENS_KNOWN = 1_000_000
 """Tokenizers without a limit say 1e30."""
 
 
-def load_model(name: str, location: str, threads: int | None) -> Any:
+def load_model(
+    name: str, location: str, threads: int | None, *, only_here: bool = False
+) -> Any | None:
     """The SentenceTransformer at ``location``, which a user calls ``name``, with ``threads`` cores
-    for torch. Raises InvalidRequest.
+    for torch. ``only_here``: the hub is not asked; None where that does not do. Raises
+    InvalidRequest.
     """
     warnings.filterwarnings("ignore", module="transformers|torch|openvino")
     import torch
@@ -29,8 +32,10 @@ def load_model(name: str, location: str, threads: int | None) -> Any:
         torch.set_num_threads(threads)
     name_or_folder, state = (location, None) if os.path.isdir(location) else split_name(location)
     try:
-        model = SentenceTransformer(name_or_folder, revision=state)
+        model = SentenceTransformer(name_or_folder, revision=state, local_files_only=only_here)
     except Exception as error:  # of transformers, safetensors, torch, the hub, a missing package
+        if only_here:
+            return None
         raise InvalidRequest(
             f"the model {name!r} cannot be loaded ({_reason(error)}); name a folder with a "
             "sentence-transformers model, or a hub name where the hub can be reached"

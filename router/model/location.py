@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,11 @@ def split_name(name: str) -> tuple[str, str | None]:
     """A name of the hub, and what stands behind its @."""
     repository, _, state = name.partition("@")
     return repository, state or None
+
+
+def is_commit(name: str) -> bool:
+    """Whether ``name`` says a state that never changes."""
+    return re.fullmatch(r"[0-9a-f]{40}", split_name(name)[1] or "") is not None
 
 
 def _is_cached(name: str) -> bool:

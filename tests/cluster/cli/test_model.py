@@ -69,6 +69,23 @@ def test_an_index_is_made_by_a_state_without_the_hub(hub: Hub, tmp_path: Path) -
     assert (shown["index"]["model"]["name"], shown["index"]["dimension"]) == (name, 64)
 
 
+def test_a_state_that_never_changes_is_not_asked_for_once_it_is_here(
+    hub: Hub, tmp_path: Path
+) -> None:
+    """Libraries ask for listings though every file is cached, and wait for a hub that is away."""
+    fetch = "model", "fetch", f"some/model@{FIRST}", "--json"
+    first = facts(run(hub, tmp_path, *fetch))
+    hub.asked.clear()
+    assert facts(run(hub, tmp_path, *fetch)) == first
+    anew = {"XDG_CACHE_HOME": str(tmp_path / "nothing compiled")}
+    assert facts(run(hub, tmp_path, *fetch, **anew)) == first
+    assert not hub.asked
+    (Path(first["folder"]) / "model.safetensors").unlink()  # a download that was cut off
+    again = {"XDG_CACHE_HOME": str(tmp_path / "nor here")}
+    assert facts(run(hub, tmp_path, *fetch, **again))["revision"] == first["revision"]
+    assert hub.asked
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [

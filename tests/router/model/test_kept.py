@@ -43,9 +43,9 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the models that sentence-transformers loads from now on."""
     names: list[str] = []
 
-    def counted(name: str, location: str, threads: int | None) -> Any:
+    def counted(name: str, location: str, threads: int | None, *, only_here: bool) -> Any:
         names.append(name)
-        return load_model(name, location, threads)
+        return load_model(name, location, threads, only_here=only_here)
 
     monkeypatch.setattr("bitsift.router.model.encoder.load_model", counted)
     return names
@@ -182,10 +182,10 @@ def hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_model_of_the_hub_that_is_here_is_remembered_while_the_hub_is_not_asked(
     hub: Path, loads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def counted(name: str, _: str, threads: int | None) -> Any:
+    def counted(name: str, _: str, threads: int | None, *, only_here: bool) -> Any:
         """sentence-transformers would ask the hub's cache by paths of its own."""
         loads.append(name)
-        return load_model(name, str(hub), threads)
+        return load_model(name, str(hub), threads, only_here=only_here)
 
     monkeypatch.setattr("bitsift.router.model.encoder.load_model", counted)
     first = Encoder.load("some/model")
