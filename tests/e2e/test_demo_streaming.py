@@ -25,7 +25,7 @@ from tests.browser import chromium
 from tests.commands import DEMO, answering, bitsift, family, wait_until
 from tests.e2e.sockets import documented, kind, listening, sockets
 
-WORDS = 6_000
+WORDS = 12_000
 LOAD_S = 120
 
 
