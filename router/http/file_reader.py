@@ -16,6 +16,8 @@ from bitsift.problem_lines import last_error
 
 READER = "bitsift.cluster.ingest.uploaded"
 """By its name, for nothing of it is imported here; its docstring says what it prints."""
+ERRORS = ".errors"
+"""No file that is kept beside it begins with a dot."""
 BEGIN_TIMEOUT_S = 60.0
 """Until a file's form and fields are found out."""
 _CHUNK_BYTES = 64 << 10
@@ -62,7 +64,7 @@ async def reading(path: Path, said: Mapping[str, str]) -> AsyncIterator[Reader]:
     ``Reader.begin``. What it says of errors goes to a file beside ``path``.
     """
     command = [sys.executable, "-m", READER, str(path), json.dumps(said)]
-    with path.with_name("errors.txt").open("w+b") as errors:
+    with path.with_name(ERRORS).open("w+b") as errors:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
         )

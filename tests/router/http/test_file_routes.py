@@ -275,3 +275,10 @@ def test_a_reader_that_finds_nothing_out_is_given_up(
     with pytest.raises(BitsiftError, match="the form of the file was not found in 0 s"):
         asyncio.run(read())
     assert not readers()
+
+
+def test_a_file_may_be_called_as_ours_are(gateway: Gateway) -> None:
+    for name in ("errors.txt", ".errors.txt", "~$errors.jsonl"):
+        data = jsonl(WORDS) if name.endswith("l") else b"A text about errors."
+        *_, last = gateway.lines(name, data)
+        assert sum(last["totals"].values()) == (len(WORDS) if name.endswith("l") else 1)
