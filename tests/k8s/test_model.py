@@ -75,6 +75,39 @@ def test_nothing_is_wrong(overlay: str, component: str) -> None:
     assert fetching == (["router"] if component == "model-fetch" else [])
 
 
+def named_parts(of: list[Object]) -> dict[tuple[str, ...], Object]:
+    """Volumes and containers, by the pod and their names."""
+    return {
+        (pod.name, part, one["name"]): {**one, "env": None, "args": None, "volumeMounts": None}
+        for pod in pods(of)
+        for part in ("volumes", "initContainers", "containers")
+        for one in pod.spec.get(part, [])
+    }
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_what_an_overlay_says_of_the_others_is_still_said_of_them(
+    overlay: str, component: str
+) -> None:
+    """Kustomize merges before what is there: indices of an overlay would mean something else."""
+    before, after = (
+        {
+            place: json.dumps(one, sort_keys=True).replace(environment(of), "")
+            for place, one in named_parts(of).items()
+        }
+        for of in (objects(overlay), with_component(overlay, component))
+    )
+    assert {place: after[place] for place in before} == before
+    assert {name for *_, name in after.keys() - before.keys()} <= {"model", "models"}
+
+
+def environment(of: list[Object]) -> str:
+    """The name of its ConfigMap, which has a hash of what is in it."""
+    found: str = called(of, "ConfigMap", "bitsift-environment")["metadata"]["name"]
+    return found
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_only_what_fetches_may_reach_the_hub(overlay: str) -> None:
     of = with_component(overlay, "model-fetch")
