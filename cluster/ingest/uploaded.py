@@ -17,7 +17,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import orjson
 
@@ -33,9 +33,9 @@ _PLACE_BYTES = 24
 """The number of a line, its tabulator and its end."""
 
 
-def print_documents(file: Path, said: dict[str, str], out: BinaryIO) -> None:
+def print_documents(file: Path, said: dict[str, Any], out: BinaryIO) -> None:
     """Raises InvalidRequest where the file, or what is ``said`` of it, is wrong."""
-    options = checked_build(BuildOptions(**said))  # type: ignore[arg-type]
+    options = checked_build(BuildOptions(**said))
     found, notes = live_documents([str(file)], options.fields, options.layout)
     out.write(orjson.dumps([_over_http(note, file) for note in notes]) + b"\n")
     out.flush()

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from bitsift.errors import DeadlineExceeded
 from bitsift.problem_lines import last_error
@@ -59,7 +59,7 @@ class Reader:
 
 
 @contextlib.asynccontextmanager
-async def reading(path: Path, said: Mapping[str, str]) -> AsyncIterator[Reader]:
+async def reading(path: Path, said: Mapping[str, Any]) -> AsyncIterator[Reader]:
     """A reader of ``path``, until the end; ``said`` names fields and the form of a table. Raises as
     ``Reader.begin``. What it says of errors goes to a file beside ``path``.
     """

@@ -42,10 +42,15 @@ FILE_PATH = "/v1/documents/file"
 FILE_BYTES_MAX = 256 << 20
 """What a temporary folder has room for; `bitsift add` takes any size."""
 FILES_MAX = 2
-"""Each has a process that reads it, of some 200 MB."""
+"""Each has a process that reads it, of 150 to 350 MB."""
 NAME_BYTES_MAX = 200
+_ENDING_CHARACTERS = 40
+"""Of a name that a folder would not take: that of a format, and of what it is packed with."""
 _WRITE_BYTES = 1 << 20
-_OPTIONS = ("id_field", "text_field", "title_field", "vector_field", "delimiter", "encoding")
+_OPTIONS = (
+    *("id_field", "text_field", "title_field", "vector_field"),
+    *("delimiter", "encoding", "quote", "escape", "header", "columns", "skip_lines"),
+)
 _PARAMETERS = ("name", *_OPTIONS)
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     code: {"model": Problem} for code in (408, 413, 415, 422, 429, 500, 503, 507)
@@ -84,6 +89,11 @@ def add_files(app: FastAPI, service: SearchService, writer: LineWriter) -> None:
         vector_field: Said = None,
         delimiter: Said = None,
         encoding: Said = None,
+        quote: Said = None,
+        escape: Said = None,
+        header: bool | None = None,
+        columns: Annotated[str | None, Query(description="names, with commas")] = None,
+        skip_lines: int | None = None,
     ) -> Response:
         """Add the documents of a file, which is read as `bitsift index` reads it: JSON, CSV, TSV,
         Parquet, Arrow or text, compressed or not, by its `name`. The body is the file itself.
@@ -94,8 +104,12 @@ def add_files(app: FastAPI, service: SearchService, writer: LineWriter) -> None:
         the answer was cut off.
         """
         refuse_unknown_parameters(http, _PARAMETERS, f"there are {', '.join(_PARAMETERS)}")
-        given = (id_field, text_field, title_field, vector_field, delimiter, encoding)
-        said = {key: value for key, value in zip(_OPTIONS, given, strict=True) if value}
+        given = (
+            *(id_field, text_field, title_field, vector_field, delimiter, encoding, quote, escape),
+            *(header, columns and [columns], skip_lines),
+        )
+        pairs = zip(_OPTIONS, given, strict=True)
+        said = {key: value for key, value in pairs if value not in (None, "")}
         counted = functools.partial(service.metrics.written, "upsert")
         return _FileStream(http, _stored_name(name), said, writer, files, counted)
 
@@ -105,10 +119,12 @@ def _stored_name(name: str) -> str:
     InvalidRequest for one that has none.
     """
     plain = re.sub(r"[^\w.-]", "_", name)
-    if not Path(plain).suffix or len(plain.encode(errors="replace")) > NAME_BYTES_MAX:
+    if not Path(plain).suffix:
         raise InvalidRequest(
             f"name: {name[:40]!r} does not say the format: it is the file's name, such as words.csv"
         )
+    if len(plain.encode(errors="replace")) > NAME_BYTES_MAX:
+        plain = "".join(Path(plain).suffixes[-2:])[-_ENDING_CHARACTERS:]
     return plain if plain[0].isalnum() else f"file{plain}"
 
 
@@ -119,7 +135,7 @@ class _FileStream(DocumentStream):
         self,
         http: Request,
         name: str,
-        said: Mapping[str, str],
+        said: Mapping[str, Any],
         writer: LineWriter,
         admission: Admission,
         counted: Callable[[Mapping[str, int]], None],

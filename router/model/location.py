@@ -28,11 +28,18 @@ def model_location(name: str) -> str:
     hub name that is not in the cache while the hub must not be asked.
     """
     path = Path(name).expanduser()
+    if not name:
+        raise InvalidRequest("the model is an empty text: is a variable not set?")
     if name == DEFAULT_MODEL:
         return _installed()
     if path.is_dir():
         return str(path)
-    if path.is_file() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+    if (
+        path.is_file()
+        or path.is_absolute()
+        or name.startswith((".", "~"))
+        or split_name(name)[0].count("/") > 1
+    ):
         found = "is a file" if path.is_file() else "is no folder"
         raise InvalidRequest(
             f"the model {name!r} cannot be loaded: {path.absolute()} {found}; name a folder with a "

@@ -151,6 +151,25 @@ def test_vectors_and_fields_are_taken_as_said(gateway: Gateway) -> None:
         assert gateway.document("k1")["title"] == "t1"
 
 
+def test_the_form_of_a_table_can_be_said(gateway: Gateway) -> None:
+    data = b"# a comment of ours\n" + b"".join(
+        b"t%d!'a text! of %d'!z\n" % (n, n) for n in range(3)
+    )
+    said = {"header": "false", "columns": "id,text,kind", "delimiter": "!", "quote": "'"}
+    *_, last = gateway.lines("rows.csv", data, skip_lines="1", **said)
+    assert last["totals"]["created"] == 3, last
+    assert gateway.document("t2")["text"] == "a text! of 2"
+    status, detail = gateway.refused("rows.csv", b"a,b\n1,2\n", delimiter='"')
+    assert (status, "--" in detail) == (422, False), detail
+
+
+def test_a_long_name_of_other_letters_is_a_name(gateway: Gateway) -> None:
+    for ending in (".csv", ".tsv.gz"):
+        data = csv(WORDS) if ending == ".csv" else gzip.compress(csv(WORDS, "\t"))
+        *_, last = gateway.lines("日" * 90 + ending, data)
+        assert sum(last["totals"].values()) == len(WORDS)
+
+
 def test_what_was_found_out_of_a_table_is_said(gateway: Gateway) -> None:
     *_, last = gateway.lines("words.csv", csv(WORDS, "|"))
     assert last["notes"] == ["words.csv: found delimiter | (delimiter)"]

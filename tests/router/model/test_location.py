@@ -69,7 +69,9 @@ def test_a_state_offline_must_be_in_the_cache(empty_cache: Path) -> None:
     (cached / "snapshots" / "abc").mkdir(parents=True)
     (cached / "refs").mkdir()
     (cached / "refs" / "v1").write_text("abc")
-    for there in ("some/model", "some/model@abc", "some/model@v1"):
+    (cached / "refs" / "refs" / "pr").mkdir(parents=True)
+    (cached / "refs" / "refs" / "pr" / "1").write_text("abc")
+    for there in ("some/model", "some/model@abc", "some/model@v1", "some/model@refs/pr/1"):
         assert model_location(there) == there
     with pytest.raises(InvalidRequest, match="some/model@v2.*not in the hub's cache"):
         model_location("some/model@v2")
@@ -80,3 +82,8 @@ def test_a_state_offline_must_be_in_the_cache(empty_cache: Path) -> None:
 def test_a_folder_may_have_an_at_in_its_name(tmp_path: Path) -> None:
     (tmp_path / "models@home").mkdir()
     assert model_location("models@home") == "models@home"
+
+
+def test_an_empty_name_is_not_the_current_folder() -> None:
+    with pytest.raises(InvalidRequest, match="is a variable not set"):
+        model_location("")
