@@ -41,8 +41,10 @@ from bitsift.write_status import WriteStatus
 FILE_PATH = "/v1/documents/file"
 FILE_BYTES_MAX = 256 << 20
 """What a temporary folder has room for; `bitsift add` takes any size."""
-FILES_MAX = 2
-"""Each has a process that reads it, of 150 to 350 MB."""
+FILES_MAX = 4
+"""Files that are sent, kept or read."""
+READERS_MAX = 1
+"""Each is a process of 150 to 350 MB; the other files wait for their turn."""
 NAME_BYTES_MAX = 200
 _ENDING_CHARACTERS = 40
 """Of a name that a folder would not take: that of a format, and of what it is packed with."""
@@ -67,6 +69,7 @@ Said = Annotated[str | None, Query(max_length=NAME_BYTES_MAX)]
 def add_files(app: FastAPI, service: SearchService, writer: LineWriter) -> None:
     """Documents of a file are written as those of a stream are."""
     files = Admission("files", FILES_MAX, FILES_MAX * STREAM_RAM_BYTES)
+    readers = asyncio.Semaphore(READERS_MAX)
 
     @app.post(
         FILE_PATH,
@@ -111,7 +114,7 @@ def add_files(app: FastAPI, service: SearchService, writer: LineWriter) -> None:
         pairs = zip(_OPTIONS, given, strict=True)
         said = {key: value for key, value in pairs if value not in (None, "")}
         counted = functools.partial(service.metrics.written, "upsert")
-        return _FileStream(http, _stored_name(name), said, writer, files, counted)
+        return _FileStream(http, _stored_name(name), said, writer, files, readers, counted)
 
 
 def _stored_name(name: str) -> str:
@@ -138,9 +141,11 @@ class _FileStream(DocumentStream):
         said: Mapping[str, Any],
         writer: LineWriter,
         admission: Admission,
+        readers: asyncio.Semaphore,
         counted: Callable[[Mapping[str, int]], None],
     ) -> None:
         super().__init__(self._lines(), writer, admission, counted, only_errors=True)
+        self._readers = readers
         self._http = http
         self._name = name
         self._said = said
@@ -158,7 +163,7 @@ class _FileStream(DocumentStream):
             await unless_gone(self._receive, self._read(path, send, held))
 
     async def _read(self, path: Path, send: Send, held: Held) -> Response:
-        async with reading(path, self._said) as self._reader:
+        async with self._readers, reading(path, self._said) as self._reader:
             await super()._answer(send, held)
         return self
 

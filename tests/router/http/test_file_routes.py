@@ -8,7 +8,9 @@ import gzip
 import json
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -262,6 +264,21 @@ def test_nobody_reads_for_a_caller_that_went_away(gateway: Gateway) -> None:
     assert wait_until(readers)
     connection.close()
     assert wait_until(lambda: not readers())
+
+
+def test_one_file_is_read_after_the_other(gateway: Gateway) -> None:
+    data = [
+        jsonl([{"id": f"{name} {n}", "text": f"words {n} " * 20} for n in range(5_000)])
+        for name in "abc"
+    ]
+    most = 0
+    with ThreadPoolExecutor(3) as pool:
+        answers = [pool.submit(gateway.lines, "words.jsonl", one) for one in data]
+        while not all(answer.done() for answer in answers):
+            most = max(most, len(readers()))
+            time.sleep(0.01)
+    assert most == file_routes.READERS_MAX
+    assert all(sum(it.result()[-1]["totals"].values()) == 5_000 for it in answers)
 
 
 def test_a_reader_that_is_killed_is_said_in_the_last_line(gateway: Gateway) -> None:
