@@ -89,4 +89,4 @@ RUN mkdir /tmp/models \
     && HOME=/tmp XDG_CACHE_HOME=/tmp/cache HF_HUB_CACHE=/tmp/models bitsift model fetch "${MODEL}"
 
 FROM with-router AS router
-COPY --from=model /tmp/models /models
+COPY --from=model --chown=10001:10001 /tmp/models /models

@@ -136,7 +136,7 @@ def test_a_wrong_block_of_addresses_is_found(block: Object, said: str) -> None:
 def test_the_cache_is_where_the_image_says() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text()
     (folder,) = re.findall(r"^ENV HF_HUB_CACHE=(\S+)$", dockerfile, re.MULTILINE)
-    assert f"COPY --from=model /tmp/models {folder}" in dockerfile
+    assert f"COPY --from=model --chown=10001:10001 /tmp/models {folder}" in dockerfile
     text = (MANIFESTS / "components" / "model-fetch" / "kustomization.yaml").read_text()
     assert set(re.findall(r"name: models\n +mountPath: (\S+)", text)) == {folder}
 
