@@ -11,12 +11,20 @@ from bitsift.errors import BitsiftError, RequestOutcome
 
 def problem_document(error: BitsiftError) -> dict[str, Any]:
     """What HTTP answers for ``error``, and a command prints with --json."""
+    kind = type(error).__name__
+    return document(error.status, kind, error.title, error.message, error.outcome)
+
+
+def document(
+    status: int, kind: str, title: str, detail: str, outcome: RequestOutcome
+) -> dict[str, Any]:
+    """The same of what need not be an error of ours; ``kind`` is the class of the error."""
     return {
-        "type": f"bitsift:{type(error).__name__}",
-        "title": error.title,
-        "status": error.status,
-        "detail": error.message,
-        "outcome": error.outcome,
+        "type": f"bitsift:{kind}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "outcome": outcome,
     }
 
 

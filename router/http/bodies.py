@@ -29,7 +29,7 @@ async def whole_body(receive: Receive, announced: str, bytes_max: int, held: Hel
     a body in UTF-16, HTTPException (408) and ClientDisconnect. Only received bytes are ``held``: a
     sender that announces much and sends little takes little.
     """
-    told = int(announced) if announced.isascii() and announced.isdigit() else 0
+    told = announced_bytes(announced)
     _check_size(told, bytes_max)
     held.admission.check(RAM_PER_BYTE * told)
     chunks, size, more = list[bytes](), 0, True
@@ -50,6 +50,11 @@ async def whole_body(receive: Receive, announced: str, bytes_max: int, held: Hel
     if len(chunks) == 1 or size <= _JOINED_BYTES_MAX:
         return _without_mark(b"".join(chunks))  # the one chunk itself
     return await asyncio.to_thread(lambda: _without_mark(b"".join(chunks)))
+
+
+def announced_bytes(announced: str) -> int:
+    """What the header content-length says; 0 where it says nothing that is a number."""
+    return int(announced) if announced.isascii() and announced.isdigit() else 0
 
 
 def _without_mark(body: bytes) -> bytes:

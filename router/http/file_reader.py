@@ -8,8 +8,9 @@ import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from bitsift.errors import DeadlineExceeded
 from bitsift.problem_lines import last_error
@@ -29,14 +30,14 @@ class Reader:
     def __init__(self, process: subprocess.Popen[bytes], said: IO[bytes]) -> None:
         self.notes: list[str] = []
         self._process = process
+        self._output = cast(BufferedReader, process.stdout)
         self._said = said
 
     async def begin(self) -> None:
         """Raises what it says is wrong with the file, and DeadlineExceeded."""
-        assert self._process.stdout is not None
         try:
             async with asyncio.timeout(BEGIN_TIMEOUT_S):
-                first = await asyncio.to_thread(self._process.stdout.readline)
+                first = await asyncio.to_thread(self._output.readline)
         except TimeoutError as error:
             late = f"the form of the file was not found in {BEGIN_TIMEOUT_S:.0f} s"
             raise DeadlineExceeded(late) from error
@@ -46,8 +47,7 @@ class Reader:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """All lines of records. Raises what broke it off."""
-        assert self._process.stdout is not None
-        while chunk := await asyncio.to_thread(self._process.stdout.read1, _CHUNK_BYTES):  # type: ignore[attr-defined]
+        while chunk := await asyncio.to_thread(self._output.read1, _CHUNK_BYTES):
             yield chunk
         await self._ended()
 

@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from bitsift.errors import InvalidRequest, RequestTooLarge, StorageFull
 from bitsift.router.admission import Admission, Held
+from bitsift.router.http.bodies import announced_bytes
 from bitsift.router.http.client_gone import unless_gone
 from bitsift.router.http.document_stream import (
     IDLE_S,
@@ -203,8 +204,7 @@ async def _keep(http: Request, path: Path) -> None:
     """Write the body to ``path``. Raises RequestTooLarge, StorageFull, HTTPException (408) and
     ClientDisconnect.
     """
-    told = http.headers.get("content-length", "")
-    _check_size(int(told) if told.isascii() and told.isdigit() else 0)
+    _check_size(announced_bytes(http.headers.get("content-length", "")))
     size, waiting = 0, bytearray()
     with path.open("wb") as file:
         async for chunk in _timed(http.stream()):

@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from bitsift import problem_lines
 from bitsift.checked import reasons
 from bitsift.errors import BitsiftError, InvalidRequest, RequestOutcome
 from bitsift.router.http.routes import is_read, methods_of
@@ -48,13 +49,7 @@ def document(
     if outcome is None:
         refused = status < HTTPStatus.INTERNAL_SERVER_ERROR
         outcome = RequestOutcome.NOT_DONE if refused else RequestOutcome.UNKNOWN
-    return {
-        "type": f"bitsift:{kind}",
-        "title": title,
-        "status": status,
-        "detail": detail,
-        "outcome": outcome,
-    }
+    return problem_lines.document(status, kind, title, detail, outcome)
 
 
 def internal_error(outcome: RequestOutcome | None) -> Document:

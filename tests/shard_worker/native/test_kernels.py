@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bitsift.shard_worker.bits.live_rows import AliveMarks
 from bitsift.shard_worker.codes import Calibration, asymmetric_scores
 from bitsift.shard_worker.native import kernels
 from tests.shard_worker.kernel_ways import WAYS, going
@@ -85,11 +86,18 @@ def test_records_are_read_where_they_lie_and_zeros_where_there_are_none(tmp_path
     os.close(file)
 
 
-@pytest.mark.skipif(not kernels.is_there(), reason="no compiler")
+@pytest.mark.parametrize("way", ["best", "faiss"])
 @given(st.integers(0, 2**32 - 1), st.integers(0, 700), st.sampled_from([0.0, 0.01, 0.5, 1.0]))
-def test_marked_rows_are_those_of_numpy(seed: int, rows: int, share: float) -> None:
-    flags = np.random.default_rng(seed).random(rows + seed % 9) < share
-    marks = np.packbits(flags, bitorder="little")
-    found = kernels.marked(marks, rows, int(flags.sum()))
+def test_living_rows_are_those_of_numpy(way: str, seed: int, rows: int, share: float) -> None:
+    """Also where there are more marks than rows, or rows without a mark, which are alive."""
+    flags = np.random.default_rng(seed).random(max(0, rows + seed % 17 - 8)) < share
+    marks = AliveMarks(np.packbits(flags, bitorder="little"), 0)
+    marks = AliveMarks(marks.bitmap, 8 * marks.memory_bytes - int(flags.sum()))
+    expected = np.ones(rows, dtype=np.bool_)
+    padded = np.zeros(8 * marks.memory_bytes, dtype=np.bool_)
+    padded[: len(flags)] = flags
+    expected[: len(padded)] = padded[:rows]
+    with going(way):
+        found = marks.living(rows)
     assert found.dtype == np.int64
-    assert np.array_equal(found, np.flatnonzero(flags[:rows]))
+    assert np.array_equal(found, np.flatnonzero(expected))
