@@ -278,7 +278,7 @@ def test_one_file_is_read_after_the_other(gateway: Gateway) -> None:
             most = max(most, len(readers()))
             time.sleep(0.01)
     assert most == file_routes.READERS_MAX
-    assert all(sum(it.result()[-1]["totals"].values()) == 5_000 for it in answers)
+    assert all(sum(it.result(60)[-1]["totals"].values()) == 5_000 for it in answers)
 
 
 def test_a_reader_that_is_killed_is_said_in_the_last_line(gateway: Gateway) -> None:
