@@ -24,7 +24,13 @@ from bitsift.shard_worker.layout import shard_folder
 from bitsift.shard_worker.shard import Shard
 from bitsift.shard_worker.types import CANDIDATES_FIXED, Candidates, Query, ShardSettings
 
-_MODES = (Mode.EXACT, Mode.APPROXIMATE)
+WAYS: dict[str, dict[str, Any]] = {
+    "exact": {"mode": Mode.EXACT},
+    "approximate": {"mode": Mode.APPROXIMATE},
+    "auto": {"mode": Mode.AUTO},
+    "recall_0.999": {"mode": Mode.APPROXIMATE, "recall": 0.999},
+}
+"""The ways of searching that are compared, by the options that ask for each."""
 NEVER_TRAIN = ShardSettings(train_rows_min=1 << 62)
 _OPEN = "import sys, bitsift.cluster.bench.candidates as b; b.print_memory(*sys.argv[1:])"
 
@@ -36,48 +42,51 @@ def open_shard(index: Path, manifest: Manifest, shard: int) -> Shard:
 
 
 def candidates_against_exact(index: Path, vectors: NDArray[np.float32]) -> dict[str, Any]:
-    """Recall@40 of the approximate candidates, and how much faster they are found.
+    """Recall@40 of the candidates that are not those of an exact scan, and how much faster they are
+    found.
 
-    ``vectors`` float32 (n, dimension). One shard after the other, each query in both modes in turn,
+    ``vectors`` float32 (n, dimension). One shard after the other, each query in each way in turn,
     one thread: as a shard's own process does it. Speed-up is of the medians of ``Shard.search``.
     """
     manifest, _ = open_manifest(index)
     units = normalize(vectors, manifest.calibration.dimension)
     faiss.omp_set_num_threads(1)
-    shares: list[float] = []
-    seconds: dict[Mode, list[float]] = {mode: [] for mode in _MODES}
+    shares: dict[str, list[float]] = {way: [] for way in WAYS}
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     for number in range(manifest.shards):
         shard = open_shard(index, manifest, number)
-        shares += _compare(shard, units, seconds)
+        _compare(shard, units, shares, seconds)
         shard.close()
         del shard  # its bits leave the memory before the next one's come
-    exact_ms, approximate_ms = (median(spent) * 1e3 for spent in seconds.values())
+    times_ms = {way: median(spent) * 1e3 for way, spent in seconds.items()}
     return {
-        "recall_candidates": round(float(np.mean(shares)), 4),
-        "approx_speedup": round(exact_ms / approximate_ms, 2),
-        "shard_exact_p50_ms": round(exact_ms, 3),
-        "shard_approximate_p50_ms": round(approximate_ms, 3),
+        "recall_candidates": round(float(np.mean(shares["approximate"])), 4),
+        "approx_speedup": round(times_ms["exact"] / times_ms["approximate"], 2),
+        **{f"shard_{way}_p50_ms": round(spent, 3) for way, spent in times_ms.items()},
+        "recall_by_way": {way: round(float(np.mean(found)), 5) for way, found in shares.items()},
     }
 
 
 def _compare(
-    shard: Shard, units: NDArray[np.float32], seconds: dict[Mode, list[float]]
-) -> list[float]:
-    """The share of the exact candidates found for each query; adds the times of each mode."""
+    shard: Shard,
+    units: NDArray[np.float32],
+    shares: dict[str, list[float]],
+    seconds: dict[str, list[float]],
+) -> None:
+    """Add to each way its share of the exact candidates and its time for each query."""
     search = functools.partial(_search, shard, units)
-    shares = [  # also warms up: either mode may be first to read a page
-        _share(*(search(mode, turn) for mode in _MODES)) for turn in range(len(units))
-    ]
-    sides = {mode: functools.partial(search, mode) for mode in _MODES}
-    for mode, spent in interleaved(sides, len(units)).items():
-        seconds[mode] += spent
-    return shares
+    for turn in range(len(units)):  # also warms up: either way may be first to read a page
+        exact = search("exact", turn)
+        for way, found in shares.items():
+            found.append(_share(exact, search(way, turn)))
+    sides = {way: functools.partial(search, way) for way in WAYS}
+    for way, spent in interleaved(sides, len(units)).items():
+        seconds[way] += spent
 
 
-def _search(shard: Shard, units: NDArray[np.float32], mode: Mode, turn: int) -> Candidates:
-    return shard.search(
-        [Query(SearchOptions(vector=units[turn], candidates=CANDIDATES_FIXED, mode=mode))]
-    )[0]
+def _search(shard: Shard, units: NDArray[np.float32], way: str, turn: int) -> Candidates:
+    options = SearchOptions(vector=units[turn], candidates=CANDIDATES_FIXED, **WAYS[way])
+    return shard.search([Query(options)])[0]
 
 
 def _share(exact: Candidates, found: Candidates) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 
 GREEN, RED, GREY = "#2a9d5c", "#d1495b", "#8d99ae"
 MEMORY_KINDS = {"anonymous": "#457b9d", "shared": "#a8dadc", "bits": "#1d3557"}
-MODE_COLOURS = {"exact": "#1d3557", "approximate": "#e9a03b"}
+WAY_COLOURS = {"exact": "#1d3557", "approximate": "#e9a03b", "auto": "#2a9d8f", "recall": "#b5838d"}
 
 
 def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
@@ -90,7 +90,7 @@ def _plot_times(axes: Any, served: dict[str, Any]) -> None:
     names.sort()
     for place, name in enumerate(names):
         p50, p99 = served[name]["p50_ms"], served[name]["p99_ms"]
-        axes.barh(place, p50, color=MODE_COLOURS[name.split("_")[0]])
+        axes.barh(place, p50, color=WAY_COLOURS[name.split("_")[0]])
         axes.plot([p50, p99], [place, place], color="black", linewidth=1)
         axes.text(p99 * 1.1, place, f"{_short(p50)} / {_short(p99)}", va="center", fontsize=8)
     axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names], fontsize=8)

@@ -1,4 +1,4 @@
-"""A served index asked in both modes: cold and warm, one client and many, and what is lost."""
+"""A served index asked in several ways: cold and warm, one client and many, and what is lost."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bitsift.cluster.bench.candidates import WAYS
 from bitsift.cluster.bench.clients import Replies, ask, recall, vector_bodies
 from bitsift.cluster.bench.disk import read_from_disk_bytes
 from bitsift.cluster.bench.timing import percentiles
 from bitsift.cluster.sources.synthetic import SyntheticSpec, synthetic_queries
 
 CLIENTS = 16
-MODES = ("exact", "approximate")
 TIMEOUT_MS = 60_000
 Log = Callable[[str], None]
 
@@ -38,53 +38,55 @@ class _Tally:
 def measure_served(
     url: str, pids: list[int], corpus: SyntheticSpec, queries: int, log: Log
 ) -> dict[str, Any]:
-    """Every mode cold and warm, with 1 and ``CLIENTS`` clients.
+    """Each of WAYS cold and warm, with 1 and ``CLIENTS`` clients.
 
     The shards must have been started over forgotten stores: the first questions are the cold ones,
     and each is about other rows than the ones before it.
     """
     cold = max(1, queries // 4)
-    vectors = synthetic_queries(corpus, queries + 2 * cold)
+    vectors = synthetic_queries(corpus, queries + len(WAYS) * cold)
     warm, tally = vectors[:queries], _Tally()
     figures: dict[str, Any] = {}
-    for place, mode in enumerate(MODES):
+    for place, way in enumerate(WAYS):
         part = vectors[queries + place * cold :][:cold]
         before = read_from_disk_bytes(pids)
-        replies = ask(url, _bodies(part, mode))
+        replies = ask(url, _bodies(part, way))
         read_kib = (read_from_disk_bytes(pids) - before) / 1024 / cold
-        figures[f"{mode}_cold"] = percentiles(replies.seconds)
-        figures[f"{mode}_cold"]["read_kib_per_query"] = round(read_kib, 1)
+        figures[f"{way}_cold"] = percentiles(replies.seconds)
+        figures[f"{way}_cold"]["read_kib_per_query"] = round(read_kib, 1)
         tally.count(replies)
     log(f"serve: cold: {figures}")
-    for mode in MODES:  # asked once, these rows' pages are there
-        tally.count(ask(url, _bodies(warm, mode), CLIENTS))
-    found = []
+    for way in WAYS:  # asked once, these rows' pages are there
+        tally.count(ask(url, _bodies(warm, way), CLIENTS))
+    shares: dict[str, float] = {}
     for clients in (1, CLIENTS):
         replies_of = _in_turns(url, warm, clients)
-        for mode, replies in replies_of.items():
-            name = f"{mode}_warm" if clients == 1 else f"{mode}_warm_{clients}_clients"
+        for way, replies in replies_of.items():
+            name = f"{way}_warm" if clients == 1 else f"{way}_warm_{clients}_clients"
             rate = len(replies.seconds) / replies.wall_s
             figures[name] = percentiles(replies.seconds) | {"queries_s": round(rate, 1)}
             tally.count(replies)
-            log(f"serve: {name}: {figures[name]}")
-        found.append(recall(*(replies_of[mode].hits for mode in MODES)))
+            share = recall(replies_of["exact"].hits, replies.hits)
+            shares[way] = min(share, shares.get(way, share))
+            log(f"serve: {name}: {figures[name]}, {share} of the exact hits")
     if tally.lost:
         log(f"serve: {tally.lost} of {tally.asked} queries lost: {tally.failure}")
-    return figures | {"recall_at_10": min(found), **dataclasses.asdict(tally)}
+    recalls = {"recall_at_10": shares["approximate"], "recall_at_10_by_way": shares}
+    return figures | recalls | dataclasses.asdict(tally)
 
 
-def _bodies(vectors: NDArray[np.float32], mode: str) -> list[bytes]:
-    return vector_bodies(vectors, mode=mode, timeout_ms=TIMEOUT_MS)
+def _bodies(vectors: NDArray[np.float32], way: str) -> list[bytes]:
+    return vector_bodies(vectors, timeout_ms=TIMEOUT_MS, **WAYS[way])
 
 
 def _in_turns(url: str, vectors: NDArray[np.float32], clients: int) -> dict[str, Replies]:
-    """All ``vectors`` in each mode, in parts that alternate."""
+    """All ``vectors`` in each way, in parts that alternate."""
     parts = np.array_split(vectors, max(1, len(vectors) // (4 * clients)))
-    replies: dict[str, list[Replies]] = {mode: [] for mode in MODES}
+    replies: dict[str, list[Replies]] = {way: [] for way in WAYS}
     for part in parts:
-        for mode in MODES:
-            replies[mode].append(ask(url, _bodies(part, mode), clients))
-    return {mode: _joined(found) for mode, found in replies.items()}
+        for way in WAYS:
+            replies[way].append(ask(url, _bodies(part, way), clients))
+    return {way: _joined(found) for way, found in replies.items()}
 
 
 def _joined(parts: list[Replies]) -> Replies:

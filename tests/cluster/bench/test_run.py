@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bitsift.cluster.bench.bars import BARS
+from bitsift.cluster.bench.candidates import WAYS
 from bitsift.cluster.bench.disk import disk_use
 from bitsift.cluster.bench.index import abstracts, glosses, raw_bits, write_index
 from bitsift.cluster.bench.large import LargeRun, check_space, measure_large
@@ -98,7 +99,10 @@ def test_a_large_index_is_measured_through_all_its_phases(
     assert min(result["train"]["lists"]) > 1
     served = result["serve"]
     assert served["lost"] == 0, served["failure"]
-    assert served["asked"] == 2 * (2 + 3 * 8)
+    assert served["asked"] == len(WAYS) * (2 + 3 * 8)
+    assert served["recall_at_10_by_way"].keys() == WAYS.keys()
+    assert served["recall_at_10_by_way"]["exact"] == 1.0
+    assert result["candidates"]["recall_by_way"]["exact"] == 1.0
     assert served["exact_warm_16_clients"]["queries_s"] > 0
     assert {"build", "train", "candidates", "serve"} <= result["memory"]["by_phase"].keys()
     assert result["disk"]["total"] == disk_use(run.index)["total"]
