@@ -23,7 +23,8 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from bitsift.errors import RequestOutcome
+from bitsift.errors import Overloaded, RequestOutcome
+from bitsift.router.http.early_refusal import EarlyRefusal
 from bitsift.router.http.limits import HttpLimits
 
 
@@ -45,8 +46,10 @@ class Connection(Protocol):
 class Connections:
     """All connections of one server. ``protocol`` is what uvicorn's ``Config(http=…)`` takes."""
 
-    def __init__(self, limits: HttpLimits) -> None:
+    def __init__(self, limits: HttpLimits, early: EarlyRefusal | None = None) -> None:
+        """``early`` is asked of each request before anything is made of it."""
         self.limits = limits
+        self.early = early
         self._open: set[Connection] = set()
         self._waiting: dict[Connection, None] = {}  # the one that is silent for longest first
         self._sweeper: asyncio.TimerHandle | None = None
@@ -128,6 +131,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._since = self.loop.time()  # of ``_reading``, or of an answer before the body's end
         self._fields_bytes = 0  # of the head, or the trailers, as far as they are parsed
         self._unparsed_bytes = 0  # that brought neither a whole head nor a byte of a body
+        self._was_refused = False  # by its head: the rest of this request is dropped
         self._stalled = (0, self._since)  # bytes that the peer has not taken, and since when
 
     # What asyncio calls
@@ -203,18 +207,43 @@ class LimitedProtocol(HttpToolsProtocol):
                 429, f"over {self._limits.pipelined_max} requests of this connection are waiting"
             )
         self._read_next(_Reading.BODY)
-        super().on_headers_complete()
+        self._refuse_early()
+        if not self._was_refused:
+            super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self._unparsed_bytes = 0
-        super().on_body(body)
+        if not self._was_refused:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._unparsed_bytes = 0
         self._read_next(_Reading.NEXT)
         if not self._is_waiting:
             self._all.working(self)
-        super().on_message_complete()
+        if not self._was_refused:
+            super().on_message_complete()
+            return
+        self._was_refused = False
+        if self.parser.should_keep_alive():
+            self.on_response_complete()
+        else:
+            self.transport.close()
+
+    def _refuse_early(self) -> None:
+        """Answer by the head alone, where that is to be; its body is dropped as it comes."""
+        early = self._all.early
+        if early is None or not self._answered:
+            return
+        answer = early.answer(self.parser.get_method(), self.url, self.headers)
+        if answer is None:
+            return
+        self._was_refused = True
+        lines = [b"%b: %b\r\n" % pair for pair in self.server_state.default_headers]
+        if not self.parser.should_keep_alive():
+            lines.append(b"connection: close\r\n")
+        head = b"%b%b%b\r\n" % (STATUS_LINE[Overloaded.status], b"".join(lines), answer[0])
+        self.transport.write(head + answer[1])
 
     # What the application's answers call
 
@@ -281,7 +310,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """Say why, where no answer is under way, and close."""
         if self.transport.is_closing():
             return
-        if not self._answered:
+        if not self._answered or self._was_refused:
             self.transport.abort()  # nothing can be said in the middle of an answer
             return
         self._read_next(_Reading.REFUSED)

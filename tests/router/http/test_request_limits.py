@@ -210,7 +210,7 @@ def test_requests_that_come_at_once_begin_a_few_in_each_turn_of_the_event_loop()
         return {"type": "http.request", "body": b"{}"}
 
     async def scenario() -> list[int]:
-        limits = shell.RequestLimits(app, 100, {}, ("/apart",))
+        limits = shell.RequestLimits(app, 100, {}, ("/apart",), shell.requests_admission())
         scopes = [
             {
                 "type": "http",
