@@ -9,7 +9,7 @@ import pytest
 
 from bitsift.shard_worker.native import kernels
 
-WAYS = ("vpopcntdq", "popcnt", "portable", "faiss")
+WAYS = ("vpopcntdq", "avx2", "popcnt", "portable", "faiss")
 """The last is without a compiled kernel."""
 
 
