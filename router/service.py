@@ -66,6 +66,9 @@ _OF_THE_ROUTER: dict[str, Any] = {
 SENDING_SHARDS_MAX = 32
 """Up to so many shards send the documents of their own best along with the candidates, which saves
 a second round of calls; with more shards, many documents would be read in vain."""
+WAIT_SHARE_MAX = 0.5
+"""Of its time, what a search may expect to wait. Where more is asked than can be done, waits grow up
+to what is allowed, and whoever is answered too late has cost as much as whoever is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,14 +347,14 @@ class SearchService:
         )
 
     def _check_queues(self, options: SearchOptions) -> None:
-        """Raises Overloaded when what waits already leaves no time for this search."""
+        """Raises Overloaded when what waits already leaves too little time for this search."""
         wait_s = self.shards.wait_s(options.mode)
         if options.query is not None:
             wait_s += self.query_vectors.wait_s(options.query)
-        if wait_s > options.timeout_s:
+        if wait_s > WAIT_SHARE_MAX * options.timeout_s:
             raise Overloaded(
-                f"waiting queries need {wait_s:.1f} s, but this one has only "
-                f"{options.timeout_s:.3f} s; try again later"
+                f"waiting queries need {wait_s:.1f} s, too much of the {options.timeout_s:.3f} s "
+                "that this one has; try again later"
             )
 
     async def _moved(
