@@ -21,7 +21,7 @@ from bitsift.errors import (
     Unavailable,
 )
 from bitsift.listing import Counted, CountOptions, GetOptions, ListOptions, Page
-from bitsift.options import SearchOptions
+from bitsift.options import Mode, SearchOptions
 from bitsift.results import (
     Answer,
     Coverage,
@@ -67,8 +67,8 @@ SENDING_SHARDS_MAX = 32
 """Up to so many shards send the documents of their own best along with the candidates, which saves
 a second round of calls; with more shards, many documents would be read in vain."""
 WAIT_SHARE_MAX = 0.5
-"""Of its time, what a search may expect to wait. Where more is asked than can be done, waits grow up
-to what is allowed, and whoever is answered too late has cost as much as whoever is not."""
+"""Of its time, what a search may expect to wait. Where more is asked than can be done, waits grow
+up to what is allowed, and whoever is answered too late has cost as much as the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +176,9 @@ class SearchService:
     async def _search(self, options: SearchOptions, answer: AnswerBytes, liked: Liked) -> Answer:
         started = time.monotonic()
         deadline_s = started + options.timeout_s
-        self._check_queues(options)
+        refusal = self.refusal(options.query, options.mode, options.timeout_s)
+        if refusal is not None:
+            raise refusal
         first, seen = options, seen_by(options)
         with tracing.span("encode"):
             vector = await self._moved(options, deadline_s, liked)
@@ -346,16 +348,17 @@ class SearchService:
             token, lambda: (self.shards, self.description.uuid), deadline_s
         )
 
-    def _check_queues(self, options: SearchOptions) -> None:
-        """Raises Overloaded when what waits already leaves too little time for this search."""
-        wait_s = self.shards.wait_s(options.mode)
-        if options.query is not None:
-            wait_s += self.query_vectors.wait_s(options.query)
-        if wait_s > WAIT_SHARE_MAX * options.timeout_s:
-            raise Overloaded(
-                f"waiting queries need {wait_s:.1f} s, too much of the {options.timeout_s:.3f} s "
-                "that this one has; try again later"
-            )
+    def refusal(self, query: str | None, mode: Mode, timeout_s: float) -> Overloaded | None:
+        """Why a search is not begun: what waits already leaves too little time for it."""
+        wait_s = self.shards.wait_s(mode)
+        if query is not None:
+            wait_s += self.query_vectors.wait_s(query)
+        if wait_s <= WAIT_SHARE_MAX * timeout_s:
+            return None
+        return Overloaded(
+            f"waiting queries need {wait_s:.1f} s, too much of the {timeout_s:.3f} s that this one "
+            "has; try again later"
+        )
 
     async def _moved(
         self, options: SearchOptions, deadline_s: float, liked: Liked

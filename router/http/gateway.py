@@ -100,7 +100,7 @@ def create_app(
         smaller={"/v1/admin/": ADMIN_BODY_BYTES_MAX},
         apart=(DOCUMENTS_PATH, FILE_PATH),
     )
-    app.state.early_refusal = EarlyRefusal(admission, service.metrics, logs=access.log.access)
+    app.state.early_refusal = EarlyRefusal(service, admission, logs=access.log.access)
     add_access(app, access, host, indexes, {DOCUMENTS_PATH: NDJSON, FILE_PATH: OCTETS})
     _surround(app, service, access)
     add_search(app, asked)

@@ -1,4 +1,4 @@
-"""Searches refused by their heads: a real uvicorn whose places are all taken, raw sockets."""
+"""Searches refused before anything is made of them: a real uvicorn, raw sockets."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from bitsift.router.http import shell
+from bitsift.router.http.early_refusal import BODY_BYTES_MAX
+from bitsift.router.http.limits import HttpLimits
 from tests.commands import wait_until
 from tests.gateways import Running
 from tests.router.http.test_protocol import SEARCH, Peer, refusal
-from tests.router.http.test_request_limits import JSON, post, serving, slow_encoder
+from tests.router.http.test_request_limits import DIMENSION, JSON, post, serving, slow_encoder
 from tests.threads import ended
 
 QUESTION = b'{"query": "a"}'
@@ -101,6 +104,74 @@ def test_what_is_no_search_takes_the_usual_way(full: Running) -> None:
     assert httpx.get(f"{full.url}/livez").status_code == 200
     refused = post(full, "/v1/documents/count", b"{}")
     assert (refused.status_code, refused.json()["type"]) == (429, "bitsift:Overloaded")
+
+
+# --- by the body -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pressed(tmp_path: Path) -> Iterator[Running]:
+    """A gateway where texts wait for 9 s, unless they are "known"."""
+    with serving(tmp_path) as gateway:
+        vectors: Any = gateway.service.query_vectors
+        vectors.wait_s = lambda text: 0.0 if text == "known" else 9.0
+        yield gateway
+
+
+def test_a_text_that_would_wait_for_too_long_is_told_what_it_is_told_otherwise(
+    pressed: Running,
+) -> None:
+    early = post(pressed, "/v1/search", QUESTION)
+    usual = post(pressed, "/v1/search", QUESTION, origin=pressed.url)
+    assert early.status_code == usual.status_code == 429
+    assert early.content == usual.content
+    assert early.headers.keys() == usual.headers.keys()
+    page = httpx.get(f"{pressed.url}/metrics").text
+    assert 'bitsift_searches_total{mode="auto",outcome="Overloaded"} 2.0' in page
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b'{"query": "known"}', 200),
+        (b'{"query": "a", "timeout_ms": 20000}', 200),
+        (b'{"query": "a", "timeout_ms": 17000}', 429),
+        (b'{"query": "a", "top_k": "no number"}', 429),
+        (b'{"queries": ["known"]}', 200),
+        (b'{"vector": [%b]}' % b",".join([b"1"] * DIMENSION), 200),
+        (b'{"query": 1}', 422),
+        (b'{"query": "a", "timeout_ms": "1"}', 422),
+        (b'["query"]', 422),
+        (b'"query"', 422),
+        (b"{", 422),
+        (b'{"query": "a"%b}' % (b" " * BODY_BYTES_MAX), 429),
+    ],
+)
+def test_anything_else_has_its_own_answer(pressed: Running, body: bytes, status: int) -> None:
+    assert post(pressed, "/v1/search", body).status_code == status
+
+
+def test_what_was_held_goes_on_as_if_it_had_not_been(pressed: Running) -> None:
+    known, length = b'{"query": "known"}', b"content-length: 18\r\n\r\n"
+    with Peer(pressed.url) as peer:
+        for _ in range(2):
+            peer.send(SEARCH + length + known[:7])
+            peer.send(known[7:] + HEAD + b"\r\n" + QUESTION)
+            found = b""
+            while b"bitsift:Overloaded" not in found:
+                found += peer.socket.recv(65_536)
+            assert found.index(b'"hits"') < found.index(b"bitsift:Overloaded")
+        peer.send(SEARCH + b"connection: close\r\n" + length + known)
+        assert b'"hits"' in peer.rest()
+    assert wait_until(lambda: len(pressed.connections) == 0)
+
+
+def test_half_a_body_that_is_held_is_not_waited_for_without_end(tmp_path: Path) -> None:
+    with serving(tmp_path, HttpLimits(linger_s=0.3, sweep_s=0.05)) as gateway:
+        vectors: Any = gateway.service.query_vectors
+        vectors.wait_s = lambda _: 9.0
+        with Peer(gateway.url, HEAD + b"\r\n{") as peer:
+            assert peer.rest() == b""
 
 
 def test_with_a_place_it_is_a_search_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

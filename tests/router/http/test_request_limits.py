@@ -18,6 +18,7 @@ import pytest
 from bitsift.router.http import bodies, document_routes, document_stream, shell
 from bitsift.router.http.documents_schema import DOCUMENT_PARTS_MAX, LINE_BYTES_MAX, NDJSON
 from bitsift.router.http.gateway import ADMIN_BODY_BYTES_MAX
+from bitsift.router.http.limits import HttpLimits
 from bitsift.router.http.schema import BODY_PARTS_MAX, SMALL_BYTES_MAX
 from bitsift.router.shards.local import LocalLink
 from tests.commands import wait_until
@@ -31,11 +32,12 @@ JSON = {"content-type": "application/json"}
 
 
 @contextlib.contextmanager
-def serving(folder: Path) -> Iterator[Running]:
+def serving(folder: Path, limits: HttpLimits | None = None) -> Iterator[Running]:
     nothing = np.empty((0, DIMENSION), dtype=np.float32)
     shards, calibration = make_shards(folder, nothing, DIMENSION, 1)
     links = [LocalLink(shards[0])]
-    running = Running(make_service(links, calibration), make_writer(links, calibration))
+    service, writer = make_service(links, calibration), make_writer(links, calibration)
+    running = Running(service, writer, limits=limits)
     try:
         yield running
     finally:
