@@ -83,7 +83,8 @@ def name() -> str:
 
 
 def choose(way: str) -> bool:
-    """Go by ``vpopcntdq``, ``avx2``, ``popcnt`` or ``portable``, for tests and measurements, or by the best.
+    """Go by ``vpopcntdq``, ``avx2``, ``popcnt`` or ``portable``, for tests and measurements, or by
+    the best.
 
     Returns whether this processor can; otherwise the best is used.
     """

@@ -26,8 +26,10 @@ from numpy.typing import NDArray
 from bitsift.shard_worker.store.packing import (
     ROW,
     SHORT_ROW,
+    SHORT_ROWS,
     pack_keys,
     pack_rows,
+    pack_single_rows,
     sum_of,
     unpack_rows,
 )
@@ -61,6 +63,12 @@ class _Run:
         places = self.keys.searchsorted(keys)
         places[places == len(self)] = 0
         return np.asarray(self.keys[places] == keys)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether each key has one row, of a number that takes four bytes."""
+        is_ascending = bool((self.keys[1:] > self.keys[:-1]).all())
+        return is_ascending and int(self.rows.max(initial=0)) < SHORT_ROWS
 
     def since(self, row: int) -> _Run:
         later = self.rows >= row
@@ -185,6 +193,16 @@ class IdMap:
 
     def _merge_part(self, txn: lmdb.Transaction, part: _Run, newest: NewestOfEach) -> int:
         """Put one part; returns the checksum of the database then."""
+        if part.is_plain:
+            keys = pack_keys(part.keys)
+            with txn.cursor(db=self._databases["ids"]) as cursor:
+                if not cursor.getmulti(keys):  # as in every load of new documents
+                    cursor.putmulti(list(zip(keys, pack_single_rows(part.rows), strict=True)))
+                    return (self.checksum + _sum_of(part.keys, part.rows)) % (1 << 64)
+        return self._merge_with_others(txn, part, newest)
+
+    def _merge_with_others(self, txn: lmdb.Transaction, part: _Run, newest: NewestOfEach) -> int:
+        """The same where some keys have several rows."""
         rows_by_key: defaultdict[bytes, list[int]] = defaultdict(list)
         for key, row in zip(pack_keys(part.keys), part.rows.tolist(), strict=True):
             rows_by_key[key].append(row)
@@ -298,6 +316,9 @@ def checksum_of(entries: Sequence[tuple[bytes, bytes]]) -> int:
 
 
 def _sum_of_entries(keys: Sequence[bytes], rows: NDArray[Any]) -> int:
-    numbers = np.frombuffer(b"".join(keys), dtype=">u8").astype(np.uint64)
+    return _sum_of(np.frombuffer(b"".join(keys), dtype=">u8").astype(np.uint64), rows)
+
+
+def _sum_of(keys: NDArray[np.uint64], rows: NDArray[Any]) -> int:
     with np.errstate(over="ignore"):
-        return sum_of(numbers * np.uint64(0x9E3779B97F4A7C15) + rows.astype(np.uint64))
+        return sum_of(keys * np.uint64(0x9E3779B97F4A7C15) + rows.astype(np.uint64))

@@ -31,6 +31,7 @@ CRC_BYTES = 4
 ROW = struct.Struct(">Q")
 CRC = struct.Struct("<I")
 SHORT_ROW = struct.Struct(">I")
+SHORT_ROWS = 1 << 32
 _KNUTH = 2654435761
 _PAGE_BYTES = 4096
 _PAGE_HEADER_BYTES = 16
@@ -190,9 +191,15 @@ def pack_rows(rows: Sequence[int]) -> bytes:
 
     Nearly every key has one row; the shorter value takes 6 bytes off each 41 on the disk.
     """
-    if len(rows) == 1 and rows[0] < 1 << 32:
+    if len(rows) == 1 and rows[0] < SHORT_ROWS:
         return SHORT_ROW.pack(rows[0])
     return b"".join(map(ROW.pack, rows))
+
+
+def pack_single_rows(rows: NDArray[np.int64]) -> list[bytes]:
+    """The same for keys of which each has one of ``rows`` (n,), below ``SHORT_ROWS``."""
+    flat = rows.astype(">u4").tobytes()
+    return [flat[start : start + 4] for start in range(0, len(flat), 4)]
 
 
 def unpack_rows(held: bytes) -> list[int]:
