@@ -152,9 +152,7 @@ class ListScanner:
     ) -> Found:
         if self._by_faiss is not None:
             return self._by_faiss.nearest(queries, np.ascontiguousarray(lists), count, alive)
-        found = empty(len(queries), count)
-        for place, (query, visited) in enumerate(zip(queries, np.sort(lists, axis=1), strict=True)):
-            found[0][place], found[1][place] = kernels.nearest_in_lists(
-                self._bits.first, self._bits.rest, self._starts, query, visited, count, alive
-            )
-        return found
+        ascending = np.sort(lists, axis=1)
+        return kernels.nearest_in_lists(
+            self._bits.first, self._bits.rest, self._starts, queries, ascending, count, alive
+        )

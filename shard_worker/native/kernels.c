@@ -23,7 +23,7 @@
 #endif
 
 /* Of the functions and their arguments: kernels.py refuses another. */
-int32_t bitsift_version(void) { return 5; }
+int32_t bitsift_version(void) { return 6; }
 
 enum { BLOCK = 2048, GROUP = 64, ROW_BYTES_MAX = 512 };
 /* Rows that are compared with each query of a call before the next ones: of 1,024 bits 256 KB, which
@@ -594,20 +594,23 @@ int32_t bitsift_nearest(
   return failed ? -1 : 0;
 }
 
-/* The same for one query within the lists `lists`, ascending, of which list i is rows starts[i] ...
- * starts[i + 1]. */
+/* The same of `n` queries, for each within `nprobe` lists of its own, ascending, of which list i is
+ * rows starts[i] ... starts[i + 1]. */
 int32_t bitsift_nearest_in_lists(
     const uint8_t *first_plane, int32_t first_bytes, const uint8_t *rest, int32_t rest_bytes,
-    const int64_t *starts, const uint8_t *query, const int64_t *lists, int64_t n, int64_t count,
-    const uint8_t *marks, int32_t *distances, int64_t *positions) {
+    const int64_t *starts, const uint8_t *queries, int32_t n, const int64_t *lists, int64_t nprobe,
+    int64_t count, const uint8_t *marks, int32_t *distances, int64_t *positions) {
   const Planes bits = {first_plane, rest, first_bytes, rest_bytes};
   const int32_t row_bytes = first_bytes + rest_bytes;
   int64_t *tally = malloc(sizeof(int64_t) * (size_t)(row_bytes * 8 + 2));
   Nearest kept = {0};
   int failed = !tally || !prepare(&kept, count);
-  for (int64_t i = 0; i < n && !failed; i++)
-    consider(&kept, tally, &bits, starts[lists[i]], starts[lists[i] + 1], query, marks);
-  if (!failed) put(&kept, tally, row_bytes * 8, distances, positions);
+  for (int32_t q = 0; q < n && !failed; q++, lists += nprobe) {
+    kept.held = 0, kept.limit = UINT16_MAX + 1;
+    for (int64_t i = 0; i < nprobe; i++)
+      consider(&kept, tally, &bits, starts[lists[i]], starts[lists[i] + 1], queries + (size_t)q * (size_t)row_bytes, marks);
+    put(&kept, tally, row_bytes * 8, distances + q * count, positions + q * count);
+  }
   release(&kept);
   free(tally);
   return failed ? -1 : 0;

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 
-_VERSION = 5
+_VERSION = 6
 """Of the functions and their arguments."""
 ROW_BYTES_MAX = 512
 """The widest row of bits that they take: 4,096 dimensions."""
@@ -30,7 +30,7 @@ _ARGUMENTS = {
         _POINTER,
     ],
     "nearest_in_lists": [
-        _POINTER, _I32, _POINTER, _I32, _POINTER, _POINTER, _POINTER, _I64, _I64, _POINTER,
+        _POINTER, _I32, _POINTER, _I32, _POINTER, _POINTER, _I32, _POINTER, _I64, _I64, _POINTER,
         _POINTER, _POINTER,
     ],
     "gather": [_POINTER, _I32, _POINTER, _I32, _POINTER, _I64, _POINTER],
@@ -128,21 +128,24 @@ def nearest_in_lists(
     first: NDArray[np.uint8],
     rest: NDArray[np.uint8],
     starts: NDArray[np.int64],
-    query: NDArray[np.uint8],
+    queries: NDArray[np.uint8],
     lists: NDArray[np.int64],
     count: int,
     alive: NDArray[np.uint8] | None,
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """The same for one ``query`` (row_bytes,) among the rows ``starts[i]`` to ``starts[i + 1]`` for
-    each i of ``lists``, int64 (nprobe,) ascending: (count,) each.
+    """The same for each query among the rows ``starts[i]`` to ``starts[i + 1]`` for each i of its
+    row of ``lists``, int64 (n, nprobe), ascending.
     """
     row_bytes = first.shape[1] + rest.shape[1]
-    assert row_bytes == len(query) <= ROW_BYTES_MAX, (row_bytes, query.shape)
+    assert row_bytes == queries.shape[1] <= ROW_BYTES_MAX, (row_bytes, queries.shape)
+    assert len(lists) == len(queries), (lists.shape, queries.shape)
     assert alive is None or 8 * len(alive) >= len(first), (len(alive), len(first))
-    distances, positions = np.empty(count, np.int32), np.empty(count, np.int64)
+    queries, lists = np.ascontiguousarray(queries), np.ascontiguousarray(lists)
+    shape = len(queries), count
+    distances, positions = np.empty(shape, np.int32), np.empty(shape, np.int64)
     failed = _LIBRARY.bitsift_nearest_in_lists(
         first.ctypes.data, first.shape[1], rest.ctypes.data, rest.shape[1], starts.ctypes.data,
-        query.ctypes.data, lists.ctypes.data, len(lists), count,
+        queries.ctypes.data, len(queries), lists.ctypes.data, lists.shape[1], count,
         None if alive is None else alive.ctypes.data, distances.ctypes.data, positions.ctypes.data,
     )  # fmt: skip
     if failed:
