@@ -23,9 +23,10 @@ from typing import Self
 
 import psutil
 
+from bitsift.shard_worker.layout import STORE_FOLDER
+
 INTERVAL_S = 1.0
 _OF_INDEX = re.compile(rb"^[0-9a-f]+-[0-9a-f]+ .*/shard-\d+/(.*)$", re.MULTILINE)
-_STORE = b"store/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ def parse_memory(rollup: bytes, smaps: bytes) -> Memory:
     store_pages = bits = 0
     for mapping in _OF_INDEX.finditer(smaps):
         pss = _field(smaps, b"Pss", mapping.end())
-        if mapping[1].startswith(_STORE):
+        if STORE_FOLDER.fullmatch(mapping[1].partition(b"/")[0].decode()):
             store_pages += pss
         else:
             bits += pss

@@ -2,7 +2,7 @@
 
 Everything is scaled from one measured run of a large index (`bitsift bench --synthetic`):
 
-    bytes of a row     counted: codes, bits, lists, ids (store/, lists.py)
+    bytes of a row     counted: codes, bits, lists, ids (store-…/, lists.py)
     overhead           what HTTP, router and actors add to a shard's own time: the approximate p50
                        over HTTP minus the approximate p50 of the bare shard
     scan               the rest of the exact p50 over HTTP, per byte of bits that one core scans

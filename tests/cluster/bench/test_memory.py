@@ -17,6 +17,7 @@ from bitsift.cluster.bench.memory import (
     memory_of,
     parse_memory,
 )
+from bitsift.shard_worker.layout import store_name
 
 MIB = 1 << 20
 
@@ -34,9 +35,10 @@ def test_an_array_is_anonymous_memory() -> None:
 
 def test_mapped_files_of_an_index_are_told_apart_from_its_store(tmp_path: Path) -> None:
     shard = tmp_path / "index" / "shard-00007"
-    (shard / "store").mkdir(parents=True)
+    store = store_name(0)
+    (shard / store).mkdir(parents=True)
     held = []
-    for name, size in (("bits-00000.bits", 8 * MIB), ("store/data.mdb", 24 * MIB)):
+    for name, size in (("bits-00000.bits", 8 * MIB), (f"{store}/data.mdb", 24 * MIB)):
         (shard / name).write_bytes(b"x" * size)
         with (shard / name).open("rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
