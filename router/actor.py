@@ -137,14 +137,12 @@ class RouterActor:
     def _start(self, app: FastAPI, listener: socket.socket, host: str) -> str:
         """Answer on ``listener``; returns the address."""
         tls = self._access.tls
-        early = getattr(app.state, "early_refusal", None)  # the admin routes have none
-        connections = Connections(HttpLimits.of_this_process(), early)
         config = uvicorn.Config(
             app,
             log_level="warning",
             log_config=None,  # its lines go where ours do
             access_log=False,
-            http=protocol_of(connections, tls),  # type: ignore[arg-type]
+            http=protocol_of(Connections(HttpLimits.of_this_process()), tls),  # type: ignore[arg-type]
             ws="none",
             backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_S,

@@ -29,18 +29,11 @@ class Admission:
         """Whether nothing is in use: everything that was taken has been given back."""
         return self._calls == self._bytes == 0
 
-    @property
-    def refusal(self) -> Overloaded | None:
-        """Why one more call cannot run now; None where it can."""
-        if self._calls < self._calls_max:
-            return None
-        return Overloaded(f"{self._calls} {self._what} are already in progress; try again later")
-
     @contextmanager
     def call(self) -> Iterator[None]:
         """A call that runs. Raises Overloaded."""
-        if (refusal := self.refusal) is not None:
-            raise refusal
+        if self._calls >= self._calls_max:
+            raise Overloaded(f"{self._calls} {self._what} are already in progress; try again later")
         self._calls += 1
         try:
             yield

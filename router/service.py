@@ -21,7 +21,7 @@ from bitsift.errors import (
     Unavailable,
 )
 from bitsift.listing import Counted, CountOptions, GetOptions, ListOptions, Page
-from bitsift.options import Mode, SearchOptions
+from bitsift.options import SearchOptions
 from bitsift.results import (
     Answer,
     Coverage,
@@ -148,9 +148,12 @@ class SearchService:
         options: SearchOptions,
         answer: AnswerBytes | None = None,
         liked: Liked | None = None,
+        *,
+        together: bool = False,
     ) -> Answer:
         """The answer to one search; its documents are counted in ``answer``, if it is given.
-        ``liked`` is shared by searches with the same ``like`` and ``unlike``.
+        ``liked`` is shared by searches with the same ``like`` and ``unlike``. Several that one
+        caller asks ``together`` wait for each other, so they may wait for all of their time.
 
         ``options`` have been checked. Raises InvalidRequest (a vector of another dimension, the
         token of another index), NotFound (a document that hits should be like),
@@ -160,9 +163,10 @@ class SearchService:
         """
         if answer is None:
             with contextlib.closing(AnswerBytes(self.memory)) as answer:
-                return await self.search(options, answer, liked)
+                return await self.search(options, answer, liked, together=together)
         try:
             with tracing.span("search", mode=options.mode.value, top_k=options.top_k):
+                self._check_queues(options, together=together)
                 found = await self._search(options, answer, liked or Liked())
         except BitsiftError as error:
             self.metrics.search_failed(options.mode, type(error).__name__)
@@ -176,9 +180,6 @@ class SearchService:
     async def _search(self, options: SearchOptions, answer: AnswerBytes, liked: Liked) -> Answer:
         started = time.monotonic()
         deadline_s = started + options.timeout_s
-        refusal = self.refusal(options.query, options.mode, options.timeout_s)
-        if refusal is not None:
-            raise refusal
         first, seen = options, seen_by(options)
         with tracing.span("encode"):
             vector = await self._moved(options, deadline_s, liked)
@@ -348,17 +349,16 @@ class SearchService:
             token, lambda: (self.shards, self.description.uuid), deadline_s
         )
 
-    def refusal(self, query: str | None, mode: Mode, timeout_s: float) -> Overloaded | None:
-        """Why a search is not begun: what waits already leaves too little time for it."""
-        wait_s = self.shards.wait_s(mode)
-        if query is not None:
-            wait_s += self.query_vectors.wait_s(query)
-        if wait_s <= WAIT_SHARE_MAX * timeout_s:
-            return None
-        return Overloaded(
-            f"waiting queries need {wait_s:.1f} s, too much of the {timeout_s:.3f} s that this one "
-            "has; try again later"
-        )
+    def _check_queues(self, options: SearchOptions, *, together: bool) -> None:
+        """Raises Overloaded when what waits already leaves too little time for this search."""
+        wait_s = self.shards.wait_s(options.mode)
+        if options.query is not None:
+            wait_s += self.query_vectors.wait_s(options.query)
+        if wait_s > (1.0 if together else WAIT_SHARE_MAX) * options.timeout_s:
+            raise Overloaded(
+                f"waiting queries need {wait_s:.1f} s, too much of the {options.timeout_s:.3f} s "
+                "that this one has; try again later"
+            )
 
     async def _moved(
         self, options: SearchOptions, deadline_s: float, liked: Liked

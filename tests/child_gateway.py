@@ -114,7 +114,7 @@ async def _serve(folder: Path) -> None:
     shards, calibration = make_shards(folder, nothing, DIMENSION, 2)
     links = [LocalLink(one) for one in shards]
     app = create_app(make_service(links, calibration), make_writer(links, calibration))
-    connections = Connections(HttpLimits.of_this_process(), app.state.early_refusal)
+    connections = Connections(HttpLimits.of_this_process())
     server = uvicorn.Server(
         uvicorn.Config(
             app,

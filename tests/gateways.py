@@ -48,14 +48,13 @@ class Running:
         """``drain_s`` is how long it waits for answers when it stops; None: for ever."""
         self.service = service
         self.indexes = indexes or Indexes(Served(service.description.name, service, writer))
-        app = create_app(service, writer, access, indexes=self.indexes, orders=orders)
-        self.connections = Connections(limits or HttpLimits(), app.state.early_refusal)
+        self.connections = Connections(limits or HttpLimits())
         listener = socket.create_server(("127.0.0.1", 0))
         scheme = "http" if tls is None else "https"
         self.url = f"{scheme}://127.0.0.1:{listener.getsockname()[1]}"
         self.server = uvicorn.Server(
             uvicorn.Config(
-                app,
+                create_app(service, writer, access, indexes=self.indexes, orders=orders),
                 log_level="critical",
                 http=protocol_of(self.connections, tls),  # type: ignore[arg-type]
                 ws="none",

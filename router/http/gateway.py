@@ -23,7 +23,6 @@ from bitsift.router.http.answer_json import json_response
 from bitsift.router.http.compression import Compression
 from bitsift.router.http.cut_off import CutOff
 from bitsift.router.http.document_routes import DOCUMENTS_PATH, Writer, add_documents
-from bitsift.router.http.early_refusal import EarlyRefusal
 from bitsift.router.http.field_facts import field_facts
 from bitsift.router.http.file_routes import FILE_PATH, add_files
 from bitsift.router.http.index_changes import add_index_changes
@@ -38,7 +37,7 @@ from bitsift.router.http.problems import add_problem_handlers
 from bitsift.router.http.readiness import Readiness
 from bitsift.router.http.schema import Problem
 from bitsift.router.http.search_routes import add_search
-from bitsift.router.http.shell import AnswerHeaders, RequestLimits, requests_admission
+from bitsift.router.http.shell import AnswerHeaders, RequestLimits
 from bitsift.router.indexes import Indexes, Served
 from bitsift.router.loop_lag import LoopLag
 from bitsift.router.orders import Orders
@@ -92,15 +91,12 @@ def create_app(
     )
     app.add_middleware(ByIndex, indexes=indexes)
     app.add_middleware(Described, root_path=access.root_path)
-    admission = requests_admission()
     app.add_middleware(
         RequestLimits,
-        admission=admission,
         body_bytes_max=BODY_BYTES_MAX,
         smaller={"/v1/admin/": ADMIN_BODY_BYTES_MAX},
         apart=(DOCUMENTS_PATH, FILE_PATH),
     )
-    app.state.early_refusal = EarlyRefusal(service, admission, logs=access.log.access)
     add_access(app, access, host, indexes, {DOCUMENTS_PATH: NDJSON, FILE_PATH: OCTETS})
     _surround(app, service, access)
     add_search(app, asked)
@@ -131,13 +127,7 @@ def create_admin_app(
     indexes = indexes or Indexes(Served(service.description.name, service, None))
     app = FastAPI(title="Bitsift admin", openapi_url=None, responses=_PROBLEMS)
     app.add_middleware(ByIndex, indexes=indexes)
-    app.add_middleware(
-        RequestLimits,
-        admission=requests_admission(),
-        body_bytes_max=ADMIN_BODY_BYTES_MAX,
-        smaller={},
-        apart=(),
-    )
+    app.add_middleware(RequestLimits, body_bytes_max=ADMIN_BODY_BYTES_MAX, smaller={}, apart=())
     add_access(app, access, access.admin_host, indexes)
     _surround(app, service, access)
     add_admin(app, indexes.service, access.backup_root)

@@ -84,7 +84,7 @@ async def _answered(
 
     async def answer(search: SearchOptions) -> Answer:
         try:
-            return await service.search(search, held, liked)
+            return await service.search(search, held, liked, together=True)
         except InvalidRequest as error:
             said = error.message.removeprefix("query: ")
             raise InvalidRequest(f"queries.{searches.index(search)}: {said}") from error
@@ -109,7 +109,7 @@ async def _each_answered(
 
     async def answer(search: SearchOptions) -> Result:
         try:
-            return await service.search(search, held)
+            return await service.search(search, held, together=True)
         except BitsiftError as error:
             return problem_document(error.with_outcome(RequestOutcome.NOT_DONE))
         except Exception:

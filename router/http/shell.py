@@ -28,7 +28,7 @@ RAM_BYTES_MAX = 256 << 20
 REQUESTS_PER_TURN = 2
 """Requests that begin in one turn of the event loop: each takes some 0.25 ms until it first waits,
 and many clients may send theirs at the same moment."""
-SECURITY_HEADERS = {
+_SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'",
@@ -58,17 +58,12 @@ class AnswerHeaders:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 if not path.startswith("/docs"):
-                    headers.update(SECURITY_HEADERS)
+                    headers.update(_SECURITY_HEADERS)
                 if path == "/" or path.startswith("/static/"):
                     headers["Cache-Control"] = "no-cache"  # an upgrade never mixes versions
             await send(message)
 
         await self._app(scope, receive, with_headers)
-
-
-def requests_admission() -> Admission:
-    """Of the requests of one server."""
-    return Admission("requests", REQUESTS_MAX, RAM_BYTES_MAX)
 
 
 class RequestLimits:
@@ -80,19 +75,14 @@ class RequestLimits:
     """
 
     def __init__(
-        self,
-        app: ASGIApp,
-        body_bytes_max: int,
-        smaller: Mapping[str, int],
-        apart: Collection[str],
-        admission: Admission,
+        self, app: ASGIApp, body_bytes_max: int, smaller: Mapping[str, int], apart: Collection[str]
     ) -> None:
         """``smaller``: limits of bodies by the beginnings of paths."""
         self._app = app
         self._body_bytes_max = body_bytes_max
         self._smaller = smaller
         self._apart = apart
-        self.admission = admission
+        self.admission = Admission("requests", REQUESTS_MAX, RAM_BYTES_MAX)
         self._unpacking = Admission("compressed bodies", 0, UNPACKING_RAM_BYTES_MAX)
         self._turns = Turns(REQUESTS_PER_TURN)
 

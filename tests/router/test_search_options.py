@@ -94,10 +94,17 @@ class Recording(SearchService):
 
     asked: SearchOptions | None = None
 
-    async def search(self, options: SearchOptions, answer: Any = None, liked: Any = None) -> Answer:
+    async def search(
+        self,
+        options: SearchOptions,
+        answer: Any = None,
+        liked: Any = None,
+        *,
+        together: bool = False,
+    ) -> Answer:
         if self.asked is None:
             self.asked = options
-        return await super().search(options, answer)
+        return await super().search(options, answer, together=together)
 
     def last(self) -> SearchOptions:
         asked, self.asked = self.asked, None

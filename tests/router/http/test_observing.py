@@ -16,7 +16,6 @@ import httpx
 import pytest
 
 from bitsift.cluster.serving.key_store import editing
-from bitsift.router.http import shell
 from bitsift.router.http.access import AccessSettings
 from bitsift.router.http.keys import Scope, new_key
 from bitsift.router.http.observing import REQUEST_ID_CHARACTERS_MAX
@@ -24,7 +23,7 @@ from bitsift.router.logs import LogSettings, access_log
 from bitsift.router.shards.local import LocalLink
 from bitsift.shard_worker.logs import REQUEST_ID, JsonLines
 from tests.fakes import HashEncoder, make_service, make_shards, make_writer
-from tests.gateways import Running, running_empty
+from tests.gateways import Running
 
 DIMENSION = 64
 TEXTS = [f"a text about number {i}" for i in range(40)]
@@ -170,32 +169,6 @@ def test_an_error_in_the_log_has_the_id_of_its_request() -> None:
     record = logging.LogRecord("bitsift", logging.ERROR, "", 0, "%s failed", ("it",), None)
     assert json.loads(JsonLines().format(record))["request_id"] == "abc"
     REQUEST_ID.set("")
-
-
-@pytest.mark.parametrize(
-    ("path", "route"),
-    [
-        ("/v1/search", "/v1/search"),
-        ("/v1/search?a=b", "/v1/search"),
-        ("/behind/a/proxy/v1/search", "/v1/search"),
-        ("/v1/indexes/other/search", "/v1/indexes/*"),
-        ("/nowhere/search", "other"),
-    ],
-)
-def test_what_is_refused_by_its_head_is_counted_and_noted_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: io.StringIO, path: str, route: str
-) -> None:
-    monkeypatch.setattr(shell, "REQUESTS_MAX", 0)
-    with running_empty(tmp_path, 64, AccessSettings(log=LogSettings("json", access=True))) as full:
-        assert httpx.post(
-            f"{full.url}{path}", json={"query": "a"}, headers={"X-Request-Id": "mine"}
-        ).is_client_error
-        page = httpx.get(f"{full.url}/metrics").text
-    noted = parsed(lines)[0]
-    assert (noted["route"], noted["method"], noted["status"]) == (route, "POST", 429)
-    assert noted["request_id"] == "mine"
-    counted = f'{{method="POST",route="{route}",status="429"}} 1.0'
-    assert f"bitsift_http_requests_total{counted}" in page
 
 
 def test_an_access_log_for_people(

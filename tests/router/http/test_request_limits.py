@@ -18,7 +18,6 @@ import pytest
 from bitsift.router.http import bodies, document_routes, document_stream, shell
 from bitsift.router.http.documents_schema import DOCUMENT_PARTS_MAX, LINE_BYTES_MAX, NDJSON
 from bitsift.router.http.gateway import ADMIN_BODY_BYTES_MAX
-from bitsift.router.http.limits import HttpLimits
 from bitsift.router.http.schema import BODY_PARTS_MAX, SMALL_BYTES_MAX
 from bitsift.router.shards.local import LocalLink
 from tests.commands import wait_until
@@ -32,12 +31,11 @@ JSON = {"content-type": "application/json"}
 
 
 @contextlib.contextmanager
-def serving(folder: Path, limits: HttpLimits | None = None) -> Iterator[Running]:
+def serving(folder: Path) -> Iterator[Running]:
     nothing = np.empty((0, DIMENSION), dtype=np.float32)
     shards, calibration = make_shards(folder, nothing, DIMENSION, 1)
     links = [LocalLink(shards[0])]
-    service, writer = make_service(links, calibration), make_writer(links, calibration)
-    running = Running(service, writer, limits=limits)
+    running = Running(make_service(links, calibration), make_writer(links, calibration))
     try:
         yield running
     finally:
@@ -212,7 +210,7 @@ def test_requests_that_come_at_once_begin_a_few_in_each_turn_of_the_event_loop()
         return {"type": "http.request", "body": b"{}"}
 
     async def scenario() -> list[int]:
-        limits = shell.RequestLimits(app, 100, {}, ("/apart",), shell.requests_admission())
+        limits = shell.RequestLimits(app, 100, {}, ("/apart",))
         scopes = [
             {
                 "type": "http",
@@ -271,6 +269,36 @@ def test_requests_beyond_what_is_answered_at_once_are_a_429_but_health_is_told(
             ended(ask)
         assert answers == [200, 200]
         assert httpx.get(f"{gateway.url}/v1/index").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("wait_s", "timeout_ms", "alone", "together"),
+    [
+        (2.4, 5_000, 200, 200),
+        (2.6, 5_000, 429, 200),
+        (5.1, 5_000, 429, 429),
+        (5.1, 11_000, 200, 200),
+    ],
+)
+def test_a_search_that_would_wait_for_over_half_of_its_time_is_refused(
+    gateway: Running,
+    monkeypatch: pytest.MonkeyPatch,
+    wait_s: float,
+    timeout_ms: int,
+    alone: int,
+    together: int,
+) -> None:
+    """Searches of one request wait for each other, and so for as long as they have time."""
+    monkeypatch.setattr(gateway.service.query_vectors, "wait_s", lambda _: wait_s)
+    given = {"timeout_ms": timeout_ms}
+    one = httpx.post(f"{gateway.url}/v1/search", json={"query": "a", **given})
+    assert one.status_code == alone, one.text
+    two = httpx.post(f"{gateway.url}/v1/search", json={"queries": ["a", "b"], **given})
+    assert two.status_code == together, two.text
+    batch = [{"query": "a", **given}, {"query": "b", **given}]
+    each = httpx.post(f"{gateway.url}/v1/search/batch", json={"searches": batch}).json()
+    refused = ["status" in answer for answer in each["results"]]
+    assert refused == [together == 429] * 2, each
 
 
 @pytest.mark.parametrize("path", [b"/v1/search", b"/v1/documents", b"/v1/documents/delete"])

@@ -206,10 +206,10 @@ def test_an_error_that_nobody_foresaw_fails_alone(
 ) -> None:
     search = gateway.service.search
 
-    async def failing(options: Any, held: Any = None) -> Answer:
+    async def failing(options: Any, held: Any = None, *, together: bool = False) -> Answer:
         if options.top_k == 7:
             raise ZeroDivisionError
-        return await search(options, held)
+        return await search(options, held, together=together)
 
     monkeypatch.setattr(gateway.service, "search", failing)
     answer, problem = batch(gateway, {"query": "x"}, {"query": "x", "top_k": 7})

@@ -96,8 +96,8 @@ def check(
 
 @pytest.mark.parametrize("way", WAYS)
 @given(
-    st.integers(0, 2**32 - 1), st.integers(1, 3_000), st.sampled_from([5, 32, 40, 48, 56, 128, 512]),
-    st.integers(1, 400),
+    st.integers(0, 2**32 - 1), st.integers(1, 3_000),
+    st.sampled_from([5, 32, 40, 48, 56, 128, 512]), st.integers(1, 400),
 )  # fmt: skip
 def test_of_all_rows_the_nearest_are_those_of_brute_force(
     way: str, seed: int, rows: int, row_bytes: int, count: int
