@@ -191,7 +191,7 @@ def test_one_question_that_fails_ends_the_others_of_its_request(
 ) -> None:
     ended, plain = [], gateway.service.search
 
-    async def one_fails(question, *rest):  # type: ignore[no-untyped-def]
+    async def one_fails(question, *rest, **more):  # type: ignore[no-untyped-def]
         if question.query == "fails":
             await asyncio.sleep(0.05)
             raise RuntimeError("the test's")
@@ -200,7 +200,7 @@ def test_one_question_that_fails_ends_the_others_of_its_request(
         except asyncio.CancelledError:
             ended.append(question.query)
             raise
-        return await plain(question, *rest)
+        return await plain(question, *rest, **more)
 
     monkeypatch.setattr(gateway.service, "search", one_fails)
     answer = search(gateway, queries=["a", "fails", "b"])
