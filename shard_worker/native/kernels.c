@@ -745,6 +745,14 @@ int64_t bitsift_worth_reading(
   return found;
 }
 
+/* Of the eight sums of a row's first `at` values, and of the rest of them. */
+static inline float score_of(
+    const double *sums, const int8_t *one, int at, int32_t width, const double *weights, double offset) {
+  double sum = ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
+  for (; at < width; at++) sum += one[at] * weights[at];
+  return (float)(sum + offset);
+}
+
 static void products(
     const int8_t *codes, int64_t rows, int64_t stride, int32_t width, const double *weights, double offset,
     float *out) {
@@ -754,9 +762,7 @@ static void products(
     int at = 0;
     for (; at + 8 <= width; at += 8)
       for (int i = 0; i < 8; i++) sums[i] += one[at + i] * weights[at + i];
-    double sum = ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
-    for (; at < width; at++) sum += one[at] * weights[at];
-    out[row] = (float)(sum + offset);
+    out[row] = score_of(sums, one, at, width, weights, offset);
   }
 }
 
@@ -778,9 +784,7 @@ AVX2 static void products_by_fours(
     double all[8];
     _mm256_storeu_pd(all, sums[0]);
     _mm256_storeu_pd(all + 4, sums[1]);
-    double sum = ((all[0] + all[1]) + (all[2] + all[3])) + ((all[4] + all[5]) + (all[6] + all[7]));
-    for (; at < width; at++) sum += one[at] * weights[at];
-    out[row] = (float)(sum + offset);
+    out[row] = score_of(all, one, at, width, weights, offset);
   }
 }
 
@@ -797,9 +801,7 @@ WIDE static void products_at_once(
     }
     double all[8];
     _mm512_storeu_pd(all, sums);
-    double sum = ((all[0] + all[1]) + (all[2] + all[3])) + ((all[4] + all[5]) + (all[6] + all[7]));
-    for (; at < width; at++) sum += one[at] * weights[at];
-    out[row] = (float)(sum + offset);
+    out[row] = score_of(all, one, at, width, weights, offset);
   }
 }
 #endif
