@@ -8,6 +8,7 @@ the opened copy of the shard and the generation that they are of (types.py).
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 
@@ -20,7 +21,10 @@ from bitsift.shard_worker.fields.index import FieldIndex
 from bitsift.shard_worker.leftovers import remove_store
 from bitsift.shard_worker.store import Store
 from bitsift.shard_worker.store.burial import bury
+from bitsift.shard_worker.store.ids import PENDING_MAX
 from bitsift.shard_worker.store.lmdb_file import DATA_FILE, unusable_named
+
+log = logging.getLogger(__name__)
 
 
 class OpenStore:
@@ -93,6 +97,18 @@ class Generation:
         if bits != rows:
             reason = f"RAM has the bits of {bits} rows, the store has {rows} rows"
             raise self.store.stop_writes(reason, in_doubt=in_doubt)
+
+    def keep_up(self) -> None:
+        """Save what a commit has left in RAM, where that is much. The writer's lock is held.
+
+        Whatever fails: what was written is durable, and found.
+        """
+        try:
+            if self.store.pending_ids >= PENDING_MAX:
+                self.store.merge_ids(contextlib.nullcontext(), wait=False)
+            self.fields.keep_up()
+        except Exception as error:
+            log.warning("ids or the field index stay in RAM: %s", error)
 
     def bury(self, number: int, rows: Sequence[int]) -> int:
         """Let ``rows`` die, which are damaged; returns how many lived. The writer's lock is held.

@@ -44,7 +44,6 @@ from bitsift.shard_worker.search.probing import Probing
 from bitsift.shard_worker.snapshot import ShardSnapshot
 from bitsift.shard_worker.store import Store, Written
 from bitsift.shard_worker.store.counters import NO_PAST, Past
-from bitsift.shard_worker.store.ids import PENDING_MAX
 from bitsift.shard_worker.store.lmdb_file import unusable_named
 from bitsift.shard_worker.stored import stored
 from bitsift.shard_worker.types import (
@@ -387,11 +386,7 @@ class Shard:
         self._late += is_late(operations, statuses, newest)
         generation.check(in_doubt=True)
         self.applied.note(operations)
-        if store.pending_ids >= PENDING_MAX:
-            try:
-                store.merge_ids(contextlib.nullcontext(), wait=False)
-            except Exception as error:  # whatever it is: what was written is durable, and found
-                log.warning("ids stay in RAM: %s", error)
+        generation.keep_up()
         return statuses
 
     def status(self) -> ShardStatus:

@@ -12,6 +12,7 @@ rows are among it; the search leaves them out.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -60,6 +61,7 @@ class FieldIndex:
         self._store = store
         self._blocks = FieldBlocks(store)
         self._sealing = threading.Lock()
+        self._keeps_up = True
         self._kept = KeptFilters()
         self._segments = self._sound_segments()
         self._damaged: frozenset[Segment] = frozenset()
@@ -239,6 +241,26 @@ class FieldIndex:
             while (span := self._next(rows_min)) is not None:
                 go_on()
                 self._seal(*span, writing)
+                self._keeps_up = True
+
+    def keep_up(self) -> None:
+        """Seal a whole segment of rows that came last, while what they say is in RAM: read back at
+        the end of a load of 40 M documents, they took a quarter of its time.
+
+        The writer's lock is held. Nothing is done while others seal, nor where many more rows are
+        in no segment, or it failed once: these are housekeeping's. Raises as ``seal``.
+        """
+        behind = self._store.rows - (self._segments[-1].stop if self._segments else 0)
+        is_near = SEGMENT_ROWS_MAX <= behind < 2 * SEGMENT_ROWS_MAX
+        if not (is_near and self._keeps_up and self._sealing.acquire(blocking=False)):
+            return
+        try:
+            self._keeps_up = False
+            if (span := self._next(SEGMENT_ROWS_MAX)) is not None:
+                self._seal(*span, contextlib.nullcontext())
+            self._keeps_up = True
+        finally:
+            self._sealing.release()
 
     def _next(self, rows_min: int) -> tuple[int, int, tuple[Segment, ...]] | None:
         """The next segment to write: its first row, its end, and whom it takes in."""

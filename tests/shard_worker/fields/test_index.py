@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ import pytest
 from bitsift.cluster.maintenance.opened import open_shard as opened
 from bitsift.cluster.maintenance.verify import verify
 from bitsift.cluster.manifest import read_manifest
-from bitsift.errors import DeadlineExceeded, FormatMismatch
+from bitsift.errors import DeadlineExceeded, FormatMismatch, StorageFull
 from bitsift.filters.matching import matches
 from bitsift.filters.tree import Node
 from bitsift.shard_worker.deadline import Deadline
@@ -166,6 +166,61 @@ def test_housekeeping_seals_rows_when_there_are_enough(shard: Shard) -> None:
     assert spans(shard) == [(0, 16)]
 
 
+def test_whole_segments_are_sealed_as_rows_come_and_none_is_read_back(
+    shard: Shard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A load has no housekeeping beside it."""
+    read = list[int]()
+    texts = FieldBlocks.texts
+
+    def counted(self: FieldBlocks, rows: Sequence[int]) -> Iterator[tuple[str, str] | None]:
+        read.extend(rows)
+        return texts(self, rows)
+
+    monkeypatch.setattr(FieldBlocks, "texts", counted)
+    for first in range(0, 200, 10):
+        put(shard, numbered(first, first + 10))
+        assert spans(shard) == [(64 * n, 64) for n in range((first + 10) // 64)]
+    shard.save_bits()
+    assert read == []
+    assert spans(shard) == [(0, 64), (64, 64), (128, 64), (192, 8)]
+    assert passing_ids(shard, "n < 70") == sorted(map(str, range(70)))
+
+
+def test_a_write_leaves_many_rows_without_a_segment_to_housekeeping(shard: Shard) -> None:
+    put(shard, numbered(0, 200))
+    assert spans(shard) == []
+    put(shard, numbered(200, 201))
+    assert spans(shard) == []
+    shard.maintain()
+    assert [count for _, count in spans(shard)] == [64, 64, 64]
+
+
+def test_a_write_waits_for_nobody_who_seals(shard: Shard) -> None:
+    with index_of(shard)._sealing:
+        put(shard, numbered(0, 70))
+    assert spans(shard) == []
+    put(shard, numbered(70, 71))
+    assert spans(shard) == [(0, 64)]
+
+
+def test_a_segment_that_cannot_be_written_fails_no_write(
+    shard: Shard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise StorageFull("no room: injected")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FieldBlocks, "replace", full)
+        put(shard, numbered(0, 70))
+    assert passing_ids(shard, "n < 2") == ["0", "1"]
+    put(shard, numbered(70, 71))
+    assert spans(shard) == [], "each write would try once more"
+    shard.maintain()
+    put(shard, numbered(71, 140))
+    assert spans(shard) == [(0, 64), (64, 64)]
+
+
 def test_a_snapshot_seals_all_rows(shard: Shard) -> None:
     put(shard, numbered(0, 3))
     shard.save_bits()
@@ -199,7 +254,7 @@ def test_after_a_compaction_most_rows_are_in_segments(shard: Shard) -> None:
 def test_what_is_known_of_a_filter_is_kept_and_only_later_rows_are_looked_at(
     shard: Shard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(shard, numbered(0, 100))
+    put(shard, numbered(0, 50))
     looked: list[str] = []
 
     def watched(tree: Node, name: str, said: Mapping[str, Any]) -> bool:
@@ -207,15 +262,15 @@ def test_what_is_known_of_a_filter_is_kept_and_only_later_rows_are_looked_at(
         return matches(tree, name, said)
 
     monkeypatch.setattr(indexes, "matches", watched)
-    fields, tree = index_of(shard), node("n >= 90")
-    first = fields.known(tree, 100, anybody)
-    assert len(looked) == 100
-    assert fields.known(tree, 100, anybody) is first
-    put(shard, numbered(100, 110))
-    again = fields.known(tree, 110, anybody)
-    assert len(looked) <= 100 + 10 + 7
-    bits = np.unpackbits(again.bounds.lower, count=110, bitorder="little")
-    assert np.flatnonzero(bits).tolist() == list(range(90, 110))
+    fields, tree = index_of(shard), node("n >= 40")
+    first = fields.known(tree, 50, anybody)
+    assert len(looked) == 50
+    assert fields.known(tree, 50, anybody) is first
+    put(shard, numbered(50, 60))
+    again = fields.known(tree, 60, anybody)
+    assert len(looked) <= 50 + 10 + 7
+    bits = np.unpackbits(again.bounds.lower, count=60, bitorder="little")
+    assert np.flatnonzero(bits).tolist() == list(range(40, 60))
 
 
 def test_what_is_kept_of_filters_takes_so_many_bytes_at_most(
@@ -295,8 +350,8 @@ def test_a_shard_says_which_fields_it_has(shard: Shard) -> None:
     documents: dict[str, dict[str, object]] = {
         str(n): {"n": n, "tag": ["a", "b"][n % 2], "deep": {"x": True}} for n in range(70)
     }
-    put(shard, documents | {"x": {"n": "2026-01-31", "long": "x" * 200}})
     assert shard.status().fields == {}
+    put(shard, documents | {"x": {"n": "2026-01-31", "long": "x" * 200}})
     shard.save_bits()
     said = shard.status().fields
     assert list(said) == ["n", "deep", "deep.x", "tag", "long"]
