@@ -120,6 +120,12 @@ class Metrics:
             ["operation", "status"],
             registry=registry,
         )
+        self._unread_s = Histogram(
+            "bitsift_http_unread_seconds",
+            "How long requests for searches stayed unread that came while all places were taken.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
         self._lag_s = Histogram(
             "bitsift_event_loop_lag_seconds",
             "How late the event loop was, for whatever reason; measured 20 times a second.",
@@ -145,6 +151,10 @@ class Metrics:
             found = self._answers[key] = counter, self._request_s.labels(route, method)
         found[0].inc()
         found[1].observe(seconds)
+
+    def unread(self, seconds: float) -> None:
+        """A request stayed unread (http/search_places.py)."""
+        self._unread_s.observe(seconds)
 
     def search_answered(self, mode: str, timings: Timings, *, partial: bool) -> None:
         """A search was answered."""

@@ -29,6 +29,14 @@ class HttpLimits:
     """Bytes of a body's framing (chunk extensions, trailers) without a byte of the body itself."""
     pipelined_max: int = 16
     """Requests that wait for the answers to earlier ones of their connection."""
+    searches_min: int = 128
+    """Requests for searches that are answered at a time, at least: two full batches. More stay
+    unread, unless as many are answered in a second.
+    """
+    searches_max: int = 384
+    """And at most."""
+    held_s: float = 2.5
+    """How long, before they are refused: half the time that a search has."""
     linger_s: float = 10.0
     """How long the rest of a body is read, and dropped, that was answered before it had come."""
     stalled_s: float = 60.0

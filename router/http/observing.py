@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bitsift.router import tracing
 from bitsift.router.http.routes import template_of
+from bitsift.router.http.search_places import UNREAD
 from bitsift.router.logs import note_request
 from bitsift.router.metrics import Metrics
 from bitsift.shard_worker.logs import REQUEST_ID
@@ -46,6 +47,8 @@ class Observing:
         request_id = _request_id(scope)
         REQUEST_ID.set(request_id.decode())  # a request is a task with a context of its own
         state = scope.setdefault("state", {})
+        if UNREAD in state:
+            self._metrics.unread(state[UNREAD])
 
         async def noting(message: Message) -> None:
             nonlocal status

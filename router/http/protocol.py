@@ -25,6 +25,7 @@ from uvicorn.protocols.http.httptools_impl import (
 
 from bitsift.errors import RequestOutcome
 from bitsift.router.http.limits import HttpLimits
+from bitsift.router.http.search_places import REFUSED, UNREAD, SearchPlaces, asks_for_search
 
 
 class Connection(Protocol):
@@ -47,6 +48,7 @@ class Connections:
 
     def __init__(self, limits: HttpLimits) -> None:
         self.limits = limits
+        self.searches = SearchPlaces(limits)
         self._open: set[Connection] = set()
         self._waiting: dict[Connection, None] = {}  # the one that is silent for longest first
         self._sweeper: asyncio.TimerHandle | None = None
@@ -128,6 +130,9 @@ class LimitedProtocol(HttpToolsProtocol):
         self._since = self.loop.time()  # of ``_reading``, or of an answer before the body's end
         self._fields_bytes = 0  # of the head, or the trailers, as far as they are parsed
         self._unparsed_bytes = 0  # that brought neither a whole head nor a byte of a body
+        self._unread = b""  # of a search for which no place is free
+        self._held: dict[str, Any] = {}  # what the next request's state says of its waiting
+        self._takes_place = False
         self._stalled = (0, self._since)  # bytes that the peer has not taken, and since when
 
     # What asyncio calls
@@ -138,11 +143,52 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._all.lost(self)
+        self._all.searches.leave(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser, by pieces none of which can take much."""
+        """Read it, or keep it for later."""
         self._unset_keepalive_if_required()
+        if self._unread or self._must_wait(data):
+            self._hold(data)
+        else:
+            self._feed(data)
+
+    def shutdown(self) -> None:
+        """Answer what is asked, and close."""
+        if self._unread:
+            self._all.searches.leave(self)
+            self.let_in(0.0, refused=True)
+        super().shutdown()
+
+    def _must_wait(self, data: bytes) -> bool:
+        return (
+            self._all.searches.are_taken
+            and self._answered
+            and self._reading in (_Reading.HEAD, _Reading.NEXT)
+            and self._unparsed_bytes == 0
+            and len(data) <= self._limits.head_bytes_max
+            and asks_for_search(data)
+        )
+
+    def _hold(self, data: bytes) -> None:
+        if not self._unread:
+            self.flow.pause_reading()
+            self._all.working(self)
+            self._all.searches.hold(self)
+        self._unread += data
+
+    def let_in(self, held_s: float, *, refused: bool) -> None:
+        """Read what was kept, after ``held_s``."""
+        data, self._unread = self._unread, b""
+        if self.transport.is_closing():
+            return
+        self._held = {UNREAD: held_s, REFUSED: refused}
+        self.flow.resume_reading()
+        self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
+        """Feed the parser, by pieces none of which can take much."""
         if self._reading is _Reading.NEXT and self._answered:
             self._read_next(_Reading.HEAD)
         if self._is_waiting:
@@ -203,6 +249,9 @@ class LimitedProtocol(HttpToolsProtocol):
                 429, f"over {self._limits.pipelined_max} requests of this connection are waiting"
             )
         self._read_next(_Reading.BODY)
+        self._takes_place = asks_for_search(self.url) and not self._held.get(REFUSED)
+        self.scope["state"].update(self._held)
+        self._held = {}
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -214,6 +263,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._read_next(_Reading.NEXT)
         if not self._is_waiting:
             self._all.working(self)
+            if self._takes_place:
+                self._all.searches.take(self)
         super().on_message_complete()
 
     # What the application's answers call
@@ -222,6 +273,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self._answered:
             self._since = self.loop.time()
+            self._all.searches.leave(self)
         if self._is_waiting:
             self._all.heard(self)
 
@@ -260,6 +312,8 @@ class LimitedProtocol(HttpToolsProtocol):
             self._stalled = (unsent, now)
         elif now - self._stalled[1] > self._limits.stalled_s:
             self.transport.abort()
+            return
+        if self._unread:
             return
         waited_s = now - self._since
         if self._reading is _Reading.HEAD and self._answered:

@@ -28,6 +28,7 @@ from bitsift.router.http.schema import (
     search_request_schema,
 )
 from bitsift.router.http.search_batch import batch_schema, read_batch
+from bitsift.router.http.search_places import in_the_time_left
 from bitsift.router.liked import Liked
 from bitsift.router.service import SearchService
 from bitsift.router.turns import Turns
@@ -52,7 +53,8 @@ def add_search(app: FastAPI, service: SearchService) -> None:
         refuse_unknown_parameters(http, otherwise="options of a POST are in its body")
         request = await read_search_request(http, bodies)
         several = request.queries is not None
-        work = _answered(service, request.searches(), turns, several=several)
+        searches = [in_the_time_left(http.scope, search) for search in request.searches()]
+        work = _answered(service, searches, turns, several=several)
         return await unless_gone(http.receive, work)
 
     @app.get("/v1/search", response_model=Answer)
@@ -62,7 +64,8 @@ def add_search(app: FastAPI, service: SearchService) -> None:
     ) -> Response:
         """The same for one query, for links and curl."""
         refuse_unknown_parameters(http, known, _ALL, URL_LISTS)
-        work = _answered(service, [search_of_url(parameters)], turns, several=False)
+        search = in_the_time_left(http.scope, search_of_url(parameters))
+        work = _answered(service, [search], turns, several=False)
         return await unless_gone(http.receive, work)
 
     batch = {"requestBody": batch_schema()}
@@ -73,7 +76,10 @@ def add_search(app: FastAPI, service: SearchService) -> None:
         problem document in its place.
         """
         refuse_unknown_parameters(http, otherwise="options are in the body")
-        asked = await read_batch(http, bodies)
+        asked = [
+            in_the_time_left(http.scope, one) if isinstance(one, SearchOptions) else one
+            for one in await read_batch(http, bodies)
+        ]
         return await unless_gone(http.receive, _each_answered(service, asked, turns))
 
 
