@@ -36,7 +36,7 @@ from bitsift.router.http.paths import ByIndex, Described, OnePath
 from bitsift.router.http.problems import add_problem_handlers
 from bitsift.router.http.readiness import Readiness
 from bitsift.router.http.schema import Problem
-from bitsift.router.http.search_places import RefuseHeld
+from bitsift.router.http.search_places import InPlace
 from bitsift.router.http.search_routes import add_search
 from bitsift.router.http.shell import AnswerHeaders, RequestLimits
 from bitsift.router.indexes import Indexes, Served
@@ -98,7 +98,7 @@ def create_app(
         smaller={"/v1/admin/": ADMIN_BODY_BYTES_MAX},
         apart=(DOCUMENTS_PATH, FILE_PATH),
     )
-    app.add_middleware(RefuseHeld)
+    app.add_middleware(InPlace)
     add_access(app, access, host, indexes, {DOCUMENTS_PATH: NDJSON, FILE_PATH: OCTETS})
     _surround(app, service, access)
     add_search(app, asked)

@@ -12,6 +12,7 @@ favour of others.
 from __future__ import annotations
 
 import asyncio
+import functools
 from enum import Enum
 from typing import Any, Protocol, cast
 
@@ -25,7 +26,13 @@ from uvicorn.protocols.http.httptools_impl import (
 
 from bitsift.errors import RequestOutcome
 from bitsift.router.http.limits import HttpLimits
-from bitsift.router.http.search_places import REFUSED, UNREAD, SearchPlaces, asks_for_search
+from bitsift.router.http.search_places import (
+    LEAVE,
+    REFUSED,
+    UNREAD,
+    SearchPlaces,
+    asks_for_search,
+)
 
 
 class Connection(Protocol):
@@ -250,6 +257,8 @@ class LimitedProtocol(HttpToolsProtocol):
             )
         self._read_next(_Reading.BODY)
         self._takes_place = asks_for_search(self.url) and not self._held.get(REFUSED)
+        if self._takes_place:
+            self._held[LEAVE] = functools.partial(self._all.searches.leave, self)
         self.scope["state"].update(self._held)
         self._held = {}
         super().on_headers_complete()

@@ -11,18 +11,21 @@ refused.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bitsift.errors import Overloaded
 from bitsift.options import SearchOptions
 from bitsift.router.http.limits import HttpLimits
 from bitsift.router.http.problems import problem_of
 
-UNREAD, REFUSED = "bitsift.unread_s", "bitsift.refused"
-"""In a request's state: how long it stayed unread, and that it did so for too long."""
+UNREAD, REFUSED, LEAVE = "bitsift.unread_s", "bitsift.refused", "bitsift.leave"
+"""In a request's state: how long it stayed unread, that it did so for too long, and what to call
+when its place is free.
+"""
 
 
 class Asking(Protocol):
@@ -74,11 +77,11 @@ class SearchPlaces:
         self._wait(connection.loop)
 
     def take(self, connection: Asking) -> None:
-        """It is being answered, until ``leave``."""
+        """An answer is being made for it, until ``leave``."""
         self._taken.add(connection)
 
     def leave(self, connection: Asking) -> None:
-        """It has been answered, or is lost."""
+        """Its answer has begun, or it is lost."""
         self._held.pop(connection, None)
         if connection in self._taken:
             self._taken.remove(connection)
@@ -116,16 +119,29 @@ class SearchPlaces:
         self._wait(loop)
 
 
-class RefuseHeld:
-    """Refuses what stayed unread for too long."""
+class InPlace:
+    """Refuses what stayed unread for too long. Another search leaves its place when its answer
+    begins, however slowly its peer takes that.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with a problem, or go on."""
-        if scope.get("state", {}).get(REFUSED):
+        state = scope.get("state", {})
+        if state.get(REFUSED):
             said = "more searches are waiting than can be answered in time; try again later"
             await problem_of(Overloaded(said))(scope, receive, send)
+        elif LEAVE in state:
+            await self._app(scope, receive, _leaving(send, state[LEAVE]))
         else:
             await self._app(scope, receive, send)
+
+
+def _leaving(send: Send, leave: Callable[[], None]) -> Send:
+    async def sent(message: Message) -> None:
+        leave()
+        await send(message)
+
+    return sent

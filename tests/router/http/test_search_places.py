@@ -14,11 +14,14 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.types import Message, Receive, Scope, Send
 
 from bitsift.options import SearchOptions
 from bitsift.router.http.limits import HttpLimits
 from bitsift.router.http.search_places import (
+    LEAVE,
     UNREAD,
+    InPlace,
     SearchPlaces,
     asks_for_search,
     in_the_time_left,
@@ -189,6 +192,24 @@ def test_the_time_that_a_request_stayed_unread_is_of_the_time_that_it_has() -> N
 )
 def test_requests_for_searches_are_known_by_their_first_line(begin: bytes, asks: bool) -> None:
     assert asks_for_search(begin) is asks
+
+
+def test_a_place_is_free_when_the_answer_begins_however_slowly_it_is_taken() -> None:
+    happened: list[str] = []
+
+    async def app(_: Scope, __: Receive, send: Send) -> None:
+        happened.append("answering")
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def slow(_: Message) -> None:
+        happened.append("sending")
+
+    async def nothing() -> Message:
+        raise AssertionError
+
+    scope = {"type": "http", "state": {LEAVE: lambda: happened.append("left")}}
+    asyncio.run(InPlace(app)(scope, nothing, slow))
+    assert happened == ["answering", "left", "sending"]
 
 
 # --- places --------------------------------------------------------------------------------------
