@@ -184,14 +184,15 @@ class _Large:
             statuses = _statuses(actors)
             trained_s = time.monotonic() - started - opened_s
         self.figures["disk"] = disk_figures(disk_use(self.run.index), self.run.corpus.rows)
-        if had and "train" in self.figures:
-            return None
-        return {
-            "seconds": None if had else round(trained_s, 1),
-            "open_s": round(opened_s, 2),
+        found = {
             "lists": [status.lists for status in statuses],
             "nprobe": [status.nprobe for status in statuses],
         }
+        if had and "train" in self.figures:
+            self.figures["train"] |= found
+            return None
+        seconds = None if had else round(trained_s, 1)
+        return {"seconds": seconds, "open_s": round(opened_s, 2), **found}
 
     def _candidates(self) -> dict[str, Any]:
         run = self.run
