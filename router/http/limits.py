@@ -44,6 +44,11 @@ class HttpLimits:
     sweep_s: float = 1.0
     """How often the times are looked at, for all connections together."""
 
+    @property
+    def held_max(self) -> int:
+        """How many searches may be unread: other callers find a connection."""
+        return self.connections_max // 2
+
     @classmethod
     def of_this_process(cls) -> HttpLimits:
         """The defaults, with no more connections than this process may have files open."""

@@ -24,14 +24,15 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from bitsift.errors import RequestOutcome
+from bitsift.errors import BitsiftError, RequestOutcome
 from bitsift.router.http.limits import HttpLimits
 from bitsift.router.http.search_places import (
     LEAVE,
-    REFUSED,
+    REFUSAL,
     UNREAD,
     SearchPlaces,
     asks_for_search,
+    begins_search,
 )
 
 
@@ -138,7 +139,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._fields_bytes = 0  # of the head, or the trailers, as far as they are parsed
         self._unparsed_bytes = 0  # that brought neither a whole head nor a byte of a body
         self._unread = b""  # of a search for which no place is free
-        self._held: dict[str, Any] = {}  # what the next request's state says of its waiting
+        self._waited: dict[str, Any] = {}  # for the states of requests that were kept
         self._takes_place = False
         self._stalled = (0, self._since)  # bytes that the peer has not taken, and since when
 
@@ -156,6 +157,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Read it, or keep it for later."""
         self._unset_keepalive_if_required()
+        if self._reading is not _Reading.HEAD:
+            self._waited = {}
         if self._unread or self._must_wait(data):
             self._hold(data)
         else:
@@ -163,9 +166,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """Answer what is asked, and close."""
-        if self._unread:
-            self._all.searches.leave(self)
-            self.let_in(0.0, refused=True)
+        self._all.searches.turn_away(self)
         super().shutdown()
 
     def _must_wait(self, data: bytes) -> bool:
@@ -175,7 +176,7 @@ class LimitedProtocol(HttpToolsProtocol):
             and self._reading in (_Reading.HEAD, _Reading.NEXT)
             and self._unparsed_bytes == 0
             and len(data) <= self._limits.head_bytes_max
-            and asks_for_search(data)
+            and begins_search(data)
         )
 
     def _hold(self, data: bytes) -> None:
@@ -185,12 +186,13 @@ class LimitedProtocol(HttpToolsProtocol):
             self._all.searches.hold(self)
         self._unread += data
 
-    def let_in(self, held_s: float, *, refused: bool) -> None:
-        """Read what was kept, after ``held_s``."""
+    def let_in(self, unread_s: float, refusal: BitsiftError | None) -> None:
+        """Read what was kept."""
         data, self._unread = self._unread, b""
         if self.transport.is_closing():
             return
-        self._held = {UNREAD: held_s, REFUSED: refused}
+        self._waited = {UNREAD: unread_s} | ({} if refusal is None else {REFUSAL: refusal})
+        self._since = self.loop.time()
         self.flow.resume_reading()
         self._feed(data)
 
@@ -256,11 +258,12 @@ class LimitedProtocol(HttpToolsProtocol):
                 429, f"over {self._limits.pipelined_max} requests of this connection are waiting"
             )
         self._read_next(_Reading.BODY)
-        self._takes_place = asks_for_search(self.url) and not self._held.get(REFUSED)
+        asks = asks_for_search(self.parser.get_method(), self.url)
+        if asks:
+            self.scope["state"].update(self._waited)
+        self._takes_place = asks and REFUSAL not in self._waited and self._answered
         if self._takes_place:
-            self._held[LEAVE] = functools.partial(self._all.searches.leave, self)
-        self.scope["state"].update(self._held)
-        self._held = {}
+            self.scope["state"][LEAVE] = functools.partial(self._all.searches.leave, self)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:

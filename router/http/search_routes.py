@@ -8,8 +8,9 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Query, Request, Response
+from starlette.types import Scope
 
-from bitsift.errors import BitsiftError, InvalidRequest, RequestOutcome
+from bitsift.errors import BitsiftError, InvalidRequest, Overloaded, RequestOutcome
 from bitsift.options import SearchOptions
 from bitsift.problem_lines import problem_document
 from bitsift.results import Answer
@@ -76,10 +77,7 @@ def add_search(app: FastAPI, service: SearchService) -> None:
         problem document in its place.
         """
         refuse_unknown_parameters(http, otherwise="options are in the body")
-        asked = [
-            in_the_time_left(http.scope, one) if isinstance(one, SearchOptions) else one
-            for one in await read_batch(http, bodies)
-        ]
+        asked = [_in_time(http.scope, one) for one in await read_batch(http, bodies)]
         return await unless_gone(http.receive, _each_answered(service, asked, turns))
 
 
@@ -107,8 +105,16 @@ async def _answered(
         raise
 
 
+def _in_time(scope: Scope, asked: SearchOptions | InvalidRequest) -> SearchOptions | BitsiftError:
+    """One search of a batch, or why it is none."""
+    try:
+        return in_the_time_left(scope, asked) if isinstance(asked, SearchOptions) else asked
+    except Overloaded as error:
+        return error
+
+
 async def _each_answered(
-    service: SearchService, asked: Sequence[SearchOptions | InvalidRequest], turns: Turns
+    service: SearchService, asked: Sequence[SearchOptions | BitsiftError], turns: Turns
 ) -> Response:
     """An answer or a problem document for each; documents of all answers are counted together."""
     held = AnswerBytes(service.memory)

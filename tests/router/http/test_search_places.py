@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -16,14 +18,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message, Receive, Scope, Send
 
+from bitsift.errors import BitsiftError, Overloaded
 from bitsift.options import SearchOptions
 from bitsift.router.http.limits import HttpLimits
 from bitsift.router.http.search_places import (
     LEAVE,
+    REFUSED_PER_TURN,
     UNREAD,
     InPlace,
     SearchPlaces,
-    asks_for_search,
+    begins_search,
     in_the_time_left,
 )
 from tests.commands import wait_until
@@ -42,7 +46,7 @@ def search(text: str, head: bytes = SEARCH) -> bytes:
 
 
 def held(gateway: Running, count: int) -> bool:
-    return wait_until(lambda: gateway.connections.searches.held == count)
+    return wait_until(lambda: gateway.connections.searches.unread == count)
 
 
 @contextlib.contextmanager
@@ -156,6 +160,103 @@ def test_a_request_in_two_pieces_and_one_behind_another_are_answered(tmp_path: P
         assert twice.rest().count(b"HTTP/1.1 200") == 3
 
 
+def test_one_freed_place_lets_one_in_though_bodies_come_later(tmp_path: Path) -> None:
+    """Whoever was let in takes the place when all of the request is there."""
+    with all_places_taken(tmp_path, FEW) as (gateway, free), contextlib.ExitStack() as stack:
+        whole = search("more")
+        peers = [stack.enter_context(Peer(gateway.url, whole[:-5])) for _ in range(40)]
+        assert held(gateway, 40)
+        seen = [0]
+        take = gateway.connections.searches.take
+
+        def watched(connection: Any) -> None:
+            take(connection)
+            seen.append(gateway.connections.searches.taken)
+
+        gateway.connections.searches.take = watched  # type: ignore[method-assign]
+        free()
+        for peer in peers:
+            peer.send(whole[-5:])
+        for peer in peers:
+            assert peer.answer().startswith(b"HTTP/1.1 200")
+        assert 1 <= max(seen) <= 10
+
+
+def test_requests_behind_one_that_waited_are_refused_with_it(tmp_path: Path) -> None:
+    with (
+        all_places_taken(tmp_path, SHORT) as (gateway, _),
+        Peer(gateway.url, search("one") + search("two") + GET + b"\r\n") as peer,
+    ):
+        answers = [peer.answer(), peer.answer(), peer.answer()]
+        assert [answer[9:12] for answer in answers] == [b"429", b"429", b"200"]
+
+
+def test_a_search_behind_another_request_takes_no_place(tmp_path: Path) -> None:
+    """It may wait for a peer that does not take the answer before it."""
+    entered = threading.Semaphore(0)
+    with (
+        serving(tmp_path, FEW) as gateway,
+        slow_encoder(gateway, entered),
+        contextlib.ExitStack() as stack,
+    ):
+        for _ in range(4):
+            stack.enter_context(Peer(gateway.url, GET + b"\r\n" + search("behind")))
+        assert entered.acquire(timeout=30)
+        assert gateway.connections.searches.taken == 0
+
+
+def test_too_many_that_wait_are_refused_and_others_find_a_connection(tmp_path: Path) -> None:
+    few = replace(FEW, connections_max=20)
+    with all_places_taken(tmp_path, few) as (gateway, _), contextlib.ExitStack() as stack:
+        peers = [stack.enter_context(Peer(gateway.url, search(f"{n}"))) for n in range(13)]
+        for peer in peers[:3]:
+            assert peer.answer().startswith(b"HTTP/1.1 429"), "the oldest"
+        assert held(gateway, 10)
+        for _ in range(30):
+            assert httpx.get(f"{gateway.url}/livez", timeout=10).status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["post", "url", "batch"])
+def test_a_search_that_stayed_unread_for_all_of_its_time_is_refused(
+    tmp_path: Path, kind: str
+) -> None:
+    asked = {"query": "more", "timeout_ms": 100}
+    head = SEARCH.replace(b"/v1/search", b"/v1/search/batch") if kind == "batch" else SEARCH
+    body = json.dumps({"searches": [asked]} if kind == "batch" else asked).encode()
+    sent = head + b"content-length: %d\r\n\r\n%b" % (len(body), body)
+    if kind == "url":
+        sent = GET.replace(b"/livez", b"/v1/search?q=more&timeout_ms=100") + b"\r\n"
+    with all_places_taken(tmp_path, FEW) as (gateway, free), Peer(gateway.url, sent) as peer:
+        assert held(gateway, 1)
+        time.sleep(0.15)
+        free()
+        answer = peer.answer()
+        assert b"this one stayed unread for 0." in answer
+        assert answer.startswith(b"HTTP/1.1 200" if kind == "batch" else b"HTTP/1.1 429")
+
+
+def test_neither_the_time_for_a_head_nor_that_for_the_next_request_runs_meanwhile(
+    tmp_path: Path,
+) -> None:
+    with serving(tmp_path, FEW) as gateway, contextlib.ExitStack() as stack:
+        gateway.server.config.timeout_keep_alive = 1
+        second = stack.enter_context(Peer(gateway.url, GET + b"\r\n"))
+        assert second.answer().startswith(b"HTTP/1.1 200")
+        with slow_encoder(gateway, threading.Semaphore(0)) as gate:
+            first = [stack.enter_context(Peer(gateway.url, search(f"{n}"))) for n in range(2)]
+            assert wait_until(lambda: gateway.connections.searches.are_taken)
+            second.send(search("next"))
+            fresh = stack.enter_context(Peer(gateway.url, search("more")[:-5]))
+            assert held(gateway, 2)
+            paused = [one.flow.read_paused for one in gateway.connections._open]  # type: ignore[attr-defined]
+            assert paused.count(True) == 2, "nothing is read of them"
+            time.sleep(1.3)
+            gate.set()
+            fresh.send(search("more")[-5:])
+            for peer in (*first, second, fresh):
+                assert peer.answer().startswith(b"HTTP/1.1 200")
+
+
 def test_a_server_that_stops_refuses_what_it_has_not_read(tmp_path: Path) -> None:
     with (
         all_places_taken(tmp_path, FEW) as (gateway, free),
@@ -164,16 +265,20 @@ def test_a_server_that_stops_refuses_what_it_has_not_read(tmp_path: Path) -> Non
         assert held(gateway, 1)
         stopping = threading.Thread(target=gateway.stop)
         stopping.start()
-        assert peer.rest().startswith(b"HTTP/1.1 429")
+        refused = peer.rest()
+        assert refused.startswith(b"HTTP/1.1 503")
+        assert b"shutting down" in refused
+        assert held(gateway, 0)
         free()
         ended(stopping)
 
 
 def test_the_time_that_a_request_stayed_unread_is_of_the_time_that_it_has() -> None:
     asked = SearchOptions(query="a", timeout_ms=1_000)
-    assert in_the_time_left({"state": {}}, asked) == asked
+    assert in_the_time_left({"state": {}}, asked) is asked
     assert in_the_time_left({"state": {UNREAD: 0.25}}, asked).timeout_ms == 750
-    assert in_the_time_left({"state": {UNREAD: 2.5}}, asked).timeout_ms == 1
+    with pytest.raises(Overloaded, match="more than the 1.000 s that it has"):
+        in_the_time_left({"state": {UNREAD: 2.5}}, asked)
 
 
 @pytest.mark.parametrize(
@@ -182,8 +287,17 @@ def test_the_time_that_a_request_stayed_unread_is_of_the_time_that_it_has() -> N
         (b"POST /v1/search HTTP/1.1\r\n", True),
         (b"POST /below/v1/indexes/a/search HTTP/1.1\r\n", True),
         (b"POST /v1/search/batch HTTP/1.1\r\n", True),
-        (b"GET /v1/search?q=a HTTP/1.1\r\n", True),
-        (b"/v1/search", True),
+        (b"POST /v1/indexes/a/search/batch/ HTTP/1.1\r\n", True),
+        (b"GET /v1/search?q=a/b HTTP/1.1\r\n", True),
+        (b"HEAD /v1/search/ HTTP/1.1\r\n", True),
+        (b"\r\nPOST /v1/search HTTP/1.1\r\n", True),
+        (b"OPTIONS /v1/search HTTP/1.1\r\n", False),
+        (b"GET /v1/indexes/research HTTP/1.1\r\n", False),
+        (b"GET /v1/indexes/search HTTP/1.1\r\n", False),
+        (b"POST /v1/indexes/research/documents HTTP/1.1\r\n", False),
+        (b"DELETE /v1/documents/search HTTP/1.1\r\n", False),
+        (b"GET /v1/documents/search HTTP/1.1\r\n", False),
+        (b"GET /v1/research/livez HTTP/1.1\r\n", False),
         (b"GET /v1/documents?id=/v1/search HTTP/1.1\r\n", False),
         (b"GET /livez HTTP/1.1\r\nreferer: /v1/search\r\n", False),
         (b"POST /v1/sea", False),
@@ -191,7 +305,7 @@ def test_the_time_that_a_request_stayed_unread_is_of_the_time_that_it_has() -> N
     ],
 )
 def test_requests_for_searches_are_known_by_their_first_line(begin: bytes, asks: bool) -> None:
-    assert asks_for_search(begin) is asks
+    assert begins_search(begin) is asks
 
 
 def test_a_place_is_free_when_the_answer_begins_however_slowly_it_is_taken() -> None:
@@ -207,9 +321,11 @@ def test_a_place_is_free_when_the_answer_begins_however_slowly_it_is_taken() -> 
     async def nothing() -> Message:
         raise AssertionError
 
-    scope = {"type": "http", "state": {LEAVE: lambda: happened.append("left")}}
-    asyncio.run(InPlace(app)(scope, nothing, slow))
-    assert happened == ["answering", "left", "sending"]
+    def leave(*, answered: bool) -> None:
+        happened.append(f"left {answered}")
+
+    asyncio.run(InPlace(app)({"type": "http", "state": {LEAVE: leave}}, nothing, slow))
+    assert happened == ["answering", "left True", "sending"]
 
 
 # --- places --------------------------------------------------------------------------------------
@@ -233,6 +349,9 @@ class FakeLoop:
         self.later.append((when_s, lambda: call(*given)))
         return object()
 
+    def call_later(self, delay_s: float, call: Callable[..., None], *given: object) -> object:
+        return self.call_at(self.now_s + delay_s, call, *given)
+
     def turn(self) -> None:
         due = [call for when_s, call in self.later if when_s <= self.now_s]
         self.later = [one for one in self.later if one[0] > self.now_s]
@@ -242,42 +361,79 @@ class FakeLoop:
 
 
 class FakeConnection:
-    """Takes a place when it is let in, unless it is refused."""
+    """Takes a place when it is let in and its body is there, unless it is refused."""
 
-    def __init__(self, places: SearchPlaces, loop: FakeLoop) -> None:
+    def __init__(self, places: SearchPlaces, loop: FakeLoop, *, has_body: bool = True) -> None:
         self.loop: asyncio.AbstractEventLoop = loop  # type: ignore[assignment]
         self.places = places
+        self.has_body = has_body
+        self.fails = False
         self.became: list[str] = []
 
     def ask(self) -> None:
         if self.places.are_taken:
             self.places.hold(self)
         else:
-            self.let_in(0.0, refused=False)
+            self.let_in(0.0, None)
 
-    def let_in(self, held_s: float, *, refused: bool) -> None:
-        assert not refused or held_s >= 1.0
-        self.became.append("refused" if refused else "taken")
-        if not refused:
+    def let_in(self, unread_s: float, refusal: BitsiftError | None) -> None:
+        if self.fails:
+            raise RuntimeError("injected")
+        assert refusal is None or unread_s >= 1.0
+        self.became.append("let in" if refusal is None else "refused")
+        if refusal is None and self.has_body:
             self.places.take(self)
+
+    def abort(self) -> None:
+        self.became.append("aborted")
 
 
 def test_the_newest_is_let_in_first_and_the_oldest_refused_first() -> None:
     loop = FakeLoop()
     places = SearchPlaces(HttpLimits(searches_min=1, searches_max=1, held_s=1.0))
+    asked = [FakeConnection(places, loop) for _ in range(4)]
+    for connection in asked:
+        connection.ask()
+        loop.now_s += 0.25
+    places.leave(asked[0])
+    loop.turn()
+
+    def became() -> list[list[str]]:
+        return [connection.became for connection in asked]
+
+    assert became() == [["let in"], [], [], ["let in"]]
+    for now_s, expected in ((1.24, [[], []]), (1.26, [["refused"], []]), (1.49, [["refused"], []]),
+                            (1.51, [["refused"], ["refused"]])):  # fmt: skip
+        loop.now_s = now_s
+        loop.turn()
+        assert became()[1:3] == expected
+
+
+def test_one_that_cannot_be_read_holds_up_no_other() -> None:
+    loop = FakeLoop()
+    places = SearchPlaces(HttpLimits(searches_min=1, searches_max=1, held_s=1.0))
     first, second, third = (FakeConnection(places, loop) for _ in range(3))
     for connection in (first, second, third):
         connection.ask()
-        loop.now_s += 0.25
+    third.fails = True
     places.leave(first)
     loop.turn()
-    assert (second.became, third.became) == ([], ["taken"])
-    loop.now_s = 1.24
+    loop.now_s += 0.06
     loop.turn()
-    assert second.became == []
-    loop.now_s = 1.26
-    loop.turn()
-    assert second.became == ["refused"]
+    assert (third.became, second.became) == (["aborted"], ["let in"])
+
+
+def test_many_are_refused_a_few_in_each_turn_of_the_event_loop() -> None:
+    loop = FakeLoop()
+    places = SearchPlaces(HttpLimits(searches_min=1, searches_max=1, held_s=1.0))
+    asked = [FakeConnection(places, loop) for _ in range(1 + 5 * REFUSED_PER_TURN)]
+    for connection in asked:
+        connection.ask()
+    loop.now_s = 1.0
+    for turn in range(1, 6):
+        loop.turn()
+        refused = sum(connection.became == ["refused"] for connection in asked)
+        assert refused == turn * REFUSED_PER_TURN
 
 
 def test_there_are_as_many_places_as_searches_are_answered_in_a_second() -> None:
@@ -290,29 +446,34 @@ def test_there_are_as_many_places_as_searches_are_answered_in_a_second() -> None
             taken.append(FakeConnection(places, loop))
             places.take(taken[-1])
         for connection in taken:
-            places._taken.discard(connection)
+            places.leave(connection)
         return len(taken)
 
-    def answer(per_s: int) -> int:
+    def after(per_s: int, *, answered: bool = True) -> int:
         for _ in range(3 * per_s):
             connection = FakeConnection(places, loop)
             places.take(connection)
             loop.now_s += 1 / per_s
-            places.leave(connection)
+            places.leave(connection, answered=answered)
         return room()
 
-    assert [room(), answer(4), answer(1), answer(40), answer(3)] == [2, 4, 2, 5, 3]
+    assert [room(), after(4), after(1), after(40), after(3)] == [2, 4, 2, 5, 3]
+    assert after(40, answered=False) == 3, "what was refused, or left, is no answer"
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from(["ask", "answered", "lost", "later"]), st.integers(0, 7)))
+    st.lists(
+        st.tuples(st.sampled_from(["ask", "ask", "body", "leave", "later"]), st.integers(0, 7)),
+        max_size=60,
+    ),
+    st.sets(st.integers(0, 7)),
 )
-def test_nobody_waits_while_a_place_is_free_and_each_is_let_in_once(
-    steps: list[tuple[str, int]],
+def test_nobody_waits_for_long_while_a_place_is_free_and_each_is_let_in_once(
+    steps: list[tuple[str, int]], without_body: set[int]
 ) -> None:
     loop = FakeLoop()
     places = SearchPlaces(HttpLimits(searches_min=2, searches_max=2, held_s=1.0))
-    open_ = [FakeConnection(places, loop) for _ in range(8)]
+    open_ = [FakeConnection(places, loop, has_body=n not in without_body) for n in range(8)]
     asked = set[FakeConnection]()
     for what, number in steps:
         connection = open_[number]
@@ -320,18 +481,18 @@ def test_nobody_waits_while_a_place_is_free_and_each_is_let_in_once(
             asked.add(connection)
             connection.became.clear()
             connection.ask()
+        elif what == "body" and connection in asked and connection.became == ["let in"]:
+            places.take(connection)
         elif what == "later":
             loop.now_s += number / 4
-        elif what == "lost" or connection.became:
+        elif what == "leave":
             places.leave(connection)
             asked.discard(connection)
         loop.turn()
-        taken = [one for one in asked if one.became == ["taken"]]
         assert all(len(one.became) <= 1 for one in asked)
-        assert len(taken) <= 2
-        waiting = [one for one in asked if not one.became]
-        assert len(waiting) == places.held
-        assert not waiting or len(taken) == 2
+        assert len([one for one in asked if not one.became]) == places.unread
+        if what == "later" and number:
+            assert not places.unread or places.are_taken or without_body
     loop.now_s += 1.0
     loop.turn()
-    assert places.held == 0
+    assert places.unread == 0
