@@ -12,7 +12,7 @@ import pytest
 
 from bitsift.errors import Corrupt, NotFound, StorageFull, WritesStopped
 from bitsift.options import Mode, SearchOptions
-from bitsift.shard_worker import shard as shard_module
+from bitsift.shard_worker import generation
 from bitsift.shard_worker.bits.index import BinaryIndex
 from bitsift.shard_worker.operations import Confirm, Delete, Insert, Operation, Resume
 from bitsift.shard_worker.store.ids import IdMap
@@ -263,7 +263,7 @@ def test_bits_that_cannot_follow_a_commit_stop_writes_until_a_restart(
 def test_many_ids_in_ram_are_merged_by_themselves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shard_module, "PENDING_MAX", 50)
+    monkeypatch.setattr(generation, "PENDING_MAX", 50)
     shard = new_shard(tmp_path / "s")
     for first in (0, 30):
         names = [str(first + i) for i in range(30)]

@@ -17,8 +17,7 @@ import pytest
 
 from bitsift.errors import NotFound, RequestOutcome, Unavailable, WritesStopped
 from bitsift.options import Mode
-from bitsift.shard_worker import compaction
-from bitsift.shard_worker import shard as shard_module
+from bitsift.shard_worker import compaction, generation
 from bitsift.shard_worker.bits import lists
 from bitsift.shard_worker.bits.index import BinaryIndex
 from bitsift.shard_worker.bits.parts import Parts
@@ -211,7 +210,7 @@ def test_ids_that_ram_does_not_follow_into_the_database_stop_writes(
 def test_ids_that_cannot_be_merged_after_a_write_are_no_error_of_the_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shard_module, "PENDING_MAX", 2)
+    monkeypatch.setattr(generation, "PENDING_MAX", 2)
     shard = new_shard(tmp_path / "s")
     with monkeypatch.context() as patched:
         patched.setattr(IdMap, "_merge_part", fails_with(MemoryError()))
