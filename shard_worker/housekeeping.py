@@ -71,6 +71,7 @@ class Maintenance:
             self._generations.check_open()
             self._generations.close_due()
             self._current.store.reap_readers()
+            self._current.fields.keeps_up = False  # it is done here, beside the writes
         if self.wants_training():
             self.train()
         if self._probing.wants_first(self._current) and self.busy is None:

@@ -29,15 +29,17 @@ class HttpLimits:
     """Bytes of a body's framing (chunk extensions, trailers) without a byte of the body itself."""
     pipelined_max: int = 16
     """Requests that wait for the answers to earlier ones of their connection."""
-    searches_min: int = 32
+    searches_min: int = 64
     """Requests for searches that are answered at a time, at least. More stay unread, unless as many
     are answered in a second. With 128 a server that encoded 80 texts a second read many that it
-    could but refuse: 0.55 of its most answers, 0.88 with 32.
+    could but refuse.
     """
     searches_max: int = 384
     """And at most."""
     held_s: float = 2.5
     """How long, before they are refused: half the time that a search has."""
+    place_s: float = 2.0
+    """How long one that is answered takes a place: slow ones hold up no others for longer."""
     linger_s: float = 10.0
     """How long the rest of a body is read, and dropped, that was answered before it had come."""
     stalled_s: float = 60.0

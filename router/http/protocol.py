@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import select
 from enum import Enum
 from typing import Any, Protocol, cast
 
@@ -34,6 +35,8 @@ from bitsift.router.http.search_places import (
     asks_for_search,
     begins_search,
 )
+
+_HUNG_UP = getattr(select, "POLLRDHUP", 0)  # elsewhere than on Linux only a reset is noticed
 
 
 class Connection(Protocol):
@@ -171,7 +174,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _must_wait(self, data: bytes) -> bool:
         return (
-            self._all.searches.are_taken
+            self._all.searches.are_taken(self.loop.time())
             and self._answered
             and self._reading in (_Reading.HEAD, _Reading.NEXT)
             and self._unparsed_bytes == 0
@@ -189,12 +192,20 @@ class LimitedProtocol(HttpToolsProtocol):
     def let_in(self, unread_s: float, refusal: BitsiftError | None) -> None:
         """Read what was kept."""
         data, self._unread = self._unread, b""
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._is_gone:
+            self.transport.abort()
             return
         self._waited = {UNREAD: unread_s} | ({} if refusal is None else {REFUSAL: refusal})
         self._since = self.loop.time()
         self.flow.resume_reading()
         self._feed(data)
+
+    @property
+    def _is_gone(self) -> bool:
+        """Whether its peer has hung up: who is not read from does not learn of it."""
+        peer = select.poll()
+        peer.register(self.transport.get_extra_info("socket").fileno(), _HUNG_UP)
+        return bool(peer.poll(0))
 
     def _feed(self, data: bytes) -> None:
         """Feed the parser, by pieces none of which can take much."""
@@ -277,6 +288,11 @@ class LimitedProtocol(HttpToolsProtocol):
             self._all.working(self)
             if self._takes_place:
                 self._all.searches.take(self)
+        elif self._answered and not self.transport.is_closing():  # before all of it had come
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
         super().on_message_complete()
 
     # What the application's answers call

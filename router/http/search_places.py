@@ -33,8 +33,8 @@ place is free, with whether it was answered.
 REFUSED_PER_TURN = 20
 """Requests that are refused in one turn of the event loop: 4 ms."""
 _AGAIN_S = 0.05
-"""Requests that were let in take their places when their bodies have come. Until then others might
-be let in too many, and after so long they are.
+"""How often it is looked at whether a place is free though no answer has begun: requests that were
+let in take their places when their bodies have come, and slow ones lose them.
 """
 _LINE_BYTES = 4_096
 """Of a request are looked at, for what it asks."""
@@ -88,7 +88,7 @@ class SearchPlaces:
 
     def __init__(self, limits: HttpLimits) -> None:
         self._limits = limits
-        self._taken: set[Asking] = set()
+        self._taken: dict[Asking, float] = {}  # since when; the oldest first
         self._most = limits.searches_min
         self._answered, self._since_s = 0, 0.0
         self._unread: dict[Asking, float] = {}  # since when; the oldest first
@@ -105,31 +105,36 @@ class SearchPlaces:
         """How many answers are being made."""
         return len(self._taken)
 
-    @property
-    def are_taken(self) -> bool:
+    def are_taken(self, now_s: float) -> bool:
+        """Whether no place is free. Answers that take long keep theirs for ``place_s``."""
+        while self._taken:
+            oldest, since_s = next(iter(self._taken.items()))
+            if now_s - since_s < self._limits.place_s:
+                break
+            del self._taken[oldest]
         return len(self._taken) >= self._most
 
     def hold(self, connection: Asking) -> None:
         """Call its ``let_in`` when a place is free, or in ``held_s``, or when too many wait."""
         loop = connection.loop
         self._unread[connection] = loop.time()
+        if self._looking is None:
+            self._looking = loop.call_later(_AGAIN_S, self._look_again, loop)
         if len(self._unread) > self._limits.held_max:
             loop.call_soon(self._refuse, loop)
         self._wait(loop)
 
     def take(self, connection: Asking) -> None:
         """An answer is being made for it, until ``leave``."""
-        self._taken.add(connection)
+        self._taken[connection] = connection.loop.time()
 
     def leave(self, connection: Asking, *, answered: bool = False) -> None:
         """Its answer has begun, or it is lost."""
         self._unread.pop(connection, None)
-        if connection in self._taken:
-            self._taken.remove(connection)
-            if answered:
-                self._count(connection.loop.time())
-            if self._unread:
-                connection.loop.call_soon(self._let_in, connection.loop)
+        if answered:
+            self._count(connection.loop.time())
+        if self._taken.pop(connection, None) is not None and self._unread:
+            connection.loop.call_soon(self._let_in, connection.loop)
 
     def turn_away(self, connection: Asking) -> None:
         """Refuse what is unread of it: the server stops."""
@@ -154,10 +159,11 @@ class SearchPlaces:
             connection.abort()
 
     def _let_in(self, loop: asyncio.AbstractEventLoop) -> None:
-        for _ in range(self._most - len(self._taken)):
-            if self._unread:
-                self._let(next(reversed(self._unread)), None)
-        if self._unread and not self.are_taken and self._looking is None:
+        if not self.are_taken(loop.time()):
+            for _ in range(self._most - len(self._taken)):
+                if self._unread:
+                    self._let(next(reversed(self._unread)), None)
+        if self._unread and self._looking is None:
             self._looking = loop.call_later(_AGAIN_S, self._look_again, loop)
 
     def _look_again(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -203,10 +203,11 @@ def write_lists(
     random = np.random.default_rng(rows)
     centroids = train(read(np.sort(random.choice(rows, sample_size, replace=False))), lists)
     quantizer = Quantizer(centroids)
-    owners = np.empty(rows, dtype=np.uint16)
+    owners, sizes = np.empty(rows, dtype=np.uint16), np.zeros(lists, dtype=np.int64)
     for chunk in _chunks(rows):
         owners[chunk] = quantizer.assign(read(np.arange(chunk.start, chunk.stop)))
-    ends = np.cumsum(np.bincount(owners, minlength=lists)).astype(np.int64)
+        sizes += np.bincount(owners[chunk], minlength=lists)
+    ends = np.cumsum(sizes)
     order = _order(owners, ends)
     chunks = (read(order[chunk].astype(np.int64)) for chunk in _chunks(rows))
     return _write(folder, owner, centroids, ends, chunks, order)

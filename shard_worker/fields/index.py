@@ -62,7 +62,8 @@ class FieldIndex:
         self._store = store
         self._blocks = FieldBlocks(store)
         self._sealing = threading.Lock()
-        self._keeps_up = True
+        self.keeps_up = True
+        """Whether writes seal segments: until there is housekeeping."""
         self._kept = KeptFilters()
         self._segments = self._sound_segments()
         self._damaged: frozenset[Segment] = frozenset()
@@ -242,24 +243,25 @@ class FieldIndex:
             while (span := self._next(rows_min)) is not None:
                 go_on()
                 self._seal(*span, writing)
-                self._keeps_up = True
 
     def keep_up(self) -> None:
-        """Seal a whole segment of rows that came last, while what they say is in RAM: read back at
-        the end of a load of 40 M documents, they took a quarter of its time.
+        """Seal a whole segment of the rows that came last: read back at the end of a load of 40 M
+        documents, they took a quarter of its time.
 
-        The writer's lock is held. Nothing is done while others seal, nor where many more rows are
-        in no segment, or it failed once: these are housekeeping's. Raises as ``seal``.
+        The writer's lock is held, for a second or more. So nothing is done where there is
+        housekeeping, nor where many more rows are in no segment, or it failed once. Raises as
+        ``seal``.
         """
-        behind = self._store.rows - (self._segments[-1].stop if self._segments else 0)
-        is_near = SEGMENT_ROWS_MAX <= behind < 2 * SEGMENT_ROWS_MAX
-        if not (is_near and self._keeps_up and self._sealing.acquire(blocking=False)):
+        last = self._segments[-1].stop if self._segments else 0
+        is_due = SEGMENT_ROWS_MAX <= self._store.rows - last < 2 * SEGMENT_ROWS_MAX
+        if not (is_due and self.keeps_up and self._sealing.acquire(blocking=False)):
             return
         try:
-            self._keeps_up = False
-            if (span := self._next(SEGMENT_ROWS_MAX)) is not None:
+            self.keeps_up = False
+            span = self._next(SEGMENT_ROWS_MAX)
+            if span is not None and span[1] > last:  # else some before it are damaged
                 self._seal(*span, contextlib.nullcontext())
-            self._keeps_up = True
+                self.keeps_up = True
         finally:
             self._sealing.release()
 

@@ -37,7 +37,7 @@ from tests.router.http.test_protocol import GET, SEARCH, SMALL, Peer, serving
 from tests.router.http.test_request_limits import slow_encoder
 from tests.threads import ended
 
-FEW = replace(SMALL, searches_min=2, searches_max=2, held_s=30.0, connections_max=300)
+FEW = replace(SMALL, searches_min=2, searches_max=2, held_s=30.0, place_s=30.0, connections_max=300)
 SHORT = replace(FEW, held_s=0.2)
 
 
@@ -60,7 +60,7 @@ def all_places_taken(
         gateway = stack.enter_context(serving(folder, limits))
         gate = stack.enter_context(slow_encoder(gateway, entered))
         first = [stack.enter_context(Peer(gateway.url, search(f"{n}"))) for n in range(2)]
-        assert wait_until(lambda: gateway.connections.searches.are_taken)
+        assert wait_until(lambda: gateway.connections.searches.taken == 2)
 
         def free() -> None:
             gate.set()
@@ -130,7 +130,7 @@ def test_senders_of_half_a_body_take_no_place(tmp_path: Path) -> None:
         for _ in range(50):
             stack.enter_context(Peer(gateway.url, SEARCH + b"content-length: 99\r\n\r\n{"))
         assert wait_until(lambda: len(gateway.connections) == 50)
-        assert not gateway.connections.searches.are_taken
+        assert gateway.connections.searches.taken == 0
         assert httpx.post(f"{gateway.url}/v1/search", json={"query": "a"}).status_code == 200
 
 
@@ -143,7 +143,40 @@ def test_a_place_is_free_again_when_its_client_is_gone(tmp_path: Path) -> None:
             peer.socket.close()
         assert wait_until(lambda: len(gateway.connections) == 0)
         assert held(gateway, 0)
-        assert not gateway.connections.searches.are_taken
+        assert gateway.connections.searches.taken == 0
+
+
+def test_nothing_is_searched_for_callers_that_went_while_they_waited(tmp_path: Path) -> None:
+    with all_places_taken(tmp_path, FEW) as (gateway, free):
+        gone = [Peer(gateway.url, search(f"gone {n}")) for n in range(20)]
+        with Peer(gateway.url, search("there")) as there:
+            assert held(gateway, 21)
+            for peer in gone:
+                peer.socket.close()
+            searched = list[str | None]()
+            find = gateway.service.search
+
+            async def watched(options: SearchOptions, *given: Any, **named: Any) -> Any:
+                searched.append(options.query)
+                return await find(options, *given, **named)
+
+            gateway.service.search = watched  # type: ignore[method-assign]
+            free()
+            assert there.answer().startswith(b"HTTP/1.1 200")
+            assert wait_until(lambda: gateway.connections.searches.unread == 0)
+            assert searched == ["there"]
+
+
+def test_a_connection_whose_request_was_refused_before_its_body_came_is_closed_in_time(
+    tmp_path: Path,
+) -> None:
+    whole = search("more")
+    with all_places_taken(tmp_path, SHORT) as (gateway, _):
+        gateway.server.config.timeout_keep_alive = 1
+        with Peer(gateway.url, whole[:-5]) as peer:
+            assert peer.answer().startswith(b"HTTP/1.1 429")
+            peer.send(whole[-5:])
+            assert peer.rest() == b""
 
 
 def test_a_request_in_two_pieces_and_one_behind_another_are_answered(tmp_path: Path) -> None:
@@ -246,7 +279,7 @@ def test_neither_the_time_for_a_head_nor_that_for_the_next_request_runs_meanwhil
         assert second.answer().startswith(b"HTTP/1.1 200")
         with slow_encoder(gateway, threading.Semaphore(0)) as gate:
             first = [stack.enter_context(Peer(gateway.url, search(f"{n}"))) for n in range(2)]
-            assert wait_until(lambda: gateway.connections.searches.are_taken)
+            assert wait_until(lambda: gateway.connections.searches.taken == 2)
             second.send(search("next"))
             fresh = stack.enter_context(Peer(gateway.url, search("more")[:-5]))
             assert held(gateway, 2)
@@ -373,7 +406,7 @@ class FakeConnection:
         self.became: list[str] = []
 
     def ask(self) -> None:
-        if self.places.are_taken:
+        if self.places.are_taken(self.loop.time()):
             self.places.hold(self)
         else:
             self.let_in(0.0, None)
@@ -411,6 +444,21 @@ def test_the_newest_is_let_in_first_and_the_oldest_refused_first() -> None:
         assert became()[1:3] == expected
 
 
+def test_a_slow_answer_takes_a_place_for_so_long_at_most() -> None:
+    loop = FakeLoop()
+    places = SearchPlaces(HttpLimits(searches_min=1, searches_max=1, held_s=1.0, place_s=1.0))
+    slow, other = (FakeConnection(places, loop) for _ in range(2))
+    slow.ask()
+    loop.now_s = 0.5
+    other.ask()
+    for now_s, became in ((0.9, []), (1.04, ["let in"])):
+        loop.now_s = now_s
+        loop.turn()
+        assert other.became == became
+    places.leave(slow, answered=True)
+    assert places.taken == 1
+
+
 def test_one_that_cannot_be_read_holds_up_no_other() -> None:
     loop = FakeLoop()
     places = SearchPlaces(HttpLimits(searches_min=1, searches_max=1, held_s=1.0))
@@ -444,7 +492,7 @@ def test_there_are_as_many_places_as_searches_are_answered_in_a_second() -> None
 
     def room() -> int:
         taken = []
-        while not places.are_taken:
+        while not places.are_taken(loop.now_s):
             taken.append(FakeConnection(places, loop))
             places.take(taken[-1])
         for connection in taken:
@@ -494,7 +542,7 @@ def test_nobody_waits_for_long_while_a_place_is_free_and_each_is_let_in_once(
         assert all(len(one.became) <= 1 for one in asked)
         assert len([one for one in asked if not one.became]) == places.unread
         if what == "later" and number:
-            assert not places.unread or places.are_taken or without_body
+            assert not places.unread or places.are_taken(loop.now_s) or without_body
     loop.now_s += 1.0
     loop.turn()
     assert places.unread == 0

@@ -216,9 +216,26 @@ def test_a_segment_that_cannot_be_written_fails_no_write(
     assert passing_ids(shard, "n < 2") == ["0", "1"]
     put(shard, numbered(70, 71))
     assert spans(shard) == [], "each write would try once more"
+    shard.save_bits()
+    assert spans(shard)[0] == (0, 64)
+
+
+def test_writes_seal_nothing_where_there_is_housekeeping(shard: Shard) -> None:
     shard.maintain()
-    put(shard, numbered(71, 140))
-    assert spans(shard) == [(0, 64), (64, 64)]
+    put(shard, numbered(0, 70))
+    assert spans(shard) == []
+    shard.maintain()
+    assert spans(shard)[0] == (0, 64)
+
+
+def test_writes_leave_a_segment_before_the_last_one_to_others(shard: Shard) -> None:
+    for first in (0, 64, 128):
+        put(shard, numbered(first, first + 64))
+    index = index_of(shard)
+    index._damaged = frozenset(index.segments[:1])
+    put(shard, numbered(192, 256))
+    assert spans(shard) == [(0, 64), (64, 64), (128, 64)]
+    assert len(index._damaged) == 1
 
 
 def test_a_snapshot_seals_all_rows(shard: Shard) -> None:
