@@ -36,7 +36,7 @@ class HttpLimits:
     """
     searches_max: int = 384
     """And at most."""
-    held_s: float = 2.5
+    unread_s: float = 2.5
     """How long, before they are refused: half the time that a search has."""
     place_s: float = 2.0
     """How long one that is answered takes a place: slow ones hold up no others for longer."""
@@ -48,7 +48,7 @@ class HttpLimits:
     """How often the times are looked at, for all connections together."""
 
     @property
-    def held_max(self) -> int:
+    def unread_max(self) -> int:
         """How many searches may be unread: other callers find a connection."""
         return self.connections_max // 2
 

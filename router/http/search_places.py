@@ -4,8 +4,8 @@ asks too much costs the others little.
 To read a request, find that it would wait for too long and say so took 0.7 ms, an answer 3 ms:
 asked five times as much as it can answer, a server would do hardly anything else. So a connection
 that asks for a search while all places are taken is not read from, and TCP slows its sender down.
-The newest goes first, since it has most of its time left; one that stayed unread for ``held_s`` is
-refused.
+The newest goes first, since it has most of its time left; one that stayed unread for ``unread_s``
+is refused.
 """
 
 from __future__ import annotations
@@ -115,12 +115,12 @@ class SearchPlaces:
         return len(self._taken) >= self._most
 
     def hold(self, connection: Asking) -> None:
-        """Call its ``let_in`` when a place is free, or in ``held_s``, or when too many wait."""
+        """Call its ``let_in`` when a place is free, or in ``unread_s``, or when too many wait."""
         loop = connection.loop
         self._unread[connection] = loop.time()
         if self._looking is None:
             self._looking = loop.call_later(_AGAIN_S, self._look_again, loop)
-        if len(self._unread) > self._limits.held_max:
+        if len(self._unread) > self._limits.unread_max:
             loop.call_soon(self._refuse, loop)
         self._wait(loop)
 
@@ -173,7 +173,7 @@ class SearchPlaces:
     def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._timer is None and self._unread:
             oldest_s = next(iter(self._unread.values()))
-            self._timer = loop.call_at(oldest_s + self._limits.held_s, self._time_is_over, loop)
+            self._timer = loop.call_at(oldest_s + self._limits.unread_s, self._time_is_over, loop)
 
     def _time_is_over(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
@@ -190,10 +190,10 @@ class SearchPlaces:
         loop.call_soon(self._refuse, loop)
 
     def _is_too_much(self, now_s: float) -> bool:
-        if len(self._unread) > self._limits.held_max:
+        if len(self._unread) > self._limits.unread_max:
             return True
         oldest_s = next(iter(self._unread.values()), now_s)
-        return now_s - oldest_s >= self._limits.held_s
+        return now_s - oldest_s >= self._limits.unread_s
 
 
 class InPlace:

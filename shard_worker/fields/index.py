@@ -1,11 +1,11 @@
 """``FieldIndex``: which rows of one generation pass a filter, and how it stays so.
 
 Rows never change, and get numbers in order, so an index of them stays right for ever:
-what a write adds is rows behind them. Segments (segment.py) are written by housekeeping, and whole
-ones by a load that outruns it; rows that are in none yet, the *recent* ones, are looked at one by
-one. So most writes cost the index nothing, and after a crash there is nothing to mend. A segment
-takes in those before it that are not much longer, up to 65,536 rows, so a row is indexed a few
-times at most.
+what a write adds is rows behind them. Segments (segment.py) are written by housekeeping, or by a
+load that has none beside it; rows that are in none yet, the *recent* ones, are looked at one by
+one. So a write to a served index costs the field index nothing, and after a crash there is nothing
+to mend. A segment takes in those before it that are not much longer, up to 65,536 rows, so a row is
+indexed a few times at most.
 
 What a filter was found to pass is kept, and only rows that came later are looked at again. Dead
 rows are among it; the search leaves them out.

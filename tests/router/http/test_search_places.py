@@ -37,8 +37,10 @@ from tests.router.http.test_protocol import GET, SEARCH, SMALL, Peer, serving
 from tests.router.http.test_request_limits import slow_encoder
 from tests.threads import ended
 
-FEW = replace(SMALL, searches_min=2, searches_max=2, held_s=30.0, place_s=30.0, connections_max=300)
-SHORT = replace(FEW, held_s=0.2)
+FEW = replace(
+    SMALL, searches_min=2, searches_max=2, unread_s=30.0, place_s=30.0, connections_max=300
+)
+SHORT = replace(FEW, unread_s=0.2)
 
 
 def search(text: str, head: bytes = SEARCH) -> bytes:
@@ -425,7 +427,7 @@ class FakeConnection:
 
 def test_the_newest_is_let_in_first_and_the_oldest_refused_first() -> None:
     loop = FakeLoop()
-    places = SearchPlaces(HttpLimits(searches_min=1, searches_max=1, held_s=1.0))
+    places = SearchPlaces(HttpLimits(searches_min=1, searches_max=1, unread_s=1.0))
     asked = [FakeConnection(places, loop) for _ in range(4)]
     for connection in asked:
         connection.ask()
@@ -446,7 +448,7 @@ def test_the_newest_is_let_in_first_and_the_oldest_refused_first() -> None:
 
 def test_a_slow_answer_takes_a_place_for_so_long_at_most() -> None:
     loop = FakeLoop()
-    places = SearchPlaces(HttpLimits(searches_min=1, searches_max=1, held_s=1.0, place_s=1.0))
+    places = SearchPlaces(HttpLimits(searches_min=1, searches_max=1, unread_s=1.0, place_s=1.0))
     slow, other = (FakeConnection(places, loop) for _ in range(2))
     slow.ask()
     loop.now_s = 0.5
@@ -461,7 +463,7 @@ def test_a_slow_answer_takes_a_place_for_so_long_at_most() -> None:
 
 def test_one_that_cannot_be_read_holds_up_no_other() -> None:
     loop = FakeLoop()
-    places = SearchPlaces(HttpLimits(searches_min=1, searches_max=1, held_s=1.0))
+    places = SearchPlaces(HttpLimits(searches_min=1, searches_max=1, unread_s=1.0))
     first, second, third = (FakeConnection(places, loop) for _ in range(3))
     for connection in (first, second, third):
         connection.ask()
@@ -475,7 +477,7 @@ def test_one_that_cannot_be_read_holds_up_no_other() -> None:
 
 def test_many_are_refused_a_few_in_each_turn_of_the_event_loop() -> None:
     loop = FakeLoop()
-    places = SearchPlaces(HttpLimits(searches_min=1, searches_max=1, held_s=1.0))
+    places = SearchPlaces(HttpLimits(searches_min=1, searches_max=1, unread_s=1.0))
     asked = [FakeConnection(places, loop) for _ in range(1 + 5 * REFUSED_PER_TURN)]
     for connection in asked:
         connection.ask()
@@ -522,7 +524,7 @@ def test_nobody_waits_for_long_while_a_place_is_free_and_each_is_let_in_once(
     steps: list[tuple[str, int]], without_body: set[int]
 ) -> None:
     loop = FakeLoop()
-    places = SearchPlaces(HttpLimits(searches_min=2, searches_max=2, held_s=1.0))
+    places = SearchPlaces(HttpLimits(searches_min=2, searches_max=2, unread_s=1.0))
     open_ = [FakeConnection(places, loop, has_body=n not in without_body) for n in range(8)]
     asked = set[FakeConnection]()
     for what, number in steps:
