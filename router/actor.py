@@ -19,6 +19,7 @@ from bitsift.router.http.access import AccessSettings
 from bitsift.router.http.gateway import create_admin_app, create_app
 from bitsift.router.http.limits import HttpLimits
 from bitsift.router.http.protocol import Connections
+from bitsift.router.http.refusals import Refusals
 from bitsift.router.http.tls_door import protocol_of
 from bitsift.router.indexes import Indexes, Served
 from bitsift.router.model.query_vectors import QUERY_CACHE_DEFAULT
@@ -137,12 +138,14 @@ class RouterActor:
     def _start(self, app: FastAPI, listener: socket.socket, host: str) -> str:
         """Answer on ``listener``; returns the address."""
         tls = self._access.tls
+        refusals = Refusals(self._service.metrics, self._access, host)
+        connections = Connections(HttpLimits.of_this_process(), refusals)
         config = uvicorn.Config(
             app,
             log_level="warning",
             log_config=None,  # its lines go where ours do
             access_log=False,
-            http=protocol_of(Connections(HttpLimits.of_this_process()), tls),  # type: ignore[arg-type]
+            http=protocol_of(connections, tls),  # type: ignore[arg-type]
             ws="none",
             backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_S,

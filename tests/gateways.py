@@ -16,6 +16,7 @@ from bitsift.router.http.access import AccessSettings
 from bitsift.router.http.gateway import create_app
 from bitsift.router.http.limits import HttpLimits
 from bitsift.router.http.protocol import Connections
+from bitsift.router.http.refusals import Refusals
 from bitsift.router.http.tls import TlsFiles
 from bitsift.router.http.tls_door import protocol_of
 from bitsift.router.indexes import Indexes, Served
@@ -48,7 +49,8 @@ class Running:
         """``drain_s`` is how long it waits for answers when it stops; None: for ever."""
         self.service = service
         self.indexes = indexes or Indexes(Served(service.description.name, service, writer))
-        self.connections = Connections(limits or HttpLimits())
+        refusals = Refusals(service.metrics, access, "127.0.0.1")
+        self.connections = Connections(limits or HttpLimits(), refusals)
         listener = socket.create_server(("127.0.0.1", 0))
         scheme = "http" if tls is None else "https"
         self.url = f"{scheme}://127.0.0.1:{listener.getsockname()[1]}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Iterable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -23,7 +24,7 @@ UNANSWERED = 499
 """The status of a request whose caller went away before it was answered."""
 REQUEST_ID_CHARACTERS_MAX = 64
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_HEADER = b"x-request-id"
+REQUEST_ID_HEADER = b"x-request-id"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:+/=@-]{1,%d}" % REQUEST_ID_CHARACTERS_MAX)
 
 
@@ -44,7 +45,7 @@ class Observing:
             await self._app(scope, receive, send)
             return
         started_s, status = time.monotonic(), UNANSWERED
-        request_id = _request_id(scope)
+        request_id = request_id_of(scope["headers"])
         REQUEST_ID.set(request_id.decode())  # a request is a task with a context of its own
         state = scope.setdefault("state", {})
         if UNREAD in state:
@@ -54,7 +55,7 @@ class Observing:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = [*message.get("headers", ()), (_HEADER, request_id)]
+                headers = [*message.get("headers", ()), (REQUEST_ID_HEADER, request_id)]
                 message = {**message, "headers": headers}
             await send(message)
 
@@ -73,8 +74,9 @@ class Observing:
                 note_request(route, method, status, seconds, state.get("key"))
 
 
-def _request_id(scope: Scope) -> bytes:
-    for name, value in scope["headers"]:
-        if name == _HEADER and _REQUEST_ID.fullmatch(value):
+def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """What the caller named its request, or a random id."""
+    for name, value in headers:
+        if name == REQUEST_ID_HEADER and _REQUEST_ID.fullmatch(value):
             return bytes(value)
     return os.urandom(8).hex().encode()

@@ -33,13 +33,18 @@ class OnePath:
             if root and path == root:  # what the page names lies below it
                 await RedirectResponse(f"{root}/")(scope, receive, send)
                 return
-            if root and path.startswith(f"{root}/"):
-                path = path[len(root) :]
-            index, path = split_index(scope["method"], path)
-            path = route_of(scope["method"], path)
+            index, path = split_path(scope["method"], path, root)
             if path != scope["path"]:
                 scope = {**scope, "path": path, "index": index}
         await self._app(scope, receive, send)
+
+
+def split_path(method: str, path: str, root_path: str) -> tuple[str | None, str]:
+    """The name of the index in ``path``, if there is one, and the route."""
+    if root_path and path.startswith(f"{root_path}/"):
+        path = path[len(root_path) :]
+    index, path = split_index(method, path)
+    return index, route_of(method, path)
 
 
 class ByIndex:

@@ -18,15 +18,11 @@ from enum import Enum
 from typing import Any, Protocol, cast
 
 import httptools
-import orjson
-from uvicorn.protocols.http.httptools_impl import (
-    STATUS_LINE,
-    HttpToolsProtocol,
-    RequestResponseCycle,
-)
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from bitsift.errors import BitsiftError, RequestOutcome
+from bitsift.errors import BitsiftError
 from bitsift.router.http.limits import HttpLimits
+from bitsift.router.http.refusals import Refusals, RefusedRequest, Request, closing
 from bitsift.router.http.search_places import (
     LEAVE,
     REFUSAL,
@@ -57,8 +53,10 @@ class Connection(Protocol):
 class Connections:
     """All connections of one server. ``protocol`` is what uvicorn's ``Config(http=…)`` takes."""
 
-    def __init__(self, limits: HttpLimits) -> None:
+    def __init__(self, limits: HttpLimits, refusals: Refusals | None = None) -> None:
+        """``refusals`` None: the application refuses all searches that are refused."""
         self.limits = limits
+        self.refusals = refusals
         self.searches = SearchPlaces(limits)
         self._open: set[Connection] = set()
         self._waiting: dict[Connection, None] = {}  # the one that is silent for longest first
@@ -119,15 +117,6 @@ class _Reading(Enum):
     """Nothing until the answer is sent, then another head."""
     REFUSED = 4
     """Whatever comes is dropped until the peer has had the time to read why."""
-
-
-class _RefusedRequest(Exception):
-    """Raised inside the parser's callbacks."""
-
-    def __init__(self, status: int, detail: str) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.detail = detail
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -226,11 +215,11 @@ class LimitedProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
         except httptools.HttpParserError as error:
             cause = error.__context__
-            if isinstance(cause, _RefusedRequest):
+            if isinstance(cause, RefusedRequest):
                 self.drop(cause.status, cause.detail)
             else:
                 self.drop(400, "this is not an HTTP request")
-        except _RefusedRequest as refused:
+        except RefusedRequest as refused:
             self.drop(refused.status, refused.detail)
 
     # What the parser calls
@@ -244,7 +233,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
         if len(self.url) > self._limits.url_bytes_max:
-            raise _RefusedRequest(
+            raise RefusedRequest(
                 414, f"the URL is longer than {self._limits.url_bytes_max:,} bytes; POST takes more"
             )
 
@@ -252,24 +241,26 @@ class LimitedProtocol(HttpToolsProtocol):
         """Of the head, or of the trailers, which are counted and dropped."""
         self._fields_bytes += len(name) + len(value) + len(b": \r\n")
         if self._fields_bytes > self._limits.head_bytes_max:
-            raise _RefusedRequest(
+            raise RefusedRequest(
                 431, f"the headers take more than {self._limits.head_bytes_max:,} bytes"
             )
         if self._reading is not _Reading.HEAD:
             return
         if len(self.headers) >= self._limits.headers_max:
-            raise _RefusedRequest(431, f"more than {self._limits.headers_max} headers")
+            raise RefusedRequest(431, f"more than {self._limits.headers_max} headers")
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._unparsed_bytes = 0
         self._fields_bytes = 0
         if len(self.pipeline) >= self._limits.pipelined_max:
-            raise _RefusedRequest(
+            raise RefusedRequest(
                 429, f"over {self._limits.pipelined_max} requests of this connection are waiting"
             )
         self._read_next(_Reading.BODY)
         asks = asks_for_search(self.parser.get_method(), self.url)
+        if asks and REFUSAL in self._waited and self._refuse():
+            return
         if asks:
             self.scope["state"].update(self._waited)
         self._takes_place = asks and REFUSAL not in self._waited and self._answered
@@ -277,9 +268,26 @@ class LimitedProtocol(HttpToolsProtocol):
             self.scope["state"][LEAVE] = functools.partial(self._all.searches.leave, self)
         super().on_headers_complete()
 
+    def _refuse(self) -> bool:
+        """Whether it was done here, and not left to the application."""
+        parser, refusals = self.parser, self._all.refusals
+        is_special = self.expect_100_continue or parser.should_upgrade() or self.flow.write_paused
+        goes_on = parser.get_http_version() == "1.1" and parser.should_keep_alive()
+        if refusals is None or is_special or not goes_on or not self._answered:
+            return False
+        request = Request(parser.get_method().decode(), self.url, self.headers)
+        error, unread_s = self._waited[REFUSAL], self._waited[UNREAD]
+        answer = refusals.answer(request, error, unread_s, self.server_state.default_headers)
+        if answer is None:
+            return False
+        self.transport.write(answer)
+        self.on_response_complete()
+        return True
+
     def on_body(self, body: bytes) -> None:
         self._unparsed_bytes = 0
-        super().on_body(body)
+        if self._cycle is not None:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._unparsed_bytes = 0
@@ -293,7 +301,8 @@ class LimitedProtocol(HttpToolsProtocol):
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
-        super().on_message_complete()
+        if self._cycle is not None:
+            super().on_message_complete()
 
     # What the application's answers call
 
@@ -308,10 +317,14 @@ class LimitedProtocol(HttpToolsProtocol):
     # Limits
 
     @property
+    def _cycle(self) -> RequestResponseCycle | None:
+        """None until the application was asked."""
+        return cast("RequestResponseCycle | None", self.cycle)
+
+    @property
     def _answered(self) -> bool:
         """No request is being answered."""
-        cycle = cast("RequestResponseCycle | None", self.cycle)
-        return cycle is None or cycle.response_complete
+        return self._cycle is None or self._cycle.response_complete
 
     @property
     def _is_waiting(self) -> bool:
@@ -326,11 +339,11 @@ class LimitedProtocol(HttpToolsProtocol):
             self._reading is _Reading.HEAD
             and self._unparsed_bytes >= 2 * self._limits.head_bytes_max
         ):
-            raise _RefusedRequest(
+            raise RefusedRequest(
                 431, f"the head takes more than {self._limits.head_bytes_max:,} bytes"
             )
         if self._reading is _Reading.BODY and self._unparsed_bytes > self._limits.silent_bytes_max:
-            raise _RefusedRequest(400, f"{self._limits.silent_bytes_max:,} bytes of empty chunks")
+            raise RefusedRequest(400, f"{self._limits.silent_bytes_max:,} bytes of empty chunks")
 
     def check_times(self) -> None:
         """Close what has taken too long."""
@@ -367,24 +380,8 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.abort()  # nothing can be said in the middle of an answer
             return
         self._read_next(_Reading.REFUSED)
-        self.transport.write(_refusal(status, detail))
+        self.transport.write(closing(status, detail))
         if self.transport.can_write_eof():
             self.transport.write_eof()  # closed at once, a peer that still sends loses the answer
         else:
             self.transport.close()
-
-
-def _refusal(status: int, detail: str) -> bytes:
-    body = orjson.dumps(
-        {
-            "type": "bitsift:HTTPError",
-            "title": "request refused",
-            "status": status,
-            "detail": detail,
-            "outcome": RequestOutcome.NOT_DONE,
-        }
-    )
-    return (
-        b"%bcontent-type: application/problem+json\r\ncontent-length: %d\r\n"
-        b"connection: close\r\n\r\n%b" % (STATUS_LINE[status], len(body), body)
-    )

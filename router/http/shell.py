@@ -28,7 +28,7 @@ RAM_BYTES_MAX = 256 << 20
 REQUESTS_PER_TURN = 2
 """Requests that begin in one turn of the event loop: each takes some 0.25 ms until it first waits,
 and many clients may send theirs at the same moment."""
-_SECURITY_HEADERS = {
+SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'",
@@ -58,7 +58,7 @@ class AnswerHeaders:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 if not path.startswith("/docs"):
-                    headers.update(_SECURITY_HEADERS)
+                    headers.update(SECURITY_HEADERS)
                 if path == "/" or path.startswith("/static/"):
                     headers["Cache-Control"] = "no-cache"  # an upgrade never mixes versions
             await send(message)

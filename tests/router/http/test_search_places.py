@@ -100,11 +100,16 @@ def test_other_requests_pass_by_searches_that_wait(tmp_path: Path, path: str) ->
         assert peer.answer().startswith(b"HTTP/1.1 200")
 
 
+@pytest.mark.parametrize(
+    "more",
+    [b"", b"origin: http://localhost\r\n", b"expect: 100-continue\r\n"],
+    ids=["by_the_protocol", "by_the_application", "by_the_application_2"],
+)
 def test_what_stays_unread_for_too_long_is_refused_and_its_connection_is_kept(
-    tmp_path: Path,
+    tmp_path: Path, more: bytes
 ) -> None:
     with all_places_taken(tmp_path, SHORT) as (gateway, free):
-        head = SEARCH + b"origin: http://localhost\r\nx-request-id: mine\r\n"
+        head = SEARCH + more + b"x-request-id: mine\r\n"
         with Peer(gateway.url, search("more", head)) as peer:
             refused, _, body = peer.answer().partition(b"\r\n\r\n")
             assert refused.startswith(b"HTTP/1.1 429"), refused
@@ -116,7 +121,7 @@ def test_what_stays_unread_for_too_long_is_refused_and_its_connection_is_kept(
             peer.send(search("once more"))
             assert peer.answer().startswith(b"HTTP/1.1 200")
         metrics = httpx.get(f"{gateway.url}/metrics").text
-        assert 'route="/v1/search",status="429"' in metrics
+        assert 'method="POST",route="/v1/search",status="429"} 1.0' in metrics
         assert "bitsift_http_unread_seconds_count 1.0" in metrics
 
 
