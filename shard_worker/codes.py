@@ -236,6 +236,8 @@ class Calibration:
 
     def quantize(self, units: NDArray[np.float32]) -> tuple[NDArray[np.int8], int]:
         """int8 codes (n, width) of unit vectors (n, width), and how many values clipped."""
+        if kernels.is_there():
+            return kernels.quantize(units, None, self.low, self.step)
         levels = units - self.low
         levels /= self.step
         np.rint(levels, out=levels)
@@ -245,6 +247,16 @@ class Calibration:
             np.clip(levels, 0, 255, out=levels)
         levels -= 128
         return levels.astype(np.int8), clipped
+
+    def codes(self, vectors: NDArray[np.floating[Any]]) -> tuple[NDArray[np.int8], int]:
+        """``quantize`` of ``units``: of vectors (n, dimension). Raises InvalidRequest."""
+        is_plain = vectors.dtype == np.float32 and self.rotation_seed is None
+        if kernels.is_there() and is_plain and vectors.shape[1:] == (self.dimension,):
+            squares = _squared_norms(vectors)
+            if bool(_is_ordinary(squares).all()):
+                norms = np.sqrt(squares).astype(np.float32)
+                return kernels.quantize(vectors, norms, self.low, self.step)
+        return self.quantize(self.units(vectors))
 
     def decode(self, codes: NDArray[np.int8]) -> NDArray[np.float32]:
         """The vectors that codes (n, width) stand for, float32 (n, width)."""

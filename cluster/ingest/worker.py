@@ -237,7 +237,7 @@ class Loader:
         clipped = 0
         for start in range(0, len(vectors), _CACHED_ROWS):
             rows = slice(start, start + _CACHED_ROWS)
-            codes[rows], count = self.calibration.quantize(self.calibration.units(vectors[rows]))
+            codes[rows], count = self.calibration.codes(vectors[rows])
             clipped += count
         return codes, clipped
 

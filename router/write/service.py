@@ -320,7 +320,7 @@ class WriteService:
 
     def _quantize(self, vectors: Sequence[NDArray[np.float32]]) -> NDArray[np.int8]:
         """int8 codes (n, width) of vectors (dimension,)."""
-        return self._calibration.quantize(self._calibration.units(np.stack(vectors)))[0]
+        return self._calibration.codes(np.stack(vectors))[0]
 
 
 def _is_refused(outcome: Outcome) -> bool:

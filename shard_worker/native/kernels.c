@@ -23,7 +23,7 @@
 #endif
 
 /* Of the functions and their arguments: kernels.py refuses another. */
-int32_t bitsift_version(void) { return 6; }
+int32_t bitsift_version(void) { return 7; }
 
 enum { BLOCK = 2048, GROUP = 64, ROW_BYTES_MAX = 512 };
 /* Rows that are compared with each query of a call before the next ones: of 1,024 bits 256 KB, which
@@ -374,6 +374,8 @@ WIDE static uint64_t below_at_once(const uint16_t *distances, int rows, int limi
 typedef void products_fn(
     const int8_t *codes, int64_t rows, int64_t stride, int32_t width, const double *weights, double offset,
     float *out);
+typedef int64_t codes_fn(
+    const float *vector, int32_t n, float norm, const float *low, const float *step, int8_t *code);
 
 typedef struct {
   const char *name;
@@ -381,6 +383,7 @@ typedef struct {
   distances_fn *of_one_row;
   below_fn *below;
   products_fn *products;
+  codes_fn *codes;
 } Way;
 
 static Way way; /* chosen at the end of this file */
@@ -815,6 +818,63 @@ void bitsift_scores(
   way.products(codes, rows, stride, width, weights, offset, out);
 }
 
+/* --- int8 codes of vectors -------------------------------------------------------------------- */
+
+/* The code of the first `n` numbers of a vector; how many of them were clipped. All of it in float,
+ * as numpy does it. */
+static int64_t codes(
+    const float *vector, int32_t n, float norm, const float *low, const float *step, int8_t *code) {
+  int64_t clipped = 0;
+  for (int32_t at = 0; at < n; at++) {
+    float level = rintf((vector[at] / norm - low[at]) / step[at]);
+    clipped += level < 0 || level > 255;
+    level = level < 0 ? 0 : level > 255 ? 255 : level;
+    code[at] = (int8_t)((int)level - 128);
+  }
+  return clipped;
+}
+
+#ifdef X86
+AVX2 static int64_t codes_by_eights(
+    const float *vector, int32_t n, float norm, const float *low, const float *step, int8_t *code) {
+  __m256 norms = _mm256_set1_ps(norm), least = _mm256_setzero_ps(), most = _mm256_set1_ps(255);
+  __m256i middle = _mm256_set1_epi32(128);
+  int64_t clipped = 0;
+  int32_t at = 0;
+  for (; at + 8 <= n; at += 8) {
+    __m256 level = _mm256_sub_ps(_mm256_div_ps(_mm256_loadu_ps(vector + at), norms), _mm256_loadu_ps(low + at));
+    level = _mm256_div_ps(level, _mm256_loadu_ps(step + at));
+    level = _mm256_round_ps(level, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m256 off = _mm256_or_ps(_mm256_cmp_ps(level, least, _CMP_LT_OQ), _mm256_cmp_ps(level, most, _CMP_GT_OQ));
+    clipped += __builtin_popcount((unsigned)_mm256_movemask_ps(off));
+    level = _mm256_min_ps(_mm256_max_ps(level, least), most);
+    __m256i whole = _mm256_sub_epi32(_mm256_cvtps_epi32(level), middle);
+    __m128i half = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+    _mm_storel_epi64((__m128i *)(code + at), _mm_packs_epi16(half, half));
+  }
+  return clipped + codes(vector + at, n - at, norm, low + at, step + at, code + at);
+}
+#endif
+
+/* Of `rows` vectors of `dimension` numbers, each divided by its of `norms` (none: by 1), codes of
+ * `width` numbers: behind a vector's own there are zeros. Returns how many numbers were clipped. */
+int64_t bitsift_quantize(
+    const float *vectors, int64_t rows, int32_t dimension, int32_t width, const float *norms,
+    const float *low, const float *step, int8_t *out) {
+  static const float zeros[8] = {0};
+  int64_t clipped = 0;
+  for (int64_t row = 0; row < rows; row++) {
+    const float *vector = vectors + (size_t)row * (size_t)dimension;
+    int8_t *code = out + (size_t)row * (size_t)width;
+    clipped += way.codes(vector, dimension, norms ? norms[row] : 1, low, step, code);
+    for (int32_t at = dimension; at < width; at += 8) {
+      int32_t few = width - at < 8 ? width - at : 8;
+      clipped += codes(zeros, few, 1, low + at, step + at, code + at);
+    }
+  }
+  return clipped;
+}
+
 /* --- records of a file ------------------------------------------------------------------------ */
 
 static int64_t now_ns(void) {
@@ -915,11 +975,11 @@ int64_t bitsift_marked(const uint8_t *marks, int64_t n, int64_t most, int64_t *o
 
 static const Way WAYS[] = { /* the best first */
 #ifdef X86
-    {"vpopcntdq", with_vpopcnt, with_popcnt, below_at_once, products_at_once},
-    {"avx2", with_avx2, with_popcnt, below_by_sixteens, products_by_fours},
-    {"popcnt", with_popcnt, with_popcnt, below_one_by_one, products},
+    {"vpopcntdq", with_vpopcnt, with_popcnt, below_at_once, products_at_once, codes_by_eights},
+    {"avx2", with_avx2, with_popcnt, below_by_sixteens, products_by_fours, codes_by_eights},
+    {"popcnt", with_popcnt, with_popcnt, below_one_by_one, products, codes},
 #endif
-    {"portable", portable, portable, below_one_by_one, products},
+    {"portable", portable, portable, below_one_by_one, products, codes},
 };
 enum { WAYS_COUNT = sizeof(WAYS) / sizeof(WAYS[0]) };
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 
-_VERSION = 6
+_VERSION = 7
 """Of the functions and their arguments."""
 ROW_BYTES_MAX = 512
 """The widest row of bits that they take: 4,096 dimensions."""
@@ -40,6 +40,9 @@ _ARGUMENTS = {
         _POINTER, _POINTER,
     ],
     "scores": [_POINTER, _I64, _I64, _I32, _POINTER, ctypes.c_double, _POINTER],
+    "quantize": [
+        _POINTER, _I64, _I32, _I32, _POINTER, _POINTER, _POINTER, _POINTER,
+    ],
     "read": [_I32, _POINTER, _I64, _I64, _I64, _I64, _POINTER],
     "will_need": [_I32, _POINTER, _I64, _I64],
     "crc32c": [_POINTER, _I64, _I64, _I64, _POINTER],
@@ -61,7 +64,7 @@ def _library() -> Any | None:
                 getattr(library, f"bitsift_{name}").argtypes = arguments
             library.bitsift_chosen.restype = ctypes.c_char_p
             library.bitsift_read.restype = library.bitsift_worth_reading.restype = _I64
-            library.bitsift_marked.restype = _I64
+            library.bitsift_marked.restype = library.bitsift_quantize.restype = _I64
         except (OSError, AttributeError) as error:
             log.warning("%s is not used: %s", path, error)
         else:
@@ -224,6 +227,30 @@ def scores(
         offset, out.ctypes.data,
     )  # fmt: skip
     return out
+
+
+def quantize(
+    vectors: NDArray[np.float32],
+    norms: NDArray[np.float32] | None,
+    low: NDArray[np.float32],
+    step: NDArray[np.float32],
+) -> tuple[NDArray[np.int8], int]:
+    """int8 codes (n, width) of ``vectors`` (n, dimension), each divided by its of ``norms`` (n,):
+    ``clip(round((x - low) / step), 0, 255) - 128``, and how many values clipped. ``low`` and
+    ``step`` (width,); what a vector lacks of that is 0.
+    """
+    rows, dimension = vectors.shape
+    assert dimension <= len(low) == len(step), (vectors.shape, low.shape, step.shape)
+    assert vectors.dtype == low.dtype == step.dtype == np.float32
+    assert norms is None or (norms.dtype == np.float32 and len(norms) == rows)
+    vectors, low, step = map(np.ascontiguousarray, (vectors, low, step))
+    out = np.empty((rows, len(low)), dtype=np.int8)
+    clipped = _LIBRARY.bitsift_quantize(
+        vectors.ctypes.data, rows, dimension, len(low),
+        None if norms is None else norms.ctypes.data, low.ctypes.data, step.ctypes.data,
+        out.ctypes.data,
+    )  # fmt: skip
+    return out, clipped
 
 
 def read(

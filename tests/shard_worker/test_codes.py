@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import orjson
 import pytest
@@ -208,13 +210,17 @@ def test_vectors_without_a_direction_are_refused(value: float) -> None:
     vectors = np.ones((3, 32), dtype=np.float32)
     vectors[1] = value
     assert bad_rows(vectors).tolist() == [False, True, False]
-    with pytest.raises(InvalidRequest, match="vector 1 is zero"):
-        normalize(vectors, 32)
+    calibration = Calibration.for_any(32)
+    for refuses in (functools.partial(normalize, dimension=32), calibration.codes):
+        with pytest.raises(InvalidRequest, match="vector 1 is zero"):
+            refuses(vectors)
 
 
 def test_a_vector_of_another_width_is_refused_with_both_widths() -> None:
-    with pytest.raises(InvalidRequest, match="33 dimensions, the index has 32"):
-        normalize(np.ones((1, 33)), 32)
+    calibration = Calibration.for_any(32)
+    for refuses in (functools.partial(normalize, dimension=32), calibration.codes):
+        with pytest.raises(InvalidRequest, match="33 dimensions, the index has 32"):
+            refuses(np.ones((1, 33), dtype=np.float32))
 
 
 @given(

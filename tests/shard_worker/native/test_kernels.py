@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitsift.shard_worker.bits.live_rows import AliveMarks
-from bitsift.shard_worker.codes import Calibration, asymmetric_scores
+from bitsift.shard_worker.codes import Calibration, asymmetric_scores, padded
 from bitsift.shard_worker.native import kernels
 from tests.shard_worker.kernel_ways import WAYS, going
 
@@ -50,6 +51,44 @@ def test_scores_are_those_of_numpy(way: str, seed: int, rows: int, row_bytes: in
         np.testing.assert_array_equal(calibration.scores(query, codes), scores)
         flipped = np.asfortranarray(codes)
         np.testing.assert_array_equal(calibration.scores(query, flipped), scores)
+
+
+@pytest.mark.parametrize("way", COMPILED)
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@given(st.integers(0, 2**32 - 1), st.integers(0, 20), st.integers(32, 70), st.booleans())
+def test_codes_are_those_of_numpy(
+    way: str, kind: type[np.floating[Any]], seed: int, rows: int, dimension: int, turns: bool
+) -> None:
+    """Of vectors of any length, of which some numbers clip, and some lie between two levels."""
+    random = np.random.default_rng(seed)
+    vectors = (random.standard_normal((rows, dimension)) * random.lognormal(0, 4)).astype(kind)
+    vectors[:, 0], vectors[: rows // 2, 1] = 0, vectors[: rows // 2, 2]
+    low, step = np.zeros((2, padded(dimension)), dtype=np.float32)
+    low[:dimension], step[:] = -0.2, 1e-7
+    step[:dimension] = random.choice([2**-9, 0.4 / 255, 1e-3], dimension)
+    calibration = Calibration(dimension, low, step, rotation_seed=7 if turns else None)
+    with going("faiss"):
+        expected, clipped = calibration.quantize(calibration.units(vectors))
+    with going(way):
+        for codes, count in (
+            calibration.codes(vectors),
+            calibration.codes(np.asfortranarray(vectors)),
+            calibration.quantize(calibration.units(vectors)),
+        ):
+            np.testing.assert_array_equal(codes, expected)
+            assert count == clipped
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_lies_between_two_codes_becomes_the_even_one(way: str) -> None:
+    halves = np.arange(-6, 520, dtype=np.float32)
+    units = np.repeat((halves / 2 - 128).astype(np.float32)[:, None], 40, axis=1)
+    low, step = np.full(40, -128, dtype=np.float32), np.ones(40, dtype=np.float32)
+    with going(way):
+        codes, clipped = Calibration(40, low, step).quantize(units)
+    expected = [round(half / 2) - 128 for half in halves.tolist()]
+    assert codes[:, 3].tolist() == codes[:, 39].tolist() == np.clip(expected, -128, 127).tolist()
+    assert clipped == 40 * sum(not -128 <= code <= 127 for code in expected)
 
 
 @pytest.mark.parametrize("way", COMPILED)
