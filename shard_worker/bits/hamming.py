@@ -22,6 +22,12 @@ from bitsift.shard_worker.native import kernels
 STEP_BYTES_MAX = 512 << 20
 """Bits compared in one call, which nothing can interrupt, where queries have deadlines: 20 ms of
 one core. It is four queries over 2^20 codes of 128 bytes."""
+BY_FIRST = 16
+"""Of the rows in lists that are split in planes one in so many is compared by all of its bits. 1 M
+x 1,024, 900 of 8,192 lists: 0.89 ms in the place of 1.39 ms, for 0.0007 of recall@10; one in 32
+0.68 ms for 0.0017."""
+BY_FIRST_ROWS_MIN = 1 << 15
+"""Of fewer rows all bits are compared: that takes 0.3 ms."""
 
 
 def nearest(
@@ -123,7 +129,8 @@ class ListScanner:
         alive: NDArray[np.uint8] | None = None,
         deadlines: Sequence[Deadline] | None = None,
     ) -> Found:
-        """The ``count`` nearest rows within ``lists`` (n, nprobe) of each of ``queries``.
+        """The ``count`` nearest rows within ``lists`` (n, nprobe) of each of ``queries``; nearly
+        all of them where there are many, and rows are in planes (``BY_FIRST``).
 
         ``alive`` and ``deadlines`` as for ``nearest``.
         """
@@ -152,7 +159,9 @@ class ListScanner:
     ) -> Found:
         if self._by_faiss is not None:
             return self._by_faiss.nearest(queries, np.ascontiguousarray(lists), count, alive)
-        ascending = np.sort(lists, axis=1)
+        planes, ascending = self._bits, np.sort(lists, axis=1)
+        rows = lists.shape[1] * len(planes) // (len(self._starts) - 1)
+        by_first = BY_FIRST if planes.is_split and rows >= BY_FIRST_ROWS_MIN else 0
         return kernels.nearest_in_lists(
-            self._bits.first, self._bits.rest, self._starts, queries, ascending, count, alive
+            planes.first, planes.rest, self._starts, queries, ascending, count, alive, by_first
         )

@@ -499,21 +499,44 @@ static void consider(
 enum { SAMPLES = 256, SAMPLED = 8, SAMPLED_MIN = 2000 };
 /* Where many rows are kept, some at so many places say before the scan how near they will be. */
 
-/* A distance below which some more than `count` rows are likely to be. */
-static int likely_limit(const Planes *bits, int64_t rows, const uint8_t *query, const uint8_t *marks, int64_t count) {
-  int64_t tally[ROW_BYTES_MAX * 8 + 1] = {0};
-  for (int64_t i = 0; i < SAMPLES; i++) {
-    int64_t row = (rows - SAMPLED) * i / (SAMPLES - 1);
-    uint64_t wanted = marks_of(marks, row, SAMPLED);
-    uint16_t distances[GROUP];
-    distances_from(bits, row, SAMPLED, query, distances);
-    for (int j = 0; j < SAMPLED; j++) tally[distances[j]] += (int64_t)(wanted >> j & 1);
-  }
-  double share = (double)count / (double)rows * SAMPLES * SAMPLED, enough = 1.1 * share + 2 * sqrt(share);
+/* Count the distances of some rows from `row` on that are marked. */
+static void sample(
+    int64_t *tally, const Planes *bits, int64_t row, const uint8_t *query, const uint8_t *marks) {
+  uint64_t wanted = marks_of(marks, row, SAMPLED);
+  uint16_t distances[GROUP];
+  distances_from(bits, row, SAMPLED, query, distances);
+  for (int j = 0; j < SAMPLED; j++) tally[distances[j]] += (int64_t)(wanted >> j & 1);
+}
+
+/* A distance below which some more than a `share` of the samples lie; without bound where too few do. */
+static int limit_of(const int64_t *tally, int bits, double share) {
+  double enough = 1.1 * share + 2 * sqrt(share);
   int64_t seen = 0;
   int limit = 0;
-  while (limit <= row_bytes_of(bits) * 8 && (double)seen <= enough) seen += tally[limit++];
+  while (limit <= bits && (double)seen <= enough) seen += tally[limit++];
   return (double)seen > enough ? limit : UINT16_MAX + 1;
+}
+
+/* A distance below which some more than `count` of the `rows` rows are likely to be. */
+static int likely_limit(const Planes *bits, int64_t rows, const uint8_t *query, const uint8_t *marks, int64_t count) {
+  int64_t tally[ROW_BYTES_MAX * 8 + 1] = {0};
+  for (int64_t i = 0; i < SAMPLES; i++)
+    sample(tally, bits, (rows - SAMPLED) * i / (SAMPLES - 1), query, marks);
+  return limit_of(tally, row_bytes_of(bits) * 8, (double)count / (double)rows * SAMPLES * SAMPLED);
+}
+
+/* The same of the rows of some lists. */
+static int likely_limit_in(
+    const Planes *bits, const int64_t *starts, const int64_t *lists, int64_t nprobe, int64_t rows,
+    const uint8_t *query, const uint8_t *marks, int64_t count) {
+  int64_t tally[ROW_BYTES_MAX * 8 + 1] = {0}, next = 0, sampled = 0;
+  for (int64_t i = 0; i < nprobe; i++) {
+    int64_t first = starts[lists[i]], size = starts[lists[i] + 1] - first;
+    for (; next + SAMPLED <= size; next += rows / SAMPLES, sampled += SAMPLED)
+      sample(tally, bits, first + next, query, marks);
+    next = next > size ? next - size : 0;
+  }
+  return limit_of(tally, row_bytes_of(bits) * 8, (double)count / (double)rows * (double)sampled);
 }
 
 /* Of the rows that were kept by their first bytes, compare the rest as well, and keep `count`. */
@@ -598,24 +621,44 @@ int32_t bitsift_nearest(
   return failed ? -1 : 0;
 }
 
+static int64_t rows_in(const int64_t *starts, const int64_t *lists, int64_t nprobe) {
+  int64_t rows = 0;
+  for (int64_t i = 0; i < nprobe; i++) rows += starts[lists[i] + 1] - starts[lists[i]];
+  return rows;
+}
+
 /* The same of `n` queries, for each within `nprobe` lists of its own, ascending, of which list i is
- * rows starts[i] ... starts[i + 1]. */
+ * rows starts[i] ... starts[i + 1]. The rest is looked at of 1 in `by_first` of their rows (0: of all),
+ * but of no fewer than 4 * `count`; and of all where that would be more than a quarter. */
 int32_t bitsift_nearest_in_lists(
     const uint8_t *first_plane, int32_t first_bytes, const uint8_t *rest, int32_t rest_bytes,
     const int64_t *starts, const uint8_t *queries, int32_t n, const int64_t *lists, int64_t nprobe,
-    int64_t count, const uint8_t *marks, int32_t *distances, int64_t *positions) {
-  const Planes bits = {first_plane, rest, first_bytes, rest_bytes};
+    int64_t count, int64_t by_first, const uint8_t *marks, int32_t *distances, int64_t *positions) {
+  const Planes all = {first_plane, rest, first_bytes, rest_bytes}, alone = {first_plane, rest, first_bytes, 0};
   const int32_t row_bytes = first_bytes + rest_bytes;
   int64_t *tally = malloc(sizeof(int64_t) * (size_t)(row_bytes * 8 + 2));
-  Nearest kept = {0};
-  int failed = !tally || !prepare(&kept, count);
+  int failed = !tally;
   for (int32_t q = 0; q < n && !failed; q++, lists += nprobe) {
-    kept.held = 0, kept.limit = UINT16_MAX + 1;
-    for (int64_t i = 0; i < nprobe; i++)
-      consider(&kept, tally, &bits, starts[lists[i]], starts[lists[i] + 1], queries + (size_t)q * (size_t)row_bytes, marks);
-    put(&kept, tally, row_bytes * 8, distances + q * count, positions + q * count);
+    const uint8_t *query = queries + (size_t)q * (size_t)row_bytes;
+    int64_t rows = rows_in(starts, lists, nprobe), wanted = count;
+    if (by_first) wanted = rows / by_first > 4 * count ? rows / by_first : 4 * count;
+    int is_split = by_first && 4 * wanted <= rows;
+    if (!is_split) wanted = count;
+    const Planes *bits = is_split ? &alone : &all;
+    Nearest kept;
+    failed = !prepare(&kept, wanted);
+    if (!failed && wanted >= SAMPLED_MIN && rows / wanted >= 4)
+      kept.limit = likely_limit_in(bits, starts, lists, nprobe, rows, query, marks, wanted);
+    for (int is_again = 0; !failed; is_again = 1) {
+      for (int64_t i = 0; i < nprobe; i++)
+        consider(&kept, tally, bits, starts[lists[i]], starts[lists[i] + 1], query, marks);
+      if (is_again || kept.held >= wanted || kept.limit > UINT16_MAX) break;
+      kept.held = 0, kept.limit = UINT16_MAX + 1; /* the sample was wrong */
+    }
+    if (!failed && is_split) compare_rest(&kept, tally, &all, query, count);
+    if (!failed) put(&kept, tally, row_bytes * 8, distances + q * count, positions + q * count);
+    release(&kept);
   }
-  release(&kept);
   free(tally);
   return failed ? -1 : 0;
 }

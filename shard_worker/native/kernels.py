@@ -30,8 +30,8 @@ _ARGUMENTS = {
         _POINTER,
     ],
     "nearest_in_lists": [
-        _POINTER, _I32, _POINTER, _I32, _POINTER, _POINTER, _I32, _POINTER, _I64, _I64, _POINTER,
-        _POINTER, _POINTER,
+        _POINTER, _I32, _POINTER, _I32, _POINTER, _POINTER, _I32, _POINTER, _I64, _I64, _I64,
+        _POINTER, _POINTER, _POINTER,
     ],
     "gather": [_POINTER, _I32, _POINTER, _I32, _POINTER, _I64, _POINTER],
     "estimates": [_POINTER, _I64, _I32, _POINTER, _POINTER],
@@ -135,20 +135,23 @@ def nearest_in_lists(
     lists: NDArray[np.int64],
     count: int,
     alive: NDArray[np.uint8] | None,
+    by_first: int = 0,
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """The same for each query among the rows ``starts[i]`` to ``starts[i + 1]`` for each i of its
-    row of ``lists``, int64 (n, nprobe), ascending.
+    row of ``lists``, int64 (n, nprobe), ascending. With ``by_first`` one in so many of these rows
+    is chosen by the first bits, four times ``count`` at least; a quarter of them or more is all.
     """
     row_bytes = first.shape[1] + rest.shape[1]
     assert row_bytes == queries.shape[1] <= ROW_BYTES_MAX, (row_bytes, queries.shape)
     assert len(lists) == len(queries), (lists.shape, queries.shape)
+    assert by_first == 0 or rest.shape[1], "there is one plane only"
     assert alive is None or 8 * len(alive) >= len(first), (len(alive), len(first))
     queries, lists = np.ascontiguousarray(queries), np.ascontiguousarray(lists)
     shape = len(queries), count
     distances, positions = np.empty(shape, np.int32), np.empty(shape, np.int64)
     failed = _LIBRARY.bitsift_nearest_in_lists(
         first.ctypes.data, first.shape[1], rest.ctypes.data, rest.shape[1], starts.ctypes.data,
-        queries.ctypes.data, len(queries), lists.ctypes.data, lists.shape[1], count,
+        queries.ctypes.data, len(queries), lists.ctypes.data, lists.shape[1], count, by_first,
         None if alive is None else alive.ctypes.data, distances.ctypes.data, positions.ctypes.data,
     )  # fmt: skip
     if failed:

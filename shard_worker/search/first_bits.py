@@ -28,9 +28,9 @@ TARGET = 0.9995
 """Documents are easier queries than questions, so it lies above the 0.999 that is promised."""
 DEPTH = 20
 """Best rows that are looked for; a search for more compares as many more rows by all bits."""
-SHARES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
+SHARES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064)
 """Shares of the rows that are compared by all of their bits. Beyond the last a scan by all bits is
-as fast."""
+as fast: of 500,000 rows x 1,024 by one core 2.4 ms, by this share 1.6."""
 ROWS_MIN = 100_000
 """A scan of fewer rows by all of their bits takes half a millisecond."""
 _TOGETHER = 8
@@ -55,9 +55,12 @@ class FirstBits:
         self._time(generation)
 
     def are_due(self, generation: Generation) -> bool:
-        """Whether there are many rows, and twice or half of those that were measured."""
+        """Whether there are many rows, and twice or half of those that were measured, or an earlier
+        release gave up before the last of SHARES.
+        """
         rows, row_bytes = len(generation.index), generation.index.row_bytes
-        is_known = self._rows / 2 <= rows <= 2 * self._rows
+        is_done = SHARES[-1] in self._curve or max(self._curve.values(), default=0.0) >= TARGET
+        is_known = is_done and self._rows / 2 <= rows <= 2 * self._rows
         return first_bytes(row_bytes) < row_bytes and rows >= ROWS_MIN and not is_known
 
     def measure(self, generation: Generation, vectors: NDArray[np.float32]) -> None:

@@ -141,6 +141,71 @@ def test_where_many_are_kept_a_sample_says_where_to_begin_and_may_be_wrong(
     assert (found[len(expected) :] < 0).all()
 
 
+def in_lists(
+    bits: NDArray[np.uint8],
+    starts: NDArray[np.int64],
+    lists: NDArray[np.int64],
+    query: NDArray[np.uint8],
+    count: int,
+    by_first: int,
+) -> NDArray[np.int64]:
+    """What is to be found of the rows in ``lists``, ascending."""
+    rows = np.concatenate([np.arange(starts[one], starts[one + 1]) for one in lists])
+    kept = max(len(rows) // by_first, 4 * count)
+    kept = len(rows) if 4 * kept > len(rows) else kept
+    return np.asarray(rows[by_definition(bits[rows], query, count, kept)])
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "faiss"])
+@given(st.integers(1, 600), WIDE, st.integers(1, 30), st.integers(1, 20), st.integers(0, 2**32 - 1))
+def test_of_lists_the_nearest_are_found_of_those_that_the_first_bits_choose(
+    way: str, rows: int, row_bytes: int, count: int, by_first: int, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    bits, queries = random_bits(rows, row_bytes, seed), random_bits(3, row_bytes, seed + 1)
+    starts = np.concatenate([[0], np.sort(random.integers(0, rows + 1, 9)), [rows]])
+    lists = np.stack([np.sort(random.choice(10, 5, replace=False)) for _ in queries])
+    planes = split(bits)
+    with going(way):
+        found = kernels.nearest_in_lists(
+            planes.first, planes.rest, starts, queries, lists, count, None, by_first
+        )[1]
+    for query, own, positions in zip(queries, lists, found, strict=True):
+        expected = in_lists(bits, starts, own, query, count, by_first)
+        np.testing.assert_array_equal(positions[: len(expected)], expected)
+        assert (positions[len(expected) :] == -1).all()
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "faiss"])
+@pytest.mark.parametrize("order", ["random", "nearest first", "nearest last"])
+@pytest.mark.parametrize("marked", [1.0, 0.5, 0.05])
+def test_in_lists_a_sample_says_where_to_begin_too_and_may_be_wrong(
+    monkeypatch: pytest.MonkeyPatch, way: str, order: str, marked: float
+) -> None:
+    random = np.random.default_rng(12)
+    bits, query = random_bits(50_000, 96, 8), random_bits(1, 96, 9)
+    if order != "random":
+        first = np.unpackbits(bits[:, :FIRST_BYTES] ^ query[:, :FIRST_BYTES], axis=1).sum(axis=1)
+        by_distance = np.argsort(first, kind="stable")
+        bits = bits[by_distance if order == "nearest first" else by_distance[::-1]]
+    starts = np.concatenate([[0], np.sort(random.integers(0, 50_001, 99)), [50_000]])
+    lists = np.sort(random.choice(100, 90, replace=False))
+    marks = np.packbits(random.random(50_000) < marked, bitorder="little")
+    living = np.unpackbits(marks, bitorder="little").astype(bool)
+    with going(way):
+        scanner = ListScanner(split(bits), starts)
+        found = scanner.nearest(query, lists[None], 600, marks)[1][0]
+        monkeypatch.setattr(hamming, "BY_FIRST_ROWS_MIN", 50_000)
+        all_bits = scanner.nearest(query, lists[None], 600, marks)[1][0]
+    rows = np.concatenate([np.arange(starts[one], starts[one + 1]) for one in lists])
+    kept, alive = max(len(rows) // hamming.BY_FIRST, 2_400), rows[living[rows]]
+    expected = alive[by_definition(bits[alive], query[0], 600, kept)]
+    np.testing.assert_array_equal(found, expected)
+    exact = alive[by_definition(bits[alive], query[0], 600, len(alive))]
+    np.testing.assert_array_equal(all_bits, exact)
+    assert (set(found.tolist()) == set(exact.tolist())) == (marked == 0.05)
+
+
 def test_rows_that_are_whole_are_compared_by_all_bits() -> None:
     bits, queries = random_bits(100, 48, 1), random_bits(2, 48, 2)
     found = nearest(bits, queries, 10, first_share=0.1)

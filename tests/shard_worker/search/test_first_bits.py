@@ -76,7 +76,8 @@ def test_each_mode_compares_as_many_bits_as_it_says(
         ({"mode": Mode.APPROXIMATE, "recall": 0.9}, 0.001),
         ({"mode": Mode.AUTO, "recall": 0.95}, 0.004),
         ({"mode": Mode.AUTO, "recall": 0.95, "top_k": 40}, 0.008),
-        ({"mode": Mode.AUTO, "top_k": 41}, None),
+        ({"mode": Mode.AUTO, "top_k": 80}, 0.064),
+        ({"mode": Mode.AUTO, "top_k": 81}, None),
     ]
     for options, share in expected:
         shares.clear()
@@ -113,6 +114,14 @@ def test_what_is_measured_finds_what_an_exact_scan_finds(folder: Path) -> None:
     ]
     assert np.mean(shared) >= 0.999
     shard.close()
+
+
+def test_what_an_earlier_release_gave_up_is_measured_again(folder: Path) -> None:
+    for last, found in ((SHARES[-2], 1.0), (SHARES[-2], 0.99), (SHARES[-1], 0.99)):
+        first_bits._write(folder, ROWS, {last: found})
+        opened(folder).close()
+        is_kept = first_bits._read(folder)[1] == {last: found}
+        assert is_kept == (found == 1.0 or last == SHARES[-1])
 
 
 def test_where_first_bits_say_too_little_all_are_compared(
