@@ -27,9 +27,16 @@ BATCH_ROWS, SAMPLE_ROWS = 4_096, 10_000
 
 
 SETTINGS: list[dict[str, Any]] = [
-    {"mode": mode, "candidates": candidates}
-    for mode in ("exact", "auto")
-    for candidates in (20, 40, None, 160, 320, 640)
+    *(
+        {"mode": mode, "candidates": candidates}
+        for mode in ("exact", "auto")
+        for candidates in (20, 40, None, 160, 320, 640)
+    ),
+    *(
+        {"mode": "approximate", "recall": recall, "candidates": candidates}
+        for recall in (0.95, 0.98, 0.99, 0.999)
+        for candidates in (40, None)
+    ),
 ]
 
 
@@ -74,7 +81,7 @@ class ShardEngine:
         options = SearchOptions(
             vector=normalize(vector[None], self._dim)[0], top_k=TOP_K, filter=text,
             mode=Mode(setting["mode"]), candidates=setting["candidates"],
-            nprobe=setting.get("nprobe"),
+            nprobe=setting.get("nprobe"), recall=setting.get("recall"),
         )  # fmt: skip
         query = [Query(options)]
         waiting = [self._others.submit(shard.search, query) for shard in self._shards[1:]]
