@@ -9,6 +9,7 @@ that is promised (recall@40 of the candidates at a tenth of the exact scan's tim
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ RECALL_TARGET = 0.985
 """Of a search that says neither ``nprobe`` nor ``recall``."""
 QUERIES = 384
 """Of 128, two halves of 40 M rows that are alike wanted 144 and 324 lists for one recall."""
+_ROUNDING = 1e-6
 SCAN_ROWS = 1 << 20
 SCAN_ROWS_MIN = 100_000
 SCAN_BYTES_S = 28e9
@@ -62,8 +64,21 @@ exact scan. Where it ends at all lists, that is 1."""
 
 
 def lists_for(curve: Curve, recall: float) -> int | None:
-    """The smallest number of lists that was measured to reach ``recall``; None: none of them."""
-    return min((nprobe for nprobe, found in curve.items() if found >= recall), default=None)
+    """The smallest number of lists that reaches ``recall``; None: none that was measured does.
+
+    Between two that were measured recall lies above the straight line over the logarithm, so that
+    is taken: of 20 M rows 193 lists, where 144 found 0.9812 and 216 0.9865.
+    """
+    below: tuple[int, float] | None = None
+    for nprobe, found in sorted(curve.items()):
+        if found >= recall:
+            if below is None:
+                return nprobe
+            fewer, found_by_fewer = below
+            part = (recall - found_by_fewer) / (found - found_by_fewer)
+            return math.ceil(fewer * (nprobe / fewer) ** part - _ROUNDING)
+        below = nprobe, found
+    return None
 
 
 def measure_curve(

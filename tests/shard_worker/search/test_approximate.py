@@ -138,8 +138,8 @@ def test_a_search_may_ask_for_more_recall_and_visits_what_reached_it(
         shard.search([Query(SearchOptions(vector=query, mode=Mode.APPROXIMATE, recall=recall))])
         visited = passes.pop()
         assert visited is not None
-        assert curve[visited] >= recall
-        assert all(found < recall for lists, found in curve.items() if lists < visited)
+        assert visited == tuning.lists_for(curve, recall)
+        assert visited <= min(lists for lists, found in curve.items() if found >= recall)
     shard.search([Query(SearchOptions(vector=query, mode=Mode.EXACT, recall=0.5))])
     assert passes.pop() is None
     shard.close()
