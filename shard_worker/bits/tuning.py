@@ -76,7 +76,7 @@ def lists_for(curve: Curve, recall: float) -> int | None:
                 return nprobe
             fewer, found_by_fewer = below
             part = (recall - found_by_fewer) / (found - found_by_fewer)
-            return math.ceil(fewer * (nprobe / fewer) ** part - _ROUNDING)
+            return math.ceil(fewer * math.pow(nprobe / fewer, part) - _ROUNDING)
         below = nprobe, found
     return None
 
