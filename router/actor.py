@@ -124,21 +124,23 @@ class RouterActor:
             self._service, self._writer, access, host, self._min_ready_shards, indexes, orders
         )
         listener = _listener(host, port)
+        refusals = Refusals(self._service.metrics, access, host)
         if access.admin_port is None:
-            return self._start(app, listener, host), None
+            return self._start(app, listener, host, refusals), None
         try:
             admin_app = create_admin_app(self._service, access, indexes, orders)
             admin_listener = _listener(access.admin_host, access.admin_port)
         except BaseException:
             listener.close()
             raise
-        admin_url = self._start(admin_app, admin_listener, access.admin_host)
-        return self._start(app, listener, host), admin_url
+        admin_url = self._start(admin_app, admin_listener, access.admin_host, None)
+        return self._start(app, listener, host, refusals), admin_url
 
-    def _start(self, app: FastAPI, listener: socket.socket, host: str) -> str:
+    def _start(
+        self, app: FastAPI, listener: socket.socket, host: str, refusals: Refusals | None
+    ) -> str:
         """Answer on ``listener``; returns the address."""
         tls = self._access.tls
-        refusals = Refusals(self._service.metrics, self._access, host)
         connections = Connections(HttpLimits.of_this_process(), refusals)
         config = uvicorn.Config(
             app,

@@ -132,6 +132,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._unparsed_bytes = 0  # that brought neither a whole head nor a byte of a body
         self._unread = b""  # of a search for which no place is free
         self._waited: dict[str, Any] = {}  # for the states of requests that were kept
+        self._let_in = 0  # how many of these there were
         self._takes_place = False
         self._stalled = (0, self._since)  # bytes that the peer has not taken, and since when
 
@@ -149,7 +150,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Read it, or keep it for later."""
         self._unset_keepalive_if_required()
-        if self._reading is not _Reading.HEAD:
+        if self._let_in or self._reading is not _Reading.HEAD:
             self._waited = {}
         if self._unread or self._must_wait(data):
             self._hold(data)
@@ -186,8 +187,11 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         self._waited = {UNREAD: unread_s} | ({} if refusal is None else {REFUSAL: refusal})
         self._since = self.loop.time()
+        self._let_in = 0
         self.flow.resume_reading()
         self._feed(data)
+        if self._let_in:  # what comes later has not waited
+            self._waited = {}
 
     @property
     def _is_gone(self) -> bool:
@@ -226,6 +230,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._unset_keepalive_if_required()
         if self._reading is not _Reading.HEAD:
             self._read_next(_Reading.HEAD)
         self._fields_bytes = 0
@@ -254,10 +259,10 @@ class LimitedProtocol(HttpToolsProtocol):
         self._unparsed_bytes = 0
         self._fields_bytes = 0
         if len(self.pipeline) >= self._limits.pipelined_max:
-            raise RefusedRequest(
-                429, f"over {self._limits.pipelined_max} requests of this connection are waiting"
-            )
+            raise self._too_many()
         self._read_next(_Reading.BODY)
+        self._takes_place = False
+        self._let_in += bool(self._waited)
         asks = asks_for_search(self.parser.get_method(), self.url)
         if asks and REFUSAL in self._waited and self._refuse():
             return
@@ -268,6 +273,10 @@ class LimitedProtocol(HttpToolsProtocol):
             self.scope["state"][LEAVE] = functools.partial(self._all.searches.leave, self)
         super().on_headers_complete()
 
+    def _too_many(self) -> RefusedRequest:
+        most = self._limits.pipelined_max
+        return RefusedRequest(429, f"over {most} requests of this connection are waiting")
+
     def _refuse(self) -> bool:
         """Whether it was done here, and not left to the application."""
         parser, refusals = self.parser, self._all.refusals
@@ -275,8 +284,11 @@ class LimitedProtocol(HttpToolsProtocol):
         goes_on = parser.get_http_version() == "1.1" and parser.should_keep_alive()
         if refusals is None or is_special or not goes_on or not self._answered:
             return False
+        if self._let_in > self._limits.pipelined_max:
+            raise self._too_many()
         request = Request(parser.get_method().decode(), self.url, self.headers)
-        error, unread_s = self._waited[REFUSAL], self._waited[UNREAD]
+        error = self._waited[REFUSAL]
+        unread_s = self._waited[UNREAD] if self._let_in == 1 else None
         answer = refusals.answer(request, error, unread_s, self.server_state.default_headers)
         if answer is None:
             return False

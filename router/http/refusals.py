@@ -7,7 +7,8 @@ else has to see it. The application takes 0.25 ms for it, nearly all of them in 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import orjson
@@ -16,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from bitsift.errors import BitsiftError, Overloaded, RequestOutcome
 from bitsift.router.http.access import AccessSettings
 from bitsift.router.http.hosts import HostList, host_of
+from bitsift.router.http.media_types import JSON, media_type
 from bitsift.router.http.observing import OTHER, REQUEST_ID_HEADER, request_id_of
 from bitsift.router.http.paths import split_path
 from bitsift.router.http.problems import problem_of
@@ -25,6 +27,8 @@ from bitsift.router.metrics import Metrics
 
 Headers = Sequence[tuple[bytes, bytes]]
 _OF_BROWSERS = frozenset({b"origin", b"sec-fetch-site"})
+_PLAIN_PATH = re.compile(rb"/[!-$&->@-~]*(\?|$)")
+"""ASCII, of which nothing is encoded."""
 _SECURITY = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
 
 
@@ -56,31 +60,39 @@ class Refusals:
         self._is_open = access.keys is None and not is_noted
 
     def answer(
-        self, request: Request, error: BitsiftError, unread_s: float, own: Headers
+        self, request: Request, error: BitsiftError, unread_s: float | None, own: Headers
     ) -> bytes | None:
-        """The whole answer, with the server's ``own`` headers; it is counted. None where the
-        application is to answer: a key must be looked at, or where the page of a browser comes
-        from, or each request is noted, or the server stops.
+        """The whole answer, with the server's ``own`` headers; it is counted, and so is that it
+        stayed unread for ``unread_s``, if that was not counted yet. None where the application is
+        to answer: a key must be looked at, or where the page of a browser comes from, or each
+        request is noted, or it would find something else to say, or the server stops.
         """
-        hosts = [value for name, value in request.headers if name == b"host"]
-        if not (self._is_open and len(hosts) == 1 and self._is_known(hosts[0])):
+        if not (self._is_open and isinstance(error, Overloaded) and self._is_plain(request)):
             return None
-        if not isinstance(error, Overloaded) or request.method == "HEAD":
-            return None
-        if any(name in _OF_BROWSERS for name, _ in request.headers):
-            return None
-        path = request.target.partition(b"?")[0].decode("latin-1")
+        path = request.target.partition(b"?")[0].decode()
         route = template_of(split_path(request.method, path, self._root_path)[1]) or OTHER
-        self._metrics.unread(unread_s)
+        if unread_s is not None:
+            self._metrics.unread(unread_s)
         self._metrics.request(route, request.method, error.status, 0.0)
         said, request_id = problem_of(error), request_id_of(request.headers)
         headers = *own, *said.raw_headers, *_SECURITY, (REQUEST_ID_HEADER, request_id)
         lines = [b"%b: %b\r\n" % header for header in headers]
         return b"".join([STATUS_LINE[error.status], *lines, b"\r\n", bytes(said.body)])
 
-    def _is_known(self, header: bytes) -> bool:
-        host = host_of(header.decode("latin-1"))
-        return host is not None and host in self._hosts
+    def _is_plain(self, request: Request) -> bool:
+        """Whether nothing in it is for the application to see first."""
+        named = dict(request.headers)
+        if not _OF_BROWSERS.isdisjoint(named) or not _PLAIN_PATH.match(request.target):
+            return False
+        if request.method == "POST" and media_type(_text(named, b"content-type")) != JSON:
+            return False
+        host = host_of(_text(named, b"host"))
+        is_one = sum(name == b"host" for name, _ in request.headers) == 1
+        return is_one and host is not None and host in self._hosts and request.method != "HEAD"
+
+
+def _text(named: Mapping[bytes, bytes], name: bytes) -> str:
+    return named.get(name, b"").decode("latin-1")
 
 
 def closing(status: int, detail: str) -> bytes:

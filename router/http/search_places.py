@@ -31,7 +31,9 @@ UNREAD, REFUSAL, LEAVE = "bitsift.unread_s", "bitsift.refusal", "bitsift.leave"
 place is free, with whether it was answered.
 """
 REFUSED_PER_TURN = 20
-"""Requests that are refused in one turn of the event loop: 4 ms."""
+"""Connections of which requests are refused in one turn of the event loop: by the protocol that
+takes 2 ms, by the application 4.
+"""
 _AGAIN_S = 0.05
 """How often it is looked at whether a place is free though no answer has begun: requests that were
 let in take their places when their bodies have come, and slow ones lose them.

@@ -22,12 +22,8 @@ from bitsift.shard_worker.native import kernels
 STEP_BYTES_MAX = 512 << 20
 """Bits compared in one call, which nothing can interrupt, where queries have deadlines: 20 ms of
 one core. It is four queries over 2^20 codes of 128 bytes."""
-BY_FIRST = 16
-"""Of the rows in lists that are split in planes one in so many is compared by all of its bits. 1 M
-x 1,024, 900 of 8,192 lists: 0.89 ms in the place of 1.39 ms, for 0.0007 of recall@10; one in 32
-0.68 ms for 0.0017."""
-BY_FIRST_ROWS_MIN = 1 << 15
-"""Of fewer rows all bits are compared: that takes 0.3 ms."""
+LISTED_ROWS_MIN = 1 << 15
+"""Of fewer rows in lists all bits are compared: that takes 0.3 ms."""
 
 
 def nearest(
@@ -128,14 +124,16 @@ class ListScanner:
         count: int,
         alive: NDArray[np.uint8] | None = None,
         deadlines: Sequence[Deadline] | None = None,
+        first_share: float | None = None,
     ) -> Found:
-        """The ``count`` nearest rows within ``lists`` (n, nprobe) of each of ``queries``; nearly
-        all of them where there are many, and rows are in planes (``BY_FIRST``).
+        """The ``count`` nearest rows within ``lists`` (n, nprobe) of each of ``queries``.
 
-        ``alive`` and ``deadlines`` as for ``nearest``.
+        ``alive``, ``deadlines`` and ``first_share`` as for ``nearest``; of ``first_share``, where
+        lists have ``LISTED_ROWS_MIN`` rows, no fewer than four times ``count`` are compared, and
+        all where that would be a quarter.
         """
         if deadlines is None:
-            return self._all_at_once(queries, lists, count, alive)
+            return self._all_at_once(queries, lists, count, alive, first_share)
         list_bytes = max(1, self._bits.nbytes // (len(self._starts) - 1))
         nprobe = max(1, min(lists.shape[1], STEP_BYTES_MAX // list_bytes))
         together = max(1, STEP_BYTES_MAX // (nprobe * list_bytes))
@@ -146,7 +144,7 @@ class ListScanner:
                 if not len(waiting):
                     break
                 visited = lists[waiting, start : start + nprobe]
-                more = self._all_at_once(queries[waiting], visited, count, alive)
+                more = self._all_at_once(queries[waiting], visited, count, alive, first_share)
                 _put(found, waiting, more, is_first=start == 0)
         return found
 
@@ -156,12 +154,14 @@ class ListScanner:
         lists: NDArray[np.int64],
         count: int,
         alive: NDArray[np.uint8] | None,
+        first_share: float | None,
     ) -> Found:
         if self._by_faiss is not None:
             return self._by_faiss.nearest(queries, np.ascontiguousarray(lists), count, alive)
         planes, ascending = self._bits, np.sort(lists, axis=1)
         rows = lists.shape[1] * len(planes) // (len(self._starts) - 1)
-        by_first = BY_FIRST if planes.is_split and rows >= BY_FIRST_ROWS_MIN else 0
+        is_short = first_share is None or not planes.is_split or rows < LISTED_ROWS_MIN
+        by_first = 0 if is_short or first_share is None else max(1, int(1 / first_share))
         return kernels.nearest_in_lists(
             planes.first, planes.rest, self._starts, queries, ascending, count, alive, by_first
         )

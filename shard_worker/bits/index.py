@@ -140,10 +140,10 @@ class BinaryIndex:
         ``parts``: of all by default.
 
         With ``nprobe`` only the rows of so many lists are compared, and the tail; with
-        ``first_share`` all rows by their first bits, and so many of them by the rest. A scan
-        finds fewer than ``count`` only when fewer living rows exist, a probe fewer than ``enough``
-        (by default ``count``). A query whose deadline is over is left out at the next step of the
-        scan: its pool is not to be used.
+        ``first_share`` rows, but for that tail, by their first bits, and so many by the rest. A
+        scan finds fewer than ``count`` only when fewer living rows exist, a probe fewer than
+        ``enough`` (by default ``count``). A query whose deadline is over is left out at the next
+        step of the scan: its pool is not to be used.
         """
         parts = self._parts if parts is None else parts
         found: list[list[tuple[NDArray[np.int32], NDArray[np.int64]]]] = [[] for _ in queries]
@@ -153,13 +153,13 @@ class BinaryIndex:
                 hits = parts.listed.scan(queries, count, marks, deadlines, first_share)
             else:
                 wanted = enough or count
-                alive = parts.listed_alive
-                hits = parts.listed.probe(queries, nprobe, count, wanted, alive, deadlines)
+                asked = queries, nprobe, count, wanted, parts.listed_alive, deadlines
+                hits = parts.listed.probe(*asked, first_share)
             for part, hit in zip(found, hits, strict=True):
                 part.append(hit)
         for segment in parts.segments:
             own = segment.bits, queries, count, segment.alive.bitmap, deadlines
-            distances, offsets = nearest(*own, first_share)
+            distances, offsets = nearest(*own, first_share if nprobe is None else None)
             for part, d, o in zip(found, distances, offsets, strict=True):
                 part.append((d[o >= 0], o[o >= 0] + segment.first))
         return [self._pool(parts, part, count) for part in found]

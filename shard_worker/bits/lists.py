@@ -154,8 +154,10 @@ class ListedBits:
         enough: int,
         alive: AliveMarks,
         deadlines: Sequence[Deadline] | None = None,
+        first_share: float | None = None,
     ) -> Iterator[Hits]:
-        """The ``count`` nearest living positions within the ``nprobe`` nearest lists of each query.
+        """The ``count`` nearest living positions within the ``nprobe`` nearest lists of each query;
+        with ``first_share`` as ``ListScanner.nearest`` finds them.
 
         A query that gets fewer than ``enough`` though there are more asks again, in four times as
         many lists.
@@ -165,13 +167,14 @@ class ListedBits:
             return
         enough = min(enough, count, len(self) - alive.dead)
         lists = nearest(self.centroids, queries, nprobe, deadlines=deadlines)[1]
-        found = self._scanner.nearest(queries, lists, count, alive.bitmap, deadlines)
+        marks = alive.bitmap
+        found = self._scanner.nearest(queries, lists, count, marks, deadlines, first_share)
         for place, (distances, positions) in enumerate(zip(*found, strict=True)):
             good = positions >= 0
             own = None if deadlines is None else deadlines[place : place + 1]
             if np.count_nonzero(good) < enough and (own is None or own[0].is_open()):
                 query = queries[place : place + 1]
-                yield from self.probe(query, 4 * nprobe, count, enough, alive, own)
+                yield from self.probe(query, 4 * nprobe, count, enough, alive, own, first_share)
             else:
                 yield distances[good], positions[good]
 

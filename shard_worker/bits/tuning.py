@@ -81,10 +81,19 @@ def lists_for(curve: Curve, recall: float) -> int | None:
     return None
 
 
+LISTED_SHARE = 1 / 16
+"""Of the rows in lists, those that are compared by all bits where first bits say enough of a
+shard's rows. 1 M x 1,024, 900 of 8,192 lists: 0.89 ms in the place of 1.39, for 0.0007 of
+recall@10; with half of it 0.68 ms for 0.0017."""
+
+
 def measure_curve(
-    index: BinaryIndex, calibration: Calibration, vectors: NDArray[np.float32]
+    index: BinaryIndex,
+    calibration: Calibration,
+    vectors: NDArray[np.float32],
+    first_share: float | None = None,
 ) -> Curve:
-    """The curve up to the highest recall that a search may ask for.
+    """The curve up to the highest recall that a search may ask for, by ``first_share`` in lists.
 
     ``vectors`` float32 (n, width) are unit vectors to ask for.
     """
@@ -93,7 +102,8 @@ def measure_curve(
     curve: Curve = {}
     nprobe = -(-index.listed.lists // 512)
     while True:
-        curve[nprobe] = shared(exact, _candidates(vectors, index, calibration, nprobe))
+        found = _candidates(vectors, index, calibration, nprobe, first_share)
+        curve[nprobe] = shared(exact, found)
         if curve[nprobe] >= RECALL_MAX or nprobe >= index.listed.lists:
             return curve
         nprobe = min(-(-3 * nprobe // 2), index.listed.lists)
@@ -111,6 +121,7 @@ def _candidates(
     index: BinaryIndex,
     calibration: Calibration,
     nprobe: int | None = None,
+    first_share: float | None = None,
 ) -> list[NDArray[np.int64]]:
     """The rows that the funnel would read for each vector."""
     found = []
@@ -118,7 +129,7 @@ def _candidates(
         part = vectors[first : first + 16]
         bits, part = calibration.query_bits(part), calibration.centered(part)
         count = CANDIDATES_FIXED * POOL_FACTOR
-        pools = index.search(bits, count, nprobe)
+        pools = index.search(bits, count, nprobe, first_share=first_share)
         found += [_narrowed(vector, pool) for vector, pool in zip(part, pools, strict=True)]
     return found
 
@@ -128,13 +139,14 @@ def _narrowed(vector: NDArray[np.float32], pool: Pool) -> NDArray[np.int64]:
     return pool.rows[best_first(estimates, pool.rows, CANDIDATES_FIXED)]
 
 
-def write_tuning(folder: Path, rows: int, curve: Curve) -> None:
-    """Keep what was measured on lists of ``rows`` rows. ``nprobe`` is for an earlier release, if
-    one opens the shard again.
+def write_tuning(folder: Path, rows: int, curve: Curve, first_share: float | None = None) -> None:
+    """Keep what was measured on lists of ``rows`` rows, by ``first_share``. ``nprobe`` is for an
+    earlier release, if one opens the shard again.
     """
     recall = {str(lists): value for lists, value in curve.items()}
     nprobe = lists_for(curve, RECALL_TARGET) or max(curve)
-    write_json(folder / TUNING_FILE, {"rows": rows, "nprobe": nprobe, "recall": recall})
+    facts = {"rows": rows, "nprobe": nprobe, "recall": recall, "first_share": first_share}
+    write_json(folder / TUNING_FILE, facts)
 
 
 def keep_tuning(folder: Path, rows_before: int, rows: int) -> None:
@@ -151,16 +163,19 @@ def keep_tuning(folder: Path, rows_before: int, rows: int) -> None:
         write_json(folder / TUNING_FILE, {**data, "rows": rows})
 
 
-def read_tuning(folder: Path, rows: int) -> Curve | None:
-    """The curve measured on the lists of ``rows`` rows, or None: it is derived data.
+def read_tuning(folder: Path, rows: int) -> tuple[Curve, float | None] | None:
+    """The curve measured on the lists of ``rows`` rows, and the share that was compared by more
+    than first bits; None where there is none: it is derived data.
 
-    That of an earlier release ends at RECALL_TARGET.
+    Earlier releases compared all bits in lists; the curve of the first ones ends at RECALL_TARGET.
     """
     try:
         data = read_json(folder / TUNING_FILE)
         if data["rows"] != rows:
             return None
-        return {int(lists): float(recall) for lists, recall in data["recall"].items()}
+        share = data.get("first_share")
+        curve = {int(lists): float(recall) for lists, recall in data["recall"].items()}
+        return curve, None if share is None else float(share)
     except NotFound:
         return None
     except (BitsiftError, AttributeError, KeyError, TypeError, ValueError) as error:

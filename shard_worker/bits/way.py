@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """The nearest ``nprobe`` lists, or the rows of all (None); of these, where there are no lists
-    to choose, all bits (None), or the first ones, and the rest of the ``first_share`` of the rows
-    that are nearest by those.
+    """The rows of the nearest ``nprobe`` lists, or all (None); of these all bits (None), or the
+    first ones, and the rest of the ``first_share`` of the rows that are nearest by those.
     """
 
     nprobe: int | None = None

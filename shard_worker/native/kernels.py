@@ -141,6 +141,10 @@ def nearest_in_lists(
     row of ``lists``, int64 (n, nprobe), ascending. With ``by_first`` one in so many of these rows
     is chosen by the first bits, four times ``count`` at least; a quarter of them or more is all.
     """
+    assert first.flags.c_contiguous
+    assert rest.flags.c_contiguous
+    assert starts.dtype == lists.dtype == np.int64
+    assert not lists.size or 0 <= lists.min() <= lists.max() < len(starts) - 1, len(starts)
     row_bytes = first.shape[1] + rest.shape[1]
     assert row_bytes == queries.shape[1] <= ROW_BYTES_MAX, (row_bytes, queries.shape)
     assert len(lists) == len(queries), (lists.shape, queries.shape)
@@ -238,15 +242,16 @@ def quantize(
     low: NDArray[np.float32],
     step: NDArray[np.float32],
 ) -> tuple[NDArray[np.int8], int]:
-    """int8 codes (n, width) of ``vectors`` (n, dimension), each divided by its of ``norms`` (n,):
+    """int8 codes (n, width) of ``vectors`` (n, dimension), over ``norms`` (n,), None for 1:
     ``clip(round((x - low) / step), 0, 255) - 128``, and how many values clipped. ``low`` and
     ``step`` (width,); what a vector lacks of that is 0.
     """
     rows, dimension = vectors.shape
     assert dimension <= len(low) == len(step), (vectors.shape, low.shape, step.shape)
     assert vectors.dtype == low.dtype == step.dtype == np.float32
-    assert norms is None or (norms.dtype == np.float32 and len(norms) == rows)
+    assert norms is None or (norms.dtype == np.float32 and norms.shape == (rows,))
     vectors, low, step = map(np.ascontiguousarray, (vectors, low, step))
+    norms = None if norms is None else np.ascontiguousarray(norms)
     out = np.empty((rows, len(low)), dtype=np.int8)
     clipped = _LIBRARY.bitsift_quantize(
         vectors.ctypes.data, rows, dimension, len(low),

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from bitsift.options import Mode
 from bitsift.shard_worker.bits.tuning import (
+    LISTED_SHARE,
     QUERIES,
     RECALL_TARGET,
     Curve,
@@ -41,18 +42,21 @@ class Probing:
         self._budget_ms = settings.exact_budget_ms
         self._scan_s_per_row = 0.0
         self._curve: Curve = {}
+        self._listed_share: float | None = None  # by which the curve was measured
         self._first = FirstBits(folder, calibration)
         self.nprobe = 0
         """The default number of lists to visit; 0 without lists."""
 
     def measure(self, generation: Generation) -> None:
         """Take the lists into RAM, and measure what was not measured before."""
-        self._curve = self._opened_lists(generation)
-        most = max(self._curve, default=0)
-        self.nprobe = lists_for(self._curve, RECALL_TARGET) or most
+        if generation.index.listed is not None:
+            generation.index.listed.hold()
         self._scan_s_per_row = scan_seconds_per_row(generation.index)
         self._first.open(generation)
         self.measure_first(generation)
+        self._curve, self._listed_share = self._measured_lists(generation)
+        most = max(self._curve, default=0)
+        self.nprobe = lists_for(self._curve, RECALL_TARGET) or most
 
     def wants_first(self, generation: Generation) -> bool:
         """Whether scans by first bits are to be measured."""
@@ -88,9 +92,13 @@ class Probing:
             return first
         if recall is not None:
             lists = lists_for(self._curve, recall)
-            return first if lists is None else Way(nprobe=lists)
+            return first if lists is None else self._by_lists(lists, query)
         lists = query.options.nprobe or self.nprobe  # none while lists are being measured
-        return Way(nprobe=lists) if lists else EXACT
+        return self._by_lists(lists, query) if lists else EXACT
+
+    def _by_lists(self, lists: int, query: Query) -> Way:
+        share = self._listed_share
+        return Way(lists, None if share is None else share * max(1.0, query.options.depth / DEPTH))
 
     def _is_affordable(self, way: Way, rows: int) -> bool:
         s_per_row = self._scan_s_per_row
@@ -98,25 +106,24 @@ class Probing:
             s_per_row = self._first.seconds_per_row
         return s_per_row * rows * 1e3 <= self._budget_ms
 
-    def _opened_lists(self, generation: Generation) -> Curve:
-        """Take the lists into RAM; the curve that was measured for them, or is now."""
+    def _measured_lists(self, generation: Generation) -> tuple[Curve, float | None]:
+        """The curve that was measured for the lists, or is now, and by which share in them."""
         index = generation.index
         if index.listed is None:
-            return {}
-        index.listed.hold()
-        curve = read_tuning(self._folder, len(index.listed))
-        if curve is None:
-            vectors = self._some_vectors(generation.store)
-            curve = measure_curve(index, self._calibration, vectors)
-            try:
-                write_tuning(self._folder, len(index.listed), curve)
-            except OSError as error:  # the next start measures again
-                log.warning(
-                    "%s: the measured number of lists to visit was not saved: %s",
-                    self._folder,
-                    error,
-                )
-        return curve
+            return {}, None
+        kept = read_tuning(self._folder, len(index.listed))
+        if kept is not None:
+            return kept
+        share = None if self.first_share is None else LISTED_SHARE
+        vectors = self._some_vectors(generation.store)
+        curve = measure_curve(index, self._calibration, vectors, share)
+        try:
+            write_tuning(self._folder, len(index.listed), curve, share)
+        except OSError as error:  # the next start measures again
+            log.warning(
+                "%s: the measured number of lists to visit was not saved: %s", self._folder, error
+            )
+        return curve, share
 
     def _some_vectors(self, store: Store) -> NDArray[np.float32]:
         """Decoded unit vectors of random rows, float32 (n, width), to tune with."""

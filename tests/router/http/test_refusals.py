@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 
 from bitsift.errors import Overloaded, Unavailable
@@ -20,7 +22,8 @@ from tests.router.http.test_search_places import SHORT, all_places_taken, search
 
 OWN = [(b"server", b"it")]
 HOST = (b"host", b"localhost:8000")
-ASKED = Request("POST", b"/v1/search", [HOST])
+KIND = (b"content-type", b"application/json; charset=utf-8")
+ASKED = Request("POST", b"/v1/search", [HOST, KIND])
 ERROR = Overloaded("try again later")
 
 
@@ -34,7 +37,7 @@ def facts(answer: bytes) -> tuple[bytes, dict[bytes, bytes], dict[str, object]]:
     first, *lines = head.split(b"\r\n")
     pairs = [line.split(b": ", 1) for line in lines]
     named = {name: value for name, value in pairs if name != b"date"}
-    assert len(named) == len({*named} - {b"date"})
+    assert len(pairs) == len({name for name, _ in pairs})
     return first, named, json.loads(body)
 
 
@@ -72,7 +75,7 @@ def test_each_is_counted_by_its_route_and_the_time_that_it_waited() -> None:
 
 
 def test_each_has_the_id_of_its_request_or_one_of_its_own() -> None:
-    named = [HOST, (b"x-request-id", b"mine")]
+    named = [HOST, KIND, (b"x-request-id", b"mine")]
     assert b"\r\nx-request-id: mine\r\n" in (
         refusals().answer(ASKED._replace(headers=named), ERROR, 1.0, OWN) or b""
     )
@@ -84,15 +87,17 @@ def test_each_has_the_id_of_its_request_or_one_of_its_own() -> None:
 @pytest.mark.parametrize(
     "headers",
     [
-        [HOST, (b"origin", b"http://localhost:8000")],
-        [HOST, (b"sec-fetch-site", b"cross-site")],
-        [(b"host", b"elsewhere.example")],
-        [HOST, HOST],
-        [(b"host", b"a b")],
-        [],
+        [HOST, KIND, (b"origin", b"http://localhost:8000")],
+        [HOST, KIND, (b"sec-fetch-site", b"cross-site")],
+        [KIND, (b"host", b"elsewhere.example")],
+        [HOST, HOST, KIND],
+        [KIND, (b"host", b"a b")],
+        [KIND],
+        [HOST, (b"content-type", b"text/plain")],
+        [HOST],
     ],
 )
-def test_what_a_browser_sends_and_foreign_hosts_are_left_to_the_application(
+def test_what_the_application_is_to_see_first_is_left_to_it(
     headers: list[tuple[bytes, bytes]],
 ) -> None:
     assert refusals().answer(ASKED, ERROR, 1.0, OWN)
@@ -111,6 +116,60 @@ def test_where_keys_or_logs_or_traces_see_each_request_the_application_answers()
 def test_of_a_server_that_stops_the_application_says_it() -> None:
     assert refusals().answer(ASKED, Unavailable("it stops"), 1.0, OWN) is None
     assert refusals().answer(ASKED._replace(method="HEAD"), ERROR, 1.0, OWN) is None
+
+
+@pytest.mark.parametrize(
+    "target", [b"http://localhost/v1/search", b"/v1/indexes/a%2Fb/search", b"/v1/s\xc3\xa4/search"]
+)
+def test_paths_that_are_to_be_read_first_are_left_to_the_application(target: bytes) -> None:
+    assert refusals().answer(ASKED._replace(target=target), ERROR, 1.0, OWN) is None
+    assert refusals().answer(ASKED._replace(target=b"/v1/search?query=%20"), ERROR, 1.0, OWN)
+
+
+def test_no_more_are_refused_of_one_connection_than_may_wait(tmp_path: Path) -> None:
+    most = SHORT.pipelined_max
+    with all_places_taken(tmp_path, SHORT) as (gateway, free):
+        with Peer(gateway.url, search("more") * (most + 5)) as peer:
+            found = peer.rest()
+        assert found.count(b"HTTP/1.1 429") == most + 1
+        *_, last = found.split(b"HTTP/1.1 ")
+        assert b"connection: close" in last
+        assert b"over 16 requests of this connection" in last
+        counted = httpx.get(f"{gateway.url}/metrics").text
+        assert "bitsift_http_unread_seconds_count 1.0" in counted
+        free()
+
+
+def test_what_comes_when_places_are_free_again_is_not_refused(tmp_path: Path) -> None:
+    """Its head began behind a request that was refused."""
+    last = search("last")
+    with (
+        all_places_taken(tmp_path, SHORT) as (gateway, free),
+        Peer(gateway.url, search("more") + last[:30]) as peer,
+    ):
+        assert peer.answer().startswith(b"HTTP/1.1 429")
+        free()
+        peer.send(last[30:])
+        assert peer.answer().startswith(b"HTTP/1.1 200")
+
+
+def test_the_time_for_a_next_request_does_not_run_while_one_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with all_places_taken(tmp_path, SHORT) as (gateway, free):
+        gateway.server.config.timeout_keep_alive = 1
+
+        async def slow(_: float) -> list[object]:
+            await asyncio.sleep(2.5)
+            return []
+
+        monkeypatch.setattr(type(gateway.service.shards), "last_known", lambda *_: slow(0.0))
+        behind = b"GET /v1/index HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+        with Peer(gateway.url, search("more") + behind) as peer:
+            found = peer.rest()
+        assert b" 429 " in found
+        assert found.count(b"HTTP/1.1 200") == 1
+        free()
 
 
 def _as_it_is(head: bytes) -> bytes:

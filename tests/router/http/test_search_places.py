@@ -248,7 +248,7 @@ def test_a_search_behind_another_request_takes_no_place(tmp_path: Path) -> None:
 
 
 def test_too_many_that_wait_are_refused_and_others_find_a_connection(tmp_path: Path) -> None:
-    few = replace(FEW, connections_max=20)
+    few = replace(FEW, connections_max=20, head_timeout_s=10.0)  # this machine may be busy
     with all_places_taken(tmp_path, few) as (gateway, _), contextlib.ExitStack() as stack:
         peers = [stack.enter_context(Peer(gateway.url, search(f"{n}"))) for n in range(13)]
         for peer in peers[:3]:

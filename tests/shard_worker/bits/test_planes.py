@@ -177,28 +177,31 @@ def test_of_lists_the_nearest_are_found_of_those_that_the_first_bits_choose(
 
 
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "faiss"])
-@pytest.mark.parametrize("order", ["random", "nearest first", "nearest last"])
+@pytest.mark.parametrize("order", ["random", "nearest first", "nearest where samples are"])
 @pytest.mark.parametrize("marked", [1.0, 0.5, 0.05])
 def test_in_lists_a_sample_says_where_to_begin_too_and_may_be_wrong(
-    monkeypatch: pytest.MonkeyPatch, way: str, order: str, marked: float
+    way: str, order: str, marked: float
 ) -> None:
     random = np.random.default_rng(12)
     bits, query = random_bits(50_000, 96, 8), random_bits(1, 96, 9)
     if order != "random":
         first = np.unpackbits(bits[:, :FIRST_BYTES] ^ query[:, :FIRST_BYTES], axis=1).sum(axis=1)
-        by_distance = np.argsort(first, kind="stable")
-        bits = bits[by_distance if order == "nearest first" else by_distance[::-1]]
+        bits = bits[np.argsort(first, kind="stable")]
     starts = np.concatenate([[0], np.sort(random.integers(0, 50_001, 99)), [50_000]])
     lists = np.sort(random.choice(100, 90, replace=False))
+    if order == "nearest where samples are":  # of eight rows, at 256 places of those in the lists
+        rows = np.concatenate([np.arange(starts[one], starts[one + 1]) for one in lists])
+        places = (len(rows) // 256 * np.arange(256))[:, None] + np.arange(8)
+        sampled = rows[places.ravel()]
+        bits[np.concatenate([sampled, np.setdiff1d(np.arange(50_000), sampled)])] = bits.copy()
     marks = np.packbits(random.random(50_000) < marked, bitorder="little")
     living = np.unpackbits(marks, bitorder="little").astype(bool)
     with going(way):
         scanner = ListScanner(split(bits), starts)
-        found = scanner.nearest(query, lists[None], 600, marks)[1][0]
-        monkeypatch.setattr(hamming, "BY_FIRST_ROWS_MIN", 50_000)
+        found = scanner.nearest(query, lists[None], 600, marks, first_share=1 / 16)[1][0]
         all_bits = scanner.nearest(query, lists[None], 600, marks)[1][0]
     rows = np.concatenate([np.arange(starts[one], starts[one + 1]) for one in lists])
-    kept, alive = max(len(rows) // hamming.BY_FIRST, 2_400), rows[living[rows]]
+    kept, alive = max(len(rows) // 16, 2_400), rows[living[rows]]
     expected = alive[by_definition(bits[alive], query[0], 600, kept)]
     np.testing.assert_array_equal(found, expected)
     exact = alive[by_definition(bits[alive], query[0], 600, len(alive))]

@@ -129,8 +129,9 @@ def test_a_search_may_ask_for_more_recall_and_visits_what_reached_it(
     shard = filled(tmp_path / "shard", 6_000)
     query = vectors(1, 5)[0]
     shard.train()
-    curve = tuning.read_tuning(tmp_path / "shard", 6_000)
-    assert curve is not None
+    kept = tuning.read_tuning(tmp_path / "shard", 6_000)
+    assert kept is not None
+    curve, _ = kept
     assert list(curve) == sorted(curve)
     assert max(curve.values()) >= RECALL_MAX
     passes.clear()

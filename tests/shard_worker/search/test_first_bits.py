@@ -10,7 +10,8 @@ import pytest
 
 from bitsift.options import Mode, SearchOptions
 from bitsift.shard_worker.bits.index import BinaryIndex
-from bitsift.shard_worker.bits.tuning import FIRST_FILE
+from bitsift.shard_worker.bits.tuning import FIRST_FILE, LISTED_SHARE, TUNING_FILE
+from bitsift.shard_worker.layout import read_json, write_json
 from bitsift.shard_worker.native import kernels
 from bitsift.shard_worker.operations import Delete
 from bitsift.shard_worker.search import first_bits
@@ -90,7 +91,7 @@ def test_where_lists_are_a_scan_that_is_affordable_goes_by_first_bits(
     folder: Path, shares: list[float | None]
 ) -> None:
     first_bits._write(folder, ROWS, {0.016: 0.9996})
-    for budget_ms, share in ((1_000.0, 0.016), (0.0, None)):
+    for budget_ms, share in ((1_000.0, 0.016), (0.0, LISTED_SHARE)):
         shard, query = opened(folder, ShardSettings(exact_budget_ms=budget_ms)), vectors(1, 5)[0]
         if shard.status().lists == 0:
             shard.train()
@@ -98,6 +99,35 @@ def test_where_lists_are_a_scan_that_is_affordable_goes_by_first_bits(
         rows_found(shard, query)
         assert shares == [share]
         shard.close()
+
+
+@pytest.mark.parametrize("says_enough", [True, False])
+def test_lists_go_by_first_bits_where_scans_may_and_as_they_were_measured(
+    folder: Path, shares: list[float | None], says_enough: bool
+) -> None:
+    first_bits._write(folder, ROWS, dict.fromkeys(SHARES, 0.9996 if says_enough else 0.99))
+    shard, query = opened(folder), vectors(1, 5)[0]
+    shard.train()
+    share = LISTED_SHARE if says_enough else None
+    assert set(shares) == {None, share}, "the exact scan, and lists"
+    for options, expected in (
+        ({}, share),
+        ({"nprobe": 2}, share),
+        ({"recall": 0.6}, share),
+        ({"top_k": 30}, share and 1.5 * share),
+    ):
+        shares.clear()
+        rows_found(shard, query, mode=Mode.APPROXIMATE, **options)
+        assert shares == [expected], options
+    shard.close()
+    kept = read_json(folder / TUNING_FILE)
+    assert kept.pop("first_share") == share
+    write_json(folder / TUNING_FILE, kept)  # as an earlier release left it
+    shard = opened(folder)
+    shares.clear()
+    rows_found(shard, query, mode=Mode.APPROXIMATE)
+    assert shares == [None]
+    shard.close()
 
 
 def test_what_is_measured_finds_what_an_exact_scan_finds(folder: Path) -> None:
