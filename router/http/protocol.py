@@ -132,7 +132,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._unparsed_bytes = 0  # that brought neither a whole head nor a byte of a body
         self._unread = b""  # of a search for which no place is free
         self._waited: dict[str, Any] = {}  # for the states of requests that were kept
-        self._let_in = 0  # how many of these there were
+        self._heads_kept = 0  # how many of these there were
         self._takes_place = False
         self._stalled = (0, self._since)  # bytes that the peer has not taken, and since when
 
@@ -150,7 +150,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Read it, or keep it for later."""
         self._unset_keepalive_if_required()
-        if self._let_in or self._reading is not _Reading.HEAD:
+        if self._heads_kept or self._reading is not _Reading.HEAD:
             self._waited = {}
         if self._unread or self._must_wait(data):
             self._hold(data)
@@ -187,10 +187,10 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         self._waited = {UNREAD: unread_s} | ({} if refusal is None else {REFUSAL: refusal})
         self._since = self.loop.time()
-        self._let_in = 0
+        self._heads_kept = 0
         self.flow.resume_reading()
         self._feed(data)
-        if self._let_in:  # what comes later has not waited
+        if self._heads_kept:  # what comes later has not waited
             self._waited = {}
 
     @property
@@ -262,7 +262,7 @@ class LimitedProtocol(HttpToolsProtocol):
             raise self._too_many()
         self._read_next(_Reading.BODY)
         self._takes_place = False
-        self._let_in += bool(self._waited)
+        self._heads_kept += bool(self._waited)
         asks = asks_for_search(self.parser.get_method(), self.url)
         if asks and REFUSAL in self._waited and self._refuse():
             return
@@ -284,11 +284,11 @@ class LimitedProtocol(HttpToolsProtocol):
         goes_on = parser.get_http_version() == "1.1" and parser.should_keep_alive()
         if refusals is None or is_special or not goes_on or not self._answered:
             return False
-        if self._let_in > self._limits.pipelined_max:
+        if self._heads_kept > self._limits.pipelined_max:
             raise self._too_many()
         request = Request(parser.get_method().decode(), self.url, self.headers)
         error = self._waited[REFUSAL]
-        unread_s = self._waited[UNREAD] if self._let_in == 1 else None
+        unread_s = self._waited[UNREAD] if self._heads_kept == 1 else None
         answer = refusals.answer(request, error, unread_s, self.server_state.default_headers)
         if answer is None:
             return False

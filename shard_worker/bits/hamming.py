@@ -160,8 +160,9 @@ class ListScanner:
             return self._by_faiss.nearest(queries, np.ascontiguousarray(lists), count, alive)
         planes, ascending = self._bits, np.sort(lists, axis=1)
         rows = lists.shape[1] * len(planes) // (len(self._starts) - 1)
-        is_short = first_share is None or not planes.is_split or rows < LISTED_ROWS_MIN
-        by_first = 0 if is_short or first_share is None else max(1, int(1 / first_share))
+        by_first = 0
+        if first_share is not None and planes.is_split and rows >= LISTED_ROWS_MIN:
+            by_first = max(1, int(1 / first_share))
         return kernels.nearest_in_lists(
             planes.first, planes.rest, self._starts, queries, ascending, count, alive, by_first
         )
