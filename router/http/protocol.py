@@ -150,8 +150,6 @@ class LimitedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Read it, or keep it for later."""
         self._unset_keepalive_if_required()
-        if self._heads_kept or self._reading is not _Reading.HEAD:
-            self._waited = {}
         if self._unread or self._must_wait(data):
             self._hold(data)
         else:
@@ -190,8 +188,6 @@ class LimitedProtocol(HttpToolsProtocol):
         self._heads_kept = 0
         self.flow.resume_reading()
         self._feed(data)
-        if self._heads_kept:  # what comes later has not waited
-            self._waited = {}
 
     @property
     def _is_gone(self) -> bool:
@@ -225,6 +221,8 @@ class LimitedProtocol(HttpToolsProtocol):
                 self.drop(400, "this is not an HTTP request")
         except RefusedRequest as refused:
             self.drop(refused.status, refused.detail)
+        if self._heads_kept:  # what comes later has not waited
+            self._waited = {}
 
     # What the parser calls
 

@@ -20,7 +20,7 @@ from bitsift.router.http.hosts import HostList, host_of
 from bitsift.router.http.media_types import JSON, media_type
 from bitsift.router.http.observing import OTHER, REQUEST_ID_HEADER, request_id_of
 from bitsift.router.http.paths import split_path
-from bitsift.router.http.problems import problem_of
+from bitsift.router.http.problems import document, problem_of
 from bitsift.router.http.routes import template_of
 from bitsift.router.http.shell import SECURITY_HEADERS
 from bitsift.router.metrics import Metrics
@@ -97,15 +97,8 @@ def _text(named: Mapping[bytes, bytes], name: bytes) -> str:
 
 def closing(status: int, detail: str) -> bytes:
     """The whole answer to what cannot be read, after which the connection is closed."""
-    body = orjson.dumps(
-        {
-            "type": "bitsift:HTTPError",
-            "title": "request refused",
-            "status": status,
-            "detail": detail,
-            "outcome": RequestOutcome.NOT_DONE,
-        }
-    )
+    said = document(status, "HTTPError", "request refused", detail, RequestOutcome.NOT_DONE)
+    body = orjson.dumps(said)
     return (
         b"%bcontent-type: application/problem+json\r\ncontent-length: %d\r\n"
         b"connection: close\r\n\r\n%b" % (STATUS_LINE[status], len(body), body)

@@ -112,6 +112,24 @@ def test_a_scan_by_first_bits_finds_the_nearest_of_those_that_they_choose(
         np.testing.assert_array_equal(positions, by_definition(bits, query, count, kept))
 
 
+def nearest_first(bits: NDArray[np.uint8], query: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The rows by the distance of their first bits."""
+    first = np.unpackbits(bits[:, :FIRST_BYTES] ^ query[:, :FIRST_BYTES], axis=1).sum(axis=1)
+    return bits[np.argsort(first, kind="stable")]
+
+
+def sampled(places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The eight rows at each of ``places``, which a kernel looks at before it scans."""
+    return (places[:, None] + np.arange(8)).ravel()
+
+
+def moved_to(bits: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """The first of ``bits`` at ``rows``, the others in between."""
+    moved = np.empty_like(bits)
+    moved[np.concatenate([rows, np.setdiff1d(np.arange(len(bits)), rows)])] = bits
+    return moved
+
+
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "faiss"])
 @pytest.mark.parametrize("order", ["random", "nearest first", "nearest where samples are"])
 @pytest.mark.parametrize("marked", [1.0, 0.5, 0.1])
@@ -121,12 +139,9 @@ def test_where_many_are_kept_a_sample_says_where_to_begin_and_may_be_wrong(
     random = np.random.default_rng(11)
     bits, query = random_bits(24_000, 96, 8), random_bits(1, 96, 9)
     if order != "random":
-        first = np.unpackbits(bits[:, :FIRST_BYTES] ^ query[:, :FIRST_BYTES], axis=1).sum(axis=1)
-        bits = bits[np.argsort(first, kind="stable")]
-    if order == "nearest where samples are":  # of four rows, at 1,024 places
-        samples = ((24_000 - 4) * np.arange(1_024) // 1_023)[:, None] + np.arange(4)
-        others = np.setdiff1d(np.arange(24_000), samples)
-        bits[np.concatenate([samples.ravel(), others])] = bits.copy()
+        bits = nearest_first(bits, query)
+    if order == "nearest where samples are":
+        bits = moved_to(bits, sampled((24_000 - 8) * np.arange(256) // 255))
     marks = np.packbits(random.random(24_000) < marked, bitorder="little")
     living = np.flatnonzero(np.unpackbits(marks, bitorder="little"))
     with going(way):
@@ -185,22 +200,18 @@ def test_in_lists_a_sample_says_where_to_begin_too_and_may_be_wrong(
     random = np.random.default_rng(12)
     bits, query = random_bits(50_000, 96, 8), random_bits(1, 96, 9)
     if order != "random":
-        first = np.unpackbits(bits[:, :FIRST_BYTES] ^ query[:, :FIRST_BYTES], axis=1).sum(axis=1)
-        bits = bits[np.argsort(first, kind="stable")]
+        bits = nearest_first(bits, query)
     starts = np.concatenate([[0], np.sort(random.integers(0, 50_001, 99)), [50_000]])
     lists = np.sort(random.choice(100, 90, replace=False))
-    if order == "nearest where samples are":  # of eight rows, at 256 places of those in the lists
-        rows = np.concatenate([np.arange(starts[one], starts[one + 1]) for one in lists])
-        places = (len(rows) // 256 * np.arange(256))[:, None] + np.arange(8)
-        sampled = rows[places.ravel()]
-        bits[np.concatenate([sampled, np.setdiff1d(np.arange(50_000), sampled)])] = bits.copy()
+    rows = np.concatenate([np.arange(starts[one], starts[one + 1]) for one in lists])
+    if order == "nearest where samples are":
+        bits = moved_to(bits, rows[sampled(len(rows) // 256 * np.arange(256))])
     marks = np.packbits(random.random(50_000) < marked, bitorder="little")
     living = np.unpackbits(marks, bitorder="little").astype(bool)
     with going(way):
         scanner = ListScanner(split(bits), starts)
         found = scanner.nearest(query, lists[None], 600, marks, first_share=1 / 16)[1][0]
         all_bits = scanner.nearest(query, lists[None], 600, marks)[1][0]
-    rows = np.concatenate([np.arange(starts[one], starts[one + 1]) for one in lists])
     kept, alive = max(len(rows) // 16, 2_400), rows[living[rows]]
     expected = alive[by_definition(bits[alive], query[0], 600, kept)]
     np.testing.assert_array_equal(found, expected)
